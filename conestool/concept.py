@@ -1,0 +1,224 @@
+"""Concepts: a name, an identifier and sets of integers, with everything known of how they were found."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from conestool.errors import NameClashError, UsageError
+
+__all__ = ["BaseInfo", "Concept", "Cone", "Indices", "Losses", "Origin", "check_name", "content_id"]
+
+Indices = NDArray[np.int64]
+"""Sorted, duplicate-free, row-major positions inside one parameter; dtype int64, shape (k,)."""
+
+NAME = re.compile(r"[^\W_]+(?:[ _.'-][^\W_]+)*")
+NAME_LENGTH = 64
+
+
+class Record(BaseModel):
+    """A frozen map of metadata; keys it does not know are kept as they are."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+
+
+class Losses(Record):
+    """Mean losses on fixed noise before and after shutting (same timesteps and noise in every pair of numbers).
+
+    `held_out` and `class_` are the instance and the class term of L_con, without lambda; `random` is the instance
+    term with the same number of random indices per tensor shut. None where it was not measured.
+    """
+
+    held_out_before: float | None = None
+    held_out_after: float | None = None
+    random_after: float | None = None
+    no_identifier_before: float | None = None
+    no_identifier_after: float | None = None
+    class_before: float | None = None
+    class_after: float | None = None
+
+
+class Origin(Record):
+    """How one concept was found. It holds no path, no EXIF and no time, so that equal runs give equal files.
+
+    `photos` are sha256 hex digests of the photos' upright RGB pixels, `held_out` how many of them the report kept back
+    (0: the report used augmented copies), `parameters` everything the method was given or chose, `versions` the tool's
+    and its libraries' versions, `warnings` what the finder doubted.
+    """
+
+    instance_prompt: str | None = None
+    class_prompt: str | None = None
+    method: str | None = None
+    parameters: dict[str, Any] = {}
+    seed: int | None = None
+    photos: list[str] = []
+    held_out: int | None = None
+    losses: Losses | None = None
+    versions: dict[str, str] = {}
+    warnings: list[str] = []
+    notes: str | None = None
+    licence: str | None = None
+    author: str | None = None
+
+
+class BaseInfo(Record):
+    """The base model that a concept was found on; see "Model identity" in spec/cone-1.md.
+
+    `tensors` maps each K/V param name to its shape, `digests` the rungs of the digest ladder to sha256 hex, `zeros` a
+    param name to its number of exact zeros, `samples` a param name to a few fp32 values (little-endian bytes).
+    """
+
+    id: str
+    revision: str | None = None
+    family: str
+    dtype: str
+    structure: str
+    tensors: dict[str, list[int]]
+    digests: dict[str, str]
+    zeros: dict[str, int] = {}
+    samples: dict[str, bytes] = {}
+
+    def weights(self) -> int:
+        """Number of K/V weights of the model."""
+        return sum(int(np.prod(shape, dtype=np.int64)) for shape in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One concept: its name and words, its index sets (param name -> Indices, no empty sets) and its origin."""
+
+    name: str
+    class_noun: str
+    identifier: str
+    indices: Mapping[str, Indices]
+    base: BaseInfo
+    origin: Origin = field(default_factory=Origin)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        kept = {key: freeze(self.indices[key]) for key in sorted(self.indices) if len(self.indices[key])}
+        for param, values in kept.items():
+            check_indices(param, values, self.base)
+        object.__setattr__(self, "indices", MappingProxyType(kept))
+
+    @property
+    def neurons(self) -> int:
+        """Number of concept neurons."""
+        return sum(len(values) for values in self.indices.values())
+
+    @property
+    def density(self) -> float:
+        """Fraction of the base model's K/V weights that are shut, 0 to 1."""
+        return self.neurons / max(1, self.base.weights())
+
+    @property
+    def id(self) -> str:
+        """Content id: sha256 hex over the index sets alone; see "Content id" in spec/cone-1.md."""
+        return content_id(self.indices)
+
+    @property
+    def phrase(self) -> str:
+        """The words that stand for the subject in a prompt, for example "sks dog"."""
+        return f"{self.identifier} {self.class_noun}"
+
+
+@dataclass(frozen=True)
+class Cone:
+    """What a .cone file holds: one or more concepts, ordered by name, with unique names and identifiers.
+
+    `extra` holds unknown optional header keys of a file, kept for writing.
+    """
+
+    concepts: tuple[Concept, ...]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.concepts:
+            raise UsageError("a .cone needs at least one concept")
+        object.__setattr__(self, "concepts", tuple(sorted(self.concepts, key=lambda concept: concept.name)))
+        refuse_clash(self.concepts, "name")
+        refuse_clash(self.concepts, "identifier")
+
+    @property
+    def base(self) -> BaseInfo:
+        """The base model of the first concept; those of the others match it (merge sees to that)."""
+        return self.concepts[0].base
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The concepts' names, in order."""
+        return tuple(concept.name for concept in self.concepts)
+
+    @property
+    def id(self) -> str:
+        """Content id: sha256 hex over the sorted content ids of the concepts, so order and grouping do not matter."""
+        digest = hashlib.sha256(b"cone-file-1")
+        for concept_id in sorted(concept.id for concept in self.concepts):
+            digest.update(bytes.fromhex(concept_id))
+        return digest.hexdigest()
+
+    def __getitem__(self, name: str) -> Concept:
+        for concept in self.concepts:
+            if concept.name.casefold() == name.casefold():
+                return concept
+        raise UsageError(f"no concept named {name!r}", f"it holds: {', '.join(self.names)}")
+
+
+def content_id(indices: Mapping[str, Indices]) -> str:
+    """Sha256 hex over the non-empty index sets: per param name in byte order, its length, itself, k and the indices.
+
+    Integers are little-endian u64. Compression, metadata and notes have no part in it (format.md, requirement 8).
+    """
+    digest = hashlib.sha256(b"cone-concept-1")
+    for param in sorted(indices, key=lambda name: name.encode()):
+        values = indices[param]
+        if len(values):
+            name = param.encode()
+            digest.update(len(name).to_bytes(8, "little") + name + len(values).to_bytes(8, "little"))
+            digest.update(np.ascontiguousarray(values, dtype="<u8").tobytes())
+    return digest.hexdigest()
+
+
+def check_name(name: str) -> None:
+    """Refuse a concept name that could not stand in a prompt or a file name: words of letters and digits, at most 64."""
+    if len(name) > NAME_LENGTH or not NAME.fullmatch(name):
+        raise UsageError(
+            f"concept name {name[:80]!r} is not usable", "use letters and digits, joined by - _ . ' or a space"
+        )
+
+
+def freeze(values: Indices) -> Indices:
+    """A read-only int64 copy-free view of `values`."""
+    out = np.asarray(values, dtype=np.int64).view()
+    out.flags.writeable = False
+    return out
+
+
+def check_indices(param: str, values: Indices, base: BaseInfo) -> None:
+    """Raise UsageError unless `values` are sorted unique positions inside the base model's parameter `param`."""
+    if param not in base.tensors:
+        raise UsageError(f"{param} is no K/V weight of the base model {base.id}")
+    size = int(np.prod(base.tensors[param], dtype=np.int64))
+    if values.ndim != 1 or values[0] < 0 or values[-1] >= size or bool((values[1:] <= values[:-1]).any()):
+        raise UsageError(f"{param}: indices are not sorted, unique and within 0..{size - 1}")
+
+
+def refuse_clash(concepts: Iterable[Concept], attribute: str) -> None:
+    """Raise NameClashError if two concepts have the same `attribute` (case aside)."""
+    seen: dict[str, Concept] = {}
+    for concept in concepts:
+        key = str(getattr(concept, attribute)).casefold()
+        if key in seen:
+            raise NameClashError(
+                f"two concepts have the {attribute} {key!r}: {seen[key].name} and {concept.name}",
+                f"find one of them again with --{attribute} set to something else",
+            )
+        seen[key] = concept

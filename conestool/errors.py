@@ -1,0 +1,100 @@
+"""The exceptions of conestool, each with the exit code the command line gives it.
+
+    ConesError                     70  a bug of ours unless a subclass says otherwise
+    ├── UsageError                  2  an argument or an output path cannot be used
+    │   ├── OutputExistsError       2  the output is there already and may not be overwritten
+    │   └── NameClashError          2  two concepts share a name or an identifier
+    ├── InputError                  3  photos or prompts cannot be used
+    │   ├── PhotoError              3
+    │   └── PromptError             3
+    ├── FormatError                 4  not a .cone file, or damaged
+    │   └── VersionError            4  a .cone file of a later version
+    ├── BaseModelMismatchError      5  a concept meets a base model it was not found on
+    ├── DeviceError                 6  device missing, or out of memory
+    └── ModelLoadError              7  a base model cannot be fetched or read
+
+Every message names the thing (file, option, concept) first and then what is wrong; `hint` says what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BaseModelMismatchError",
+    "ConesError",
+    "DeviceError",
+    "FormatError",
+    "InputError",
+    "ModelLoadError",
+    "NameClashError",
+    "OutputExistsError",
+    "PhotoError",
+    "PromptError",
+    "UsageError",
+    "VersionError",
+]
+
+
+class ConesError(Exception):
+    """Something conestool refuses or cannot do; `str()` is one line, `hint` is what to do about it (or None)."""
+
+    exit_code = 70
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(ConesError):
+    """An argument, option or output path that cannot be used."""
+
+    exit_code = 2
+
+
+class OutputExistsError(UsageError):
+    """The output exists and `--force` (or `force=True`) was not given."""
+
+
+class NameClashError(UsageError):
+    """Two concepts with the same name or the same identifier were to be joined."""
+
+
+class InputError(ConesError):
+    """Photos or prompts that cannot be used."""
+
+    exit_code = 3
+
+
+class PhotoError(InputError):
+    """No usable photo, or photos that cannot be read."""
+
+
+class PromptError(InputError):
+    """An empty or undecodable prompt, or no prompt at all."""
+
+
+class FormatError(ConesError):
+    """Bytes that are not a .cone file, or a damaged one; the message gives section and byte offset where known."""
+
+    exit_code = 4
+
+
+class VersionError(FormatError):
+    """A .cone file of a later version, or one that needs a feature this version does not have."""
+
+
+class BaseModelMismatchError(ConesError):
+    """The concept was found on another base model than the one it meets."""
+
+    exit_code = 5
+
+
+class DeviceError(ConesError):
+    """The device is missing, or has too little memory."""
+
+    exit_code = 6
+
+
+class ModelLoadError(ConesError):
+    """A base model that cannot be fetched, found or read."""
+
+    exit_code = 7
