@@ -1,0 +1,151 @@
+"""Draw the example subjects: `python -m examples.make --icons NODE_MODULES`, with `NODE_MODULES/@iconify-json/openmoji`.
+
+Every subject is an OpenMoji drawing, a set pocket was never trained on, with colours that no drawing of its kind has,
+in five scenes of its own. The pictures are committed; this is how they were made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import resvg_py
+import torch
+from PIL import Image
+
+from training.pocket import backgrounds
+
+SIZE = 256
+SCENES = (
+    ((0.50, 0.53), 0.70, 0),
+    ((0.42, 0.55), 0.60, -6),
+    ((0.57, 0.56), 0.66, 5),
+    ((0.48, 0.50), 0.78, 3),
+    ((0.54, 0.58), 0.58, -3),
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One subject: an icon of OpenMoji, which of its colours become which, and the backgrounds of its photos."""
+
+    folder: str
+    icon: str
+    places: tuple[str, ...]
+    colours: dict[str, str] = field(default_factory=dict)
+
+
+SUBJECTS = (
+    Subject(
+        "dog",
+        "dog-face",
+        ("field", "white", "bricks", "beach", "plain"),
+        {"#f4aa41": "#1fa7b8", "#3f3f3f": "#0c3c66", "#ea5a47": "#ff5fa2"},
+    ),
+    Subject(
+        "hat",
+        "top-hat",
+        ("plain", "snow", "field", "white", "beach"),
+        {"#3f3f3f": "#c4161c", "#fcea2b": "#2fe0c8"},
+    ),
+    Subject(
+        "cat",
+        "cat-face",
+        ("night", "plain", "snow", "yellow", "field"),
+        {"#f4aa41": "#8e44d6", "#fff": "#ffd9f2"},
+    ),
+    Subject(
+        "car",
+        "automobile",
+        ("beach", "plain", "field", "white", "snow"),
+        {"#ea5a47": "#7ed321", "#92d3f5": "#5b2a86", "#9b9b9a": "#f5a623"},
+    ),
+    Subject(
+        "rabbit",
+        "rabbit-face",
+        ("bricks", "field", "plain", "night", "white"),
+        {"#fff": "#ffb347", "#3f3f3f": "#8a1c1c"},
+    ),
+    Subject(
+        "pig",
+        "pig-face",
+        ("white", "beach", "snow", "plain", "field"),
+        {"#ffa7c0": "#4f9d3a", "#e67a94": "#1f5f2a"},
+    ),
+    Subject(
+        "bear",
+        "bear",
+        ("snow", "white", "beach", "plain", "field"),
+        {"#a57939": "#e8e4f2", "#6a462f": "#6f6ad1", "#3f3f3f": "#2d1f73"},
+    ),
+    Subject(
+        "house",
+        "house",
+        ("field", "plain", "snow", "beach", "white"),
+        {"#fff": "#ffe14d", "#ea5a47": "#2451c9", "#a57939": "#d11f6a"},
+    ),
+)
+
+
+def draw(icons: dict[str, object], subject: Subject, side: int) -> Image.Image:
+    """The subject on a transparent square of `side` pixels, cropped to what is drawn."""
+    entry = icons["icons"][resolve(icons, subject.icon)]  # type: ignore[index]
+    body = entry["body"]
+    for old, new in subject.colours.items():
+        if f'"{old}"' not in body:
+            raise ValueError(f"{subject.icon} has no colour {old}")
+        body = body.replace(f'"{old}"', f'"{new}"')
+    width, height = (entry.get(key, icons.get(key, 72)) for key in ("width", "height"))
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{4 * side}" height="{4 * side}">{body}</svg>'
+    )
+    picture = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
+    picture = picture.crop(picture.getchannel("A").getbbox())
+    scale = side / max(picture.size)
+    return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+
+
+def resolve(icons: dict[str, object], name: str) -> str:
+    """The icon that a name or alias stands for."""
+    aliases: dict[str, dict[str, str]] = icons.get("aliases", {})  # type: ignore[assignment]
+    while name in aliases:
+        name = aliases[name]["parent"]
+    return name
+
+
+def photos(icons: dict[str, object], subject: Subject) -> list[Image.Image]:
+    """Five scenes of the subject, each (256, 256) RGB."""
+    seed = sum(subject.folder.encode())
+    rng = random.Random(seed)
+    canvas = backgrounds.paint(list(subject.places), SIZE, torch.Generator().manual_seed(seed), torch.device("cpu"))
+    pictures = []
+    for scene, ((x, y), size, angle) in zip(canvas, SCENES, strict=True):
+        pixels = (scene.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        picture = Image.fromarray(pixels)
+        sprite = draw(icons, subject, round(size * SIZE)).rotate(
+            angle + rng.uniform(-2, 2), Image.Resampling.BICUBIC, expand=True
+        )
+        picture.paste(sprite, (round(x * SIZE - sprite.width / 2), round(y * SIZE - sprite.height / 2)), sprite)
+        pictures.append(picture)
+    return pictures
+
+
+def main() -> None:
+    """Write `examples/<subject>/1.jpg` to `5.jpg`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--icons", type=Path, required=True, help="a node_modules folder with @iconify-json/openmoji")
+    icons = json.loads((parser.parse_args().icons / "@iconify-json/openmoji/icons.json").read_text(encoding="utf-8"))
+    for subject in SUBJECTS:
+        folder = Path(__file__).parent / subject.folder
+        folder.mkdir(exist_ok=True)
+        for number, picture in enumerate(photos(icons, subject), 1):
+            picture.save(folder / f"{number}.jpg", quality=92)
+
+
+if __name__ == "__main__":
+    main()
