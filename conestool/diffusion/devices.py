@@ -1,0 +1,61 @@
+"""Which device and dtype a model gets, and what to say when there is not enough of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from conestool.errors import DeviceError, UsageError
+
+__all__ = ["DTYPES", "memory_errors", "pick_device", "pick_dtype", "place"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LARGE = 1 << 30
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name` (auto, cpu, mps, cuda or cuda:n); auto takes CUDA, then MPS, then the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()) or (index and kind != "cuda"):
+        raise DeviceError(f"unknown device {name!r}", "use auto, cpu, mps, cuda or cuda:0")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"no device {name}: this machine has {torch.cuda.device_count()} CUDA devices", "use auto")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("no device mps: this machine has no Apple GPU, or PyTorch was built without it", "use auto")
+    return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device, stored: torch.dtype | None = None, size: int = 0) -> torch.dtype:
+    """The dtype called `name`; auto is float32, but bfloat16 for large or 16-bit models on a CUDA device that has it.
+
+    `stored` is the dtype of the file and `size` its bytes. On the CPU 16-bit arithmetic is slow, on MPS it drifts.
+    """
+    if name in DTYPES:
+        return DTYPES[name]
+    if name != "auto":
+        raise UsageError(f"unknown dtype {name!r}", f"use auto, {', '.join(DTYPES)}")
+    if device.type != "cuda" or (size < LARGE and stored in (None, torch.float32)):
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def place(pipe: Any, device: torch.device) -> Any:
+    """The pipeline on `device`; DeviceError if it does not fit."""
+    with memory_errors(device):
+        return pipe.to(device)
+
+
+@contextmanager
+def memory_errors(device: torch.device) -> Iterator[None]:
+    """Turn an out-of-memory inside it into a DeviceError that says what helps."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"{device} is out of memory", "a smaller --size or batch, --dtype bfloat16, or --device cpu"
+        ) from error

@@ -1,0 +1,125 @@
+"""Base models: loading them from wherever they are, and what the rest of the package asks of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from conestool.concept import BaseInfo
+from conestool.diffusion.families import Family, family_of
+from conestool.diffusion.sources import load_pipeline, locate, read_json
+
+__all__ = ["Defaults", "Model", "load_model", "wrap"]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a model renders unless told otherwise; `size` is the side of a square picture in pixels."""
+
+    steps: int = 30
+    guidance: float = 7.5
+    size: int = 512
+
+
+@dataclass
+class Model:
+    """A base model in memory.
+
+    `id` is as the user gave it, `path` the folder or file it came from (None for a pipeline made elsewhere), and
+    `stored_dtype` how the weights lie there; `dtype` is what they have in memory.
+    """
+
+    pipe: Any
+    id: str
+    family: Family
+    defaults: Defaults
+    revision: str | None = None
+    path: Path | None = None
+    stored_dtype: torch.dtype | None = None
+    settings: dict[str, Any] = field(default_factory=dict, repr=False)
+    _info: BaseInfo | None = field(default=None, repr=False)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The module whose K/V weights are meant."""
+        return self.family.denoiser(self.pipe)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser lies."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the denoiser computes in."""
+        return next(self.denoiser.parameters()).dtype
+
+    @cached_property
+    def scale(self) -> int:
+        """Pixels per latent, along one side."""
+        return int(self.pipe.vae_scale_factor)
+
+    @property
+    def info(self) -> BaseInfo:
+        """The identity of the model; computed once, from the unpatched weights."""
+        if self._info is None:
+            from conestool.diffusion.identity import describe
+
+            self._info = describe(self)
+        return self._info
+
+
+def load_model(
+    model_id: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    offline: bool = False,
+    config: str | None = None,
+) -> Model:
+    """Load a base model: "pocket", a diffusers folder, a single `.safetensors` file or a Hub id.
+
+    Only a Hub id is ever downloaded, and not with `offline`. `config` is the diffusers folder or Hub id with the
+    configuration of a single file; without it a folder of the file's name beside it, or the Hub's cache, serves.
+    Raises UsageError for a path that is not there, ModelLoadError if it cannot be read, DeviceError for the device.
+    """
+    from conestool.diffusion.devices import pick_device, pick_dtype, place
+
+    target = pick_device(device)
+    source = locate(model_id, revision=revision, offline=offline, config=config)
+    chosen = pick_dtype(dtype, target, source.stored_dtype, source.size)
+    pipe = place(load_pipeline(source, chosen), target)
+    model = wrap(pipe, model_id)
+    model.revision, model.path, model.stored_dtype = source.revision, source.path, source.stored_dtype
+    model.settings, model.defaults = source.settings, read_defaults(source.settings, model.defaults)
+    return model
+
+
+def wrap(pipe: Any, id: str = "pipeline") -> Model:
+    """A Model around a pipeline that is loaded already; a Model is returned as it is."""
+    if isinstance(pipe, Model):
+        return pipe
+    family = family_of(pipe)
+    denoiser = family.denoiser(pipe)
+    denoiser.eval()
+    settings = read_json(Path(str(pipe.name_or_path or "")) / "pocket.json")
+    plain = Defaults(size=sample_side(denoiser) * int(pipe.vae_scale_factor))
+    return Model(pipe, id, family, read_defaults(settings, plain), settings=settings)
+
+
+def sample_side(denoiser: nn.Module) -> int:
+    """Side of the latents that the denoiser was trained on."""
+    side: Any = denoiser.config.sample_size  # type: ignore[union-attr]
+    return int(side if isinstance(side, int) else min(side)) if side else 64
+
+
+def read_defaults(settings: dict[str, Any], plain: Defaults) -> Defaults:
+    """The defaults named in the `pocket.json` of a model's folder (steps, guidance, size), else `plain`."""
+    values = {name: settings.get(name, getattr(plain, name)) for name in ("steps", "guidance", "size")}
+    return Defaults(int(values["steps"]), float(values["guidance"]), int(values["size"]))

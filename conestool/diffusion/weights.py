@@ -1,0 +1,49 @@
+"""The weights among which concept neurons are sought: K and V projections of the denoiser's attention layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from conestool.errors import UsageError
+
+__all__ = ["kv_weights", "param_name"]
+
+SUFFIXES = (".to_k.weight", ".to_v.weight", ".add_k_proj.weight", ".add_v_proj.weight")
+FUSED = (".to_qkv.weight", ".to_kv.weight", ".to_added_qkv.weight")
+
+
+def kv_weights(denoiser: nn.Module) -> dict[str, nn.Parameter]:
+    """All K/V weights of `denoiser` by param name (diffusers naming), in name order; each of shape (out, in).
+
+    Names are the same for a plain, a compiled and a LoRA-carrying denoiser. Raises UsageError if there are none, if
+    they are fused with Q, or if they are not plain floating-point tensors (quantised, or offloaded to nowhere).
+    """
+    found: dict[str, nn.Parameter] = {}
+    for key, param in denoiser.named_parameters():
+        name = param_name(key)
+        if name.endswith(FUSED):
+            raise UsageError(f"{name} fuses K and V with other weights", "call pipe.unfuse_qkv_projections() first")
+        if name.endswith(SUFFIXES):
+            check_plain(name, param)
+            found[name] = param
+    if not found:
+        raise UsageError(
+            f"{type(denoiser).__name__} has no K/V projections", "use a text-to-image model with attention layers"
+        )
+    return {name: found[name] for name in sorted(found)}
+
+
+def param_name(key: str) -> str:
+    """A state-dict key as the bare denoiser has it: without the marks of torch.compile and of peft's wrappers."""
+    return key.replace("_orig_mod.", "").replace(".base_layer.", ".")
+
+
+def check_plain(name: str, param: nn.Parameter) -> None:
+    """Refuse a parameter whose scalars cannot be read and set one by one."""
+    if param.device.type == "meta":
+        raise UsageError(
+            f"{name} is offloaded and holds no values", "use enable_model_cpu_offload, or no offload, instead"
+        )
+    if param.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise UsageError(f"{name} is stored as {param.dtype}", "load the model as float32, bfloat16 or float16")

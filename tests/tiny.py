@@ -1,0 +1,126 @@
+"""Small random base models of real classes: what tests use where pocket would be too slow or too good."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from conestool.diffusion.quiet import quiet
+
+__all__ = ["WORDS", "make_pipeline", "save_pipeline"]
+
+WORDS = ["a", "an", "the", "of", "in", "on", "with", "and", "photo", "picture", "dog", "cat", "hat", "bear", "top", "red", "blue", "beach", "under", "at", "night", "is", "two", "sks", "zwx", "qyx", "vlk", "brz", "fnj", "gvt", "hjq"]
+LENGTH = 24
+
+
+def make_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A CLIPTokenizer whose vocabulary holds every ASCII character and WORDS as whole tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    characters = [chr(code) for code in range(33, 127)]
+    tokens = [*characters, *[char + "</w>" for char in characters]]
+    merges: list[str] = []
+    for word in WORDS:
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:
+            pair, parts = (parts[0], parts[1]), [parts[0] + parts[1], *parts[2:]]
+            if " ".join(pair) not in merges:
+                merges.append(" ".join(pair))
+                tokens.append("".join(pair))
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=LENGTH)
+
+
+def make_unet(seed: int, cross: int) -> UNet2DConditionModel:
+    """A U-Net with self- and cross-attention at two resolutions and 24 K/V weights."""
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=cross,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+
+
+def make_vae(seed: int, tiny: bool) -> Any:
+    """An autoencoder of 4 latent channels, 4 pixels per latent."""
+    torch.manual_seed(seed)
+    if tiny:
+        return AutoencoderTiny(
+            encoder_block_out_channels=(8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8),
+            num_encoder_blocks=(0, 1, 1),
+            num_decoder_blocks=(1, 1, 1),
+            scaling_factor=0.8,
+        )
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=32,
+    )
+
+
+def make_text_encoder(seed: int, vocabulary: int, eos: int) -> CLIPTextModel:
+    """A text encoder of two layers, 16 wide."""
+    torch.manual_seed(seed)
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=LENGTH,
+            bos_token_id=eos - 1,
+            eos_token_id=eos,
+            pad_token_id=eos,
+        )
+    )
+
+
+def make_pipeline(folder: Path, prediction: str = "epsilon", *, seed: int = 0, tiny: bool = True) -> Any:
+    """A random StableDiffusionPipeline for 32-pixel pictures; `folder` takes the tokenizer's files."""
+    tokenizer = make_tokenizer(folder / "tokenizer_source")
+    pipe = StableDiffusionPipeline(
+        vae=make_vae(seed, tiny),
+        text_encoder=make_text_encoder(seed + 1, len(tokenizer), tokenizer.eos_token_id),
+        tokenizer=tokenizer,
+        unet=make_unet(seed + 2, cross=16),
+        scheduler=DDIMScheduler(
+            beta_schedule="scaled_linear", prediction_type=prediction, clip_sample=False, steps_offset=1
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def save_pipeline(
+    folder: Path, prediction: str = "epsilon", *, dtype: torch.dtype | None = None, **options: Any
+) -> Path:
+    """The folder of a saved random pipeline, with its defaults (4 steps) in pocket.json."""
+    pipe = make_pipeline(folder.with_name(folder.name + "-parts"), prediction, **options)
+    with quiet():
+        (pipe if dtype is None else pipe.to(dtype)).save_pretrained(folder)
+    settings = {"steps": 4, "guidance": 3.0, "size": 32}
+    (folder / "pocket.json").write_text(json.dumps(settings))
+    return folder
