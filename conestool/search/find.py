@@ -1,0 +1,171 @@
+"""Find the concept neurons of a subject: photos in, a concept out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from conestool import __version__
+from conestool.concept import Concept, Cone, Origin
+from conestool.diffusion.models import Model, wrap
+from conestool.diffusion.photos import Photo, as_photo, to_latents
+from conestool.diffusion.prior import class_images
+from conestool.diffusion.prompts import choose_identifier, encode, is_one_token
+from conestool.errors import PhotoError
+from conestool.search import cones, mask, taylor, tstat
+from conestool.search.density import Choice, choose
+from conestool.search.events import Note, Progress, Report, ignore
+from conestool.search.layout import Layout, borrowed
+from conestool.search.methods import make_method, parameters
+from conestool.search.objective import Objective, Term
+from conestool.search.report import Probes, doubts, measure
+from conestool.search.run import run
+from conestool.search.saved import SavedRun, run_key
+from conestool.search.settings import Settings
+from conestool.search.subject import Split, class_prompts, instance_prompts, split
+
+__all__ = ["find"]
+
+REGISTERED = (cones, mask, taylor, tstat)
+PROBES = 64
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the subject is called."""
+
+    name: str
+    class_noun: str
+    identifier: str
+
+    @property
+    def instance(self) -> list[str]:
+        """The subject's prompts."""
+        return instance_prompts(f"{self.identifier} {self.class_noun}")
+
+    @property
+    def of_class(self) -> list[str]:
+        """The class's prompts."""
+        return class_prompts(self.class_noun)
+
+
+def find(
+    pipe: Any,
+    images: Sequence[Photo | Image.Image],
+    class_noun: str,
+    *,
+    name: str | None = None,
+    identifier: str | None = None,
+    settings: Settings | None = None,
+    class_pictures: Sequence[Image.Image] | None = None,
+    progress: Report = ignore,
+    state: Path | None = None,
+    resume: bool = False,
+) -> Cone:
+    """Search the K/V weights of `pipe` for those that make it draw the subject of `images` when shut.
+
+    `pipe` is a diffusers text-to-image pipeline or a Model; its weights are bit-identical afterwards, whatever
+    happens. `class_pictures` replaces the class images that the base model would draw. With `state` the search saves
+    itself there every half minute and when interrupted; `resume` goes on from it, with the same result.
+    Raises PhotoError without images, UsageError for settings that make no sense, ConesError if a loss is not finite.
+    """
+    settings = settings or Settings()
+    model = wrap(pipe)
+    photos = [image if isinstance(image, Photo) else as_photo(image) for image in images]
+    if not photos:
+        raise PhotoError("no photos", "give 3 to 5 photos of the subject")
+    if len(photos) == 1:
+        progress(Note("one photo only: the concept may hold its background too; 3 to 5 photos are better", True))
+    words = name_subject(model, class_noun, name, identifier, progress)
+    pictures = split(photos, settings.crops, settings.held_out, settings.seed)
+    priors = list(class_pictures or draw_class(model, words, settings, progress))
+    info = model.info
+    with borrowed(model.denoiser) as layout:
+        objective, probes = prepare(model, layout, words, pictures, priors, settings)
+        method = make_method(settings.method, objective, **settings.options)
+        origin = Origin(
+            instance_prompt=words.instance[0],
+            class_prompt=words.of_class[0],
+            method=settings.method,
+            parameters={**settings.record(), **parameters(method), "class_pictures": len(priors)},
+            seed=settings.seed,
+            photos=sorted(photo.sha256 for photo in photos),
+            held_out=pictures.held_out,
+            versions=versions(),
+        )
+        saved = SavedRun(state, run_key([origin.model_dump(), words.identifier, info.digests])) if state else None
+        run(method, saved, resume, progress)
+        choice = choose(objective, method.ranking(), settings.density, objective.batch_of(PROBES))
+        concept = describe(model, words, origin, choice, objective, probes)
+    if saved:
+        saved.remove()
+    return Cone((concept,))
+
+
+def name_subject(model: Model, class_noun: str, name: str | None, identifier: str | None, progress: Report) -> Words:
+    """Name, class noun and identifier; a note if the identifier is more than one token."""
+    name = name or class_noun
+    identifier = identifier or choose_identifier(model, name)
+    if not is_one_token(model, identifier):
+        progress(
+            Note(f"the text encoder splits {identifier!r} into several tokens; a rare single token works better", True)
+        )
+    return Words(name, class_noun, identifier)
+
+
+def draw_class(model: Model, words: Words, settings: Settings, progress: Report) -> list[Image.Image]:
+    """Pictures of the class by the base model itself, from the cache where they are there."""
+
+    def tell(done: int, total: int) -> None:
+        progress(Progress("class images", done, total))
+
+    return class_images(model, words.of_class[0], settings.class_images, settings.seed, progress=tell)
+
+
+def prepare(
+    model: Model, layout: Layout, words: Words, pictures: Split, priors: list[Image.Image], settings: Settings
+) -> tuple[Objective, Probes]:
+    """L_con for the search and the probes for the report; autoencoder and text encoder run here, and only here."""
+    learn, report = to_latents(model, pictures.learn), to_latents(model, pictures.report)
+    prior = to_latents(model, priors)
+    cut = max(1, len(prior) // 4)
+    instance, of_class = encode(model, words.instance), encode(model, words.of_class)
+    terms = [Term("instance", learn, instance, 1.0, settings.batch)]
+    if settings.prior_weight:
+        terms.append(Term("class", prior[cut:], of_class, settings.prior_weight, settings.batch, keep=True))
+    if settings.contrast:
+        terms.append(Term("no identifier", learn, of_class, settings.contrast, settings.batch, keep=True))
+    objective = Objective(model, layout, terms, settings.seed)
+    return objective, Probes(
+        held_out=objective.probe(report, instance[:1], PROBES),
+        no_identifier=objective.probe(report, of_class[:1], PROBES),
+        class_images=objective.probe(prior[:cut], of_class[:1], PROBES),
+    )
+
+
+def describe(
+    model: Model, words: Words, origin: Origin, choice: Choice, objective: Objective, probes: Probes
+) -> Concept:
+    """The concept of the chosen weights, with what it does to held-out losses."""
+    losses = measure(objective, probes, choice.shut, objective.seed)
+    chosen = {**origin.parameters, "density_rule": choice.rule}
+    return Concept(
+        name=words.name,
+        class_noun=words.class_noun,
+        identifier=words.identifier,
+        indices=objective.layout.indices(choice.shut),
+        base=model.info,
+        origin=origin.model_copy(update={"losses": losses, "warnings": doubts(losses), "parameters": chosen}),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the tool and of what its numbers depend on."""
+    libraries = {name: version(name) for name in ("diffusers", "numpy", "torch", "transformers")}
+    return {"conestool": __version__, "python": platform.python_version(), **libraries}

@@ -1,0 +1,101 @@
+"""The K/V weights of a denoiser as one flat vector, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from conestool.concept import Indices
+from conestool.diffusion.weights import kv_weights
+
+__all__ = ["Layout", "borrowed", "quantile", "top"]
+
+SAMPLE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and parameters of the K/V weights in name order; vectors have their n = sum(numel) entries, fp32."""
+
+    parameters: Mapping[str, nn.Parameter]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of weights per parameter."""
+        return [parameter.numel() for parameter in self.parameters.values()]
+
+    def read(self) -> Tensor:
+        """The weights as they are now, shape (n,), fp32, a copy."""
+        return torch.cat([p.detach().reshape(-1).float() for p in self.parameters.values()])
+
+    @torch.no_grad()
+    def write(self, vector: Tensor) -> None:
+        """Set the weights to `vector` (n,), rounded to their own dtype."""
+        for part, parameter in zip(vector.split(self.sizes), self.parameters.values(), strict=True):
+            parameter.copy_(part.view_as(parameter))
+
+    def gradient(self) -> Tensor:
+        """The gradients that the last backward pass left, shape (n,), fp32; they are cleared."""
+        parts = []
+        for parameter in self.parameters.values():
+            grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parts.append(grad.reshape(-1).float())
+            parameter.grad = None
+        return torch.cat(parts)
+
+    def indices(self, shut: Tensor) -> dict[str, Indices]:
+        """The flat indices per param name where the boolean vector `shut` (n,) is true."""
+        parts = shut.split(self.sizes)
+        return {
+            name: part.nonzero().flatten().cpu().numpy().astype(np.int64)
+            for name, part in zip(self.parameters, parts, strict=True)
+            if bool(part.any())
+        }
+
+    def counts(self, shut: Tensor) -> list[int]:
+        """How many weights of each parameter `shut` (n,) selects."""
+        return [int(part.sum()) for part in shut.split(self.sizes)]
+
+
+@contextmanager
+def borrowed(denoiser: nn.Module) -> Iterator[Layout]:
+    """Give gradients to the K/V weights alone; on leaving, weights, flags and mode are as they were, bit for bit."""
+    layout = Layout(kv_weights(denoiser))
+    weights = {name: parameter.detach().clone() for name, parameter in layout.parameters.items()}
+    flags = {parameter: parameter.requires_grad for parameter in denoiser.parameters()}
+    training = denoiser.training
+    denoiser.eval()
+    denoiser.requires_grad_(False)
+    for parameter in layout.parameters.values():
+        parameter.requires_grad_(True)
+    try:
+        yield layout
+    finally:
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
+            parameter.grad = None
+        with torch.no_grad():
+            for name, parameter in layout.parameters.items():
+                parameter.copy_(weights[name])
+        denoiser.train(training)
+
+
+def quantile(values: Tensor, q: float) -> float:
+    """The q-quantile of `values`, estimated from at most a million evenly spaced entries (torch.quantile's cap is 16 M)."""
+    stride = max(1, values.numel() // SAMPLE)
+    return float(torch.quantile(values.flatten()[::stride].float(), q))
+
+
+def top(scores: Tensor, count: int) -> Tensor:
+    """Boolean (n,): the `count` highest positive scores; ties go to the lower position, so that runs repeat."""
+    count = min(count, int((scores > 0).sum()))
+    shut = torch.zeros_like(scores, dtype=torch.bool)
+    if count:
+        order = torch.sort(scores, descending=True, stable=True).indices
+        shut[order[:count]] = True
+    return shut

@@ -1,0 +1,70 @@
+"""Method `mask`: a learned hard mask with a straight-through gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from conestool.search.layout import quantile
+from conestool.search.methods import Ranking, method
+from conestool.search.objective import Objective
+
+__all__ = ["LearnedMask"]
+
+
+@method("mask")
+@dataclass
+class LearnedMask:
+    """One gate per weight, 1 at the start; a weight is shut while its gate is below 1/2.
+
+    Each step runs the network under the hard mask and moves every gate along the straight-through gradient
+    theta * dL_con/dtheta, as Adam would, but with the root-mean-square in the denominator floored at its
+    `floor` quantile over all weights: without the floor, weights that hardly matter move as fast as those that do.
+    Our choice; density settles by itself. `rate` is the largest move of a gate per step.
+    """
+
+    objective: Objective
+    steps: int = 60
+    rate: float = 0.05
+    momentum: float = 0.9
+    decay: float = 0.95
+    floor: float = 0.98
+    gates: Tensor = field(init=False)
+    first: Tensor = field(init=False)
+    second: Tensor = field(init=False)
+    seen: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.gates = torch.ones_like(self.objective.theta)
+        self.first = torch.zeros_like(self.objective.theta)
+        self.second = torch.zeros_like(self.objective.theta)
+
+    def step(self, index: int) -> float:
+        """Learn from batch `index`; returns L_con under the hard mask before the step."""
+        theta = self.objective.theta
+        gradient, loss = self.objective.gradient(theta * (self.gates >= 0.5), index)
+        effect = theta * gradient
+        self.seen += 1
+        self.first.lerp_(effect, 1 - self.momentum)
+        self.second.lerp_(effect.square(), 1 - self.decay)
+        rms = (self.second / (1 - self.decay**self.seen)).sqrt()
+        rms.clamp_min_(max(quantile(rms, self.floor), 1e-30))
+        self.gates.addcdiv_(self.first / (1 - self.momentum**self.seen), rms, value=-self.rate).clamp_(0, 1)
+        return loss
+
+    def state(self) -> dict[str, Tensor]:
+        """Gates, both moments and the number of steps done."""
+        seen = torch.tensor(self.seen)
+        return {"gates": self.gates, "first": self.first, "second": self.second, "seen": seen}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state`."""
+        self.gates = state["gates"].to(self.gates)
+        self.first, self.second = state["first"].to(self.first), state["second"].to(self.second)
+        self.seen = int(state["seen"])
+
+    def ranking(self) -> Ranking:
+        """How far each gate fell; those that fell below 1/2 are the method's own choice."""
+        return Ranking(1 - self.gates, int((self.gates < 0.5).sum()))

@@ -1,0 +1,181 @@
+"""The concept-implanting loss L_con and its gradient with respect to the K/V weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from conestool.diffusion.families import Conditioning
+from conestool.diffusion.losses import Schedule, predict, schedule_of, stratified_timesteps
+from conestool.diffusion.models import Model
+from conestool.search.layout import Layout
+
+__all__ = ["Batch", "Objective", "Term"]
+
+GRADIENT_SCALE = {torch.float16: 1024.0}
+PROBE_SEED = 20_230_309
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the denoiser is asked and what it should answer.
+
+    noisy and target: (b, c, h, w); timesteps: (b,), int64; weights: (b,), so that L_con = sum(weights * mse).
+    """
+
+    noisy: Tensor
+    timesteps: Tensor
+    target: Tensor
+    weights: Tensor
+    conditioning: Conditioning
+
+
+@dataclass(frozen=True)
+class Term:
+    """One expectation of L_con: `latents` (m, c, h, w) under any of the prompts, `size` of them a step, times `weight`.
+
+    With `keep` the target is what the untouched model answers instead of the true noise: the term then measures drift
+    alone, with far less variance. Our choice; the paper's prior term has the true noise.
+    """
+
+    name: str
+    latents: Tensor
+    conditioning: Conditioning
+    weight: float
+    size: int
+    keep: bool = False
+
+
+@dataclass
+class Objective:
+    """L_con over `terms` on `model`, whose K/V weights are borrowed as `layout`; batch k depends on (seed, k) alone.
+
+    `pool` kept answers per term with `keep` are computed once, at the untouched weights. At most `largest` samples go
+    through the denoiser at once.
+    """
+
+    model: Model
+    layout: Layout
+    terms: Sequence[Term]
+    seed: int = 0
+    largest: int = 32
+    pool: int = 128
+    theta: Tensor = field(init=False)
+    schedule: Schedule = field(init=False)
+    kept: dict[str, Batch] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.theta = self.layout.read()
+        self.schedule = schedule_of(self.model)
+        for number, term in enumerate(self.terms):
+            if term.keep:
+                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + 7 + number)
+                self.kept[term.name] = self.answered(self.draw(term, self.pool, generator))
+
+    def draw(self, term: Term, count: int, generator: torch.Generator) -> Batch:
+        """`count` samples of `term`: pictures in turn, any prompt, stratified timesteps, CPU noise."""
+        order = torch.randperm(len(term.latents), generator=generator)
+        latents = term.latents[order.repeat(-(-count // len(order)))[:count]]
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        prompts = torch.randint(len(term.conditioning), (count,), generator=generator).to(latents.device)
+        timesteps = stratified_timesteps(count, len(self.schedule), generator).to(latents.device)
+        return Batch(
+            noisy=self.schedule.add_noise(latents, noise, timesteps),
+            timesteps=timesteps,
+            target=self.schedule.target(latents, noise, timesteps),
+            weights=torch.full((count,), term.weight / count, device=latents.device),
+            conditioning=term.conditioning[prompts],
+        )
+
+    def batch(self, index: int) -> Batch:
+        """The batch of step `index`: `size` samples of every term."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + 1000 + index)
+        parts = [self.kept_sample(term, generator) or self.draw(term, term.size, generator) for term in self.terms]
+        return join(parts)
+
+    def batch_of(self, size: int) -> Batch:
+        """A batch with `size` samples of every term on noise of its own, to compare sets of weights on."""
+        parts = []
+        for number, term in enumerate(self.terms):
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + 500 + number)
+            parts.append(self.kept.get(term.name) or self.draw(term, size, generator))
+        return join(parts)
+
+    def probe(self, latents: Tensor, conditioning: Conditioning, size: int) -> Batch:
+        """`size` samples of `latents` on fixed noise, whose weighted errors add up to their mean; the same at any seed."""
+        term = Term("probe", latents, conditioning, 1.0, size)
+        return self.draw(term, size, torch.Generator().manual_seed(PROBE_SEED))
+
+    def kept_sample(self, term: Term, generator: torch.Generator) -> Batch | None:
+        """`size` of the kept answers of `term`, or None if it has none."""
+        if term.name not in self.kept:
+            return None
+        whole = self.kept[term.name]
+        chosen = torch.randperm(len(whole.noisy), generator=generator)[: term.size]
+        part = select(whole, chosen)
+        return Batch(
+            part.noisy,
+            part.timesteps,
+            part.target,
+            torch.full_like(part.weights, term.weight / len(chosen)),
+            part.conditioning,
+        )
+
+    @torch.no_grad()
+    def answered(self, batch: Batch) -> Batch:
+        """`batch` with the present model's answers as targets."""
+        answers = [predict(self.model, self.schedule, p.noisy, p.timesteps, p.conditioning) for p in self.chunks(batch)]
+        return Batch(batch.noisy, batch.timesteps, torch.cat(answers), batch.weights, batch.conditioning)
+
+    def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
+        """dL_con/dtheta (n,) at `weights` (n,) on batch `index`, and that batch's L_con; the weights stay as given."""
+        self.layout.write(weights)
+        scale = GRADIENT_SCALE.get(self.model.dtype, 1.0)
+        loss = 0.0
+        for part in self.chunks(self.batch(index)):
+            value = (part.weights * self.errors(part)).sum()
+            (value * scale).backward()
+            loss += float(value.detach())
+        return self.layout.gradient() / scale, loss
+
+    @torch.no_grad()
+    def loss(self, weights: Tensor, batch: Batch) -> float:
+        """Sum of weights * squared errors of `batch` at `weights` (n,)."""
+        self.layout.write(weights)
+        return sum(float((part.weights * self.errors(part)).sum()) for part in self.chunks(batch))
+
+    def errors(self, batch: Batch) -> Tensor:
+        """(b,), fp32: mean squared error per sample."""
+        answer = predict(self.model, self.schedule, batch.noisy, batch.timesteps, batch.conditioning)
+        return (answer - batch.target).square().flatten(1).mean(1)
+
+    def chunks(self, batch: Batch) -> list[Batch]:
+        """`batch` in parts of at most `largest` samples."""
+        count = len(batch.noisy)
+        return [select(batch, torch.arange(i, min(i + self.largest, count))) for i in range(0, count, self.largest)]
+
+
+def select(batch: Batch, rows: Tensor) -> Batch:
+    """The given rows of a batch."""
+    rows = rows.to(batch.noisy.device)
+    return Batch(
+        batch.noisy[rows],
+        batch.timesteps[rows],
+        batch.target[rows],
+        batch.weights[rows],
+        batch.conditioning[rows],
+    )
+
+
+def join(parts: Sequence[Batch]) -> Batch:
+    """Batches one behind the other."""
+    return Batch(
+        torch.cat([part.noisy for part in parts]),
+        torch.cat([part.timesteps for part in parts]),
+        torch.cat([part.target for part in parts]),
+        torch.cat([part.weights for part in parts]),
+        Conditioning.cat([part.conditioning for part in parts]),
+    )

@@ -1,0 +1,67 @@
+"""The photos' side of a search: which are held back, how they are cropped, and the words that name the subject."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from conestool.diffusion.photos import Photo
+
+__all__ = ["Split", "class_prompts", "crops", "instance_prompts", "split"]
+
+TEMPLATES = ("a photo of {}", "{}", "a picture of {}")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures to learn from and pictures for the report; `held_out` counts the photos among the latter (0: crops)."""
+
+    learn: tuple[Image.Image, ...]
+    report: tuple[Image.Image, ...]
+    held_out: int
+
+
+def split(photos: Sequence[Photo], crop_count: int, held_out: int | None, seed: int) -> Split:
+    """Hold back photos for the report, one of four or more unless told otherwise, in the order of their hashes.
+
+    With nothing held back, the report sees crops that the search does not. Every photo to learn from is joined by
+    `crop_count` crops of it.
+    """
+    ordered = sorted(photos, key=lambda photo: photo.sha256)
+    count = (len(ordered) >= 4) if held_out is None else min(held_out, len(ordered) - 1)
+    kept, learn = ordered[:count], ordered[count:]
+    pictures = [p for photo in learn for p in (photo.image, *crops(photo, crop_count, seed))]
+    report = [photo.image for photo in kept] or [p for photo in learn for p in crops(photo, 2, seed + 1)]
+    return Split(tuple(pictures), tuple(report), int(count))
+
+
+def crops(photo: Photo, count: int, seed: int) -> list[Image.Image]:
+    """`count` random crops of 80 to 97 % of a photo's sides (no flips: a subject need not be symmetric)."""
+    rng = random.Random(f"{seed} {photo.sha256}")
+    return [crop(photo.image, rng) for _ in range(count)]
+
+
+def crop(image: Image.Image, rng: random.Random) -> Image.Image:
+    """One random crop that keeps the aspect ratio."""
+    scale = rng.uniform(0.8, 0.97)
+    width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    left, top = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
+    return image.crop((left, top, left + width, top + height))
+
+
+def instance_prompts(phrase: str) -> list[str]:
+    """Prompts for the subject, `phrase` being "sks dog"; several, so that the concept is not tied to one wording."""
+    return [template.format(f"a {phrase}") for template in TEMPLATES]
+
+
+def class_prompts(noun: str) -> list[str]:
+    """The same prompts for the class alone."""
+    return [template.format(article(noun)) for template in TEMPLATES]
+
+
+def article(noun: str) -> str:
+    """The noun with "a" or "an" before it."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
