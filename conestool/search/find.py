@@ -113,9 +113,7 @@ def name_subject(model: Model, class_noun: str, name: str | None, identifier: st
     name = name or class_noun
     identifier = identifier or choose_identifier(model, name)
     if not is_one_token(model, identifier):
-        progress(
-            Note(f"the text encoder splits {identifier!r} into several tokens; a rare single token works better", True)
-        )
+        progress(Note(f"the text encoder splits {identifier!r}; a rare word that is a single token works better", True))
     return Words(name, class_noun, identifier)
 
 

@@ -20,7 +20,7 @@ __all__ = ["METHODS", "Method", "Ranking", "make_method", "method", "parameters"
 
 @dataclass(frozen=True)
 class Ranking:
-    """Scores (n,), fp32, higher = shut first, <= 0 = never; `count` how many the method itself would shut, if it says."""
+    """Scores (n,), fp32: higher = shut first, <= 0 = never; `count` how many the method itself would shut, or None."""
 
     scores: Tensor
     count: int | None = None

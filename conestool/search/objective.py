@@ -105,7 +105,7 @@ class Objective:
         return join(parts)
 
     def probe(self, latents: Tensor, conditioning: Conditioning, size: int) -> Batch:
-        """`size` samples of `latents` on fixed noise, whose weighted errors add up to their mean; the same at any seed."""
+        """`size` samples of `latents` on fixed noise, whose weighted errors add up to their mean, whatever the seed."""
         term = Term("probe", latents, conditioning, 1.0, size)
         return self.draw(term, size, torch.Generator().manual_seed(PROBE_SEED))
 
