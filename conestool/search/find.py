@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from conestool import __version__
 from conestool.concept import Concept, Cone, Origin
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.photos import Photo, as_photo, to_latents
 from conestool.diffusion.prior import class_images
 from conestool.diffusion.prompts import choose_identifier, encode, is_one_token
+from conestool.diffusion.sampling import versions
 from conestool.errors import PhotoError
 from conestool.search import cones, mask, taylor, tstat
 from conestool.search.density import Choice, choose
@@ -72,7 +70,8 @@ def find(
 
     `pipe` is a diffusers text-to-image pipeline or a Model; its weights are bit-identical afterwards, whatever
     happens. `class_pictures` replaces the class images that the base model would draw. With `state` the search saves
-    itself there every half minute and when interrupted; `resume` goes on from it, with the same result.
+    itself there every half minute and when interrupted; `resume` goes on from it, with the same result; the file is
+    the caller's to delete once the concept is safe.
     Raises PhotoError without images, UsageError for settings that make no sense, ConesError if a loss is not finite.
     """
     settings = settings or Settings()
@@ -85,6 +84,8 @@ def find(
     words = name_subject(model, class_noun, name, identifier, progress)
     pictures = split(photos, settings.crops, settings.held_out, settings.seed)
     priors = list(class_pictures or draw_class(model, words, settings, progress))
+    if len(priors) < 2:
+        raise PhotoError("fewer than 2 class images", "give several pictures of the class, or let the model draw them")
     info = model.info
     with borrowed(model.denoiser) as layout:
         objective, probes = prepare(model, layout, words, pictures, priors, settings)
@@ -103,8 +104,6 @@ def find(
         run(method, saved, resume, progress)
         choice = choose(objective, method.ranking(), settings.density, objective.batch_of(PROBES))
         concept = describe(model, words, origin, choice, objective, probes)
-    if saved:
-        saved.remove()
     return Cone((concept,))
 
 
@@ -161,9 +160,3 @@ def describe(
         base=model.info,
         origin=origin.model_copy(update={"losses": losses, "warnings": doubts(losses), "parameters": chosen}),
     )
-
-
-def versions() -> dict[str, str]:
-    """Versions of the tool and of what its numbers depend on."""
-    libraries = {name: version(name) for name in ("diffusers", "numpy", "torch", "transformers")}
-    return {"conestool": __version__, "python": platform.python_version(), **libraries}

@@ -23,11 +23,12 @@ SAVE_SECONDS = 30.0
 def run(method: Method, saved: SavedRun | None, resume: bool, progress: Report) -> None:
     """Step `method` to its end.
 
-    With `saved`, its state is written every half minute and on Ctrl-C, which waits for the step to end (a second one
-    does not wait, and leaves the last written state). Raises ConesError when the loss is no longer finite.
+    With `saved`, its state is written every half minute, at the end of a run longer than that, and on Ctrl-C, which
+    waits for the step to end (a second one does not wait, and leaves the last written state). Raises ConesError when
+    the loss is no longer finite.
     """
     done = restored(method, saved, progress) if saved and resume else 0
-    last = time.monotonic()
+    last = begun = time.monotonic()
     with interrupts() as wanted:
         while done < method.steps:
             loss = method.step(done)
@@ -41,6 +42,8 @@ def run(method: Method, saved: SavedRun | None, resume: bool, progress: Report) 
                 last = time.monotonic()
             if stop:
                 raise KeyboardInterrupt
+    if saved and time.monotonic() - begun > SAVE_SECONDS:
+        saved.save(done, method.state())
 
 
 def restored(method: Method, saved: SavedRun, progress: Report) -> int:

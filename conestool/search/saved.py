@@ -54,7 +54,3 @@ class SavedRun:
                 "repeat the interrupted command as it was, or run without --resume",
             )
         return int(facts["steps"]), state
-
-    def remove(self) -> None:
-        """Delete the file, if it is there."""
-        self.path.unlink(missing_ok=True)

@@ -1,0 +1,170 @@
+"""`find` on a small random pipeline: what it records, restores, resumes and refuses."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from conestool.concept import Cone, Losses
+from conestool.diffusion.models import Model, load_model
+from conestool.errors import ConesError, PhotoError, UsageError
+from conestool.format import dumps
+from conestool.search import Event, Note, Progress, Settings, find
+from conestool.search.report import doubts
+from tests.tiny import save_pipeline
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FAST: dict[str, Any] = {"batch": 2, "class_images": 4, "crops": 1}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(str(save_pipeline(tmp_path_factory.mktemp("tiny") / "model", "v_prediction")))
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[Image.Image]:
+    return [Image.open(EXAMPLES / "dog" / f"{number}.jpg") for number in range(1, 6)]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONES_CACHE", str(tmp_path / "cache"))
+
+
+def search(model: Model, photos: list[Image.Image], **options: Any) -> Cone:
+    method = options.pop("method", "mask")
+    steps = options.pop("steps", 6)
+    density = options.pop("density", None)
+    settings = Settings(method=method, density=density, options={"steps": steps}, **FAST)
+    return find(model, photos, "dog", settings=settings, **options)
+
+
+@pytest.mark.parametrize("method", ["cones", "mask", "taylor", "tstat"])
+def test_find_fills_in_the_whole_origin(model: Model, photos: list[Image.Image], method: str) -> None:
+    (concept,) = search(model, photos, method=method, density=0.02, identifier="sks").concepts
+    origin = concept.origin
+    assert (concept.name, concept.class_noun, concept.identifier) == ("dog", "dog", "sks")
+    assert (origin.instance_prompt, origin.class_prompt) == ("a photo of a sks dog", "a photo of a dog")
+    assert (origin.method, origin.seed, origin.held_out, len(origin.photos)) == (method, 0, 1, 5)
+    assert origin.parameters["steps"] == 6
+    assert origin.parameters["density_rule"] == "given"
+    assert origin.losses is not None
+    assert None not in origin.losses.model_dump().values()
+    assert 0 < concept.density <= 0.02
+
+
+def test_weights_are_bit_identical_after_find(model: Model, photos: list[Image.Image]) -> None:
+    before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
+    search(model, photos)
+    assert all(torch.equal(value, before[name]) for name, value in model.denoiser.state_dict().items())
+
+
+def test_the_same_seed_gives_the_same_file(model: Model, photos: list[Image.Image]) -> None:
+    assert dumps(search(model, photos)) == dumps(search(model, list(reversed(photos))))
+
+
+def test_resumed_search_gives_the_same_file(model: Model, photos: list[Image.Image], tmp_path: Path) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and event.stage == "search" and event.done == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    whole = search(model, photos)
+    state = tmp_path / "dog.cone.state"
+    with pytest.raises(KeyboardInterrupt):
+        search(model, photos, state=state, progress=stop)
+    seen: list[Event] = []
+    resumed = search(model, photos, state=state, resume=True, progress=seen.append)
+    assert Note("resumed after step 3 of 6") in seen
+    assert dumps(resumed) == dumps(whole)
+
+
+def test_a_saved_search_with_other_settings_is_refused(
+    model: Model, photos: list[Image.Image], tmp_path: Path
+) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, Progress) and event.stage == "search":
+            signal.raise_signal(signal.SIGINT)
+
+    state = tmp_path / "dog.cone.state"
+    with pytest.raises(KeyboardInterrupt):
+        search(model, photos, state=state, progress=stop)
+    with pytest.raises(UsageError, match="other photos, settings or base model"):
+        search(model, photos[:4], state=state, resume=True)
+
+
+def test_neither_autoencoder_nor_text_encoder_runs_in_the_loop(model: Model, photos: list[Image.Image]) -> None:
+    searching = False
+    calls: list[bool] = []
+
+    def watch(event: Event) -> None:
+        nonlocal searching
+        searching = isinstance(event, Progress) and event.stage == "search" and event.done < event.total
+
+    encoders = (model.pipe.text_encoder, model.pipe.vae.encoder)
+    hooks = [part.register_forward_hook(lambda *_: calls.append(searching)) for part in encoders]
+    search(model, photos, progress=watch)
+    for hook in hooks:
+        hook.remove()
+    assert calls
+    assert not any(calls)
+
+
+def test_one_photo_works_and_warns(model: Model, photos: list[Image.Image]) -> None:
+    seen: list[Event] = []
+    concept = search(model, photos[:1], progress=seen.append)["dog"]
+    assert any(isinstance(event, Note) and event.warning and "one photo" in event.text for event in seen)
+    assert concept.origin.held_out == 0
+
+
+def test_no_photos_is_an_error(model: Model) -> None:
+    with pytest.raises(PhotoError, match="no photos"):
+        search(model, [])
+
+
+def test_a_loss_that_is_not_finite_stops_the_search_and_restores(model: Model, photos: list[Image.Image]) -> None:
+    bias = model.denoiser.conv_out.bias
+    kept = bias.detach().clone()
+    pictures = [photo.resize((32, 32)) for photo in photos[:4]]
+    try:
+        with torch.no_grad():
+            bias.fill_(float("inf"))
+        with pytest.raises(ConesError, match="L_con is (nan|inf) at step 1"):
+            search(model, photos, class_pictures=pictures)
+    finally:
+        with torch.no_grad():
+            bias.copy_(kept)
+
+
+def test_automatic_density_has_the_lowest_loss_of_the_candidates(model: Model, photos: list[Image.Image]) -> None:
+    concept = search(model, photos, method="taylor")["dog"]
+    assert concept.origin.parameters["density_rule"] == "loss"
+    assert concept.neurons > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"held_out_before": 1.0, "held_out_after": 0.99, "random_after": 1.0}, "no better than random"),
+        ({"held_out_before": 1.0, "held_out_after": 0.7, "random_after": 0.69}, "no better than random"),
+        ({"class_before": 1.0, "class_after": 1.5}, "the class itself changed"),
+    ],
+)
+def test_doubtful_results_are_named(values: dict[str, float], words: str) -> None:
+    good = {"held_out_before": 1.0, "held_out_after": 0.8, "random_after": 1.0, "class_before": 1.0, "class_after": 1.0}
+    assert not doubts(Losses(**good))
+    (warning,) = doubts(Losses(**{**good, **values}))
+    assert words in warning
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"density": 0.0}, {"density": 1.5}, {"batch": 0}, {"prior_weight": -1.0}, {"held_out": -1}]
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        Settings(**wrong)
