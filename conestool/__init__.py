@@ -1,5 +1,69 @@
-"""Concept neurons in diffusion models: find, merge and render subjects as sets of integers."""
+"""Concept neurons in diffusion models: find, merge and render subjects as sets of integers.
+
+    from conestool import applied, find, load, merge
+
+    dog = find(pipe, images, class_noun="dog")
+    with applied(pipe, merge(dog, load("hat.cone"))):  # weights are bit-identical afterwards
+        pipe("a sks dog in a zwx hat").images[0]
+
+`pipe` is any diffusers text-to-image pipeline whose denoiser has K/V projections. Names are imported when first used,
+so that reading and merging files never loads torch.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from conestool.algebra import diff, extract, merge
+    from conestool.concept import BaseInfo, Concept, Cone, Losses, Origin
+    from conestool.diffusion.models import load_model
+    from conestool.errors import ConesError
+    from conestool.format import dumps, load, loads, save
+    from conestool.patch import applied
+    from conestool.search import Settings, find
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "BaseInfo",
+    "Concept",
+    "Cone",
+    "ConesError",
+    "Losses",
+    "Origin",
+    "Settings",
+    "__version__",
+    "applied",
+    "diff",
+    "dumps",
+    "extract",
+    "find",
+    "load",
+    "load_model",
+    "loads",
+    "merge",
+    "save",
+]
+
+HOMES = {
+    "conestool.algebra": ("diff", "extract", "merge"),
+    "conestool.concept": ("BaseInfo", "Concept", "Cone", "Losses", "Origin"),
+    "conestool.diffusion.models": ("load_model",),
+    "conestool.errors": ("ConesError",),
+    "conestool.format": ("dumps", "load", "loads", "save"),
+    "conestool.patch": ("applied",),
+    "conestool.search": ("Settings", "find"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'conestool' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
