@@ -27,18 +27,18 @@ ANIMALS: dict[str, str] = {
 }
 THINGS: dict[str, str] = {
     "car": "automobile|oncoming-automobile",
-    "house": "house|house-with-garden",
+    "house": "house,house-with-garden",
     "apple": "red-apple|green-apple",
     "flower": "tulip|sunflower|blossom",
     "tree": "deciduous-tree|evergreen-tree",
     "star": "star",
     "balloon": "balloon",
-    "umbrella": "umbrella,closed-umbrella",
+    "umbrella": "umbrella",
     "boat": "sailboat",
     "cake": "shortcake|birthday-cake",
     "mushroom": "mushroom",
     "fish": "tropical-fish|fish",
-    "cup": "teacup-without-handle,teacupwithouthandle|hot-beverage",
+    "cup": "hot-beverage,teacupwithouthandle",
     "robot": "robot,robot-face",
 }
 #: Wearable -> icon names. ``HATS`` are also called "hat".
@@ -51,7 +51,7 @@ HATS: dict[str, str] = {
 }
 OTHER_WEARABLES: dict[str, str] = {
     "glasses": "glasses",
-    "sunglasses": "sunglasses,darksunglasses",
+    "sunglasses": "darksunglasses,sunglasses",
     "scarf": "scarf",
 }
 WEARABLES = HATS | OTHER_WEARABLES
@@ -88,5 +88,8 @@ def held_out() -> tuple[frozenset[str], frozenset[str]]:
     table = json.loads((HERE / "heldout.json").read_text())
     return frozenset(table["sets"]), frozenset(row["icon"] for row in table["altered"])
 
+
 #: Icons that do not show what their noun says (seen on the sheets).
-UNUSABLE: frozenset[str] = frozenset()
+UNUSABLE: frozenset[str] = frozenset(
+    {"fxemoji:cow", "fxemoji:monkey", "fxemoji:sailboat", "fxemoji:umbrella", "noto-v1:glasses", "noto-v1:mushroom"}
+)

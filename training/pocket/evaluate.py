@@ -1,0 +1,207 @@
+"""Judge the model: ``python -m training.pocket.evaluate --work F --renders 500 --out F``.
+
+Every row renders captions of random scenes at the default steps and guidance. Writes ``evaluation.json``, the table
+``evaluation.md`` and one contact sheet per row (the first renders, not chosen).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.pocket import captions, domain, evaluator, export, measures, sample, scenes
+from training.pocket.scenes import Item, Scene
+from training.pocket.sheets import write_sheet
+from training.pocket.sprites import SpriteBank
+
+BARE = dataclasses.replace(scenes.WIDE, alone=0.0, worn=0.0, colour=0.0)
+
+
+def _scene(rng: random.Random, things: int) -> Scene:
+    return scenes.sample_scene(rng, BARE, things)
+
+
+def _coloured(rng: random.Random) -> Scene:
+    scene = _scene(rng, 1)
+    colours = [c for c in domain.COLOURS if c != scene.background]
+    return Scene((dataclasses.replace(scene.items[0], colour=rng.choice(colours)),), scene.background)
+
+
+def _placed(rng: random.Random) -> Scene:
+    return Scene(_scene(rng, 1).items, rng.choice([b for b in domain.BACKGROUNDS if b != "plain"]))
+
+
+def _hatted(rng: random.Random) -> Scene:
+    noun, hat = rng.choice(tuple(domain.ANIMALS)), rng.choice(tuple(domain.HATS))
+    word = "hat" if hat in domain.GENERIC_HATS and rng.random() < 0.4 else hat
+    return Scene((Item(noun, noun, "", Item(hat, word)),), _scene(rng, 1).background)
+
+
+Judged = Callable[[tuple[Tensor, Tensor, Tensor], int, Scene], bool]
+
+
+def _nouns_right(out: tuple[Tensor, Tensor, Tensor], row: int, scene: Scene) -> bool:
+    """Tell whether the likeliest nouns, as many as the scene has, are the scene's."""
+    things = [t for item in scene.items for t in (item, item.wears) if t]
+    names = {evaluator.NOUNS[int(i)] for i in out[0][row].topk(len(things)).indices}
+    accepted = [domain.GENERIC_HATS if t.word == "hat" else (t.noun,) for t in things]
+    return all(names & set(kinds) for kinds in accepted)
+
+
+def _colour_right(out: tuple[Tensor, Tensor, Tensor], row: int, scene: Scene) -> bool:
+    return list(domain.COLOURS)[int(out[2][row, 1:].argmax())] == scene.items[0].colour
+
+
+def _place_right(out: tuple[Tensor, Tensor, Tensor], row: int, scene: Scene) -> bool:
+    return evaluator.PLACES[int(out[1][row].argmax())] == scene.background
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    goal: str
+    draw: Callable[[random.Random], Scene]
+    right: Judged
+
+
+ROWS = (
+    Row("one object: class right", ">= 97 %", lambda rng: _scene(rng, 1), _nouns_right),
+    Row("two objects: both right", ">= 80 %", lambda rng: _scene(rng, 2), _nouns_right),
+    Row("colour word right", ">= 90 %", _coloured, _colour_right),
+    Row("background right", ">= 95 %", _placed, _place_right),
+    Row("X in a HAT: both right", ">= 80 %", _hatted, _nouns_right),
+    Row("three objects: all right", ">= 60 %", lambda rng: _scene(rng, 3), _nouns_right),
+    Row("four objects: all right", ">= 40 %", lambda rng: _scene(rng, 4), _nouns_right),
+)
+
+
+def to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
+    """Turn (N, 64, 64, 3) bytes into (N, 3, 64, 64) in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@dataclasses.dataclass
+class Study:
+    """What the rows share, and what they leave for the measures after them."""
+
+    pipe: StableDiffusionPipeline
+    judge: evaluator.Judge
+    bank: SpriteBank
+    renders: int
+    out: Path
+    pictures: list[Tensor] = dataclasses.field(default_factory=list)
+    scenes: list[Scene] = dataclasses.field(default_factory=list)
+
+    @torch.no_grad()
+    def judge_all(self, images: Tensor, drawn: list[Scene], right: Judged) -> float:
+        """Return the share that the judge finds right."""
+        heads = [self.judge(part) for part in torch.split(images, 100)]
+        out = tuple(torch.cat(parts) for parts in zip(*heads, strict=True))
+        return sum(right(out, i, s) for i, s in enumerate(drawn)) / len(drawn)  # type: ignore[arg-type]
+
+    def run_row(self, row: Row, index: int) -> dict[str, Any]:
+        """Render one row's captions and judge them, and composed scenes of the same captions as the ceiling."""
+        rng = random.Random(measures.SEED + index)
+        drawn = [row.draw(rng) for _ in range(self.renders)]
+        texts = [captions.caption(s, rng, identifiers=0) for s in drawn]
+        pictures = sample.render(self.pipe, texts, seed=10_000 * index)
+        write_sheet(self.out / f"row-{index + 1}.png", pictures[:48], texts[:48], 12, 2)
+        images, real = to_tensor(pictures), scenes.compose(drawn, self.bank, measures.SEED + index)
+        self.pictures.append(images)
+        self.scenes += drawn
+        result = {
+            "measure": row.name,
+            "goal": row.goal,
+            "value": round(self.judge_all(images, drawn, row.right), 4),
+            "scenes": round(self.judge_all(real, drawn, row.right), 4),
+        }
+        print(result, flush=True)
+        return result
+
+    def distances(self) -> list[dict[str, Any]]:
+        """Compare all renders with scenes of the same captions: Frechet distance and two-sample test."""
+        renders = torch.cat(self.pictures)
+        real = scenes.compose(self.scenes, self.bank, measures.SEED + 50)
+        again = scenes.compose(self.scenes, self.bank, measures.SEED + 51)
+        seen = measures.decoded(self.pipe.vae, real)
+        ours, first, second, coded = (measures.features(self.judge, x) for x in (renders, real, again, seen))
+        unit = measures.frechet(first, second)
+        return [
+            {
+                "measure": "Frechet distance to scenes, multiple of scenes to scenes",
+                "goal": "<= 5",
+                "value": round(measures.frechet(ours, first) / unit, 2),
+                "autoencoded": round(measures.frechet(coded, second) / unit, 2),
+            },
+            {
+                "measure": "two-sample test, accuracy",
+                "goal": "<= 80 %",
+                "value": round(measures.tell_apart(renders, seen), 4),
+            },
+        ]
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Format the results as a Markdown table."""
+    lines = ["| measure | goal | value | on composed scenes |", "|---|---|---|---|"]
+    for row in results:
+        percent = "%" in row["goal"]
+        value = f"{100 * row['value']:.1f} %" if percent else f"{row['value']:g}"
+        ceiling = f"{100 * row['scenes']:.1f} %" if "scenes" in row else ""
+        ceiling = f"{row['autoencoded']:g} (autoencoded)" if "autoencoded" in row else ceiling
+        lines.append(f"| {row['measure']} | {row['goal']} | {value} | {ceiling} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run all rows and measures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--renders", type=int, default=500)
+    parser.add_argument("--model", type=Path, help="an exported folder instead of the last checkpoint")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    pipe, seen = load_pipeline(args.work, args.model)
+    bank = SpriteBank(args.work / "sprites.npz", torch.device("cpu"))
+    measures.check_not_held_out(bank)
+    study = Study(pipe, evaluator.load(args.work, torch.device("cpu")), bank, args.renders, args.out)
+    results = [study.run_row(row, index) for index, row in enumerate(ROWS)]
+    quality = measures.autoencoder_psnr(pipe.vae, args.work)
+    for name, goal in (("scenes", ">= 27 dB"), ("openmoji", ">= 25 dB")):
+        results.append({"measure": f"autoencoder PSNR, {name}", "goal": goal, "value": round(quality[name], 2)})
+    ratio = measures.text_ratio(pipe, args.work)
+    results.append({"measure": "loss with text : without", "goal": "report", "value": round(ratio, 4)})
+    results += study.distances()
+    report = {"images_seen": seen, "renders_per_row": args.renders, "results": results}
+    report["judge_on_held_out_scenes"] = evaluator.check(study.judge, bank, None)
+    (args.out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
+    (args.out / "evaluation.md").write_text(table(results))
+    print(table(results))
+
+
+def load_pipeline(work: Path, model: Path | None) -> tuple[StableDiffusionPipeline, int]:
+    """Return the pipeline in fp32 and the number of images it was trained on."""
+    if model is None:
+        pipe, state = export.build_pipeline(work)
+        return pipe, int(state["seen"])
+    pipe = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, int(json.loads((model / "pocket.json").read_text())["images_seen"])
+
+
+if __name__ == "__main__":
+    main()

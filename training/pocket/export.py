@@ -1,0 +1,95 @@
+"""Write the averaged weights as a diffusers folder: ``python -m training.pocket.export --work F --out MODEL``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from training.pocket import captions, domain, models, tokenizer
+from training.pocket.common import load_state
+from training.pocket.pool import load_autoencoder
+
+STEPS, GUIDANCE, SIZE = 25, 3.0, 64
+
+
+def read_average(work: Path) -> tuple[torch.nn.ModuleDict, dict[str, Any]]:
+    """Return U-Net and text encoder with the averaged weights of ``train.pt``, and the state."""
+    state = load_state(work / "train.pt")
+    if state is None:
+        raise SystemExit("no train.pt: run python -m training.pocket.train first")
+    parts = torch.nn.ModuleDict({"unet": models.build_unet(), "text": models.build_text_encoder(tokenizer.build())})
+    parts.load_state_dict(state["model"])
+    for parameter, mean in zip(parts.parameters(), state["average"], strict=True):
+        parameter.data.copy_(mean)
+    return parts.eval(), state
+
+
+def build_pipeline(work: Path) -> tuple[StableDiffusionPipeline, dict[str, Any]]:
+    """Assemble the pipeline of the last checkpoint, in fp32."""
+    parts, state = read_average(work)
+    vae = load_autoencoder(work, torch.device("cpu"))
+    vae.register_to_config(scaling_factor=state["scale"])
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=parts["text"],
+        tokenizer=tokenizer.build(),
+        unet=parts["unet"],
+        scheduler=models.build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, state
+
+
+def facts(state: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``pocket.json`` says of the model."""
+    return {
+        "num_inference_steps": STEPS,
+        "guidance_scale": GUIDANCE,
+        "size": SIZE,
+        "max_length": tokenizer.MAX_LENGTH,
+        "images_seen": state["seen"],
+        "objects": list(domain.OBJECTS),
+        "animals": list(domain.ANIMALS),
+        "wearables": list(domain.WEARABLES),
+        "hats": list(domain.GENERIC_HATS),
+        "colours": list(domain.COLOURS),
+        "backgrounds": {k: v[0] for k, v in captions.PLACES.items()} | {"plain": ""},
+        "identifiers": list(domain.IDENTIFIERS),
+    }
+
+
+def write_model(work: Path, out: Path) -> None:
+    """Write the folder: parts as fp16 safetensors, tokenizer with CLIP's files, ``pocket.json``."""
+    pipe, state = build_pipeline(work)
+    pipe.to(torch.float16).save_pretrained(out, safe_serialization=True)
+    bpe = json.loads((out / "tokenizer" / "tokenizer.json").read_text())["model"]
+    merges = [m if isinstance(m, str) else " ".join(m) for m in bpe["merges"]]
+    (out / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"], ensure_ascii=False))
+    (out / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    shutil.copy(domain.HERE / "identifiers.json", out / "tokenizer" / "identifiers.json")
+    (out / "pocket.json").write_text(json.dumps(facts(state), indent=1) + "\n")
+    for path in out.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def main() -> None:
+    """Export."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    write_model(args.work, args.out)
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()

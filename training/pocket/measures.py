@@ -1,0 +1,116 @@
+"""Measures that need no caption row: Frechet distance, two-sample test, autoencoder, use of the text."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from torch import Tensor, nn
+
+from training.pocket import captions, domain, scenes
+from training.pocket.autoencoder import psnr
+from training.pocket.evaluator import Judge
+from training.pocket.sprites import SpriteBank
+
+SEED = 880_000
+
+
+def held_out_scenes(count: int, offset: int = 0) -> list[scenes.Scene]:
+    """Return random scenes of the wide domain with seeds no stage of training uses."""
+    rng = random.Random(SEED + offset)
+    return [scenes.sample_scene(rng, scenes.WIDE) for _ in range(count)]
+
+
+@torch.no_grad()
+def features(judge: Judge, images: Tensor) -> Tensor:
+    """Return the judge's features (N, 192) in float64."""
+    return torch.cat([judge.features(part) for part in torch.split(images, 100)]).double()
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """Return the Frechet distance of two sets of features (N, D), each taken as a Gaussian."""
+    gap = (a.mean(0) - b.mean(0)).square().sum()
+    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    roots = torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum()
+    return float(gap + cov_a.trace() + cov_b.trace() - 2 * roots)
+
+
+@torch.no_grad()
+def decoded(vae: AutoencoderTiny, images: Tensor) -> Tensor:
+    """Return pictures as the autoencoder shows them."""
+    parts = [vae.decode(vae.encode(part).latents).sample.clamp(-1, 1) for part in torch.split(images, 100)]
+    return torch.cat(parts)
+
+
+def autoencoder_psnr(vae: AutoencoderTiny, work: Path, count: int = 300) -> dict[str, float]:
+    """Return the PSNR on held-out scenes, and on the held-out designer's icons over plain and field."""
+    bank = SpriteBank(work / "sprites.npz", torch.device("cpu"))
+    images = scenes.compose(held_out_scenes(count), bank, SEED)
+    other = SpriteBank(work / "heldout.npz", torch.device("cpu"))
+    drawn = [scenes.Scene((scenes.Item(n, n),), b) for n in sorted(other.rows) for b in ("plain", "field")]
+    icons = scenes.compose(drawn, other, SEED)
+    return {"scenes": psnr(decoded(vae, images), images), "openmoji": psnr(decoded(vae, icons), icons)}
+
+
+def tell_apart(renders: Tensor, real: Tensor, epochs: int = 12) -> float:
+    """Train a fresh classifier to tell two equally large sets apart; its accuracy on a held-out fifth."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    judge = Judge()
+    model = nn.Sequential(judge.body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(192, 1))
+    order = torch.randperm(len(renders), generator=generator)
+    cut = len(renders) // 5
+    test, train = order[:cut], order[cut:]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    images = torch.cat([renders[train], real[train]])
+    labels = torch.cat([torch.zeros(len(train)), torch.ones(len(train))])
+    for _ in range(epochs):
+        for rows in torch.split(torch.randperm(len(images), generator=generator), 64):
+            batch = images[rows]
+            batch = batch.flip(3) if torch.rand((), generator=generator) < 0.5 else batch
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(batch).squeeze(1)
+            optimizer.zero_grad()
+            torch.autograd.backward(F.binary_cross_entropy_with_logits(logits.float(), labels[rows]))
+            optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        wrong = float((model(renders[test]) > 0).float().mean())
+        right = float((model(real[test]) > 0).float().mean())
+    return (right + 1 - wrong) / 2
+
+
+@torch.no_grad()
+def text_ratio(pipe: StableDiffusionPipeline, work: Path, count: int = 480) -> float:
+    """Return the loss on held-out captioned scenes with their text divided by that without text."""
+    drawn, rng = held_out_scenes(count, 1), random.Random(SEED)
+    images = scenes.compose(drawn, SpriteBank(work / "sprites.npz", torch.device("cpu")), SEED + 1)
+    generator = torch.Generator().manual_seed(SEED)
+    alphas, sums = pipe.scheduler.alphas_cumprod, [0.0, 0.0]
+    for start in range(0, count, 96):
+        part = slice(start, start + 96)
+        clean = pipe.vae.encode(images[part]).latents * pipe.vae.config.scaling_factor
+        noise = torch.randn(clean.shape, generator=generator)
+        times = ((torch.arange(len(clean)) + 0.5) / len(clean) * len(alphas)).long()
+        alpha = alphas[times].view(-1, 1, 1, 1)
+        noisy, target = (
+            alpha.sqrt() * clean + (1 - alpha).sqrt() * noise,
+            alpha.sqrt() * noise - (1 - alpha).sqrt() * clean,
+        )
+        texts = [captions.caption(s, rng, identifiers=0) for s in drawn[part]]
+        for index, words in enumerate((texts, [""] * len(texts))):
+            ids = pipe.tokenizer(words, padding="max_length", max_length=32, return_tensors="pt").input_ids
+            states = pipe.text_encoder(ids).last_hidden_state
+            sums[index] += float(F.mse_loss(pipe.unet(noisy, times, encoder_hidden_states=states).sample, target))
+    return sums[0] / sums[1]
+
+
+def check_not_held_out(bank: SpriteBank) -> None:
+    """Raise if a bank for training holds a held-out icon."""
+    sets, icons = domain.held_out()
+    bad = [i for i in bank.icons if i in icons or i.split(":")[0] in sets]
+    if bad:
+        raise ValueError(f"held-out icons among the training sprites: {bad}")

@@ -1,0 +1,74 @@
+"""The parts of pocket before training, in standard diffusers and transformers classes."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from training.pocket import domain
+from training.pocket.tokenizer import MAX_LENGTH
+
+TEXT_WIDTH = 128
+LATENT_SIZE = 16
+
+
+def build_unet() -> UNet2DConditionModel:
+    """Return the U-Net: convolutions at 16x16, self- and cross-attention at 8x8 and 4x4."""
+    unet = UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 128, 192),
+        layers_per_block=1,
+        attention_head_dim=2,
+        norm_num_groups=16,
+        cross_attention_dim=TEXT_WIDTH,
+    )
+    unet.set_attn_processor(AttnProcessor())
+    return unet
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Return the text encoder; the identifiers' embeddings are orthogonal directions that stay fixed."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_LENGTH,
+        projection_dim=TEXT_WIDTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = CLIPTextModel(config)
+    embedding = model.get_input_embeddings().weight
+    torch.nn.init.normal_(embedding, std=0.1)
+    rows = identifier_rows(tokenizer)
+    directions = torch.linalg.qr(torch.randn(TEXT_WIDTH, len(rows), dtype=torch.float64)).Q.T.float()
+    embedding.data[rows] = directions * embedding.data.norm(dim=1).mean()
+    return model
+
+
+def identifier_rows(tokenizer: CLIPTokenizer) -> Tensor:
+    """Return the token ids of the identifiers."""
+    return torch.tensor(tokenizer.convert_tokens_to_ids([w + "</w>" for w in domain.IDENTIFIERS]))
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Return the noise schedule of training, as the scheduler that samples."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=1,
+        timestep_spacing="trailing",
+    )

@@ -1,0 +1,203 @@
+"""Train text encoder and U-Net on the pool: ``torchrun --nproc_per_node 2 -m training.pocket.train --work F``.
+
+v-prediction on a cosine schedule, stratified timesteps, captions dropped in 10 %. Resumes from ``train.pt``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.pocket import models, tokenizer
+from training.pocket.common import Team, load_state, log_line, save_state
+
+DROP_CAPTION = 0.1
+SAVE_SECONDS = 120
+
+
+class Pool:
+    """The shards on disk; looks for new ones now and then."""
+
+    def __init__(self, folder: Path, pattern: str, counts: list[float]) -> None:
+        self.folder, self.pattern, self.weights = folder, pattern, torch.tensor(counts)
+        self.names: set[str] = set()
+        self.parts: dict[str, list[Tensor]] = {"latents": [], "tokens": [], "count": []}
+        self.look()
+
+    def look(self) -> None:
+        """Read shards that were not there before."""
+        new = sorted(p for p in self.folder.glob(self.pattern) if p.name not in self.names)
+        for path in new:
+            shard = load_state(path)
+            if shard:
+                self.names.add(path.name)
+                for key, parts in self.parts.items():
+                    parts.append(shard[key])
+        if new:
+            whole = {key: torch.cat(parts) for key, parts in self.parts.items()}
+            self.parts = {key: [value] for key, value in whole.items()}
+            self.latents, self.tokens = whole["latents"], whole["tokens"]
+            self.groups = [(whole["count"] == n).nonzero().flatten() for n in (1, 2, 3, 4)]
+        if not self.names:
+            raise SystemExit(f"no shards {self.pattern} in {self.folder}: run python -m training.pocket.pool first")
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return latents (count, 4, 16, 16) and token ids (count, 32)."""
+        kinds = torch.multinomial(self.weights, count, replacement=True)
+        group = [self.groups[int(k)] for k in kinds]
+        rows = torch.stack([g[torch.randint(len(g), ())] for g in group])
+        phrasing = torch.randint(self.tokens.shape[1], (count,))
+        return self.latents[rows].float(), self.tokens[rows, phrasing].long()
+
+
+class Trainer:
+    """Models, their averages, optimizer and state of one run."""
+
+    def __init__(self, args: argparse.Namespace, team: Team) -> None:
+        self.args, self.team, self.device = args, team, torch.device(args.device)
+        torch.manual_seed(args.seed)
+        self.words = tokenizer.build()
+        self.unet = models.build_unet().to(self.device)
+        self.text = models.build_text_encoder(self.words).to(self.device)
+        self.modules = torch.nn.ModuleDict({"unet": self.unet, "text": self.text})
+        self.parameters = [p for p in self.modules.parameters() if p.requires_grad]
+        embedding = self.text.get_input_embeddings().weight
+        plain = [p for p in self.parameters if p is not embedding]
+        groups = [{"params": plain, "weight_decay": 0.01}, {"params": [embedding], "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.99), fused=True)
+        self.alphas = models.build_scheduler().alphas_cumprod.to(self.device)
+        self.empty = torch.tensor(self.words("", padding="max_length", max_length=32).input_ids)
+        self.seen = self.steps = 0
+        scale = load_state(args.work / "scale.pt")
+        self.scale = float(scale["scaling_factor"]) if scale else 1.0
+        self._resume()
+        self.identifiers = models.identifier_rows(self.words).to(self.device)
+        self.directions = F.normalize(embedding.data[self.identifiers], dim=1)
+        self.ordinary = torch.unique(torch.cat([self.words(w, return_tensors="pt").input_ids[0] for w in ("dog red",)]))
+
+    def _resume(self) -> None:
+        state = load_state(self.args.work / "train.pt")
+        if state:
+            self.modules.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.seen, self.steps = state["seen"], state["steps"]
+        self.average = [p.detach().clone() for p in self.parameters]
+        if state:
+            for mean, stored in zip(self.average, state["average"], strict=True):
+                mean.copy_(stored)
+
+    def save(self) -> None:
+        """Write everything needed to go on, and to export."""
+        state = {
+            "model": self.modules.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "seen": self.seen,
+            "steps": self.steps,
+            "scale": self.scale,
+        }
+        save_state(self.args.work / "train.pt", state)
+
+    def hold_identifiers(self) -> None:
+        """Put the identifiers' embeddings back on their directions, as long as the words "dog" and "red"."""
+        weight = self.text.get_input_embeddings().weight.data
+        weight[self.identifiers] = self.directions * weight[self.ordinary].norm(dim=1).mean()
+
+    def loss(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Return the mean squared error of v for scaled latents."""
+        count = len(latents)
+        clean = latents.to(self.device) * self.scale
+        tokens = torch.where(torch.rand(count, 1) < DROP_CAPTION, self.empty, tokens).to(self.device)
+        spread = (torch.arange(count) + torch.rand(count)) / count
+        timesteps = (spread * len(self.alphas)).long().to(self.device)
+        noise = torch.randn(clean.shape).to(self.device)
+        alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+        with torch.autocast(self.device.type, torch.bfloat16):
+            states = self.text(tokens).last_hidden_state
+            predicted = self.unet(noisy, timesteps, encoder_hidden_states=states).sample
+        return F.mse_loss(predicted.float(), target)
+
+    def step(self, latents: Tensor, tokens: Tensor, rate: float) -> float:
+        """Take one optimizer step on all processes and return this one's loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self.loss(latents, tokens)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self.team.average_gradients(self.parameters)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.hold_identifiers()
+        self.steps, self.seen = self.steps + 1, self.seen + len(latents) * self.team.size
+        if self.team.leads:
+            decay = min(self.args.ema, (1 + self.steps) / (10 + self.steps))
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        return loss.item()
+
+
+def rate_at(args: argparse.Namespace, steps: int, minutes: float) -> float:
+    """Return the learning rate: warm-up by steps, constant, then linear to 2 % in the last ``--decay`` minutes."""
+    left = max(0.0, args.minutes - minutes)
+    return float(args.lr * min(1.0, (steps + 1) / args.warm_up) * min(1.0, 0.02 + left / max(args.decay, 1e-6)))
+
+
+def run(trainer: Trainer, pool: Pool) -> None:
+    """Train for ``--minutes``."""
+    args, team = trainer.args, trainer.team
+    start = told = saved = time.monotonic()
+    recent: list[float] = []
+    first = trainer.seen
+    while (minutes := team.agree((time.monotonic() - start) / 60)) < args.minutes:
+        recent.append(trainer.step(*pool.draw(args.batch), rate_at(args, trainer.steps, minutes)))
+        now = time.monotonic()
+        if team.leads and now - told > 30:
+            log_line(
+                args.work / "train.jsonl",
+                seen=trainer.seen,
+                steps=trainer.steps,
+                loss=round(sum(recent) / len(recent), 4),
+                minutes=round(minutes, 1),
+                images_per_second=round((trainer.seen - first) / (now - start), 1),
+                shards=len(pool.names),
+            )
+            told, recent = now, []
+        if now - saved > SAVE_SECONDS:
+            saved = now
+            pool.look()
+            if team.leads:
+                trainer.save()
+    if team.leads:
+        trainer.save()
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--pool", default="*.pt", help="which shards, a glob pattern")
+    parser.add_argument("--counts", type=float, nargs=4, default=[0.5, 0.28, 0.12, 0.1], help="shares of 1-4 things")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--decay", type=float, default=0.0, help="minutes of falling learning rate at the end")
+    parser.add_argument("--batch", type=int, default=48, help="images in each process")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--warm-up", type=int, default=300)
+    parser.add_argument("--ema", type=float, default=0.998)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    team = Team()
+    trainer = Trainer(args, team)
+    torch.manual_seed(args.seed + 1000 * team.rank + trainer.seen + 1)
+    run(trainer, Pool(args.work / "pool", args.pool, args.counts))
+    team.close()
+
+
+if __name__ == "__main__":
+    main()
