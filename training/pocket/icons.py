@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import resvg_py
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -56,6 +55,8 @@ class IconSet:
         """Draw one icon as RGBA, shape (size, size, 4), fitted to its own bounding box and centred."""
         if self.is_held_out(icon) and not self.allow_held_out:
             raise HeldOutError(f"icon {self.name}:{icon} is held out")
+        import resvg_py
+
         entry = self.data["icons"][icon]
         side = [entry.get(k, self.data.get(k, 16)) for k in ("width", "height")]
         box = f"{entry.get('left', 0)} {entry.get('top', 0)} {side[0]} {side[1]}"
