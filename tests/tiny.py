@@ -14,7 +14,8 @@ from conestool.diffusion.quiet import quiet
 
 __all__ = ["WORDS", "make_pipeline", "save_pipeline"]
 
-WORDS = ["a", "an", "the", "of", "in", "on", "with", "and", "photo", "picture", "dog", "cat", "hat", "bear", "top", "red", "blue", "beach", "under", "at", "night", "is", "two", "sks", "zwx", "qyx", "vlk", "brz", "fnj", "gvt", "hjq"]
+WORDS = """a an the of in on with and photo picture dog cat hat bear top red blue beach under at night is two
+sks zwx qyx vlk brz fnj gvt hjq""".split()  # noqa: SIM905
 LENGTH = 24
 
 

@@ -111,9 +111,9 @@ def sample_losses(
 
 
 def stratified_timesteps(n: int, steps: int, generator: torch.Generator | None = None) -> Tensor:
-    """`n` timestep indices below `steps`, one drawn uniformly from each n-th of the range, in random order; int64 on CPU.
+    """`n` timestep indices below `steps`, one drawn uniformly from each n-th of the range, in random order.
 
-    Their spread over the range lowers the variance of the loss against independent draws.
+    int64 on the CPU. Their spread over the range lowers the variance of the loss against independent draws.
     """
     places = (torch.arange(n) + torch.rand(n, generator=generator)) / n
     order = torch.randperm(n, generator=generator)

@@ -12,7 +12,7 @@ from torch import nn
 
 from conestool.concept import BaseInfo
 from conestool.diffusion.families import Family, family_of
-from conestool.diffusion.sources import load_pipeline, locate, read_json
+from conestool.diffusion.sources import is_hub_id, load_pipeline, locate, read_json
 
 __all__ = ["Defaults", "Model", "load_model", "wrap"]
 
@@ -42,7 +42,6 @@ class Model:
     path: Path | None = None
     stored_dtype: torch.dtype | None = None
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
-    _info: BaseInfo | None = field(default=None, repr=False)
 
     @property
     def denoiser(self) -> nn.Module:
@@ -65,13 +64,20 @@ class Model:
         return int(self.pipe.vae_scale_factor)
 
     @property
-    def info(self) -> BaseInfo:
-        """The identity of the model; computed once, from the unpatched weights."""
-        if self._info is None:
-            from conestool.diffusion.identity import describe
+    def in_folder(self) -> bool:
+        """Whether it came from a diffusers folder."""
+        return self.path is not None and self.path.is_dir()
 
-            self._info = describe(self)
-        return self._info
+    @property
+    def info(self) -> BaseInfo:
+        """The identity of the model, without the concepts that are applied at the moment."""
+        from conestool.diffusion.identity import describe
+
+        return describe(self)
+
+    def forget(self) -> None:
+        """Forget where the model came from, because its weights are no longer those."""
+        self.path = None
 
 
 def load_model(
@@ -101,14 +107,19 @@ def load_model(
     return model
 
 
-def wrap(pipe: Any, id: str = "pipeline") -> Model:
-    """A Model around a pipeline that is loaded already; a Model is returned as it is."""
+def wrap(pipe: Any, id: str | None = None) -> Model:
+    """A Model around a pipeline that is loaded already; a Model is returned as it is.
+
+    `id` is by default the Hub id that the pipeline was loaded from, or "pipeline" if it was none.
+    """
     if isinstance(pipe, Model):
         return pipe
     family = family_of(pipe)
     denoiser = family.denoiser(pipe)
     denoiser.eval()
-    settings = read_json(Path(str(pipe.name_or_path or "")) / "pocket.json")
+    origin = str(pipe.name_or_path or "")
+    settings = read_json(Path(origin) / "pocket.json") if origin else {}
+    id = id or (origin if is_hub_id(origin) and not Path(origin).exists() else "pipeline")
     plain = Defaults(size=sample_side(denoiser) * int(pipe.vae_scale_factor))
     return Model(pipe, id, family, read_defaults(settings, plain), settings=settings)
 

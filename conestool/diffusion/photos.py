@@ -7,9 +7,9 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from conestool.errors import PhotoError
 
@@ -101,7 +101,7 @@ def read_photo(path: str | Path) -> Photo:
                 check_size(image.size, path.name)
                 image.load()
                 return as_photo(image, path.name)
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise PhotoError(f"{path.name}: not an image") from error
     except Image.DecompressionBombError as error:
         raise PhotoError(f"{path.name}: more than {MAX_PIXELS // 1_000_000} million pixels") from error
@@ -145,7 +145,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
-    """A 16-bit (or wider) grey image as 8-bit grey: values up to 65535 keep their high byte, floats up to 1 are scaled."""
+    """A 16-bit (or wider) grey image as 8-bit grey: 65535 becomes 255, and so does 1.0 in floats up to 1."""
     import numpy as np
 
     values = np.asarray(image, dtype=np.float64)
@@ -172,13 +172,13 @@ def to_latents(model: Model, images: Sequence[Image.Image], *, size: int | None 
     pixels = torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
     vae = model.pipe.vae
     with torch.no_grad():
-        parts = [encode_pixels(vae, chunk) for chunk in pixels.split(batch)]
+        parts = [encode_pixels(vae, pixels[start : start + batch]) for start in range(0, len(pixels), batch)]
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     return ((torch.cat(parts) - shift) * vae.config.scaling_factor).to(model.device)
 
 
-def encode_pixels(vae: object, pixels: Tensor) -> Tensor:
+def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
     """Unscaled latents, fp32, of pixels in -1..1, (n, 3, side, side)."""
-    out = vae.encode(pixels.to(vae.device, vae.dtype))  # type: ignore[attr-defined]
-    latents: Tensor = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents
-    return latents.float()
+    out = vae.encode(pixels.to(vae.device, vae.dtype))
+    latents: Tensor = (out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents).float()
+    return latents

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,11 +15,10 @@ import torch
 from conestool.diffusion.quiet import quiet
 from conestool.errors import ModelLoadError, UsageError
 
-__all__ = ["Source", "load_pipeline", "locate", "pocket_folder", "read_json", "weight_files"]
+__all__ = ["Source", "denoiser_files", "is_hub_id", "load_pipeline", "locate", "pocket_folder", "read_json", "reading"]
 
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DENOISERS = ("unet", "transformer")
-HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.model"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def folder_source(model_id: str, path: Path, revision: str | None = None) -> Sou
     """A diffusers folder, checked for being one."""
     if not (path / "model_index.json").is_file():
         raise ModelLoadError(f"{model_id}: not a diffusers folder, it has no model_index.json")
-    files = [file for name in DENOISERS for file in weight_files(path / name)]
+    files = denoiser_files(path)
     if not files:
         raise ModelLoadError(
             f"{model_id}: no .safetensors weights in unet/ or transformer/", "pickled .bin weights are never loaded"
@@ -117,29 +117,34 @@ def guess_repository(path: Path) -> str:
 
 def fetch(model_id: str, revision: str | None, offline: bool, weights: bool = True) -> Path:
     """The local snapshot of a Hub repository, downloaded unless it is cached or `offline` is set."""
+    from diffusers import DiffusionPipeline
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
-    patterns = HUB_FILES if weights else ["*.json", "*.txt", "*.model"]
+    options: dict[str, Any] = {"revision": revision, "local_files_only": offline}
+    with hub_errors(model_id, revision, offline), quiet():
+        if weights:
+            return Path(DiffusionPipeline.download(model_id, use_safetensors=True, safety_checker=None, **options))
+        return Path(snapshot_download(model_id, allow_patterns=["*.json", "*.txt", "*.model"], **options))
+
+
+@contextmanager
+def hub_errors(model_id: str, revision: str | None, offline: bool) -> Iterator[None]:
+    """Turn what goes wrong between here and the Hub into a ModelLoadError that says what to do."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
     try:
-        return Path(snapshot_download(model_id, revision=revision, allow_patterns=patterns, local_files_only=offline))
+        yield
     except GatedRepoError as error:
         raise ModelLoadError(f"{model_id}: gated on the Hub", "accept its terms there, then: hf auth login") from error
     except RevisionNotFoundError as error:
         raise ModelLoadError(f"{model_id}: the Hub has no revision {revision!r} of it") from error
     except RepositoryNotFoundError as error:
         raise ModelLoadError(f"{model_id}: no such model here or on the Hub", "check the spelling") from error
-    except LocalEntryNotFoundError as error:
-        hint = "run once without --offline" if offline else "the Hub cannot be reached; --offline uses the cache alone"
-        raise ModelLoadError(f"{model_id}: not on this machine", hint) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise ModelLoadError(f"{model_id}: cannot be fetched: {first_line(error)}") from error
+    except (OSError, ValueError) as error:
+        if offline:
+            raise ModelLoadError(f"{model_id}: not on this machine", "run once without --offline") from error
+        hint = "check the connection; --offline uses the cache alone"
+        raise ModelLoadError(f"{model_id}: cannot be fetched: {first_line(error)}", hint) from error
 
 
 def load_pipeline(source: Source, dtype: torch.dtype) -> Any:
@@ -166,13 +171,15 @@ def safety_off(folder: Path) -> dict[str, Any]:
 
 def fp16_only(folder: Path) -> str | None:
     """The variant "fp16" where a folder holds the denoiser in that variant alone."""
-    names = [file.name for name in DENOISERS for file in weight_files(folder / name)]
-    return "fp16" if names and all(".fp16." in name for name in names) else None
+    files = denoiser_files(folder)
+    return "fp16" if files and all(".fp16." in file.name for file in files) else None
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of one component, in name order."""
-    return sorted(folder.glob("*.safetensors"))
+def denoiser_files(folder: Path) -> list[Path]:
+    """The weight files of the denoiser that are loaded from a diffusers folder; a variant only if there is no other."""
+    files = [file for name in DENOISERS for file in sorted((folder / name).glob("*.safetensors"))]
+    plain = [file for file in files if re.fullmatch(r"[^.]+\.safetensors", file.name)]
+    return plain or [file for file in files if ".fp16." in file.name]
 
 
 def stored_dtype(path: Path) -> torch.dtype | None:

@@ -1,0 +1,44 @@
+"""Where things computed once are kept: the user's cache folder, or $CONES_CACHE. Losing it costs only time."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_dir
+
+from conestool.errors import UsageError
+
+__all__ = ["cache_folder", "recall", "remember", "store"]
+
+
+def cache_folder() -> Path:
+    """$CONES_CACHE, else the folder that the system keeps for caches; it may not exist yet."""
+    return Path(os.environ.get("CONES_CACHE") or user_cache_dir("conestool"))
+
+
+def recall(kind: str, key: str) -> Any:
+    """The JSON value remembered under `kind` and `key`, or None if there is none that can be read."""
+    try:
+        return json.loads((cache_folder() / kind / f"{key}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def remember(kind: str, key: str, value: Any) -> None:
+    """Keep a JSON value; a cache that cannot be written is passed over."""
+    store(cache_folder() / kind / f"{key}.json", json.dumps(value, sort_keys=True).encode())
+
+
+def store(path: Path, data: bytes) -> bool:
+    """Write a cache file whole or not at all; False if the cache cannot be written."""
+    from conestool.files import write_atomic
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data, force=True)
+    except (OSError, UsageError):
+        return False
+    return True

@@ -1,0 +1,168 @@
+"""What a model is: its K/V weights streamed through the digest ladder, remembered by file identity.
+
+The ladder itself is numpy alone and lives in `conestool.identity`; spec/cone-1.md says which bytes are hashed. A model
+from a diffusers folder is known by the weights in its files, whatever dtype it was loaded in; any other by the weights
+in memory. Neither is affected by concepts that are applied at the moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from conestool.concept import BaseInfo
+from conestool.diffusion.cache import recall, remember
+from conestool.diffusion.models import Model
+from conestool.diffusion.sources import denoiser_files, reading
+from conestool.diffusion.weights import kv_weights
+from conestool.errors import UsageError
+from conestool.identity import Fingerprint
+
+__all__ = ["describe", "patched"]
+
+Fields = dict[str, Any]
+CACHE_VERSION = 1
+
+
+@dataclass
+class Patches:
+    """How many contexts have patched a denoiser at the moment, and what it was before the first."""
+
+    depth: int
+    fields: Fields | None
+
+
+PATCHED: WeakKeyDictionary[nn.Module, Patches] = WeakKeyDictionary()
+KNOWN: WeakKeyDictionary[nn.Module, tuple[list[int], Fields]] = WeakKeyDictionary()
+
+
+def describe(model: Model) -> BaseInfo:
+    """The identity of `model` without the concepts applied to it.
+
+    Costs about a second for SD 1.5, and next to nothing when the files, or the weights in memory, are known already.
+    UsageError if it is asked for the first time while concepts are applied with `check=False`.
+    """
+    fields = from_files(model) or from_memory(model)
+    dtype = model.stored_dtype if model.in_folder else model.dtype
+    return BaseInfo(
+        id=public_id(model.id),
+        revision=model.revision,
+        family=model.family.name,
+        dtype=str(dtype).removeprefix("torch."),
+        **fields,
+    )
+
+
+def public_id(model_id: str) -> str:
+    """A model's id without the folders of whoever uses it: an absolute path is cut down to its last part."""
+    path = Path(model_id).expanduser()
+    return path.name if path.is_absolute() else model_id
+
+
+def from_files(model: Model) -> Fields | None:
+    """The fields of BaseInfo by the model's files; None if it has none, or if they lack some K/V weight."""
+    if model.path is None:
+        return None
+    files = denoiser_files(model.path) if model.in_folder else [model.path]
+    key = file_key(files, "" if model.in_folder else str(model.dtype))
+    known = thawed(recall("identity", key))
+    if known is not None:
+        return known
+    wanted = kv_weights(model.denoiser).keys()
+    fields = fingerprint_files(files, set(wanted)) if model.in_folder else from_memory(model)
+    if fields is not None:
+        remember("identity", key, frozen(fields))
+    return fields
+
+
+def fingerprint_files(files: list[Path], wanted: set[str]) -> Fields | None:
+    """Stream the `wanted` tensors of safetensors files through the ladder, one at a time."""
+    taken = Fingerprint()
+    for file in files:
+        with reading(str(file)), safe_open(file, "pt") as opened:
+            for key in wanted.intersection(opened.keys()):
+                taken.add(key, as_array(opened.get_tensor(key)))
+    return taken.fields() if taken.tensors.keys() == wanted else None
+
+
+def from_memory(model: Model) -> Fields:
+    """The fields of BaseInfo by the weights in memory; hashed anew only if a checksum says that they changed."""
+    denoiser = model.denoiser
+    if denoiser in PATCHED:
+        before = PATCHED[denoiser].fields
+        if before is None:
+            raise UsageError(
+                f"{model.id} cannot be identified while concepts are applied unchecked",
+                "apply them with check=True, or ask for model.info before",
+            )
+        return before
+    weights = kv_weights(denoiser)
+    sums = checksums(weights)
+    known = KNOWN.get(denoiser)
+    if known is None or known[0] != sums:
+        taken = Fingerprint()
+        for name, param in weights.items():
+            taken.add(name, as_array(param.detach()))
+        known = KNOWN[denoiser] = (sums, taken.fields())
+    return known[1]
+
+
+def checksums(weights: Mapping[str, Tensor]) -> list[int]:
+    """Per tensor the sum of its bits read as integers: cheap, and different after any change that matters here."""
+    words = {2: torch.int16, 4: torch.int32}
+    sums = [w.detach().contiguous().view(words[w.element_size()]).sum(dtype=torch.int64) for w in weights.values()]
+    return [int(value) for value in torch.stack(sums).tolist()]
+
+
+def as_array(tensor: Tensor) -> Any:
+    """The tensor as a numpy array; bfloat16, which numpy lacks, as float32, which is exact."""
+    tensor = tensor.cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+@contextmanager
+def patched(model: Model) -> Iterator[None]:
+    """Within it `describe` answers for the weights as they were before; contexts may be nested."""
+    denoiser = model.denoiser
+    if denoiser not in PATCHED:
+        known = KNOWN.get(denoiser)
+        fields = known[1] if known and known[0] == checksums(kv_weights(denoiser)) else None
+        PATCHED[denoiser] = Patches(0, fields)
+    PATCHED[denoiser].depth += 1
+    try:
+        yield
+    finally:
+        PATCHED[denoiser].depth -= 1
+        if not PATCHED[denoiser].depth:
+            del PATCHED[denoiser]
+
+
+def file_key(files: list[Path], salt: str) -> str:
+    """Cache key of files: their resolved paths, sizes and times of change."""
+    facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps([CACHE_VERSION, salt, facts]).encode()).hexdigest()
+
+
+def frozen(fields: Fields) -> Fields:
+    """The fields as JSON can hold them."""
+    return fields | {"samples": {param: value.hex() for param, value in fields["samples"].items()}}
+
+
+def thawed(value: Any) -> Fields | None:
+    """The fields from what was remembered; None unless all are there in the right form."""
+    try:
+        fields = value | {"samples": {param: bytes.fromhex(text) for param, text in value["samples"].items()}}
+        BaseInfo(id="", family="", dtype="", **fields)
+    except (TypeError, KeyError, AttributeError, ValueError):
+        return None
+    return dict(fields)

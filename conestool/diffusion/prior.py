@@ -1,0 +1,83 @@
+"""Class images: what the base model itself draws for the class noun, against which a concept must not drift."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from conestool.diffusion.cache import cache_folder, store
+from conestool.diffusion.models import Model
+from conestool.diffusion.photos import read_photos
+from conestool.diffusion.sampling import Progress, sample
+
+__all__ = ["class_images", "prior_key"]
+
+GROUP = 8
+
+
+def class_images(
+    model: Model,
+    prompt: str,
+    n: int,
+    seed: int = 0,
+    *,
+    folder: str | Path | None = None,
+    cache: bool = True,
+    steps: int | None = None,
+    guidance: float | None = None,
+    progress: Progress | None = None,
+) -> list[Image.Image]:
+    """`n` pictures of `prompt` by the base model, kept as PNG under the model's hash, prompt, seed and settings.
+
+    Pictures are drawn in whole groups of eight, so that the k-th is the same however many are asked for and however
+    many were there already; the k-th has seed `seed * 1,000,003 + k`. With `folder` its pictures are taken instead,
+    in name order, at most `n`. Reports progress as (done, n).
+    """
+    if folder is not None:
+        return [photo.image for photo in read_photos([folder])[0][:n]]
+    steps = steps or model.defaults.steps
+    guidance = model.defaults.guidance if guidance is None else guidance
+    home = cache_folder() / "prior" / prior_key(model, prompt, seed, steps, guidance)
+    images: list[Image.Image] = []
+    for first in range(0, n, GROUP):
+        group = range(first, first + GROUP)
+        kept = read_group(home, group) if cache else None
+        if kept is None:
+            seeds = [seed * 1_000_003 + index for index in group]
+            kept = sample(model, [prompt] * GROUP, seeds, steps=steps, guidance=guidance, batch=GROUP)
+            if cache:
+                write_group(home, group, kept)
+        images += kept
+        if progress:
+            progress(min(len(images), n), n)
+    return images[:n]
+
+
+def prior_key(model: Model, prompt: str, seed: int, steps: int, guidance: float) -> str:
+    """Name of the cache folder: hex digest of everything that decides the pictures."""
+    size = model.defaults.size
+    scheduler = [type(model.pipe.scheduler).__name__, dict(model.pipe.scheduler.config)]
+    told = [model.info.structure, model.info.digests, prompt, seed, steps, guidance, size, scheduler, str(model.dtype)]
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def read_group(home: Path, group: Sequence[int]) -> list[Image.Image] | None:
+    """The cached pictures of a group, or None unless every one is there and whole."""
+    try:
+        return [Image.open(home / f"{index:05}.png", formats=("PNG",)).convert("RGB") for index in group]
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def write_group(home: Path, group: Sequence[int], images: Sequence[Image.Image]) -> None:
+    """Keep the pictures of a group; a cache that cannot be written is passed over."""
+    for index, image in zip(group, images, strict=True):
+        data = io.BytesIO()
+        image.save(data, "PNG")
+        if not store(home / f"{index:05}.png", data.getvalue()):
+            return

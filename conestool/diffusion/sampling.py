@@ -1,0 +1,97 @@
+"""Pictures from a base model as it stands: one seed, one picture, whatever the device."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from conestool.diffusion.devices import memory_errors
+from conestool.diffusion.models import Model
+from conestool.diffusion.quiet import quiet
+from conestool.errors import UsageError
+
+__all__ = ["Progress", "check_size", "initial_noise", "sample", "versions"]
+
+Progress = Callable[[int, int], None]
+"""Called with the pictures done so far and their total."""
+
+
+def sample(
+    model: Model,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    negative: str = "",
+    steps: int | None = None,
+    guidance: float | None = None,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    progress: Progress | None = None,
+) -> list[Image.Image]:
+    """One picture per pair of `prompts` and `seeds`, of `size` (width, height); the model's defaults where None.
+
+    The prompt is sent as it is. Noise comes from a CPU generator per picture, so a seed means the same on every device
+    and in every batch; the arithmetic of a larger `batch` may still differ in its last bits, so 1 repeats exactly.
+    """
+    size = size or (model.defaults.size, model.defaults.size)
+    check_size(model, size)
+    images: list[Image.Image] = []
+    for start in range(0, len(prompts), batch):
+        rows = slice(start, start + batch)
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[rows]]
+        call = {
+            "prompt": list(prompts[rows]),
+            "negative_prompt": [negative] * len(generators),
+            "latents": initial_noise(model, generators, size),
+            "generator": generators,
+            "num_inference_steps": steps or model.defaults.steps,
+            "guidance_scale": model.defaults.guidance if guidance is None else guidance,
+            "width": size[0],
+            "height": size[1],
+        }
+        images += run(model, call)
+        if progress:
+            progress(len(images), len(prompts))
+    return images
+
+
+def run(model: Model, call: dict[str, Any]) -> list[Image.Image]:
+    """Call the pipeline without its progress bar; running out of memory raises DeviceError."""
+    pipe = model.pipe
+    before = dict(getattr(pipe, "_progress_bar_config", {}))
+    pipe.set_progress_bar_config(**{**before, "disable": True})
+    try:
+        with quiet(), memory_errors(model.device):
+            images: list[Image.Image] = pipe(**call).images
+            return images
+    finally:
+        pipe.set_progress_bar_config(**before)
+
+
+def initial_noise(model: Model, generators: Sequence[torch.Generator], size: tuple[int, int]) -> Tensor:
+    """Standard normal latents (n, c, h, w): drawn in fp32 on the CPU, a generator per picture, then cast and moved."""
+    shape = (1, model.pipe.vae.config.latent_channels, size[1] // model.scale, size[0] // model.scale)
+    drawn = [torch.randn(shape, generator=generator, dtype=torch.float32) for generator in generators]
+    return torch.cat(drawn).to(model.device, model.dtype)
+
+
+def check_size(model: Model, size: tuple[int, int]) -> None:
+    """Refuse a picture size (width, height) that the model cannot draw."""
+    unit = max(8, model.scale)
+    if min(size) < unit or any(side % unit for side in size):
+        raise UsageError(f"size {size[0]}x{size[1]}: {model.id} draws sides that are multiples of {unit}")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed a picture or a concept."""
+    from importlib.metadata import version
+
+    import conestool
+
+    named = {name: version(name) for name in ("torch", "diffusers", "transformers")}
+    return {"conestool": conestool.__version__, "python": platform.python_version(), **named}

@@ -1,0 +1,149 @@
+"""Shutting concept neurons in a model's weights, and putting every bit of them back.
+
+A weight of a concept applied at strength s is multiplied by 1 - s, so 1 shuts it. Where applied concepts share a
+neuron the largest strength holds: what is shut once cannot be shut further, and the order does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conestool.concept import Cone
+from conestool.diffusion.identity import describe, patched
+from conestool.diffusion.models import Model, wrap
+from conestool.diffusion.weights import kv_weights
+from conestool.errors import BaseModelMismatchError, UsageError
+from conestool.identity import Match, match
+
+__all__ = ["Strength", "applied", "check_base", "factors", "scale_tensor", "shut", "strengths"]
+
+Strength = float | Mapping[str, float]
+"""One strength for all concepts, or one by concept name (1.0 for those not named); each from 0 to 1."""
+
+
+@contextmanager
+def applied(
+    pipe: Any, cone: Cone, *, strength: Strength = 1.0, check: bool = True, force: bool = False
+) -> Iterator[Any]:
+    """Within it the concepts of `cone` are shut in `pipe` (a pipeline or a Model); yields `pipe`.
+
+    Afterwards every weight has its former bits, also after an exception; contexts may be nested, also with the same
+    concepts, and end in reverse order. Another base model raises BaseModelMismatchError unless `force`; `check=False`
+    saves the hashing (1 s for SD 1.5, once per pipeline).
+    """
+    model = wrap(pipe)
+    if check:
+        check_base(model, cone, force=force)
+    saved: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+    with patched(model):
+        try:
+            for param, index, factor in plan(model, cone, strength):
+                saved.append((param, index, gather(param, index)))
+                scale_tensor(param.data, index, factor)
+            yield pipe
+        finally:
+            for param, index, values in reversed(saved):
+                scatter(param.data, index, values)
+
+
+def shut(pipe: Any, cone: Cone, *, strength: Strength = 1.0, check: bool = True, force: bool = False) -> None:
+    """Shut the concepts of `cone` in `pipe` for good; for a while, use `applied`."""
+    model = wrap(pipe)
+    if check:
+        check_base(model, cone, force=force)
+    for param, index, factor in list(plan(model, cone, strength)):
+        scale_tensor(param.data, index, factor)
+    model.forget()
+
+
+def check_base(model: Model, cone: Cone, *, force: bool = False) -> list[Match]:
+    """How `model` matches the base of each concept; BaseModelMismatchError if it is not accepted, unless `force`."""
+    info = describe(model)
+    found = [match(concept.base, info) for concept in cone.concepts]
+    for concept, outcome in zip(cone.concepts, found, strict=True):
+        if not (outcome.accepted or force):
+            raise BaseModelMismatchError(
+                f"{concept.name} was found on {concept.base.id}, and {model.id} is another model: {outcome.text}",
+                f"use --model {concept.base.id}, or --force-model to try all the same",
+            )
+    return found
+
+
+def strengths(cone: Cone, strength: Strength) -> dict[str, float]:
+    """Strength by concept name, checked.
+
+    From 0 to 1: below 0 a weight would grow and above 1 change its sign, neither of which the concept was found for.
+    """
+    if isinstance(strength, Mapping):
+        given = {cone[name].name: float(value) for name, value in strength.items()}
+    else:
+        given = dict.fromkeys(cone.names, float(strength))
+    for name, value in given.items():
+        if not 0 <= value <= 1:
+            raise UsageError(f"strength {value:g} of {name}: expected 0 (untouched) to 1 (shut)")
+    return {name: given.get(name, 1.0) for name in cone.names}
+
+
+def factors(cone: Cone, strength: Strength) -> dict[str, tuple[Tensor, Tensor]]:
+    """By param name: sorted flat indices, int64, and what each weight is multiplied by, fp32; both of shape (k,)."""
+    given = strengths(cone, strength)
+    touched = [concept for concept in cone.concepts if given[concept.name] > 0]
+    params = sorted({param for concept in touched for param in concept.indices})
+    out = {}
+    for param in params:
+        parts = [(c.indices[param], given[c.name]) for c in touched if param in c.indices]
+        index = torch.cat([torch.from_numpy(values.copy()) for values, _ in parts])
+        factor = torch.cat([torch.full((len(values),), 1 - s, dtype=torch.float32) for values, s in parts])
+        out[param] = smallest(index, factor)
+    return out
+
+
+def smallest(index: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Each index once, in order, with the smallest of its factors."""
+    unique, place = torch.unique(index, return_inverse=True)
+    least = torch.ones(len(unique)).scatter_reduce_(0, place, factor, "amin")
+    return unique, least
+
+
+def plan(model: Model, cone: Cone, strength: Strength) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
+    """The parameters to change with indices and factors on their device; all are checked before the first is given."""
+    weights = kv_weights(model.denoiser)
+    wanted = factors(cone, strength)
+    check_shapes(weights, cone, model.id)
+    for param, (index, factor) in wanted.items():
+        weight = weights[param]
+        yield weight, index.to(weight.device), factor.to(weight.device)
+
+
+def check_shapes(weights: Mapping[str, Tensor], cone: Cone, model_id: str) -> None:
+    """Refuse, even when forced, a model in which the indices would mean other weights."""
+    for concept in cone.concepts:
+        for param in concept.indices:
+            expected = tuple(concept.base.tensors[param])
+            shape = tuple(weights[param].shape) if param in weights else None
+            if shape != expected:
+                raise BaseModelMismatchError(
+                    f"{concept.name} does not fit {model_id}: {param} is {shape or 'missing'}, expected {expected}",
+                    f"use the base model it was found on: --model {concept.base.id}",
+                )
+
+
+def scale_tensor(data: Tensor, index: Tensor, factor: Tensor) -> None:
+    """Multiply in place, in fp32 and rounded once to the tensor's dtype; factor 0 gives +0 exactly."""
+    values = gather(data, index).float() * factor
+    scatter(data, index, torch.where(factor == 0, torch.zeros_like(values), values))
+
+
+def gather(data: Tensor, index: Tensor) -> Tensor:
+    """A copy of the scalars at row-major positions `index` (k,), whatever the tensor's strides."""
+    return data.detach()[torch.unravel_index(index, data.shape)].clone()
+
+
+def scatter(data: Tensor, index: Tensor, values: Tensor) -> None:
+    """Set the scalars at row-major positions `index`."""
+    data[torch.unravel_index(index.to(data.device), data.shape)] = values.to(data.device, data.dtype)

@@ -1,0 +1,212 @@
+"""Patched models on disk: a diffusers folder, or the denoiser alone, in the dtype in which the base model is stored."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from conestool.concept import Cone
+from conestool.diffusion.models import Model, wrap
+from conestool.diffusion.quiet import quiet
+from conestool.diffusion.sources import denoiser_files, reading
+from conestool.diffusion.weights import kv_weights
+from conestool.errors import ModelLoadError
+from conestool.files import atomic_folder
+from conestool.patch.shutting import Strength, applied, check_base, check_shapes, factors, scale_tensor, strengths
+
+__all__ = ["write_denoiser", "write_folder"]
+
+PLAIN = {".json", ".md", ".txt", ".model", ".safetensors", ""}
+
+
+def write_folder(
+    pipe: Any,
+    cone: Cone,
+    out: str | Path,
+    *,
+    strength: Strength = 1.0,
+    force: bool = False,
+    force_model: bool = False,
+) -> Path:
+    """Write the patched model as a diffusers folder that `from_pretrained` loads; returns its path.
+
+    A model that came from a folder is copied file by file, and only the denoiser's weights are written anew, shard by
+    shard in their stored dtype; any other is saved by diffusers. The README.md says what was applied. Appears whole or
+    not at all. OutputExistsError unless `force`, BaseModelMismatchError unless `force_model`.
+    """
+    model = checked(pipe, cone, force_model)
+    with atomic_folder(Path(out), force=force) as folder:
+        if model.in_folder:
+            copy_parts(model, folder)
+            patch_shards(model, cone, strength, folder)
+        else:
+            save_parts(model, cone, strength, folder)
+        (folder / "README.md").write_text(card(model, cone, strength), encoding="utf-8")
+    return Path(out)
+
+
+def write_denoiser(
+    pipe: Any,
+    cone: Cone,
+    out: str | Path,
+    *,
+    strength: Strength = 1.0,
+    force: bool = False,
+    force_model: bool = False,
+) -> Path:
+    """Write the patched denoiser as one `.safetensors` in diffusers naming; its metadata says what was applied."""
+    from conestool.files import atomic_file
+
+    model = checked(pipe, cone, force_model)
+    tensors = stored_tensors(model)
+    patch_tensors(tensors, cone, strength)
+    metadata = {"format": "pt", "cones": json.dumps(applied_concepts(cone, strength)), "cones_base": model.id}
+    with atomic_file(Path(out), force=force) as temporary:
+        save_file(tensors, temporary, metadata)
+    return Path(out)
+
+
+def checked(pipe: Any, cone: Cone, force_model: bool) -> Model:
+    """The model, once base and shapes are known to fit."""
+    model = wrap(pipe)
+    check_base(model, cone, force=force_model)
+    check_shapes(kv_weights(model.denoiser), cone, model.id)
+    return model
+
+
+def component(model: Model) -> str:
+    """Name of the denoiser among the pipeline's parts: unet or transformer."""
+    return next(str(name) for name, part in model.pipe.components.items() if part is model.denoiser)
+
+
+def copy_parts(model: Model, folder: Path) -> None:
+    """Copy the parts that the pipeline lists, all but the denoiser's weights; no pickles, no stray checkpoints."""
+    source = source_folder(model)
+    listed = json.loads((source / "model_index.json").read_text(encoding="utf-8"))
+    for item in sorted(source.iterdir()):
+        if item.is_file() and item.suffix in PLAIN - {".safetensors"} and not item.name.startswith("."):
+            shutil.copyfile(item, folder / item.name)
+        elif item.is_dir() and item.name in listed:
+            copy_part(item, folder / item.name, weights=item.name != component(model))
+
+
+def copy_part(source: Path, target: Path, weights: bool) -> None:
+    """Copy the plain files of one component."""
+    target.mkdir()
+    for item in sorted(source.iterdir()):
+        if item.is_file() and item.suffix in PLAIN and (weights or item.suffix != ".safetensors"):
+            shutil.copyfile(item, target / item.name)
+
+
+def source_folder(model: Model) -> Path:
+    """The diffusers folder that the model came from."""
+    if model.path is None or not model.in_folder:
+        raise ModelLoadError(f"{model.id} did not come from a diffusers folder")
+    return model.path
+
+
+def patch_shards(model: Model, cone: Cone, strength: Strength, folder: Path) -> None:
+    """Write each weight file of the denoiser anew with its concept neurons shut; its metadata stays."""
+    name = component(model)
+    touched: set[str] = set()
+    for file in denoiser_files(source_folder(model)):
+        tensors, metadata = read_tensors(file)
+        touched |= patch_tensors(tensors, cone, strength)
+        save_file(tensors, folder / name / file.name, metadata)
+    missing = factors(cone, strength).keys() - touched
+    if missing:
+        raise ModelLoadError(f"{model.id}: {name} has no weights called {min(missing)}")
+
+
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a safetensors file, and its metadata."""
+    with reading(str(file)), safe_open(file, "pt") as opened:
+        return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {"format": "pt"}  # noqa: SIM118
+
+
+def patch_tensors(tensors: Mapping[str, Tensor], cone: Cone, strength: Strength) -> set[str]:
+    """Shut the concept neurons among `tensors`, in place; returns the param names that were there."""
+    there = {param: change for param, change in factors(cone, strength).items() if param in tensors}
+    for param, (index, factor) in there.items():
+        scale_tensor(tensors[param], index, factor)
+    return set(there)
+
+
+def stored_tensors(model: Model) -> dict[str, Tensor]:
+    """The denoiser's weights as they are stored; for models from no folder, as in memory, in the stored dtype."""
+    if model.in_folder:
+        return dict(pair for file in denoiser_files(source_folder(model)) for pair in read_tensors(file)[0].items())
+    state = model.denoiser.state_dict()
+    return {key: recast(value, model.stored_dtype).cpu().contiguous() for key, value in state.items()}
+
+
+def save_parts(model: Model, cone: Cone, strength: Strength, folder: Path) -> None:
+    """Let diffusers save the pipeline with the concepts applied, then return its weights to the stored dtype."""
+    with applied(model, cone, strength=strength, check=False), quiet():
+        model.pipe.save_pretrained(folder)
+    if model.stored_dtype in (None, model.dtype):
+        return
+    for file in sorted(folder.rglob("*.safetensors")):
+        tensors, metadata = read_tensors(file)
+        save_file({key: recast(value, model.stored_dtype) for key, value in tensors.items()}, file, metadata)
+
+
+def recast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A floating-point tensor in `dtype`, any other as it is."""
+    return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+
+
+def applied_concepts(cone: Cone, strength: Strength) -> list[dict[str, Any]]:
+    """What was applied, for metadata."""
+    given = strengths(cone, strength)
+    return [
+        {
+            "name": concept.name,
+            "class_noun": concept.class_noun,
+            "identifier": concept.identifier,
+            "id": concept.id,
+            "strength": given[concept.name],
+            "neurons": concept.neurons,
+        }
+        for concept in cone.concepts
+    ]
+
+
+def card(model: Model, cone: Cone, strength: Strength) -> str:
+    """The model card: what was applied, then the base model's own card, whose front matter stays in front."""
+    front, body = split_card(model)
+    rows = [
+        f"| {used['name']} | `{used['identifier']} {used['class_noun']}` | {used['neurons']:,} | {used['strength']:g} "
+        f"| `{used['id'][:16]}` |"
+        for used in applied_concepts(cone, strength)
+    ]
+    lines = [
+        f"# {model.id} with concepts: {', '.join(cone.names)}",
+        "",
+        "conestool shut the concept neurons of these concepts (multiplied the weights by 1 - strength). Draw a subject "
+        "with the words in the second column.",
+        "",
+        "| concept | in a prompt | neurons | strength | content id |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
+    return "\n".join([*front, *lines, "", *body]).rstrip() + "\n"
+
+
+def split_card(model: Model) -> tuple[list[str], list[str]]:
+    """Front matter and text of the base model's README.md, as lines; both empty if it has none."""
+    if not model.in_folder or not (path := source_folder(model) / "README.md").is_file():
+        return [], []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    matter = re.match(r"---\n.*?\n---\n", text, re.DOTALL)
+    front = matter.group().splitlines() if matter else []
+    return [*front, ""] if front else [], ["---", "", *text[matter.end() if matter else 0 :].splitlines()]

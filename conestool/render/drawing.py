@@ -1,0 +1,152 @@
+"""Drawing pictures with concepts applied, each with the record that repeats it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from conestool.concept import Cone
+from conestool.diffusion.models import Model
+from conestool.diffusion.prompts import check_prompt, cut_text
+from conestool.diffusion.sampling import Progress, sample, versions
+from conestool.errors import BaseModelMismatchError, UsageError
+from conestool.patch import Strength, applied, strengths
+from conestool.render.png import PictureRecord, UsedConcept, UsedModel
+from conestool.render.rewriting import rewrite
+
+__all__ = ["Rendering", "render", "replay", "scheduled"]
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A picture, the record that goes into its PNG, and the end of the prompt that the text encoder did not read."""
+
+    image: Image.Image
+    record: dict[str, Any]
+    cut: str = ""
+
+
+def render(
+    model: Model,
+    prompts: Sequence[str],
+    cone: Cone | None = None,
+    *,
+    strength: Strength = 1.0,
+    seeds: Sequence[int] = (0,),
+    negative: str = "",
+    steps: int | None = None,
+    guidance: float | None = None,
+    size: tuple[int, int] | None = None,
+    scheduler: str | None = None,
+    literal: bool = False,
+    batch: int = 1,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[Rendering]:
+    """A picture of each prompt with each seed (prompts outermost), every concept of `cone` applied, or the bare model.
+
+    Names of concepts in the prompts are rewritten unless `literal`. What is None is the model's default. PromptError
+    for an empty prompt, BaseModelMismatchError unless `force` if a concept was found on another model.
+    """
+    typed = [check_prompt(prompt) for prompt in prompts]
+    sent = [rewrite(prompt, cone.concepts if cone else (), literal) for prompt in typed]
+    jobs = [(index, seed) for index in range(len(typed)) for seed in seeds]
+    common: dict[str, Any] = {"negative": negative, "steps": steps, "guidance": guidance, "size": size, "batch": batch}
+    record = blank_record(model, cone, strength, common)
+    with scheduled(model, scheduler), within(model, cone, strength, force):
+        record |= {"scheduler": type(model.pipe.scheduler).__name__}
+        images = sample(model, [sent[i] for i, _ in jobs], [seed for _, seed in jobs], progress=progress, **common)
+    cuts = [cut_text(model, prompt) for prompt in sent]
+    own = [{"prompt": typed[i], "sent": sent[i], "seed": seed} for i, seed in jobs]
+    records = [PictureRecord.model_validate(record | values).model_dump() for values in own]
+    return [Rendering(image, told, cuts[i]) for image, told, (i, _) in zip(images, records, jobs, strict=True)]
+
+
+def within(model: Model, cone: Cone | None, strength: Strength, force: bool) -> Any:
+    """The context in which the concepts are applied, if there are any."""
+    return applied(model, cone, strength=strength, force=force) if cone else nullcontext()
+
+
+def blank_record(model: Model, cone: Cone | None, strength: Strength, common: Mapping[str, Any]) -> dict[str, Any]:
+    """What all pictures of one call have in common."""
+    defaults, info = model.defaults, model.info
+    width, height = common["size"] or (defaults.size, defaults.size)
+    given = strengths(cone, strength) if cone else {}
+    return {
+        "negative": common["negative"],
+        "steps": common["steps"] or defaults.steps,
+        "guidance": defaults.guidance if common["guidance"] is None else common["guidance"],
+        "width": width,
+        "height": height,
+        "batch": common["batch"],
+        "concepts": [
+            UsedConcept(name=c.name, id=c.id, identifier=c.identifier, strength=given[c.name])
+            for c in (cone.concepts if cone else ())
+        ],
+        "model": UsedModel(**info.model_dump(include=set(UsedModel.model_fields)) | {"dtype": str(model.dtype)[6:]}),
+        "versions": versions(),
+    }
+
+
+def replay(
+    model: Model, record: Mapping[str, Any], cone: Cone | None = None, *, force: bool = False, **changes: Any
+) -> Rendering:
+    """The picture that `record` describes, from the same model and the concepts in `cone` (see `find_ids`).
+
+    `changes` override single settings of `render`. BaseModelMismatchError if the model is not the recorded one, and
+    UsageError if concepts are missing, unless `force`.
+    """
+    picture = PictureRecord.model_validate(dict(record))
+    check_same(model, picture, force)
+    check_ids(cone, picture, force)
+    strength = {used.name: used.strength for used in picture.concepts}
+    settings: dict[str, Any] = {
+        "strength": {name: strength[name] for name in (cone.names if cone else ()) if name in strength},
+        "seeds": [picture.seed],
+        "negative": picture.negative,
+        "steps": picture.steps,
+        "guidance": picture.guidance,
+        "size": (picture.width, picture.height),
+        "scheduler": picture.scheduler,
+    }
+    drawn = render(model, [picture.sent], cone, literal=True, force=force, **(settings | changes))[0]
+    return Rendering(drawn.image, drawn.record | {"prompt": picture.prompt}, drawn.cut)
+
+
+def check_same(model: Model, picture: PictureRecord, force: bool) -> None:
+    """Refuse a model none of whose digests is the recorded one."""
+    known = model.info.digests.items() & picture.model.digests.items()
+    if not known and not force:
+        raise BaseModelMismatchError(
+            f"the picture was drawn by {picture.model.id}, and {model.id} is another model",
+            f"use --model {picture.model.id}",
+        )
+
+
+def check_ids(cone: Cone | None, picture: PictureRecord, force: bool) -> None:
+    """Refuse to replay without a concept that was applied."""
+    there = {concept.id for concept in cone.concepts} if cone else set()
+    missing = [used.name for used in picture.concepts if used.id not in there]
+    if missing and not force:
+        raise UsageError(f"concepts of the picture are missing: {', '.join(missing)}", "give their files with -c")
+
+
+@contextmanager
+def scheduled(model: Model, name: str | None) -> Iterator[None]:
+    """Within it the pipeline samples with the diffusers scheduler called `name` (with or without "Scheduler")."""
+    before = model.pipe.scheduler
+    if name is not None and name.removesuffix("Scheduler") != type(before).__name__.removesuffix("Scheduler"):
+        import diffusers
+
+        kind: Any = getattr(diffusers, name.removesuffix("Scheduler") + "Scheduler", None)
+        if not hasattr(kind, "from_config"):
+            raise UsageError(f"unknown scheduler {name!r}", "for example DDIM, EulerDiscrete or DPMSolverMultistep")
+        model.pipe.scheduler = kind.from_config(before.config)
+    try:
+        yield
+    finally:
+        model.pipe.scheduler = before

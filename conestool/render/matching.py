@@ -1,0 +1,183 @@
+"""Which `.cone` files a prompt asks for: those that offer concepts named by its words, as few as will do."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conestool.algebra import merge
+from conestool.concept import Cone
+from conestool.errors import FormatError, NameClashError, UsageError
+from conestool.format import load, read_header
+from conestool.render.rewriting import find_names, key_of
+
+__all__ = ["Offer", "Selection", "Shelf", "find_cones", "find_ids", "scan", "search_folders"]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One concept in one file, as the file's header tells it."""
+
+    file: Path
+    name: str
+    id: str
+    identifier: str
+    class_noun: str
+
+    @property
+    def same(self) -> tuple[str, str, str]:
+        """What two copies of one concept share."""
+        return self.id, self.identifier.casefold(), self.class_noun.casefold()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was found for a prompt: the concepts its words name (None if none), and the files they came from."""
+
+    cone: Cone | None
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """All concepts on offer, folder by folder, and notes on files that could not be read."""
+
+    folders: tuple[tuple[Offer, ...], ...]
+    notes: tuple[str, ...] = ()
+    loaded: dict[Path, Cone] = field(default_factory=dict, compare=False, repr=False)
+
+    def find(self, prompt: str) -> Selection:
+        """The concepts whose names stand in `prompt`, from the fewest files that hold them all.
+
+        A name in an earlier folder hides that name in later ones. NameClashError, listing the files, if one folder
+        offers different concepts of one name.
+        """
+        prompt = unicodedata.normalize("NFC", prompt)
+        offers = self.by_name()
+        keys = list(dict.fromkeys(span.key for span in find_names(prompt, offers)))
+        if not keys:
+            return Selection(None)
+        for key in keys:
+            refuse_different(offers[key])
+        files = fewest({key: [offer.file for offer in offers[key]] for key in keys})
+        return self.take(
+            {file: [o.name for k in wanted for o in offers[k] if o.file == file] for file, wanted in files}
+        )
+
+    def find_ids(self, ids: Iterable[str]) -> Selection:
+        """The concepts with these content ids; UsageError if one is in no file."""
+        everything = [offer for folder in self.folders for offer in folder]
+        places = {wanted: [offer.file for offer in everything if offer.id == wanted] for wanted in ids}
+        missing = [wanted[:16] for wanted, files in places.items() if not files]
+        if missing:
+            raise UsageError(f"no .cone file here holds the concept {', '.join(missing)}", "give the file with -c")
+        if not places:
+            return Selection(None)
+        chosen = fewest(places)
+        return self.take({f: [o.name for o in everything if o.file == f and o.id in wanted] for f, wanted in chosen})
+
+    def by_name(self) -> dict[str, list[Offer]]:
+        """Offers by the key of their name, from the first folder that has it."""
+        found: dict[str, list[Offer]] = {}
+        for folder in self.folders:
+            here: dict[str, list[Offer]] = {}
+            for offer in folder:
+                here.setdefault(key_of(offer.name), []).append(offer)
+            found = here | found
+        return found
+
+    def take(self, wanted: dict[Path, list[str]]) -> Selection:
+        """Load the named concepts of each file and put them into one Cone."""
+        parts = []
+        for file, names in wanted.items():
+            if file not in self.loaded:
+                self.loaded[file] = load(file)
+            parts.append(Cone(tuple(self.loaded[file][name] for name in names)))
+        return Selection(merge(*parts), tuple(wanted))
+
+
+def find_cones(prompt: str, folders: Sequence[str | Path] | None = None) -> Selection:
+    """The concepts that the words of `prompt` name, found in `folders` (default: here, then $CONES_PATH)."""
+    return scan(folders).find(prompt)
+
+
+def find_ids(ids: Iterable[str], folders: Sequence[str | Path] | None = None) -> Selection:
+    """The concepts with these content ids, such as a picture's record names."""
+    return scan(folders).find_ids(ids)
+
+
+def search_folders() -> list[Path]:
+    """The current folder, then those in $CONES_PATH, each once."""
+    listed = [part for part in os.environ.get("CONES_PATH", "").split(os.pathsep) if part]
+    unique: dict[Path, Path] = {}
+    for folder in [Path(), *(Path(part).expanduser() for part in listed)]:
+        unique.setdefault(folder.resolve(), folder)
+    return list(unique.values())
+
+
+def scan(folders: Sequence[str | Path] | None = None) -> Shelf:
+    """Read the headers of all `.cone` files in `folders`; what cannot be read becomes a note."""
+    shelves, notes = [], []
+    for folder in search_folders() if folders is None else map(Path, folders):
+        offers: list[Offer] = []
+        for file in sorted(folder.glob("*.cone")) if folder.is_dir() else []:
+            try:
+                header = read_header(file)
+            except (FormatError, UsageError, OSError) as error:
+                notes.append(f"passed over {error}")
+                continue
+            offers += [Offer(file, c.name, c.id, c.identifier, c.class_noun) for c in header.concepts]
+        shelves.append(tuple(offers))
+    return Shelf(tuple(shelves), tuple(notes))
+
+
+def refuse_different(offers: Sequence[Offer]) -> None:
+    """Raise NameClashError unless all offers of a name are copies of one concept."""
+    first = offers[0]
+    other = next((offer for offer in offers if offer.same != first.same), None)
+    if other is not None:
+        raise NameClashError(
+            f"{first.file} and {other.file} offer different concepts named {first.name}",
+            f"say which to use: -c {first.file}",
+        )
+
+
+def fewest(places: dict[str, list[Path]]) -> list[tuple[Path, list[str]]]:
+    """The fewest files that cover all keys, each with the keys taken from it; of equal covers the first by name.
+
+    Exact (dynamic programming over the set of keys covered) for up to 12 keys, beyond that greedy.
+    """
+    files = sorted({file for where in places.values() for file in where})
+    holds = {file: frozenset(key for key, where in places.items() if file in where) for file in files}
+    chosen = exact(frozenset(places), holds) if len(places) <= 12 else greedy(frozenset(places), holds)
+    taken: set[str] = set()
+    result = []
+    for file in chosen:
+        keys = [key for key in places if key in holds[file] and key not in taken]
+        taken.update(keys)
+        result.append((file, keys))
+    return result
+
+
+def exact(keys: frozenset[str], holds: dict[Path, frozenset[str]]) -> list[Path]:
+    """The shortest list of files that hold all `keys`."""
+    best: dict[frozenset[str], list[Path]] = {frozenset(): []}
+    for file, held in holds.items():
+        for covered, used in list(best.items()):
+            union = covered | held
+            if union not in best or len(used) + 1 < len(best[union]):
+                best[union] = [*used, file]
+    return best[keys]
+
+
+def greedy(keys: frozenset[str], holds: dict[Path, frozenset[str]]) -> list[Path]:
+    """Files that hold all `keys`, always the one next that holds most of what is left."""
+    chosen: list[Path] = []
+    while keys:
+        file = max(holds, key=lambda candidate: len(holds[candidate] & keys))
+        chosen.append(file)
+        keys -= holds[file]
+    return chosen
