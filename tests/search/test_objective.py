@@ -1,0 +1,104 @@
+"""L_con on a small random pipeline: its batches, its terms and its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from conestool.diffusion.models import Model, load_model
+from conestool.diffusion.prompts import encode
+from conestool.search.density import CANDIDATES, choose
+from conestool.search.layout import Layout, borrowed
+from conestool.search.methods import Ranking
+from conestool.search.objective import Objective, Term
+from tests.tiny import save_pipeline
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(str(save_pipeline(tmp_path_factory.mktemp("tiny") / "model")))
+
+
+@pytest.fixture
+def layout(model: Model) -> Iterator[Layout]:
+    with borrowed(model.denoiser) as layout:
+        yield layout
+
+
+def latents(count: int) -> Tensor:
+    return torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(count))
+
+
+def make(model: Model, layout: Layout, *, keep: bool = False, prior: float = 1.0, seed: int = 0) -> Objective:
+    dog, cat = encode(model, ["a sks dog"]), encode(model, ["a dog", "a picture of a dog"])
+    terms = [Term("instance", latents(3), dog, 1.0, 4), Term("class", latents(5), cat, prior, 4, keep)]
+    return Objective(model, layout, terms, seed, largest=3, pool=8)
+
+
+def test_batches_depend_on_seed_and_step_alone(model: Model, layout: Layout) -> None:
+    first, again, other = make(model, layout), make(model, layout), make(model, layout, seed=1)
+    assert torch.equal(first.batch(7).noisy, again.batch(7).noisy)
+    assert not torch.equal(first.batch(7).noisy, first.batch(8).noisy)
+    assert not torch.equal(first.batch(7).noisy, other.batch(7).noisy)
+
+
+def test_gradient_is_that_of_the_loss_on_the_same_batch(model: Model, layout: Layout) -> None:
+    objective = make(model, layout)
+    gradient, loss = objective.gradient(objective.theta, 2)
+    batch = objective.batch(2)
+    assert loss == pytest.approx(objective.loss(objective.theta, batch), rel=1e-5)
+    direction = torch.randn(len(gradient), generator=torch.Generator().manual_seed(0))
+    step = 1e-2
+    ahead = objective.loss(objective.theta + step * direction, batch)
+    behind = objective.loss(objective.theta - step * direction, batch)
+    assert (ahead - behind) / (2 * step) == pytest.approx(float(gradient @ direction), rel=0.02)
+
+
+def test_chunks_do_not_change_loss_or_gradient(model: Model, layout: Layout) -> None:
+    small, large = make(model, layout), make(model, layout)
+    large.largest = 100
+    (g1, l1), (g2, l2) = small.gradient(small.theta, 0), large.gradient(large.theta, 0)
+    assert l1 == pytest.approx(l2, rel=1e-5)
+    assert torch.allclose(g1, g2, rtol=1e-3, atol=1e-6)
+
+
+def test_a_kept_term_is_zero_at_the_untouched_weights_and_grows_elsewhere(model: Model, layout: Layout) -> None:
+    objective = make(model, layout, keep=True)
+    batch = objective.kept["class"]
+    assert objective.loss(objective.theta, batch) == pytest.approx(0, abs=1e-9)
+    assert objective.loss(objective.theta * 0, batch) > 1e-6
+
+
+def test_lambda_weighs_the_class_term(model: Model, layout: Layout) -> None:
+    without, once, twice = (
+        (objective := make(model, layout, prior=weight)).loss(objective.theta, objective.batch(0))
+        for weight in (0.0, 1.0, 2.0)
+    )
+    assert twice - once == pytest.approx(once - without, rel=1e-4)
+
+
+def test_weights_sum_to_the_weights_of_the_terms(model: Model, layout: Layout) -> None:
+    assert float(make(model, layout, prior=3.0).batch(0).weights.sum()) == pytest.approx(4.0)
+
+
+def test_density_rules(model: Model, layout: Layout) -> None:
+    objective = make(model, layout)
+    scores = torch.rand(len(objective.theta), generator=torch.Generator().manual_seed(1))
+    probe = objective.batch_of(4)
+    given = choose(objective, Ranking(scores, 3), 0.1, probe)
+    own = choose(objective, Ranking(scores, 3), None, probe)
+    best = choose(objective, Ranking(scores), None, probe)
+    assert (given.rule, int(given.shut.sum())) == ("given", round(0.1 * len(scores)))
+    assert (own.rule, int(own.shut.sum())) == ("method", 3)
+    assert best.rule == "loss"
+    counts = {max(1, round(candidate * len(scores))) for candidate in CANDIDATES}
+    assert int(best.shut.sum()) in counts
+    losses = []
+    for count in sorted(counts):
+        shut = scores >= scores.sort(descending=True).values[count - 1]
+        losses.append((objective.loss(objective.theta * ~shut, probe), count))
+    assert int(best.shut.sum()) == min(losses)[1]

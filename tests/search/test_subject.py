@@ -1,0 +1,54 @@
+"""Which pictures a search learns from, and what it calls the subject."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from conestool.diffusion.photos import Photo, as_photo
+from conestool.search.subject import class_prompts, crops, instance_prompts, split
+
+
+def make_photos(count: int) -> list[Photo]:
+    return [as_photo(Image.new("RGB", (60 + number, 50), (number, 0, 0))) for number in range(count)]
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (9, 1)])
+def test_one_of_four_or_more_photos_is_held_out(count: int, held_out: int) -> None:
+    parts = split(make_photos(count), 2, None, 0)
+    assert parts.held_out == held_out
+    assert len(parts.learn) == 3 * (count - held_out)
+    assert parts.report
+
+
+def test_held_out_photos_are_never_learned_from() -> None:
+    photos = make_photos(5)
+    parts = split(photos, 0, 2, 0)
+    learned = {as_photo(image).sha256 for image in parts.learn}
+    reported = {as_photo(image).sha256 for image in parts.report}
+    assert len(reported) == 2
+    assert learned | reported == {photo.sha256 for photo in photos}
+    assert not learned & reported
+
+
+def test_all_photos_can_never_be_held_out() -> None:
+    assert len(split(make_photos(3), 0, 9, 0).learn) == 1
+
+
+def test_the_order_of_photos_does_not_matter() -> None:
+    photos = make_photos(5)
+    first, second = split(photos, 1, None, 0), split(photos[::-1], 1, None, 0)
+    assert [image.tobytes() for image in first.learn] == [image.tobytes() for image in second.learn]
+
+
+def test_crops_keep_at_least_four_fifths_of_each_side_and_repeat_by_seed() -> None:
+    (photo,) = make_photos(1)
+    first, again, other = crops(photo, 5, 1), crops(photo, 5, 1), crops(photo, 5, 2)
+    assert [c.size for c in first] == [c.size for c in again]
+    assert [c.size for c in first] != [c.size for c in other]
+    assert all(c.width >= 48 and c.height >= 40 for c in first)
+
+
+def test_prompts_name_identifier_and_noun() -> None:
+    assert instance_prompts("sks dog")[0] == "a photo of a sks dog"
+    assert class_prompts("owl")[0] == "a photo of an owl"
