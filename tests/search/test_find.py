@@ -132,7 +132,7 @@ def test_a_loss_that_is_not_finite_stops_the_search_and_restores(model: Model, p
     try:
         with torch.no_grad():
             bias.fill_(float("inf"))
-        with pytest.raises(ConesError, match="L_con is (nan|inf) at step 1"):
+        with pytest.raises(ConesError, match=r"L_con is (nan|inf) at step 1"):
             search(model, photos, class_pictures=pictures)
     finally:
         with torch.no_grad():
