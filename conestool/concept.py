@@ -4,24 +4,46 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from conestool.errors import NameClashError, UsageError
 
-__all__ = ["BaseInfo", "Concept", "Cone", "Indices", "Losses", "Origin", "check_name", "content_id"]
+__all__ = [
+    "BaseInfo",
+    "Concept",
+    "Cone",
+    "Hash",
+    "Indices",
+    "Losses",
+    "Origin",
+    "Part",
+    "check_name",
+    "check_words",
+    "content_id",
+    "plain",
+    "size_of",
+]
 
 Indices = NDArray[np.int64]
 """Sorted, duplicate-free, row-major positions inside one parameter; dtype int64, shape (k,)."""
 
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A sha256 in lower-case hex."""
+
 NAME = re.compile(r"[^\W_]+(?:[ _.'-][^\W_]+)*")
 NAME_LENGTH = 64
+TENSOR_SIZE = 2**31 - 1
+"""The most weights of one tensor, so that a position fits a signed 32-bit integer."""
 
 
 class Record(BaseModel):
@@ -59,7 +81,7 @@ class Origin(Record):
     method: str | None = None
     parameters: dict[str, Any] = {}
     seed: int | None = None
-    photos: list[str] = []
+    photos: list[Hash] = []
     held_out: int | None = None
     losses: Losses | None = None
     versions: dict[str, str] = {}
@@ -68,32 +90,50 @@ class Origin(Record):
     licence: str | None = None
     author: str | None = None
 
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def plain_parameters(cls, value: Any) -> Any:
+        """Tuples become lists and numpy scalars Python's, as they will be when read back from a file."""
+        return plain(value)
+
 
 class BaseInfo(Record):
     """The base model that a concept was found on; see "Model identity" in spec/cone-1.md.
 
     `tensors` maps each K/V param name to its shape, `digests` the rungs of the digest ladder to sha256 hex, `zeros` a
-    param name to its number of exact zeros, `samples` a param name to a few fp32 values (little-endian bytes).
+    param name to its number of weights that float16 cannot tell from zero, `samples` a param name to a few fp32 values
+    (little-endian bytes). conestool.identity computes all of them.
     """
 
     id: str
     revision: str | None = None
     family: str
     dtype: str
-    structure: str
+    structure: Hash
     tensors: dict[str, list[int]]
-    digests: dict[str, str]
+    digests: dict[str, Hash]
     zeros: dict[str, int] = {}
     samples: dict[str, bytes] = {}
 
     def weights(self) -> int:
         """Number of K/V weights of the model."""
-        return sum(int(np.prod(shape, dtype=np.int64)) for shape in self.tensors.values())
+        return sum(size_of(shape) for shape in self.tensors.values())
+
+
+class Part(Record):
+    """A section of a concept that this version does not know, kept byte for byte; extra keys are the section's own."""
+
+    type: str
+    data: bytes
 
 
 @dataclass(frozen=True)
 class Concept:
-    """One concept: its name and words, its index sets (param name -> Indices, no empty sets) and its origin."""
+    """One concept: its name and words, its index sets (param name -> Indices, no empty sets) and its origin.
+
+    `extra` and `parts` hold unknown optional keys and sections of a file, kept for writing. Two concepts are equal if
+    they have the same indices (by id) and the same metadata.
+    """
 
     name: str
     class_noun: str
@@ -101,9 +141,13 @@ class Concept:
     indices: Mapping[str, Indices]
     base: BaseInfo
     origin: Origin = field(default_factory=Origin)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        check_words("class noun", self.class_noun)
+        check_words("identifier", self.identifier)
         kept = {key: freeze(self.indices[key]) for key in sorted(self.indices) if len(self.indices[key])}
         for param, values in kept.items():
             check_indices(param, values, self.base)
@@ -119,10 +163,23 @@ class Concept:
         """Fraction of the base model's K/V weights that are shut, 0 to 1."""
         return self.neurons / max(1, self.base.weights())
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Content id: sha256 hex over the index sets alone; see "Content id" in spec/cone-1.md."""
-        return content_id(self.indices)
+        return content_id(self.indices, self.base.tensors)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Concept):
+            return NotImplemented
+        return self.id == other.id and self.metadata == other.metadata
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.name))
+
+    @property
+    def metadata(self) -> tuple[Any, ...]:
+        """Everything but the index sets, for comparison."""
+        return (self.name, self.class_noun, self.identifier, self.base, self.origin, dict(self.extra), self.parts)
 
     @property
     def phrase(self) -> str:
@@ -160,7 +217,7 @@ class Cone:
     @property
     def id(self) -> str:
         """Content id: sha256 hex over the sorted content ids of the concepts, so order and grouping do not matter."""
-        digest = hashlib.sha256(b"cone-file-1")
+        digest = hashlib.sha256(b"cone-file-1\0")
         for concept_id in sorted(concept.id for concept in self.concepts):
             digest.update(bytes.fromhex(concept_id))
         return digest.hexdigest()
@@ -172,32 +229,56 @@ class Cone:
         raise UsageError(f"no concept named {name!r}", f"it holds: {', '.join(self.names)}")
 
 
-def content_id(indices: Mapping[str, Indices]) -> str:
-    """Sha256 hex over the non-empty index sets: per param name in byte order, its length, itself, k and the indices.
+def content_id(indices: Mapping[str, Indices], tensors: Mapping[str, list[int]]) -> str:
+    """Sha256 hex over the non-empty index sets: per param name in byte order, its length and bytes, the number of
+    dimensions and the shape, k and the positions; positions are little-endian u32, all else u64.
 
-    Integers are little-endian u64. Compression, metadata and notes have no part in it (format.md, requirement 8).
+    Compression, metadata and notes have no part in it (format.md, requirement 8).
     """
-    digest = hashlib.sha256(b"cone-concept-1")
-    for param in sorted(indices, key=lambda name: name.encode()):
-        values = indices[param]
+    digest = hashlib.sha256(b"cone-concept-1\0")
+    for param in sorted(indices, key=str.encode):
+        values, name, shape = indices[param], param.encode(), tensors[param]
         if len(values):
-            name = param.encode()
-            digest.update(len(name).to_bytes(8, "little") + name + len(values).to_bytes(8, "little"))
-            digest.update(np.ascontiguousarray(values, dtype="<u8").tobytes())
+            numbers = [len(shape), *shape, len(values)]
+            digest.update(len(name).to_bytes(8, "little") + name)
+            digest.update(b"".join(number.to_bytes(8, "little") for number in numbers))
+            digest.update(np.ascontiguousarray(values, dtype="<u4").tobytes())
     return digest.hexdigest()
 
 
+def size_of(shape: Iterable[int]) -> int:
+    """Number of weights of a tensor; 1 for a shape without dimensions."""
+    return prod(shape)
+
+
+def plain(value: Any) -> Any:
+    """`value` with tuples as lists and numpy scalars as Python's, all the way down."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def check_name(name: str) -> None:
-    """Refuse a concept name that could not stand in a prompt or a file name: words of letters and digits, at most 64."""
+    """Refuse a name that could not stand in a prompt or a file name: words of letters and digits, 64 characters."""
     if len(name) > NAME_LENGTH or not NAME.fullmatch(name):
         raise UsageError(
             f"concept name {name[:80]!r} is not usable", "use letters and digits, joined by - _ . ' or a space"
         )
 
 
+def check_words(what: str, words: str) -> None:
+    """Refuse a class noun or identifier that is empty, longer than 64 characters, padded, or has control characters."""
+    control = any(unicodedata.category(character) in ("Cc", "Cs") for character in words)
+    if not 1 <= len(words) <= NAME_LENGTH or control or words != words.strip():
+        raise UsageError(f"{what} {words[:80]!r} is not usable", f"use a word or two, at most {NAME_LENGTH} characters")
+
+
 def freeze(values: Indices) -> Indices:
-    """A read-only int64 copy-free view of `values`."""
-    out = np.asarray(values, dtype=np.int64).view()
+    """A read-only int64 view of `values`, a copy if somebody could still write to them."""
+    array = np.asarray(values, dtype=np.int64)
+    out = array.copy() if array.flags.writeable else array.view()
     out.flags.writeable = False
     return out
 
@@ -206,7 +287,9 @@ def check_indices(param: str, values: Indices, base: BaseInfo) -> None:
     """Raise UsageError unless `values` are sorted unique positions inside the base model's parameter `param`."""
     if param not in base.tensors:
         raise UsageError(f"{param} is no K/V weight of the base model {base.id}")
-    size = int(np.prod(base.tensors[param], dtype=np.int64))
+    size = size_of(base.tensors[param])
+    if size > TENSOR_SIZE:
+        raise UsageError(f"{param}: {size} weights, more than the {TENSOR_SIZE} of a tensor")
     if values.ndim != 1 or values[0] < 0 or values[-1] >= size or bool((values[1:] <= values[:-1]).any()):
         raise UsageError(f"{param}: indices are not sorted, unique and within 0..{size - 1}")
 

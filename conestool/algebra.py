@@ -1,0 +1,223 @@
+"""Joining, taking apart and comparing cones: pure functions on index sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from conestool.concept import Concept, Cone, Indices
+from conestool.errors import BaseModelMismatchError, UsageError
+from conestool.identity import match
+
+__all__ = [
+    "Change",
+    "Counts",
+    "Diff",
+    "diff",
+    "difference",
+    "extract",
+    "intersection",
+    "join",
+    "layer_of",
+    "merge",
+    "overlap",
+    "union",
+]
+
+
+def join(a: Indices, b: Indices) -> Indices:
+    """Union of two sorted sets (a stable sort merges two runs; np.union1d is 60 times slower in numpy 2.4)."""
+    both, again = together(a, b)
+    out: Indices = np.concatenate((both[:1], both[1:][~again]))
+    return out
+
+
+def intersection(a: Indices, b: Indices) -> Indices:
+    """Positions that both sorted sets hold."""
+    both, again = together(a, b)
+    out: Indices = both[1:][again]
+    return out
+
+
+def difference(a: Indices, b: Indices) -> Indices:
+    """Positions of the sorted set `a` that `b` lacks."""
+    if not len(b):
+        return a
+    at = np.minimum(np.searchsorted(b, a), len(b) - 1)
+    out: Indices = a[b[at] != a]
+    return out
+
+
+def together(a: Indices, b: Indices) -> tuple[Indices, Any]:
+    """Both sets in order, and for each but the first position whether it equals the one before."""
+    both = np.concatenate((a, b))
+    both.sort(kind="stable")
+    return both, both[1:] == both[:-1]
+
+
+def merge(*cones: Cone) -> Cone:
+    """All concepts of `cones` in one, each with its own index sets; the order and grouping do not matter.
+
+    A concept that occurs twice, equal in indices and metadata, is taken once. NameClashError for two different concepts
+    with one name or identifier, BaseModelMismatchError if they were found on different base models. Unknown keys of
+    single concepts are kept; those of whole files are not, because they speak of the file that had them.
+    """
+    if not cones:
+        raise UsageError("nothing to merge", "give at least one .cone")
+    concepts: list[Concept] = []
+    for concept in (concept for cone in cones for concept in cone.concepts):
+        if concept not in concepts:
+            refuse_other_base(concepts, concept)
+            concepts.append(concept)
+    return Cone(tuple(concepts))
+
+
+def refuse_other_base(concepts: list[Concept], concept: Concept) -> None:
+    """Raise BaseModelMismatchError unless the base model of `concept` matches those of all `concepts`."""
+    for other in concepts:
+        found = match(other.base, concept.base) if other.base is not concept.base else None
+        if found and not found.accepted:
+            raise BaseModelMismatchError(
+                f"{other.name} and {concept.name} were found on different base models "
+                f"({other.base.id}, {concept.base.id}): {found.text}",
+                "find one of them again on the other's base model",
+            )
+
+
+def extract(cone: Cone, name: str) -> Cone:
+    """The concept `name` (case aside) alone, exactly as it was before merging; UsageError if there is none."""
+    return Cone((cone[name],))
+
+
+def union(cone: Cone) -> dict[str, Indices]:
+    """All weights that the concepts of `cone` shut, as one index set per param name."""
+    return united(cone.concepts)
+
+
+def united(concepts: Iterable[Concept]) -> dict[str, Indices]:
+    """Union of index sets, by param name in order."""
+    out: dict[str, Indices] = {}
+    for concept in concepts:
+        for param, values in concept.indices.items():
+            out[param] = join(out[param], values) if param in out else values
+    return dict(sorted(out.items()))
+
+
+def overlap(cone: Cone) -> dict[tuple[str, str], int]:
+    """Number of neurons that each pair of concepts shares."""
+    return {
+        (a.name, b.name): sum(
+            len(intersection(a.indices[param], b.indices[param])) for param in a.indices.keys() & b.indices.keys()
+        )
+        for a, b in combinations(cone.concepts, 2)
+    }
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How two index sets compare: neurons only in the first, only in the second, in both."""
+
+    only_a: int = 0
+    only_b: int = 0
+    both: int = 0
+
+    @property
+    def jaccard(self) -> float:
+        """Shared over either, 0 to 1; 1 for two empty sets."""
+        either = self.only_a + self.only_b + self.both
+        return self.both / either if either else 1.0
+
+    @property
+    def same(self) -> bool:
+        """Whether the sets are equal."""
+        return not self.only_a and not self.only_b
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.only_a + other.only_a, self.only_b + other.only_b, self.both + other.both)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference in metadata; `key` is dotted, such as `dog.origin.seed`; None stands for absent."""
+
+    key: str
+    a: Any
+    b: Any
+
+
+@dataclass(frozen=True)
+class Diff:
+    """How two cones compare: counts in total, per param name and per attention layer, and metadata."""
+
+    total: Counts
+    params: Mapping[str, Counts]
+    layers: Mapping[str, Counts]
+    metadata: tuple[Change, ...]
+
+    @property
+    def same(self) -> bool:
+        """Whether there is no difference at all."""
+        return self.total.same and not self.metadata
+
+
+def diff(a: Cone, b: Cone) -> Diff:
+    """Compare the weights that two cones shut (over all their concepts), and the metadata of like-named concepts."""
+    mine, theirs = union(a), union(b)
+    nothing = np.empty(0, np.int64)
+    params = {
+        param: compared(mine.get(param, nothing), theirs.get(param, nothing))
+        for param in sorted(mine.keys() | theirs.keys())
+    }
+    layers: dict[str, Counts] = {}
+    for param, counts in params.items():
+        layers[layer_of(param)] = layers.get(layer_of(param), Counts()) + counts
+    return Diff(sum(params.values(), Counts()), params, layers, tuple(changes(a, b)))
+
+
+def compared(a: Indices, b: Indices) -> Counts:
+    """Sizes of the differences and of the intersection."""
+    both = len(intersection(a, b))
+    return Counts(len(a) - both, len(b) - both, both)
+
+
+def layer_of(param: str) -> str:
+    """The attention layer of a K/V param name: all before `.to_k.weight` and the like."""
+    return param.rsplit(".", 2)[0]
+
+
+def changes(a: Cone, b: Cone) -> Iterable[Change]:
+    """Differences in metadata, concept by concept; two single concepts are compared whatever their names."""
+    if len(a.concepts) == len(b.concepts) == 1:
+        yield from unequal(a.names[0], record_of(a.concepts[0]), record_of(b.concepts[0]))
+        return
+    for name in sorted({*a.names, *b.names}):
+        one = record_of(a[name]) if name in a.names else None
+        two = record_of(b[name]) if name in b.names else None
+        yield from unequal(name, one, two)
+
+
+def record_of(concept: Concept) -> dict[str, Any]:
+    """All that is known of a concept but its index sets; the base model without its tables."""
+    base = concept.base.model_dump(exclude={"tensors", "zeros", "samples"}, exclude_none=True)
+    return {
+        "name": concept.name,
+        "class_noun": concept.class_noun,
+        "identifier": concept.identifier,
+        "base": base,
+        "origin": concept.origin.model_dump(exclude_none=True),
+        **concept.extra,
+        **{part.type: part.model_dump() for part in concept.parts},
+    }
+
+
+def unequal(key: str, a: Any, b: Any) -> Iterable[Change]:
+    """The places where two records differ, descending into maps."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in sorted(a.keys() | b.keys()):
+            yield from unequal(f"{key}.{name}", a.get(name), b.get(name))
+    elif a != b:
+        yield Change(key, a, b)

@@ -1,0 +1,40 @@
+"""Codec 0, "bitmap": one bit for each weight, for dense sets."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from conestool.concept import Indices
+from conestool.errors import FormatError
+from conestool.format.bits import Bytes, pack
+
+__all__ = ["allowed", "decode", "encode"]
+
+DENSE = 8
+CHUNK = 1 << 20
+
+
+def allowed(n: int, k: int) -> bool:
+    """Whether this codec may be used: at least one weight in eight, so that what is read stays in proportion to k."""
+    return n <= DENSE * k
+
+
+def encode(values: Indices, n: int) -> Bytes:
+    """Coded piece of `values` (there is no raw piece)."""
+    bits = np.zeros(n, np.uint8)
+    bits[values] = 1
+    return pack(bits)
+
+
+def decode(coded: Bytes, n: int, k: int) -> Indices:
+    """The `k` positions; FormatError unless exactly `k` bits are set and the padding is zero."""
+    if n % 8 and coded[-1] & (0xFF >> n % 8):
+        raise FormatError("padding bits are not zero")
+    parts = [
+        np.flatnonzero(np.unpackbits(coded[at : at + CHUNK]).view(np.bool_)) + 8 * at
+        for at in range(0, len(coded), CHUNK)
+    ]
+    values = np.concatenate(parts).astype(np.int64, copy=False)
+    if len(values) != k:
+        raise FormatError(f"{len(values)} bits are set, expected {k}")
+    return values

@@ -1,0 +1,257 @@
+"""Bytes to Cone and back: preamble, header, sections; see spec/cone-1.md."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from conestool.concept import BaseInfo, Concept, Cone, Part
+from conestool.errors import FormatError, UsageError, VersionError
+from conestool.files import write_atomic
+from conestool.format import canonical, limits
+from conestool.format.header import Header
+from conestool.format.indices import BITMAP, Entry, decode, encode, frame, total, unframe
+from conestool.format.maps import ConceptMap, HeaderMap, read_map
+
+__all__ = ["MAJOR", "MINOR", "SIGNATURE", "dumps", "load", "loads", "read_header", "save"]
+
+SIGNATURE = b"\x89CONE\r\n\x1a\n"
+MAJOR, MINOR = 1, 0
+PREAMBLE = struct.Struct("<9sBBBII")
+DAMAGED = "copy or download the file again"
+
+
+def load(path: str | Path) -> Cone:
+    """Read a .cone file; FormatError or VersionError for anything that spec/cone-1.md does not allow."""
+    path = Path(path)
+    refuse_large(path)
+    try:
+        return loads(path.read_bytes(), str(path))
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def loads(data: bytes, name: str = "<bytes>") -> Cone:
+    """Read the bytes of a .cone file; `name` stands in front of every error."""
+    try:
+        header = parse_header(data, len(data))
+        return Cone(read_concepts(header, data), header.extra)
+    except FormatError as error:
+        raise type(error)(f"{name}: {error}", error.hint) from error
+
+
+def read_header(path: str | Path) -> Header:
+    """The header of a .cone file; of the payload only the length is checked."""
+    path = Path(path)
+    refuse_large(path)
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(PREAMBLE.size + limits.HEADER)
+            size = stream.seek(0, 2)
+        return parse_header(data, size)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except FormatError as error:
+        raise type(error)(f"{path}: {error}", error.hint) from error
+
+
+def save(cone: Cone, path: str | Path, *, force: bool = False) -> Path:
+    """Write a .cone file atomically; OutputExistsError if it is there and `force` is not given. Returns the path."""
+    return write_atomic(path, dumps(cone), force=force)
+
+
+def dumps(cone: Cone) -> bytes:
+    """The bytes of a .cone file; the same for the same cone and library versions."""
+    bases: dict[bytes, int] = {}
+    concepts, sections = [], []
+    for concept in cone.concepts:
+        number = bases.setdefault(packed(base_map(concept.base)), len(bases))
+        fields, parts = concept_map(concept, number)
+        concepts.append(fields)
+        sections += parts
+    known = {"bases": [canonical.unpack(base) for base in bases], "concepts": concepts}
+    header = packed(with_extra(HeaderMap, known, cone.extra))
+    if len(header) > limits.HEADER:
+        raise UsageError(f"header of {len(header)} bytes, more than {limits.HEADER}", "shorten notes, or merge fewer")
+    try:
+        read_map(header)
+    except FormatError as error:
+        raise UsageError(f"this cannot be written as a .cone file: {error}") from error
+    preamble = PREAMBLE.pack(SIGNATURE, MAJOR, MINOR, 0, len(header), 0)[:-4]
+    return b"".join([preamble, struct.pack("<I", zlib.crc32(header, zlib.crc32(preamble))), header, *sections])
+
+
+def parse_header(data: bytes, size: int) -> Header:
+    """Preamble and header at the beginning of `data`; `size` is the length of the whole file."""
+    if not data.startswith(SIGNATURE):
+        raise FormatError(*foreign(data))
+    if len(data) < PREAMBLE.size:
+        raise FormatError(f"truncated: {len(data)} bytes, the preamble has {PREAMBLE.size}", DAMAGED)
+    _, major, minor, reserved, length, crc = PREAMBLE.unpack_from(data)
+    if major > MAJOR:
+        raise VersionError(f"version {major}.{minor}, later than {MAJOR}", "update conestool: pip install -U conestool")
+    if major < MAJOR or reserved:
+        raise FormatError(
+            f"preamble: version {major}, reserved byte {reserved}, expected {MAJOR} and 0 (byte 9)", DAMAGED
+        )
+    if length > limits.HEADER or size > limits.FILE:
+        raise FormatError(f"header of {length} bytes in a file of {size}, more than a reader may take (byte 12)")
+    header = data[PREAMBLE.size : PREAMBLE.size + length]
+    if len(header) < length:
+        raise FormatError(f"truncated: header of {len(header)} bytes, expected {length} (byte {size})", DAMAGED)
+    if zlib.crc32(header, zlib.crc32(data[: PREAMBLE.size - 4])) != crc:
+        raise FormatError("header: crc32 differs (byte 16)", DAMAGED)
+    found = Header.of((major, minor), PREAMBLE.size + length, read_map(header))
+    if found.size != size:
+        what = "truncated" if size < found.size else "too long"
+        raise FormatError(f"{what}: {size} bytes, expected {found.size} (byte {min(size, found.size)})", DAMAGED)
+    return found
+
+
+def foreign(data: bytes) -> tuple[str, str]:
+    """Message and hint for bytes without the signature."""
+    if data[1:5] == b"CONE" or data[:4] == b"CONE":
+        return "damaged by a text-mode transfer (byte 0)", "copy the file again in binary mode"
+    if SIGNATURE.startswith(data):
+        return f"truncated: {len(data)} bytes", DAMAGED
+    return "not a .cone file (byte 0)", "give a file made by `cones find` or `cones merge`"
+
+
+def read_concepts(header: Header, data: bytes) -> tuple[Concept, ...]:
+    """All concepts; every section's sha256 is checked before a byte of it is decoded."""
+    concepts = []
+    at = header.offset
+    for number, (known, fields) in enumerate(zip(header.concepts, header.map.concepts, strict=True), start=1):
+        pieces = []
+        where = f"section {number} ({known.name})"
+        for section in fields.sections:
+            piece = data[at : at + section.length]
+            if hashlib.sha256(piece).digest() != section.sha256:
+                raise FormatError(f"{where}: sha256 of its {section.type} differs (byte {at})", DAMAGED)
+            pieces.append(piece)
+            at += section.length
+        start = at - sum(map(len, pieces))
+        indices = read_indices(where, fields.entries, known.base, pieces[0], start)
+        parts = [Part(type=s.type, data=p, **s.extra) for s, p in zip(fields.sections[1:], pieces[1:], strict=True)]
+        concept = Concept(
+            known.name, known.class_noun, known.identifier, indices, known.base, known.origin, known.extra, tuple(parts)
+        )
+        if concept.id != known.id:
+            raise FormatError(f"{where}: content id {concept.id[:12]}, the header says {known.id[:12]}", DAMAGED)
+        concepts.append(concept)
+    return tuple(concepts)
+
+
+def read_indices(where: str, entries: list[Entry], base: BaseInfo, data: bytes, start: int) -> dict[str, Any]:
+    """The index sets of one section, whose first byte is byte `start` of the file."""
+    if not entries:
+        return {}
+    raw, coded = total(entries)
+    try:
+        content = unframe(data[raw:], coded)
+    except FormatError as error:
+        raise FormatError(f"{where}: {error} (byte {start + raw})", error.hint) from error
+    shapes = list(base.tensors.items())
+    stream = np.frombuffer(data, np.uint8)
+    out, at, inside = {}, 0, 0
+    for entry in entries:
+        param, shape = shapes[entry.tensor]
+        try:
+            out[param] = decode(entry, stream[at : at + entry.raw], content[inside : inside + entry.coded], shape)
+        except FormatError as error:
+            raise FormatError(f"{where}: {param}: {error} (byte {start + at})", error.hint) from error
+        at, inside = at + entry.raw, inside + entry.coded
+    return out
+
+
+def concept_map(concept: Concept, base: int) -> tuple[dict[str, Any], list[bytes]]:
+    """The map of one concept for the header, and the bytes of its sections."""
+    numbers = {param: number for number, param in enumerate(sorted(concept.base.tensors))}
+    rows, raw, coded = [], [], []
+    codecs = set()
+    for param, values in concept.indices.items():
+        pieces = encode(values, concept.base.tensors[param])
+        rows.append([numbers[param], pieces.codec, len(values), len(pieces.raw), len(pieces.coded)])
+        raw.append(pieces.raw.tobytes())
+        coded.append(pieces.coded.tobytes())
+        codecs.add(pieces.codec)
+    packed_indices = b"".join(raw) + (frame(b"".join(coded), BITMAP in codecs) if coded else b"")
+    sections = [packed_indices, *(part.data for part in concept.parts)]
+    headers = [{"type": "indices"}, *(record_map(part, "data") for part in concept.parts)]
+    known = {
+        "name": concept.name,
+        "class_noun": concept.class_noun,
+        "identifier": concept.identifier,
+        "base": base,
+        "id": bytes.fromhex(concept.id),
+        "tensors": rows,
+        "sections": [
+            {**head, "length": len(data), "sha256": hashlib.sha256(data).digest()}
+            for head, data in zip(headers, sections, strict=True)
+        ],
+        "origin": record_map(concept.origin),
+    }
+    return with_extra(ConceptMap, known, concept.extra), sections
+
+
+def base_map(base: BaseInfo) -> dict[str, Any]:
+    """The map of a base model for the header."""
+    params = sorted(base.tensors)
+    fields = record_map(base)
+    for key in ("zeros", "samples"):
+        if fields.get(key) is not None:
+            if fields[key].keys() != base.tensors.keys():
+                raise UsageError(f"{base.id}: {key} needs one entry for each tensor")
+            fields[key] = [fields[key][param] for param in params]
+    fields["tensors"] = [[param, base.tensors[param]] for param in params]
+    fields["structure"] = bytes.fromhex(base.structure)
+    fields["digests"] = {rung: bytes.fromhex(digest) for rung, digest in base.digests.items()}
+    return fields
+
+
+def record_map(record: BaseModel, *without: str) -> dict[str, Any]:
+    """A record as a map without the fields that are None or empty; unknown keys as they are."""
+    fields = {key: getattr(record, key) for key in type(record).model_fields if key not in without}
+    plain = {key: record_map(value) if isinstance(value, BaseModel) else value for key, value in fields.items()}
+    kept = {key: value for key, value in plain.items() if value is not None and value not in ({}, [])}
+    return {**kept, **(record.model_extra or {})}
+
+
+def with_extra(model: type[BaseModel], known: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """`known` and the unknown keys of a file; UsageError if those have a meaning of their own."""
+    taken = sorted(extra.keys() & model.model_fields.keys())
+    if taken:
+        raise UsageError(f"extra keys {taken} have a meaning of their own")
+    return {**extra, **known}
+
+
+def packed(value: Any) -> bytes:
+    """Canonical msgpack of what was made in memory; UsageError if a header cannot hold it."""
+    try:
+        return canonical.pack(value)
+    except ValueError as error:
+        raise UsageError(f"this cannot be written as a .cone file: {error}") from error
+
+
+def refuse_large(path: Path) -> None:
+    """Refuse a folder or a file beyond the cap before reading it; UsageError if there is none."""
+    if path.is_dir():
+        raise FormatError(f"{path}: is a folder, not a .cone file", "give the file")
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if size > limits.FILE:
+        raise FormatError(f"{path}: {size} bytes, more than {limits.FILE}")
+
+
+def unreadable(path: Path, error: OSError) -> UsageError:
+    """A file that is missing or may not be read."""
+    return UsageError(f"{path}: {(error.strerror or str(error)).lower()}", "check the name")

@@ -1,0 +1,133 @@
+"""Index sets to bytes and back: each tensor by the codec that is smallest for it.
+
+Every codec gives a raw piece, stored as it is, and a coded piece, stored inside the one zstd frame that all tensors of
+a concept share (a frame per tensor costs 6 % at a density of 0.1 %).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import zstandard
+
+from conestool.concept import Indices, size_of
+from conestool.errors import FormatError
+from conestool.format import bitmap, gaps, grid, limits
+from conestool.format.bits import Bytes
+
+__all__ = ["BITMAP", "CODECS", "GAPS", "GRID", "Entry", "Pieces", "decode", "encode", "frame", "unframe"]
+
+BITMAP, GAPS, GRID = 0, 1, 2
+CODECS = {BITMAP: "bitmap", GAPS: "gaps", GRID: "grid"}
+MAGIC = b"\x28\xb5\x2f\xfd"
+NOTHING = np.empty(0, np.uint8)
+
+
+class Entry(NamedTuple):
+    """A row of a concept's tensor table: number of the tensor in its base, codec, k, bytes of raw and coded piece."""
+
+    tensor: int
+    codec: int
+    k: int
+    raw: int
+    coded: int
+
+
+class Pieces(NamedTuple):
+    """One tensor's encoded index set."""
+
+    codec: int
+    raw: Bytes
+    coded: Bytes
+
+    def estimate(self) -> float:
+        """Bytes in the file: the raw piece, and the coded piece by its entropy."""
+        counts = np.bincount(self.coded, minlength=1)
+        counts = counts[counts > 0]
+        return len(self.raw) - float((counts * np.log2(counts / max(1, counts.sum()))).sum()) / 8
+
+    def cost(self) -> int:
+        """Bytes in the file if the coded piece had a zstd frame of its own."""
+        return len(self.raw) + len(frame(self.coded.tobytes(), self.codec == BITMAP))
+
+
+def encode(values: Indices, shape: list[int]) -> Pieces:
+    """The smallest encoding of `values`, sorted unique positions in a tensor of `shape`, at least one."""
+    n, k = size_of(shape), len(values)
+    best = Pieces(GAPS, *gaps.encode(values, n))
+    if grid.allowed(shape, k):
+        plan, estimate = grid.plan(values, shape)
+        if estimate < best.estimate():
+            best = min(best, Pieces(GRID, *grid.encode(values, shape, plan)), key=Pieces.estimate)
+    if bitmap.allowed(n, k):
+        best = min(best, Pieces(BITMAP, NOTHING, bitmap.encode(values, n)), key=Pieces.cost)
+    return best
+
+
+def check(entry: Entry, shape: list[int]) -> None:
+    """Refuse an entry that cannot be right, before anything is read or allocated for it."""
+    n = size_of(shape)
+    if not 1 <= entry.k <= n:
+        raise FormatError(f"{entry.k} indices in a tensor of {n} weights")
+    if entry.codec == BITMAP:
+        fits = bitmap.allowed(n, entry.k) and entry.raw == 0 and entry.coded == (n + 7) // 8
+    elif entry.codec == GAPS:
+        fits = entry.raw == gaps.raw_length(n, entry.k) and entry.k <= entry.coded <= gaps.longest(n, entry.k)
+    elif entry.codec == GRID:
+        fits = grid.allowed(shape, entry.k) and entry.coded in grid.coded_lengths(shape)
+    else:
+        raise FormatError(f"unknown codec {entry.codec}")
+    if not fits:
+        raise FormatError(f"codec {CODECS[entry.codec]} cannot have these lengths for {entry.k} of {n} weights")
+
+
+def decode(entry: Entry, raw: Bytes, coded: Bytes, shape: list[int]) -> Indices:
+    """The index set of a checked entry; FormatError unless it is sorted, unique, of `k` positions and inside."""
+    n = size_of(shape)
+    if entry.codec == BITMAP:
+        return bitmap.decode(coded, n, entry.k)
+    if entry.codec == GRID:
+        return grid.decode(raw, coded, shape, entry.k)
+    values = gaps.decode(raw, coded, n, entry.k)
+    if values[-1] >= n:
+        raise FormatError(f"index {values[-1]} out of range, expected < {n}")
+    return values
+
+
+def frame(data: bytes, repeats: bool = False) -> bytes:
+    """`data` as one zstd frame that declares its size; `repeats` also tries to find repetitions.
+
+    Quotients and classes hold none worth finding: a match-free setting codes them smaller, and faster.
+    """
+    settings = zstandard.ZstdCompressionParameters.from_level(
+        1, strategy=zstandard.STRATEGY_FAST, min_match=7, write_content_size=True, write_checksum=False
+    )
+    packed = zstandard.ZstdCompressor(compression_params=settings).compress(data)
+    if repeats:
+        packed = min(packed, zstandard.ZstdCompressor(level=9).compress(data), key=len)
+    return packed
+
+
+def unframe(data: bytes, size: int) -> Bytes:
+    """The `size` bytes inside `data`, exactly one zstd frame; nothing is allocated before its size is known to fit."""
+    if data[:4] != MAGIC:
+        raise FormatError("not a zstd frame")
+    try:
+        declared = zstandard.get_frame_parameters(data)
+        if declared.content_size != size or size > limits.CODED:
+            raise FormatError(f"zstd frame of {declared.content_size} bytes, expected {size}")
+        if declared.dict_id:
+            raise FormatError("zstd frame needs a dictionary")
+        content = zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise FormatError(f"damaged zstd frame ({error})") from error
+    if len(content) != size:
+        raise FormatError(f"zstd frame holds {len(content)} bytes, expected {size}")
+    return np.frombuffer(content, np.uint8)
+
+
+def total(entries: Sequence[Entry]) -> tuple[int, int]:
+    """Bytes of all raw and of all coded pieces."""
+    return sum(entry.raw for entry in entries), sum(entry.coded for entry in entries)

@@ -1,0 +1,46 @@
+"""Caps of spec/cone-1.md, "Limits": they bound what a reader allocates before any of it is allocated."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BASES",
+    "CODED",
+    "CONCEPTS",
+    "DEPTH",
+    "DIMENSIONS",
+    "FILE",
+    "HEADER",
+    "NEURONS",
+    "SECTIONS",
+    "TENSORS",
+]
+
+HEADER = 1 << 20
+"""Bytes of the header."""
+
+FILE = 1 << 28
+"""Bytes of a file, 256 MiB."""
+
+CONCEPTS = 256
+"""Concepts in a file."""
+
+BASES = 256
+"""Base model descriptions in a file."""
+
+TENSORS = 4096
+"""K/V tensors of a base model."""
+
+DIMENSIONS = 8
+"""Dimensions of a tensor."""
+
+SECTIONS = 16
+"""Sections of a concept."""
+
+NEURONS = 1 << 26
+"""Concept neurons in a file, over all its concepts (10 % of SDXL's K/V weights are 5.5e7)."""
+
+CODED = 1 << 27
+"""Bytes that one section's zstd frame may hold, 128 MiB."""
+
+DEPTH = 16
+"""Nesting of arrays and maps in the header."""
