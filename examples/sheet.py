@@ -1,0 +1,57 @@
+"""A contact sheet of the demo, in the folder where it ran: `python sheet.py` writes `sheet.png`.
+
+Rows: the photos, the bare model, each concept alone, both together; columns: seeds 0, 1, 2, ... as they come.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+import conestool
+from conestool.concept import Cone
+from conestool.diffusion.models import Model
+from conestool.files import write_atomic
+from conestool.render import grid, render
+
+COLUMNS = 5
+PROMPT = "a dog in a hat"
+
+
+def photos(folder: str) -> list[Image.Image]:
+    """The photos of a folder as squares of 192 pixels."""
+    return [ImageOps.fit(Image.open(path).convert("RGB"), (192, 192)) for path in sorted(Path(folder).glob("*.jpg"))]
+
+
+def pictures(model: Model, prompt: str, cone: Cone | None) -> Sequence[Image.Image]:
+    """One picture per seed, enlarged to 192 pixels as they are."""
+    drawn = render(model, [prompt], cone, seeds=range(COLUMNS))
+    return [made.image.resize((192, 192), Image.Resampling.LANCZOS) for made in drawn]
+
+
+def main() -> None:
+    """Draw all rows with the pocket model and write the sheet."""
+    model = conestool.load_model("pocket")
+    both = conestool.load("dog+hat.cone")
+    dog, hat = conestool.extract(both, "dog"), conestool.extract(both, "hat")
+    rows = {
+        "photos of the dog": photos("photos")[:COLUMNS],
+        "photos of the hat": photos("hats")[:COLUMNS],
+        f"bare model: {PROMPT}": pictures(model, PROMPT, None),
+        f"dog.cone: {PROMPT}": pictures(model, PROMPT, dog),
+        f"hat.cone: {PROMPT}": pictures(model, PROMPT, hat),
+        f"dog+hat.cone: {PROMPT}": pictures(model, PROMPT, both),
+        f"dog+hat.cone: {PROMPT} on the beach": pictures(model, f"{PROMPT} on the beach", both),
+    }
+    sheet = grid(list(rows.values()), list(rows))
+    data = io.BytesIO()
+    sheet.save(data, "PNG")
+    write_atomic(Path("sheet.png"), data.getvalue(), force=True)
+    print("sheet.png")
+
+
+if __name__ == "__main__":
+    main()
