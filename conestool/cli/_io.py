@@ -1,0 +1,137 @@
+"""Streams: stdin for `-`, stdout for the product and nothing else.
+
+stdout carries paths, JSON or the bytes asked for with `-o -`; never bytes to a terminal. Nothing here prints for people
+(that is `_show`) and nothing imports more than the standard library before a .cone is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conestool.errors import InputError, PromptError, UsageError
+
+if TYPE_CHECKING:
+    from conestool.concept import Cone
+
+__all__ = [
+    "STDIO",
+    "check_outputs",
+    "emit_bytes",
+    "emit_json",
+    "emit_paths",
+    "expand_paths",
+    "load_cone",
+    "load_cones",
+    "read_bytes",
+    "read_lines",
+    "refuse_terminal",
+]
+
+STDIO = "-"
+"""The path that means stdin or stdout."""
+
+HIDDEN = re.compile("[\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+"""Characters that JSON may hold as they are, but that a terminal would act on or not show."""
+
+
+def read_bytes(what: str) -> bytes:
+    """Everything on stdin; InputError if that is a terminal, since nothing would ever come."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError(f"stdin: a terminal, expected {what}", "pipe it in, or name a file instead of -")
+    return sys.stdin.buffer.read()
+
+
+def read_lines(what: str) -> list[str]:
+    """The non-empty lines of stdin, stripped; PromptError unless they are UTF-8."""
+    data = read_bytes(what)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise PromptError(
+            f"stdin: line {line} is not UTF-8 (byte {error.start})", "convert it first, for example with iconv -t utf-8"
+        ) from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_path_list() -> list[Path]:
+    """Paths listed on stdin, one a line, or separated by NUL (`find -print0`); any bytes a file name may have."""
+    data = read_bytes("a list of paths")
+    separator = b"\0" if b"\0" in data else b"\n"
+    return [Path(os.fsdecode(line.rstrip(b"\r"))) for line in data.split(separator) if line.strip()]
+
+
+def expand_paths(paths: Sequence[Path]) -> list[Path]:
+    """`paths` with `-` replaced by the list of paths on stdin."""
+    out: list[Path] = []
+    for path in paths:
+        out.extend(read_path_list() if str(path) == STDIO else [path])
+    return out
+
+
+def load_cone(path: str | Path) -> Cone:
+    """The cone in the file `path`, or on stdin for `-`."""
+    from conestool import format as cones
+
+    if str(path) == STDIO:
+        return cones.loads(read_bytes("a .cone file"), "stdin")
+    return cones.load(path)
+
+
+def load_cones(paths: Sequence[str | Path]) -> list[Cone]:
+    """The cones in `paths`; stdin can be only one of them."""
+    refuse_twice_stdin(paths)
+    return [load_cone(path) for path in paths]
+
+
+def refuse_twice_stdin(paths: Iterable[str | Path]) -> None:
+    """Raise UsageError if `-` is there more than once: stdin can be read once."""
+    if sum(str(path) == STDIO for path in paths) > 1:
+        raise UsageError("-: stdin was named twice", "write one of the two to a file first")
+
+
+def refuse_terminal(what: str) -> None:
+    """Raise UsageError if stdout is a terminal: `what` is binary and would garble it."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        raise UsageError(f"stdout: a terminal, will not write {what} to it", "redirect it (> file), or use -o FILE")
+
+
+def check_outputs(paths: Iterable[str | Path], what: str, *, force: bool, folder: bool = False) -> None:
+    """Refuse outputs that could not be written, before any long work: a terminal for `-`, existing files, no folder."""
+    from conestool.files import check_output
+
+    for path in paths:
+        if str(path) == STDIO:
+            refuse_terminal(what)
+        else:
+            check_output(path, force=force, folder=folder)
+
+
+def emit_bytes(data: bytes, what: str) -> None:
+    """Write `data` to stdout, unless that is a terminal."""
+    refuse_terminal(what)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def emit_paths(paths: Iterable[str | Path]) -> None:
+    """Write the paths of what was made to stdout, one a line, byte for byte as the file system has them."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(b"".join(os.fsencode(path) + b"\n" for path in paths))
+    sys.stdout.buffer.flush()
+
+
+def emit_json(value: Any) -> None:
+    """Write `value` to stdout as JSON in UTF-8; characters that a terminal would act on stay escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    text = HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode() + b"\n")
+    sys.stdout.buffer.flush()

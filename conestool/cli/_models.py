@@ -1,0 +1,64 @@
+"""Which base model a command works with, and concepts with strengths as typed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conestool.cli import _show
+
+if TYPE_CHECKING:
+    from conestool.concept import Cone
+    from conestool.diffusion.models import Model
+
+__all__ = ["POCKET", "Wanted", "choose_model", "open_model", "parse_wanted", "strengths"]
+
+POCKET = "pocket"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One `F[:strength]` of the command line."""
+
+    path: Path
+    strength: float = 1.0
+
+
+def parse_wanted(text: str) -> Wanted:
+    """Split `dog.cone:0.5` into file and strength; a file that has the whole name wins."""
+    from conestool.errors import UsageError
+
+    path, colon, tail = text.rpartition(":")
+    if not colon or not path or Path(text).exists():
+        return Wanted(Path(text))
+    try:
+        strength = float(tail)
+    except ValueError:
+        return Wanted(Path(text))
+    if not 0 <= strength <= 1:
+        raise UsageError(f"{text}: strength {tail} is out of range", "0 leaves the model as it is, 1 shuts fully")
+    return Wanted(Path(path), strength)
+
+
+def strengths(wanted: Sequence[Wanted], cones: Sequence[Cone]) -> dict[str, float]:
+    """Strength per concept name: every concept of a file gets that of its file."""
+    return {name: one.strength for one, cone in zip(wanted, cones, strict=True) for name in cone.names}
+
+
+def choose_model(option: str | None, recorded: str | None = None) -> str:
+    """The base model to use: `--model`, else CONES_MODEL, else the one recorded with the concept, else pocket."""
+    return option or os.environ.get("CONES_MODEL") or recorded or POCKET
+
+
+def open_model(model_id: str, device: str, dtype: str) -> Model:
+    """Load a base model, saying so since it takes seconds."""
+    _show.detail(f"loading {model_id}")
+    from conestool.diffusion.models import load_model
+
+    model = load_model(model_id, device=device, dtype=dtype)
+    kind = str(model.dtype).removeprefix("torch.")
+    _show.detail(f"{model_id} on {model.device}, {kind}")
+    return model

@@ -1,0 +1,135 @@
+"""Where pictures go: file names from prompts, folders, sheets and stdout, all settled before anything is drawn."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conestool.cli import _io
+from conestool.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from conestool.render import Rendering
+
+__all__ = ["Targets", "make_sheet", "png_of", "settle", "slug"]
+
+SLUG_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class Targets:
+    """One path per picture, in order, or one for the sheet; "-" is stdout."""
+
+    paths: tuple[Path, ...]
+    force: bool
+
+    def check(self) -> None:
+        """Refuse paths that cannot be written; makes the folder that was named."""
+        for folder in {path.parent for path in self.paths if str(path) != _io.STDIO}:
+            if not folder.exists() and folder.parent.is_dir():
+                folder.mkdir()
+        _io.check_outputs(self.paths, "a PNG", force=self.force)
+
+    def write(self, index: int, data: bytes) -> None:
+        """Write picture `index`."""
+        from conestool.files import write_atomic
+
+        path = self.paths[index]
+        if str(path) == _io.STDIO:
+            _io.emit_bytes(data, "a PNG")
+        else:
+            write_atomic(path, data, force=self.force)
+
+
+def settle(output: str | None, prompts: Sequence[str], seeds: Sequence[int], *, sheet: bool, force: bool) -> Targets:
+    """The targets of a run: one picture per prompt and seed, or a single sheet of them."""
+    count = 1 if sheet else len(prompts) * len(seeds)
+    if output == _io.STDIO or (output and Path(output).suffix and not is_folder(output)):
+        if count > 1:
+            raise UsageError(f"-o {output}: {count} pictures for one file", "name a folder, or use --grid")
+        if output != _io.STDIO and Path(output).suffix.lower() != ".png":
+            raise UsageError(f"-o {output}: pictures are written as PNG", "let the name end in .png")
+        return Targets((Path(output),), force)
+    folder = Path(output) if output else Path()
+    names = [slug(prompts[0])] if count == 1 else many(prompts, seeds)
+    paths = [folder / f"{name}.png" for name in names]
+    if output is None and not force:
+        paths = [free(path) for path in paths]
+    return Targets(tuple(paths), force)
+
+
+def is_folder(output: str) -> bool:
+    """Whether `-o` names a folder: there already, or typed with a slash at its end."""
+    return Path(output).is_dir() or output.endswith(("/", os.sep))
+
+
+def many(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """Names of several pictures: numbered by prompt, and by seed where a prompt has several."""
+    digits = len(str(len(prompts)))
+    out = []
+    for number, prompt in enumerate(prompts, 1):
+        first = f"{number:0{digits}}-" if len(prompts) > 1 else ""
+        out += [f"{first}{slug(prompt)}" + (f"-{seed}" if len(seeds) > 1 else "") for seed in seeds]
+    return out
+
+
+def slug(prompt: str) -> str:
+    """A file name from a prompt: "a dog in a hat" is a-dog-in-a-hat."""
+    text = unicodedata.normalize("NFKC", prompt).casefold()
+    words = re.findall(r"[^\W_]+", text)
+    out = "-".join(words)
+    if len(out) > SLUG_LENGTH:
+        out = out[: SLUG_LENGTH + 1].rsplit("-", 1)[0][:SLUG_LENGTH]
+    return out or "picture"
+
+
+def free(path: Path) -> Path:
+    """`path`, or the first of path-2, path-3 and so on that is not there yet."""
+    number, out = 1, path
+    while os.path.lexists(out):
+        number += 1
+        out = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return out
+
+
+def make_sheet(
+    drawn: Sequence[Rendering], bare: Sequence[Rendering], prompts: Sequence[str], seeds: Sequence[int], names: str
+) -> bytes:
+    """One PNG of all pictures: a row per prompt and a column per seed, or, with `bare`, bare model beside concepts."""
+    from conestool.render import grid
+
+    wide = len(seeds)
+    if bare:
+        labels = [f"{prompt} (seed {seed})" if wide > 1 else prompt for prompt in prompts for seed in seeds]
+        pairs = [[one.image, other.image] for one, other in zip(bare, drawn, strict=True)]
+        return plain_png(grid(pairs, labels, ["bare model", names or "bare model"]), drawn[0])
+    rows = [[each.image for each in drawn[start : start + wide]] for start in range(0, len(drawn), wide)]
+    return plain_png(grid(rows, prompts, [f"seed {seed}" for seed in seeds] if wide > 1 else ()), drawn[0])
+
+
+def plain_png(image: Image, first: Rendering) -> bytes:
+    """A sheet as PNG; its `parameters` are those of its first picture, as other programs do it."""
+    from PIL import PngImagePlugin
+
+    from conestool.render.png import parameters
+
+    text = PngImagePlugin.PngInfo()
+    text.add_text("parameters", parameters(first.record))
+    out = io.BytesIO()
+    image.save(out, "PNG", pnginfo=text)
+    return out.getvalue()
+
+
+def png_of(rendering: Rendering) -> bytes:
+    """One picture as PNG with its record."""
+    from conestool.render import png_bytes
+
+    return png_bytes(rendering.image, rendering.record)

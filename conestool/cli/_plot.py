@@ -1,0 +1,130 @@
+"""The layer map: where in every K and V matrix a concept's neurons lie, as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conestool.cli import _layers, _show
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+
+    from conestool.concept import Concept, Cone, Indices
+
+__all__ = ["draw_map", "heat", "map_png"]
+
+CELL = (200, 30)
+"""Width and height in pixels of one matrix."""
+GAP, MARGIN, HEAD, NAMES, NUMBERS = 6, 20, 64, 150, 74
+INK, FAINT, PAPER, EMPTY = (32, 34, 40), (128, 132, 140), (255, 255, 255), (242, 243, 246)
+DARK = np.array([122, 4, 3], dtype=np.float32)
+WARM = np.array([251, 128, 34], dtype=np.float32)
+
+
+def map_png(cone: Cone) -> bytes:
+    """The layer map of all concepts of `cone`, one below the other, as PNG."""
+    from PIL import Image
+
+    maps = [draw_map(concept) for concept in cone.concepts]
+    whole = Image.new("RGB", (max(one.width for one in maps), sum(one.height for one in maps)), PAPER)
+    top = 0
+    for one in maps:
+        whole.paste(one, (0, top))
+        top += one.height
+    out = BytesIO()
+    whole.save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def draw_map(concept: Concept) -> Image:
+    """One row per attention layer; K on the left, V on the right, each a heat map of the share of weights shut."""
+    from PIL import Image, ImageDraw
+
+    layers = group(concept.base.tensors)
+    columns = max(len(params) for params in layers.values())
+    width = 2 * MARGIN + NAMES + columns * (CELL[0] + NUMBERS + GAP)
+    image = Image.new("RGB", (width, HEAD + 24 + len(layers) * (CELL[1] + GAP) + MARGIN), PAPER)
+    draw = ImageDraw.Draw(image)
+    heading(draw, concept)
+    shares = {param: heat(concept.indices.get(param), shape) for param, shape in concept.base.tensors.items()}
+    brightest = max((float(share.max()) for share in shares.values()), default=0.0) or 1.0
+    for row, (name, params) in enumerate(layers.items()):
+        top = HEAD + 24 + row * (CELL[1] + GAP)
+        draw.text((MARGIN, top + 8), name, fill=INK, font=font(13))
+        for column, param in enumerate(params):
+            left = MARGIN + NAMES + column * (CELL[0] + NUMBERS + GAP)
+            if row == 0:
+                draw.text((left, HEAD + 2), title(param), fill=FAINT, font=font(13))
+            image.paste(paint(shares[param] / brightest), (left, top))
+            draw.text((left + CELL[0] + 6, top + 8), share_text(concept, param), fill=FAINT, font=font(12))
+    return image
+
+
+def heading(draw: ImageDraw, concept: Concept) -> None:
+    """Name, prompt, number of neurons and base model above the map."""
+    first = f"{_show.clean(concept.name)}: {_show.clean(concept.phrase)}"
+    density = _show.percent(concept.density)
+    second = f"{concept.neurons:,} concept neurons, {density} of the K/V weights of {_show.clean(concept.base.id)}"
+    draw.text((MARGIN, MARGIN - 4), first, fill=INK, font=font(18))
+    draw.text((MARGIN, MARGIN + 20), second, fill=FAINT, font=font(13))
+
+
+def group(tensors: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Param names per layer as shown, in the order of the network, K before V."""
+    out: dict[str, list[str]] = {}
+    for param in sorted(tensors, key=_layers.natural):
+        out.setdefault(_layers.label(_layers.layer_of(param)), []).append(param)
+    return out
+
+
+def title(param: str) -> str:
+    """What a column of matrices is."""
+    return f"{_layers.projection(param)} (rows x columns)"
+
+
+def share_text(concept: Concept, param: str) -> str:
+    """The share of one matrix that is shut."""
+    values = concept.indices.get(param)
+    return _show.percent((0 if values is None else len(values)) / prod(concept.base.tensors[param]))
+
+
+def heat(values: Indices | None, shape: list[int]) -> NDArray[np.float32]:
+    """Share of shut weights in a grid over a matrix of `shape`, (at most CELL height, at most CELL width), 0 to 1."""
+    rows, columns = shape[0], prod(shape[1:])
+    grid = (min(rows, CELL[1]), min(columns, CELL[0]))
+    if values is None or not len(values):
+        return np.zeros(grid, dtype=np.float32)
+    row = (values // columns) * grid[0] // rows
+    column = (values % columns) * grid[1] // columns
+    found = np.bincount(row * grid[1] + column, minlength=grid[0] * grid[1]).reshape(grid)
+    heights = np.bincount(np.arange(rows) * grid[0] // rows, minlength=grid[0])
+    widths = np.bincount(np.arange(columns) * grid[1] // columns, minlength=grid[1])
+    return (found / np.outer(heights, widths)).astype(np.float32)
+
+
+def paint(share: NDArray[np.float32]) -> Image:
+    """Shares 0 to 1 of the brightest as colours, of CELL size; the root, so that sparse places show too."""
+    from PIL import Image
+
+    level = np.sqrt(share)[..., None]
+    colour = np.where(level < 0.5, blend(np.array(EMPTY), WARM, 2 * level), blend(WARM, DARK, 2 * level - 1))
+    return Image.fromarray(colour.astype(np.uint8), "RGB").resize(CELL, Image.Resampling.NEAREST)
+
+
+def blend(one: NDArray[Any], other: NDArray[Any], level: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Colours between `one` (level 0) and `other` (level 1)."""
+    return np.asarray(one + (other - one) * np.clip(level, 0, 1), dtype=np.float32)
+
+
+def font(points: int) -> Any:
+    """Pillow's own font, so that the picture is the same on every machine."""
+    from PIL import ImageFont
+
+    return ImageFont.load_default(points)

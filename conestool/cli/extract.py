@@ -1,0 +1,36 @@
+"""`cones extract`: one concept back out of a merged file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conestool.cli import _io, _show
+from conestool.cli._options import Force, Json, value
+from conestool.cli.merge import default_output, save
+
+__all__ = ["extract"]
+
+
+def extract(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .cone file; - reads stdin.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The concept to take out.")],
+    output: Annotated[
+        Path | None, value("-o", "--output", metavar="F", text="Default: NAME.cone; - is stdout.")
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Take one concept back out of a merged file, as it was before the merge."""
+    from conestool import algebra
+
+    if output is not None:
+        _io.check_outputs([output], "a .cone file", force=force)
+    single = algebra.extract(_io.load_cone(file), name)
+    path = save(single, output or default_output(single.names), force=force, json=json)
+    concept = single.concepts[0]
+    _show.say(f"{concept.name}: {_show.amount(concept.neurons, 'neuron')}, id {concept.id[:12]}")
+    if json:
+        _io.emit_json({"output": str(path), "id": single.id, "name": concept.name, "neurons": concept.neurons})

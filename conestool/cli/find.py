@@ -1,0 +1,213 @@
+"""`cones find`: photos in, a .cone file out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conestool.cli import _io, _show
+from conestool.cli._options import DeviceOption, Dtype, DtypeOption, Force, Json, ModelOption, flag, value
+
+if TYPE_CHECKING:
+    from conestool.concept import Cone
+    from conestool.diffusion.photos import Photo
+    from conestool.search.settings import Settings
+
+__all__ = ["Method", "find", "state_path"]
+
+SEARCH, STORED = "Search", "Stored in the file"
+
+
+class Method(StrEnum):
+    """What `--method` takes."""
+
+    mask = "mask"
+    cones = "cones"
+    tstat = "tstat"
+    taylor = "taylor"
+
+
+def find(
+    photos: Annotated[
+        list[Path], typer.Argument(metavar="PHOTOS...", help="Folders or files; - reads a list of them.")
+    ],
+    output: Annotated[
+        Path | None, value("-o", "--output", metavar="F", text="Default: NAME.cone; - is stdout.")
+    ] = None,
+    class_noun: Annotated[
+        str | None, value("--class-noun", metavar="NOUN", text="What kind of thing it is. Default: as in F.")
+    ] = None,
+    name: Annotated[str | None, value("--name", metavar="NAME", text="What prompts call it. Default: as in F.")] = None,
+    identifier: Annotated[
+        str | None, value("--identifier", metavar="WORD", text="Rare word for it. Default: chosen by the name.")
+    ] = None,
+    seed: Annotated[int, value("--seed", metavar="N", text="Seed of all noise.")] = 0,
+    resume: Annotated[bool, flag("--resume", text="Go on after an interruption.")] = False,
+    skip_broken: Annotated[bool, flag("--skip-broken", text="Leave out broken images.")] = False,
+    method: Annotated[
+        Method | None, value("--method", metavar="M", text="mask, cones, tstat or taylor. Default: mask.", panel=SEARCH)
+    ] = None,
+    steps: Annotated[
+        int | None, value("--steps", metavar="N", text="Steps of the search.", panel=SEARCH, min=1)
+    ] = None,
+    density: Annotated[
+        float | None,
+        value("--density", metavar="X", text="Share of the K/V weights to shut. Default: found.", panel=SEARCH),
+    ] = None,
+    prior_weight: Annotated[
+        float | None, value("--lambda", metavar="X", text="Weight of the class images.", panel=SEARCH, min=0.0)
+    ] = None,
+    class_images: Annotated[
+        str | None,
+        value("--class-images", metavar="N|DIR", text="How many to draw, or a folder of them.", panel=SEARCH),
+    ] = None,
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = Dtype.auto,
+    notes: Annotated[str | None, value("--notes", metavar="TEXT", text="Free text.", panel=STORED)] = None,
+    author: Annotated[str | None, value("--author", metavar="TEXT", text="Who made it.", panel=STORED)] = None,
+    licence: Annotated[str | None, value("--licence", metavar="TEXT", text="Its licence.", panel=STORED)] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Find the concept neurons of a subject, from 3 to 5 photos.
+
+    Name and class noun come from the output's name (my-dog.cone: a dog), or the photos' folder.
+    """
+    from conestool.cli import _naming
+    from conestool.errors import UsageError
+
+    if json and str(output) == _io.STDIO:
+        raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give the file a name")
+    paths = _io.expand_paths(photos)
+    name, class_noun = _naming.settle(paths, output, name, class_noun)
+    path = place(output, name)
+    _io.check_outputs([path], "a .cone file", force=force)
+    options = {} if steps is None else {"steps": steps}
+    settings = make_settings(method, density=density, seed=seed, prior_weight=prior_weight, options=options)
+    settings, pictures = use_class_images(settings, class_images, skip_broken)
+    images = read_photos(paths, skip_broken)
+    _show.say(f"{name}: {_show.amount(len(images), 'photo')} of {class_noun!r}")
+    words = {"class_noun": class_noun, "name": name, "identifier": identifier}
+    where = {"model": model, "device": device, "dtype": dtype.value}
+    cone = search(images, words, settings, pictures, where, state_path(path), resume)
+    cone = annotate(cone, notes=notes, author=author, licence=licence)
+    finish(cone, path, force=force, json=json)
+
+
+def place(output: Path | None, name: str) -> Path:
+    """Where the .cone goes: the output as given, NAME.cone inside it if it is a folder, or NAME.cone here."""
+    file = f"{name.replace(' ', '-')}.cone"
+    if output is None:
+        return Path(file)
+    return output / file if output.is_dir() else output
+
+
+def state_path(output: Path) -> Path | None:
+    """Where an interrupted search is kept, beside the output; nowhere if that is stdout."""
+    return None if str(output) == _io.STDIO else output.with_name(f"{output.name}.part")
+
+
+def make_settings(method: Method | None, **given: Any) -> Settings:
+    """Settings of the options that were given; the others keep their defaults."""
+    from conestool.search.settings import Settings
+
+    if method is not None:
+        given["method"] = method.value
+    return Settings(**{key: value for key, value in given.items() if value is not None})
+
+
+def use_class_images(settings: Settings, option: str | None, skip_broken: bool) -> tuple[Settings, list[Any] | None]:
+    """Settings with the number of class images, or the pictures of the folder given instead."""
+    from dataclasses import replace
+
+    if option is None:
+        return settings, None
+    if option.isdigit():
+        return replace(settings, class_images=int(option)), None
+    return settings, [photo.image for photo in read_photos([Path(option)], skip_broken)]
+
+
+def read_photos(paths: Sequence[Path], skip_broken: bool) -> list[Photo]:
+    """The photos, with a note on everything that was passed over."""
+    from conestool.diffusion.photos import read_photos as read
+
+    photos, remarks = read(paths, skip_broken=skip_broken)
+    for remark in remarks:
+        _show.say(f"note: {remark}")
+    return photos
+
+
+def search(
+    images: Sequence[Photo],
+    words: dict[str, Any],
+    settings: Settings,
+    pictures: list[Any] | None,
+    where: dict[str, Any],
+    state: Path | None,
+    resume: bool,
+) -> Cone:
+    """Load the model and search, showing the progress; on Ctrl-C say how to go on."""
+    from conestool.cli import _models
+
+    if state and state.exists() and not resume:
+        _show.say(f"note: {state} holds an interrupted search; --resume goes on from it")
+    try:
+        base = _models.open_model(_models.choose_model(where["model"]), where["device"], where["dtype"])
+        from conestool.cli._events import Stages
+        from conestool.search.find import find as find_neurons
+
+        with Stages() as stages:
+            return find_neurons(
+                base,
+                images,
+                settings=settings,
+                class_pictures=pictures,
+                progress=stages,
+                state=state,
+                resume=resume,
+                **words,
+            )
+    except KeyboardInterrupt:
+        tell_resume(state)
+        raise
+
+
+def tell_resume(state: Path | None) -> None:
+    """After Ctrl-C: how to go on, if anything was saved."""
+    if state and state.exists():
+        arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
+        _show.warn(f"the search is saved; to go on: {shlex.join(['cones', *arguments, '--resume'])}")
+    else:
+        _show.warn("nothing of the search is saved yet")
+
+
+def annotate(cone: Cone, **texts: str | None) -> Cone:
+    """The cone with notes, author and licence where they were given."""
+    from dataclasses import replace
+
+    given = {key: value for key, value in texts.items() if value}
+    if not given:
+        return cone
+    concepts = [replace(each, origin=each.origin.model_copy(update=given)) for each in cone.concepts]
+    return replace(cone, concepts=tuple(concepts))
+
+
+def finish(cone: Cone, path: Path, *, force: bool, json: bool) -> None:
+    """Write the file, then report what was found and how good it is."""
+    from conestool import format as cones
+    from conestool.cli import _facts, _report
+    from conestool.cli.merge import save
+
+    save(cone, path, force=force, json=json)
+    name = "stdout" if str(path) == _io.STDIO else str(path)
+    facts = _facts.facts_of(name, len(cones.dumps(cone)), cone)
+    _report.show_found(facts)
+    if json:
+        _io.emit_json(_facts.file_record(facts))

@@ -1,0 +1,110 @@
+"""`cones inspect`: what is in a .cone file, and whether it fits a base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conestool.cli import _io, _show
+from conestool.cli._options import Force, Json, value
+
+if TYPE_CHECKING:
+    from conestool.cli._facts import FileFacts
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".cone files; - reads one from stdin.")],
+    model: Annotated[str | None, value("--model", metavar="M", text="Check that they fit this base model.")] = None,
+    plot: Annotated[Path | None, value("--plot", metavar="F.png", text="Draw the layer map; - is stdout.")] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Show what is in .cone files: concepts, neurons per layer, size, losses.
+
+    The JSON is a list with one object per file.
+    """
+    from conestool.cli import _facts, _report
+
+    check_plot(files, plot, force=force, json=json)
+    _io.refuse_twice_stdin(files)
+    data = {str(path): _io.read_bytes("a .cone file") for path in files if str(path) == _io.STDIO}
+    facts = [gather(path, data.get(str(path))) for path in files]
+    for number, one in enumerate(facts):
+        if number:
+            _show.say("")
+        _report.show_file(one)
+    records = [_facts.file_record(one) for one in facts]
+    written = [draw(files[0], data.get(str(files[0])), plot, force)] if plot else []
+    checks = check_models(facts, model) if model else []
+    if json:
+        for record, check in zip(records, checks, strict=False):
+            record["model_check"] = check
+        _io.emit_json(records)
+    elif written and str(plot) != _io.STDIO:
+        _io.emit_paths(written)
+    refuse_misfits(facts, checks, model)
+
+
+def check_plot(files: list[Path], plot: Path | None, *, force: bool, json: bool) -> None:
+    """Refuse a plot that cannot be written, or that cannot hold all that was asked for."""
+    from conestool.errors import UsageError
+
+    if plot is None:
+        return
+    if len(files) > 1:
+        raise UsageError(f"--plot: one picture, but {len(files)} files", "plot one file at a time, or merge them first")
+    if json and str(plot) == _io.STDIO:
+        raise UsageError("--plot -: stdout cannot carry the picture and JSON", "give the plot a file")
+    _io.check_outputs([plot], "a PNG", force=force)
+
+
+def gather(path: Path, data: bytes | None) -> FileFacts:
+    """The facts of one file, from its header alone; or of bytes that came on stdin."""
+    from conestool import format as cones
+    from conestool.cli import _facts
+
+    if data is not None:
+        return _facts.facts_of("stdin", len(data), cones.loads(data, "stdin"))
+    return _facts.facts_of_header(str(path), cones.read_header(path))
+
+
+def draw(path: Path, data: bytes | None, plot: Path, force: bool) -> Path:
+    """Draw the layer map of one file into `plot`."""
+    from conestool import format as cones
+    from conestool.cli._plot import map_png
+    from conestool.files import write_atomic
+
+    picture = map_png(cones.load(path) if data is None else cones.loads(data, "stdin"))
+    if str(plot) == _io.STDIO:
+        _io.emit_bytes(picture, "a PNG")
+        return plot
+    return write_atomic(plot, picture, force=force)
+
+
+def check_models(facts: list[FileFacts], model_id: str) -> list[dict[str, Any]]:
+    """How each file's base model compares with the model `model_id`; loads that model, on the CPU."""
+    from conestool.diffusion.models import load_model
+    from conestool.identity import match
+
+    info = load_model(model_id, device="cpu").info
+    checks = []
+    for one in facts:
+        found = match(one.base, info)
+        _show.say(f"{one.path}: {found.text}")
+        checks.append({"model": model_id, "fits": found.accepted, "text": found.text})
+    return checks
+
+
+def refuse_misfits(facts: list[FileFacts], checks: list[dict[str, Any]], model: str | None) -> None:
+    """Raise BaseModelMismatchError for files that do not fit the model they were checked against."""
+    from conestool.errors import BaseModelMismatchError
+
+    wrong = [one.path for one, check in zip(facts, checks, strict=False) if not check["fits"]]
+    if wrong:
+        raise BaseModelMismatchError(
+            f"{', '.join(wrong)}: found on another base model than {model}", "cones inspect FILE shows on which"
+        )

@@ -1,0 +1,166 @@
+"""The entry point `cones`: registers the commands, and turns every way to stop into an exit code and one line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+
+from conestool import __version__
+from conestool.cli import _options, _show
+from conestool.cli._help import Command
+from conestool.cli.apply import apply
+from conestool.cli.diff import diff
+from conestool.cli.doctor import doctor
+from conestool.cli.extract import extract
+from conestool.cli.find import find
+from conestool.cli.inspect import inspect
+from conestool.cli.merge import merge
+from conestool.cli.render import render
+from conestool.errors import ConesError
+
+__all__ = ["app", "main"]
+
+INTERRUPTED = 130
+BUG = 70
+
+app = typer.Typer(
+    name="cones",
+    help="Find concept neurons in a diffusion model, and draw with them.",
+    epilog="First steps: cones find ./photos -o dog.cone, then cones render 'a dog in a hat'.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for each in (find, inspect, merge, extract, diff, apply, render, doctor):
+    app.command(cls=Command, no_args_is_help=each is not doctor)(_options.command(each))
+
+
+def show_version(wanted: bool) -> None:
+    """Write the version to stdout and stop."""
+    if wanted:
+        typer.echo(f"cones {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+    quiet: _options.Quiet = False,
+    verbose: _options.Verbose = False,
+    traceback: _options.Trace = False,
+) -> None:
+    """Find concept neurons in a diffusion model, and draw with them."""
+    _options.configure(quiet, verbose, traceback)
+
+
+def main() -> None:
+    """Run the command line of this process and leave with its exit code."""
+    calm_libraries()
+    code = run(sys.argv[1:])
+    hush_closed_pipes()
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code; everything there is to say is on stderr afterwards."""
+    try:
+        code = app(arguments, prog_name="cones", standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error)
+    return code if isinstance(code, int) else 0
+
+
+def report(error: BaseException) -> int:
+    """Say what stopped the command in a line and what to do in another; return the exit code."""
+    if _options.wants_traceback():
+        import traceback
+
+        traceback.print_exception(error)
+    message, hint, code = describe(error)
+    if message:
+        with contextlib.suppress(OSError):  # stderr is closed too: the exit code says it
+            _show.fail(message, hint)
+    return code
+
+
+def describe(error: BaseException) -> tuple[str, str | None, int]:
+    """Message, hint and exit code of an exception; an empty message for those that stay quiet."""
+    if isinstance(error, ConesError):
+        bug = error.exit_code == BUG
+        return str(error), error.hint or (report_hint() if bug else None), error.exit_code
+    if isinstance(error, BrokenPipeError):
+        return "", None, 0
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+        return "stopped", None, INTERRUPTED
+    if hasattr(error, "format_message"):  # click's, or typer's own copy of it
+        return describe_usage(error)
+    if out_of_memory(error):
+        hint = "close other programs, use --dtype float16 or bfloat16, a smaller batch, or --device cpu"
+        return f"out of memory: {first_line(error)}", hint, 6
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}", None, 2
+    return f"a bug in cones: {type(error).__name__}: {first_line(error)}", report_hint(), BUG
+
+
+def describe_usage(error: Any) -> tuple[str, str | None, int]:
+    """Message, hint and exit code of an error in the arguments; just the help's exit code if it was shown."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "cones"
+    message = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(message, file=sys.stderr)
+        return "", None, 2
+    return message[:1].lower() + message[1:].rstrip("."), f"see {path} --help", int(error.exit_code)
+
+
+def report_hint() -> str:
+    """What to do about a bug of ours."""
+    if _options.wants_traceback():
+        return "please report it with the output of: cones doctor --json"
+    return "run it again with --traceback and report that, with the output of: cones doctor --json"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a device or of the machine; told by names, since torch may not be loaded."""
+    names = {cls.__name__ for cls in type(error).__mro__}
+    text = str(error)
+    told = isinstance(error, RuntimeError) and ("out of memory" in text or "not enough memory" in text)
+    return isinstance(error, MemoryError) or "OutOfMemoryError" in names or told
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the error's text, or its type's name if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def calm_libraries() -> None:
+    """Keep the chatter of libraries from the user's screen; what conestool itself warns of is shown as a warning."""
+    for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        ours = f"{os.sep}conestool{os.sep}" in filename
+        (_show.warn if ours else _show.detail)(f"{message}" if ours else f"{category.__name__}: {message}")
+
+    warnings.showwarning = show  # type: ignore[assignment]
+
+
+def hush_closed_pipes() -> None:
+    """Let the interpreter's last flush go nowhere if the reader of a stream has left."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,0 +1,249 @@
+"""`cones render`: prompts and concepts in, pictures out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conestool.cli import _io, _show
+from conestool.cli._options import DeviceOption, Dtype, DtypeOption, Force, ForceModel, Json, ModelOption, flag, value
+from conestool.errors import PromptError, UsageError
+
+if TYPE_CHECKING:
+    from conestool.cli._pictures import Targets
+    from conestool.cli._selection import Chosen
+    from conestool.diffusion.models import Model
+    from conestool.render import Rendering
+
+__all__ = ["render"]
+
+CONCEPTS, PICTURE, OUTPUT = "Concepts", "Picture", "Output"
+
+
+Where = tuple[str | None, str, str]
+"""Model, device and dtype as typed."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How pictures are drawn; `options` are those of the library's `render` that were given."""
+
+    seeds: Sequence[int]
+    literal: bool
+    force_model: bool
+    batch: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where pictures go and in what form."""
+
+    output: str | None
+    grid: bool
+    compare: bool
+    force: bool
+    json: bool
+
+    @property
+    def sheet(self) -> bool:
+        """Whether all pictures go onto one sheet."""
+        return self.grid or self.compare
+
+
+def render(
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw; - reads prompts, one a line.")
+    ] = None,
+    cones: Annotated[
+        list[str] | None,
+        value(
+            "-c", "--cone", metavar="F[:S]", text="Use this file, at strength S (0 to 1); - is stdin.", panel=CONCEPTS
+        ),
+    ] = None,
+    no_cones: Annotated[bool, flag("--no-cones", text="Draw with the bare model.", panel=CONCEPTS)] = False,
+    literal: Annotated[bool, flag("--literal", text="Send the prompt as typed.", panel=CONCEPTS)] = False,
+    output: Annotated[
+        str | None, value("-o", "--output", metavar="OUT", text="A .png, a folder, or - for stdout.", panel=OUTPUT)
+    ] = None,
+    grid: Annotated[bool, flag("--grid", text="One sheet of all pictures.", panel=OUTPUT)] = False,
+    compare: Annotated[bool, flag("--compare", text="A sheet with the bare model beside.", panel=OUTPUT)] = False,
+    number: Annotated[int, value("-n", "--number", metavar="N", text="Pictures per prompt.", min=1, panel=PICTURE)] = 1,
+    seed: Annotated[
+        int | None, value("--seed", metavar="N", text="First seed. Default: 0.", min=0, panel=PICTURE)
+    ] = None,
+    steps: Annotated[int | None, value("--steps", metavar="N", text="Sampling steps.", min=1, panel=PICTURE)] = None,
+    guidance: Annotated[
+        float | None, value("--guidance", metavar="X", text="Weight of the prompt.", panel=PICTURE)
+    ] = None,
+    negative: Annotated[str | None, value("--negative", metavar="TEXT", text="What to avoid.", panel=PICTURE)] = None,
+    size: Annotated[str | None, value("--size", metavar="WxH", text="Pixels, 512 or 512x768.", panel=PICTURE)] = None,
+    scheduler: Annotated[
+        str | None, value("--scheduler", metavar="NAME", text="A diffusers scheduler, e.g. DDIM.", panel=PICTURE)
+    ] = None,
+    batch: Annotated[int, value("--batch", metavar="N", text="Pictures at once.", min=1, panel=PICTURE)] = 1,
+    picture: Annotated[
+        Path | None,
+        value("--from", metavar="F.png", text="Repeat this picture; other options change it.", panel=PICTURE),
+    ] = None,
+    model: ModelOption = None,
+    force_model: ForceModel = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = Dtype.auto,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Draw pictures with concepts.
+
+    Without -c, concepts whose names occur in the prompt are taken from the .cone files here or in $CONES_PATH.
+    """
+    given = {
+        "steps": steps,
+        "guidance": guidance,
+        "negative": negative,
+        "scheduler": scheduler,
+        "size": parse_size(size),
+    }
+    given = {key: each for key, each in given.items() if each is not None}
+    first, where = seed or 0, (model, device, dtype.value)
+    look = Look(range(first, first + number), literal, force_model, batch, given)
+    destination = Destination(output, grid, compare, force, json)
+    refuse_contradictions(cones, no_cones, destination)
+    if picture is None:
+        draw_prompts(read_prompts(prompts or []), cones or [], no_cones, look, destination, where)
+        return
+    if prompts or no_cones or literal or destination.sheet or number > 1:
+        raise UsageError("--from: repeats one picture, its prompt and concepts", "leave out prompts, -n and sheets")
+    changes = given if seed is None else given | {"seeds": [seed]}
+    repeat(picture, cones or [], replace(look, options=changes), destination, where)
+
+
+def refuse_contradictions(cones: Sequence[str] | None, no_cones: bool, destination: Destination) -> None:
+    """Refuse options that exclude each other."""
+    if cones and no_cones:
+        raise UsageError("--no-cones and -c exclude each other")
+    if destination.json and destination.output == _io.STDIO:
+        raise UsageError("-o -: stdout cannot carry the picture and JSON", "give the picture a file")
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """(width, height) from `512` or `512x768`."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"--size {text}: not a size", "for example --size 512 or --size 512x768")
+    return int(parts[0]), int(parts[-1])
+
+
+def read_prompts(texts: Sequence[str]) -> list[str]:
+    """The prompts, `-` replaced by the lines of stdin; PromptError if there is none, or an empty one."""
+    if sum(text == _io.STDIO for text in texts) > 1:
+        raise UsageError("-: stdin was named twice", "name it once")
+    prompts = []
+    for text in texts:
+        prompts += _io.read_lines("prompts, one a line") if text == _io.STDIO else [" ".join(text.split())]
+    if not prompts or not all(prompts):
+        raise PromptError("the prompt is empty" if prompts else "no prompt", 'for example "a dog in a hat"')
+    return prompts
+
+
+def draw_prompts(
+    prompts: list[str], cones: list[str], none: bool, look: Look, destination: Destination, where: Where
+) -> None:
+    """Draw every prompt, as files or on one sheet."""
+    from conestool.cli import _pictures, _selection
+
+    settled = _pictures.settle(
+        destination.output, prompts, look.seeds, sheet=destination.sheet, force=destination.force
+    )
+    chosen = _selection.choose(prompts, cones, none)
+    settled.check()
+    base = _selection.open_base(chosen, *where)
+    _selection.tell(chosen, base, look.literal)
+    if destination.sheet:
+        records = draw_sheet(base, chosen, look, destination.compare, settled)
+    else:
+        records = draw_files(base, chosen, look, settled)
+    finish(settled, records, destination.json)
+
+
+def draw_files(base: Model, chosen: list[Chosen], look: Look, targets: Targets) -> list[dict[str, Any]]:
+    """Draw and write picture after picture, so that stopping loses none that is done."""
+    from conestool.cli import _pictures
+
+    records: list[dict[str, Any]] = []
+    for each in draw(base, chosen, look, "pictures"):
+        targets.write(len(records), _pictures.png_of(each))
+        records.append({"file": str(targets.paths[len(records)]), **each.record})
+    return records
+
+
+def draw_sheet(base: Model, chosen: list[Chosen], look: Look, compare: bool, targets: Targets) -> list[dict[str, Any]]:
+    """Draw all pictures, with `compare` those of the bare model too, and write them as one sheet."""
+    from conestool.cli import _pictures, _selection
+
+    drawn = list(draw(base, chosen, look, "pictures"))
+    bare = list(draw(base, [_selection.Chosen(each.prompt) for each in chosen], look, "bare model")) if compare else []
+    names = " + ".join(dict.fromkeys(name for each in chosen for name in each.strength))
+    prompts = [each.prompt for each in chosen]
+    targets.write(0, _pictures.make_sheet(drawn, bare, prompts, look.seeds, names))
+    return [{"file": str(targets.paths[0]), "pictures": [each.record for each in [*bare, *drawn]]}]
+
+
+def draw(base: Model, chosen: Sequence[Chosen], look: Look, title: str) -> Iterator[Rendering]:
+    """The pictures of every prompt with every seed, in order, with a bar."""
+    from conestool.cli import _selection
+    from conestool.render import render as render_pictures
+
+    count, done = len(look.seeds), 0
+    with _show.progress(title, len(chosen) * count) as tick:
+        for group in _selection.groups(chosen, max(1, look.batch // count)):
+            yield from render_pictures(
+                base,
+                group.prompts,
+                group.cone,
+                strength=group.strength,
+                seeds=look.seeds,
+                literal=look.literal,
+                batch=look.batch,
+                force=look.force_model,
+                progress=after(tick, done),
+                **look.options,
+            )
+            done += len(group.prompts) * count
+
+
+def after(tick: _show.Ticker, before: int) -> Callable[[int, int], None]:
+    """A library's progress callback that counts on from `before` pictures."""
+    return lambda done, total: tick(before + done)
+
+
+def repeat(picture: Path, cones: list[str], look: Look, destination: Destination, where: Where) -> None:
+    """Draw the picture that a PNG's record describes once more, with the changes in `look.options`."""
+    from conestool.cli import _models, _pictures, _selection
+    from conestool.render import read_record, replay
+
+    record = read_record(picture)
+    settled = _pictures.settle(destination.output, [record["prompt"]], [0], sheet=False, force=destination.force)
+    settled.check()
+    cone, files = _selection.choose_ids([used["id"] for used in record["concepts"]], cones)
+    base = _models.open_model(_models.choose_model(where[0], record["model"]["id"]), *where[1:])
+    _show.say(f"{', '.join(files) or 'bare model'}: {record['sent']}")
+    with _show.progress("pictures", 1) as tick:
+        drawn = replay(base, record, cone, force=look.force_model, **look.options)
+        tick(1)
+    settled.write(0, _pictures.png_of(drawn))
+    finish(settled, [{"file": str(settled.paths[0]), **drawn.record}], destination.json)
+
+
+def finish(targets: Targets, records: list[dict[str, Any]], json: bool) -> None:
+    """The product on stdout: paths or JSON; nothing more where the picture itself went there."""
+    if json:
+        _io.emit_json(records)
+    elif str(targets.paths[0]) != _io.STDIO:
+        _io.emit_paths(targets.paths)

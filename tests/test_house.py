@@ -1,0 +1,165 @@
+"""The house rules: imports point downwards, torch lives in one wing, light commands start light, only cli prints."""
+
+from __future__ import annotations
+
+import ast
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.support import concept, environment, save_cone
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "conestool"
+FLOORS = (
+    "errors",
+    "files",
+    "concept",
+    "identity",
+    "format",
+    "algebra",
+    "diffusion",
+    "patch",
+    "search",
+    "render",
+    "evaluate",
+    "cli",
+)
+"""From the ground up; a floor may use itself and those before it."""
+HEAVY = {"torch", "diffusers", "transformers", "huggingface_hub", "accelerate"}
+WING = {"diffusion", "patch", "search", "render", "evaluate"}
+"""Where torch may be imported at the top of a file; cli imports it inside functions."""
+CPU_LIMIT = 0.25
+RUNS = 5
+
+Import = tuple[str, bool]
+"""A module's dotted name, and whether it is imported inside a function."""
+
+
+def modules() -> list[Path]:
+    """Every file of the package but its front door, which exports from all floors."""
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def floor_of(path: Path) -> str:
+    """The floor that a file of the package is on."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> list[Import]:
+    """Everything a file imports, wherever the statement stands."""
+    return list(walk(ast.parse(path.read_text(encoding="utf-8")), inside=False))
+
+
+def walk(node: ast.AST, inside: bool) -> Iterator[Import]:
+    """The imports below a node; `from conestool import x` counts as conestool.x."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from ((alias.name, inside) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "imports are absolute"
+            module = child.module or ""
+            yield module, inside
+            if module == "conestool":
+                yield from ((f"conestool.{alias.name}", inside) for alias in child.names)
+        else:
+            deeper = inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from walk(child, deeper)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path: Path) -> None:
+    """No file uses a floor above its own, not even inside a function."""
+    floor = floor_of(path)
+    assert floor in FLOORS, f"{floor} has no place in the house; add it to FLOORS"
+    allowed = FLOORS[: FLOORS.index(floor) + 1]
+    used = {name.split(".")[1] for name, _ in imports(path) if name.startswith("conestool.")}
+    assert used - {"__version__"} <= set(allowed)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_torch_stays_in_its_wing(path: Path) -> None:
+    """torch and its kin are imported in the wing, in cli inside functions, and nowhere else."""
+    heavy = [(name, inside) for name, inside in imports(path) if name.split(".")[0] in HEAVY]
+    if floor_of(path) == "cli":
+        heavy = [(name, inside) for name, inside in heavy if not inside]
+    elif floor_of(path) in WING:
+        heavy = []
+    assert not heavy
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_command_line_prints(path: Path) -> None:
+    """Libraries report through callbacks and exceptions."""
+    if floor_of(path) == "cli":
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    printed = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "print"]
+    assert not printed
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two .cone files and a merged one."""
+    place = tmp_path_factory.mktemp("light")
+    dog, hat = concept("dog", "sks"), concept("hat", "zwx", seed=1)
+    save_cone(place / "dog.cone", dog)
+    save_cone(place / "hat.cone", hat)
+    save_cone(place / "both.cone", dog, hat)
+    return place
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--help",
+        "--version",
+        "find --help",
+        "render --help",
+        "inspect dog.cone both.cone",
+        "inspect dog.cone --json",
+        "inspect dog.cone --plot map.png",
+        "merge dog.cone hat.cone",
+        "extract both.cone hat -o out.cone",
+        "diff dog.cone hat.cone",
+    ],
+)
+def test_light_commands_never_import_torch(command: str, folder: Path) -> None:
+    """Help, inspect, merge, extract and diff start without torch, diffusers and transformers."""
+    script = (
+        "import sys; from conestool.cli.main import run; code = run(sys.argv[1:]);"
+        f"print(code, sorted({sorted(HEAVY)!r} & sys.modules.keys()), file=sys.stderr)"
+    ).replace(f"{sorted(HEAVY)!r}", f"set({sorted(HEAVY)!r})")
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command.split()],
+        cwd=folder,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    expected = 1 if command.startswith("diff") else 0
+    assert done.stderr.splitlines()[-1] == f"{expected} []"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs the children's CPU time")
+def test_help_takes_little_cpu() -> None:
+    """`cones --help` stays under a quarter of a second of CPU, in the median of several runs."""
+    times = [child_seconds([sys.executable, "-m", "conestool.cli", "--help"]) for _ in range(RUNS)]
+    assert statistics.median(times) < CPU_LIMIT
+
+
+def child_seconds(command: list[str]) -> float:
+    """User and system seconds that a child process takes."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
