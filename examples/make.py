@@ -1,4 +1,4 @@
-"""Draw the example subjects: `python -m examples.make --icons NODE_MODULES`, with `NODE_MODULES/@iconify-json/openmoji`.
+"""Draw the example subjects: `python -m examples.make --icons NODE_MODULES` (with @iconify-json/openmoji in it).
 
 Every subject is an OpenMoji drawing, a set pocket was never trained on, with colours that no drawing of its kind has,
 in five scenes of its own. The pictures are committed; this is how they were made.
