@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from conestool.concept import Concept, Cone
 from conestool.diffusion.quiet import quiet
 
-__all__ = ["WORDS", "make_pipeline", "save_pipeline"]
+__all__ = ["WORDS", "make_pipeline", "random_cone", "save_pipeline"]
 
 WORDS = """a an the of in on with and photo picture dog cat hat bear top red blue beach under at night is two
 sks zwx qyx vlk brz fnj gvt hjq""".split()  # noqa: SIM905
@@ -125,3 +127,19 @@ def save_pipeline(
     settings = {"steps": 4, "guidance": 3.0, "size": 32}
     (folder / "pocket.json").write_text(json.dumps(settings))
     return folder
+
+
+def random_cone(model: Any, *names: str, density: float = 0.05, seed: int = 0) -> Cone:
+    """Concepts of random neurons on `model`; their class nouns are the last words of their names."""
+    rng = np.random.default_rng(seed)
+    info = model.info
+    concepts = []
+    for number, name in enumerate(names or ("dog",)):
+        indices = {}
+        for param, shape in info.tensors.items():
+            size = int(np.prod(shape))
+            chosen = rng.choice(size, max(1, int(size * density)), replace=False)
+            indices[param] = np.sort(chosen).astype(np.int64)
+        identifier = ("sks", "zwx", "qyx", "vlk")[number]
+        concepts.append(Concept(name, name.split()[-1], identifier, indices, info))
+    return Cone(tuple(concepts))

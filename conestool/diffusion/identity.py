@@ -31,6 +31,7 @@ from conestool.identity import Fingerprint
 __all__ = ["describe", "patched"]
 
 Fields = dict[str, Any]
+FIELDS = {"structure", "tensors", "digests", "zeros", "samples"}
 CACHE_VERSION = 1
 
 
@@ -131,13 +132,11 @@ def as_array(tensor: Tensor) -> Any:
 
 
 @contextmanager
-def patched(model: Model) -> Iterator[None]:
-    """Within it `describe` answers for the weights as they were before; contexts may be nested."""
+def patched(model: Model, info: BaseInfo | None) -> Iterator[None]:
+    """Within it `describe` answers for the weights as they were before, with `info` if it is known; may be nested."""
     denoiser = model.denoiser
     if denoiser not in PATCHED:
-        known = KNOWN.get(denoiser)
-        fields = known[1] if known and known[0] == checksums(kv_weights(denoiser)) else None
-        PATCHED[denoiser] = Patches(0, fields)
+        PATCHED[denoiser] = Patches(0, info.model_dump(include=FIELDS) if info else known_fields(model))
     PATCHED[denoiser].depth += 1
     try:
         yield
@@ -145,6 +144,12 @@ def patched(model: Model) -> Iterator[None]:
         PATCHED[denoiser].depth -= 1
         if not PATCHED[denoiser].depth:
             del PATCHED[denoiser]
+
+
+def known_fields(model: Model) -> Fields | None:
+    """The fields of the weights in memory if they have been hashed before."""
+    known = KNOWN.get(model.denoiser)
+    return known[1] if known and known[0] == checksums(kv_weights(model.denoiser)) else None
 
 
 def file_key(files: list[Path], salt: str) -> str:

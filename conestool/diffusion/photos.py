@@ -174,7 +174,8 @@ def to_latents(model: Model, images: Sequence[Image.Image], *, size: int | None 
     with torch.no_grad():
         parts = [encode_pixels(vae, pixels[start : start + batch]) for start in range(0, len(pixels), batch)]
     shift = getattr(vae.config, "shift_factor", None) or 0.0
-    return ((torch.cat(parts) - shift) * vae.config.scaling_factor).to(model.device)
+    latents: Tensor = (torch.cat(parts) - shift) * vae.config.scaling_factor
+    return latents.to(model.device)
 
 
 def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:

@@ -39,8 +39,9 @@ def applied(
     model = wrap(pipe)
     if check:
         check_base(model, cone, force=force)
+    info = describe(model) if check else None
     saved: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-    with patched(model):
+    with patched(model, info):
         try:
             for param, index, factor in plan(model, cone, strength):
                 saved.append((param, index, gather(param, index)))
