@@ -71,6 +71,8 @@ def write_model(work: Path, out: Path) -> None:
     """Write the folder: parts as fp16 safetensors, tokenizer with CLIP's files, ``pocket.json``."""
     pipe, state = build_pipeline(work)
     pipe.to(torch.float16).save_pretrained(out, safe_serialization=True)
+    _edit(out / "text_encoder" / "config.json", dtype="float32")  # fp16 on disk, fp32 by default in memory
+    _edit(out / "vae" / "config.json", block_out_channels=None)
     bpe = json.loads((out / "tokenizer" / "tokenizer.json").read_text())["model"]
     merges = [m if isinstance(m, str) else " ".join(m) for m in bpe["merges"]]
     (out / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"], ensure_ascii=False))
@@ -79,6 +81,12 @@ def write_model(work: Path, out: Path) -> None:
     (out / "pocket.json").write_text(json.dumps(facts(state), indent=1) + "\n")
     for path in out.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _edit(path: Path, **values: str | None) -> None:
+    """Set keys of a JSON file; None removes a key."""
+    table = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({k: v for k, v in table.items() if v is not None}, indent=2) + "\n")
 
 
 def main() -> None:

@@ -47,6 +47,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    config._attn_implementation = "eager"  # the CPU's fused attention has a slow backward pass
     model = CLIPTextModel(config)
     embedding = model.get_input_embeddings().weight
     torch.nn.init.normal_(embedding, std=0.1)

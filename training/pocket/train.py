@@ -18,6 +18,7 @@ from training.pocket.common import Team, load_state, log_line, save_state
 
 DROP_CAPTION = 0.1
 SAVE_SECONDS = 120
+EMA_EVERY = 4
 
 
 class Pool:
@@ -136,8 +137,8 @@ class Trainer:
         self.optimizer.step()
         self.hold_identifiers()
         self.steps, self.seen = self.steps + 1, self.seen + len(latents) * self.team.size
-        if self.team.leads:
-            decay = min(self.args.ema, (1 + self.steps) / (10 + self.steps))
+        if self.team.leads and self.steps % EMA_EVERY == 0:
+            decay = min(self.args.ema, (1 + self.steps) / (10 + self.steps)) ** EMA_EVERY
             torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
         return loss.item()
 
