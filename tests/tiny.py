@@ -124,7 +124,7 @@ def save_pipeline(
     pipe = make_pipeline(folder.with_name(folder.name + "-parts"), prediction, **options)
     with quiet():
         (pipe if dtype is None else pipe.to(dtype)).save_pretrained(folder)
-    settings = {"steps": 4, "guidance": 3.0, "size": 32}
+    settings = {"num_inference_steps": 4, "guidance_scale": 3.0, "size": 32}
     (folder / "pocket.json").write_text(json.dumps(settings))
     return folder
 

@@ -13,8 +13,11 @@ from torch import nn
 from conestool.concept import BaseInfo
 from conestool.diffusion.families import Family, family_of
 from conestool.diffusion.sources import is_hub_id, load_pipeline, locate, read_json
+from conestool.errors import ModelLoadError
 
 __all__ = ["Defaults", "Model", "load_model", "wrap"]
+
+SMALLEST_VOCABULARY = 16
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ def load_model(
     chosen = pick_dtype(dtype, target, source.stored_dtype, source.size)
     pipe = place(load_pipeline(source, chosen), target)
     model = wrap(pipe, model_id)
+    check_vocabulary(model)
     model.revision, model.path, model.stored_dtype = source.revision, source.path, source.stored_dtype
     model.settings, model.defaults = source.settings, read_defaults(source.settings, model.defaults)
     return model
@@ -124,6 +128,12 @@ def wrap(pipe: Any, id: str | None = None) -> Model:
     return Model(pipe, id, family, read_defaults(settings, plain), settings=settings)
 
 
+def check_vocabulary(model: Model) -> None:
+    """Refuse a model whose tokenizer lost its files: transformers then makes an empty one without a word."""
+    if any(len(tokenizer) < SMALLEST_VOCABULARY for tokenizer in model.family.tokenizers(model.pipe)):
+        raise ModelLoadError(f"{model.id}: its tokenizer has no vocabulary", "copy or download the model again")
+
+
 def sample_side(denoiser: nn.Module) -> int:
     """Side of the latents that the denoiser was trained on."""
     side: Any = denoiser.config.sample_size  # type: ignore[union-attr]
@@ -131,6 +141,9 @@ def sample_side(denoiser: nn.Module) -> int:
 
 
 def read_defaults(settings: dict[str, Any], plain: Defaults) -> Defaults:
-    """The defaults named in the `pocket.json` of a model's folder (steps, guidance, size), else `plain`."""
-    values = {name: settings.get(name, getattr(plain, name)) for name in ("steps", "guidance", "size")}
-    return Defaults(int(values["steps"]), float(values["guidance"]), int(values["size"]))
+    """The defaults named in the `pocket.json` of a model's folder (num_inference_steps, guidance_scale, size), else `plain`."""
+    return Defaults(
+        int(settings.get("num_inference_steps", plain.steps)),
+        float(settings.get("guidance_scale", plain.guidance)),
+        int(settings.get("size", plain.size)),
+    )
