@@ -69,9 +69,15 @@ def prior_key(model: Model, prompt: str, seed: int, steps: int, guidance: float)
 def read_group(home: Path, group: Sequence[int]) -> list[Image.Image] | None:
     """The cached pictures of a group, or None unless every one is there and whole."""
     try:
-        return [Image.open(home / f"{index:05}.png", formats=("PNG",)).convert("RGB") for index in group]
+        return [read_png(home / f"{index:05}.png") for index in group]
     except (OSError, SyntaxError, ValueError):
         return None
+
+
+def read_png(path: Path) -> Image.Image:
+    """One picture of the cache."""
+    with Image.open(path, formats=("PNG",)) as image:
+        return image.convert("RGB")
 
 
 def write_group(home: Path, group: Sequence[int], images: Sequence[Image.Image]) -> None:

@@ -71,6 +71,10 @@ def folder_source(model_id: str, path: Path, revision: str | None = None) -> Sou
     """A diffusers folder, checked for being one."""
     if not (path / "model_index.json").is_file():
         raise ModelLoadError(f"{model_id}: not a diffusers folder, it has no model_index.json")
+    listed = read_json(path / "model_index.json")
+    missing = [name for name, kind in listed.items() if needed(name, kind) and not (path / name).is_dir()]
+    if missing:
+        raise ModelLoadError(f"{model_id}: {', '.join(missing)} is missing in the folder")
     files = denoiser_files(path)
     if not files:
         raise ModelLoadError(
@@ -79,6 +83,12 @@ def folder_source(model_id: str, path: Path, revision: str | None = None) -> Sou
     settings = read_json(path / "pocket.json")
     size = sum(file.stat().st_size for file in files)
     return Source(model_id, path, revision, None, stored_dtype(files[0]), size, settings)
+
+
+def needed(name: str, kind: Any) -> bool:
+    """Whether an entry of model_index.json is a part without which nothing can be drawn."""
+    is_part = isinstance(kind, list) and bool(kind) and kind[0] is not None
+    return is_part and name not in ("safety_checker", "feature_extractor", "image_encoder")
 
 
 def file_source(model_id: str, path: Path, config: str | None, offline: bool) -> Source:

@@ -140,13 +140,23 @@ def scheduled(model: Model, name: str | None) -> Iterator[None]:
     """Within it the pipeline samples with the diffusers scheduler called `name` (with or without "Scheduler")."""
     before = model.pipe.scheduler
     if name is not None and name.removesuffix("Scheduler") != type(before).__name__.removesuffix("Scheduler"):
-        import diffusers
-
-        kind: Any = getattr(diffusers, name.removesuffix("Scheduler") + "Scheduler", None)
-        if not hasattr(kind, "from_config"):
-            raise UsageError(f"unknown scheduler {name!r}", "for example DDIM, EulerDiscrete or DPMSolverMultistep")
-        model.pipe.scheduler = kind.from_config(before.config)
+        model.pipe.scheduler = other_scheduler(name.removesuffix("Scheduler") + "Scheduler", before.config)
     try:
         yield
     finally:
         model.pipe.scheduler = before
+
+
+def other_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    """A diffusers scheduler by class name, with the training configuration of another one."""
+    import diffusers
+
+    kind: Any = getattr(diffusers, name, None)
+    try:
+        if issubclass(kind, diffusers.SchedulerMixin):
+            return kind.from_config(config)
+    except TypeError:
+        pass
+    except ImportError as error:
+        raise UsageError(f"scheduler {name} needs a package that is not installed", "install scipy") from error
+    raise UsageError(f"unknown scheduler {name!r}", "for example DDIM, EulerDiscrete or DPMSolverMultistep")
