@@ -141,7 +141,7 @@ def sample_side(denoiser: nn.Module) -> int:
 
 
 def read_defaults(settings: dict[str, Any], plain: Defaults) -> Defaults:
-    """The defaults named in the `pocket.json` of a model's folder (num_inference_steps, guidance_scale, size), else `plain`."""
+    """Defaults by a model folder's `pocket.json` (num_inference_steps, guidance_scale, size), else `plain`."""
     return Defaults(
         int(settings.get("num_inference_steps", plain.steps)),
         float(settings.get("guidance_scale", plain.guidance)),

@@ -69,6 +69,9 @@ def run(model: Model, call: dict[str, Any]) -> list[Image.Image]:
         with quiet(), memory_errors(model.device):
             images: list[Image.Image] = pipe(**call).images
             return images
+    except ValueError as error:
+        what = f"{type(pipe.scheduler).__name__} in {call['num_inference_steps']} steps"
+        raise UsageError(f"{model.id} cannot draw this with {what}: {error}".splitlines()[0]) from error
     finally:
         pipe.set_progress_bar_config(**before)
 

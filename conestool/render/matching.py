@@ -146,9 +146,9 @@ def refuse_different(offers: Sequence[Offer]) -> None:
 
 
 def fewest(places: dict[str, list[Path]]) -> list[tuple[Path, list[str]]]:
-    """The fewest files that cover all keys, each with the keys taken from it; of equal covers the first by name.
+    """The fewest files that cover all keys, each with the keys taken from it, in the order of the keys.
 
-    Exact (dynamic programming over the set of keys covered) for up to 12 keys, beyond that greedy.
+    Of equal covers the first by name. Exact (dynamic programming over sets of covered keys) up to 12 keys, then greedy.
     """
     files = sorted({file for where in places.values() for file in where})
     holds = {file: frozenset(key for key, where in places.items() if file in where) for file in files}
@@ -159,7 +159,8 @@ def fewest(places: dict[str, list[Path]]) -> list[tuple[Path, list[str]]]:
         keys = [key for key in places if key in holds[file] and key not in taken]
         taken.update(keys)
         result.append((file, keys))
-    return result
+    order = list(places)
+    return sorted(result, key=lambda pair: order.index(pair[1][0]))
 
 
 def exact(keys: frozenset[str], holds: dict[Path, frozenset[str]]) -> list[Path]:

@@ -81,7 +81,7 @@ def parameters(record: dict[str, Any]) -> str:
         "CFG scale": f"{picture.guidance:g}",
         "Seed": picture.seed,
         "Size": f"{picture.width}x{picture.height}",
-        "Model hash": next(iter(picture.model.digests.values()), "")[:10],
+        "Model hash": picture.model.digests.get("f32", "")[:10],
         "Model": picture.model.id,
     }
     if picture.concepts:

@@ -1,0 +1,137 @@
+"""Rendering: the right words and weights go in, and the record brings the same picture back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conestool.algebra import extract
+from conestool.concept import Cone
+from conestool.diffusion.models import Model, load_model
+from conestool.diffusion.sampling import sample
+from conestool.errors import BaseModelMismatchError, PromptError, UsageError
+from conestool.patch import applied
+from conestool.render import Rendering, png_bytes, read_record, render, replay
+from tests.tiny import random_cone
+
+
+@pytest.fixture(scope="module")
+def model(epsilon_folder: Path) -> Model:
+    """The small base model."""
+    return load_model(str(epsilon_folder))
+
+
+@pytest.fixture(scope="module")
+def cone(model: Model) -> Cone:
+    """Two concepts of random neurons: dog (sks) and hat (zwx)."""
+    return random_cone(model, "dog", "hat", density=0.3)
+
+
+def test_draws_the_rewritten_prompt_with_the_concepts_applied(model: Model, cone: Cone) -> None:
+    """Equal to doing both by hand; the model is itself again afterwards."""
+    [drawn] = render(model, ["a  dog in a hat "], cone, seeds=[3])
+    with applied(model, cone):
+        [expected] = sample(model, ["a sks dog in a zwx hat"], [3])
+    assert drawn.image.tobytes() == expected.tobytes()
+    assert (drawn.record["prompt"], drawn.record["sent"]) == ("a dog in a hat", "a sks dog in a zwx hat")
+    [bare] = render(model, ["a dog in a hat"], seeds=[3])
+    assert bare.image.tobytes() == sample(model, ["a dog in a hat"], [3])[0].tobytes() != drawn.image.tobytes()
+    assert bare.record["concepts"] == [] and bare.record["sent"] == "a dog in a hat"
+
+
+def test_every_prompt_with_every_seed(model: Model, cone: Cone) -> None:
+    """Prompts outermost; a picture does not depend on its neighbours."""
+    seen: list[tuple[int, int]] = []
+    drawn = render(model, ["a dog", "a hat"], cone, seeds=[0, 1], progress=lambda *pair: seen.append(pair))
+    assert [(each.record["sent"], each.record["seed"]) for each in drawn] == [
+        ("a sks dog", 0),
+        ("a sks dog", 1),
+        ("a zwx hat", 0),
+        ("a zwx hat", 1),
+    ]
+    assert drawn[3].image.tobytes() == render(model, ["a hat"], cone, seeds=[1])[0].image.tobytes()
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_strength_per_concept(model: Model, cone: Cone) -> None:
+    """Strength 0 of one concept is the other alone; the record tells each."""
+    [half] = render(model, ["a dog"], cone, strength={"hat": 0})
+    [alone] = render(model, ["a dog"], extract(cone, "dog"))
+    assert half.image.tobytes() == alone.image.tobytes()
+    assert [(used["name"], used["strength"]) for used in half.record["concepts"]] == [("dog", 1.0), ("hat", 0.0)]
+
+
+def test_literal_prompts_are_not_rewritten(model: Model, cone: Cone) -> None:
+    """The concepts are applied all the same."""
+    [drawn] = render(model, ["a dog"], cone, literal=True)
+    assert drawn.record["sent"] == "a dog" and len(drawn.record["concepts"]) == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"strength": {"dog": 0.5}, "seeds": [11], "negative": "a red hat", "steps": 3, "guidance": 1.5},
+        {"size": (48, 32), "scheduler": "EulerDiscrete"},
+        {"scheduler": "DDPMScheduler", "literal": True},
+    ],
+)
+def test_the_record_brings_the_picture_back(model: Model, cone: Cone, tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Through the file, pixel by pixel, also with a scheduler that draws noise at every step."""
+    [drawn] = render(model, ["a dog in a hat"], cone, **settings)
+    path = tmp_path / "a.png"
+    path.write_bytes(png_bytes(drawn.image, drawn.record))
+    again = replay(model, read_record(path), cone)
+    assert again.image.tobytes() == drawn.image.tobytes()
+    assert png_bytes(again.image, again.record) == path.read_bytes()
+
+
+def test_replay_can_change_single_settings(model: Model, cone: Cone) -> None:
+    """The rest stays as recorded."""
+    [drawn] = render(model, ["a dog"], cone, steps=3, guidance=2.0)
+    other = replay(model, drawn.record, cone, seeds=[9])
+    assert other.record == drawn.record | {"seed": 9} and other.image.tobytes() != drawn.image.tobytes()
+
+
+def test_replay_refuses_other_models_and_missing_concepts(model: Model, cone: Cone, v_folder: Path) -> None:
+    """It says which; forced, it draws what it can."""
+    [drawn] = render(model, ["a dog"], cone)
+    with pytest.raises(BaseModelMismatchError):
+        replay(load_model(str(v_folder)), drawn.record, cone)
+    with pytest.raises(UsageError, match="missing: dog, hat"):
+        replay(model, drawn.record)
+    with pytest.raises(UsageError, match="missing: hat"):
+        replay(model, drawn.record, extract(cone, "dog"))
+    assert isinstance(replay(model, drawn.record, extract(cone, "dog"), force=True), Rendering)
+
+
+def test_says_what_the_text_encoder_cuts(model: Model, cone: Cone) -> None:
+    """Of the prompt as sent, because that is what is read."""
+    prompt = "a dog " + " ".join(["red"] * 19) + " In a hat"
+    [drawn] = render(model, [prompt], cone)
+    assert drawn.record["sent"].startswith("a sks dog red") and drawn.cut == "In a zwx hat"
+    assert render(model, ["a dog"], cone)[0].cut == ""
+
+
+def test_refuses_before_drawing(model: Model, cone: Cone, v_folder: Path) -> None:
+    """Empty prompts, another base model, unknown schedulers; a scheduler is put back afterwards."""
+    with pytest.raises(PromptError):
+        render(model, ["a dog", "  "], cone)
+    with pytest.raises(BaseModelMismatchError):
+        render(load_model(str(v_folder)), ["a dog"], cone)
+    for name in ("NoSuch", "UNet2DConditionModel", "StableDiffusionPipeline"):
+        with pytest.raises(UsageError, match="unknown scheduler"):
+            render(model, ["a dog"], cone, scheduler=name)
+    before = model.pipe.scheduler
+    with pytest.raises(UsageError, match="PNDMScheduler in 1 steps"):
+        render(model, ["a dog"], scheduler="PNDM", steps=1)
+    assert model.pipe.scheduler is before
+
+
+def test_the_record_names_the_model_without_its_folder(model: Model, cone: Cone) -> None:
+    """No path of this machine is in a picture."""
+    [drawn] = render(model, ["a dog"], cone)
+    assert drawn.record["model"]["digests"] == model.info.digests
+    assert str(Path(model.id).parent) not in str(drawn.record)
