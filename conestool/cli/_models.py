@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from conestool.concept import Cone
     from conestool.diffusion.models import Model
 
-__all__ = ["POCKET", "Wanted", "choose_model", "open_model", "parse_wanted", "strengths"]
+__all__ = ["POCKET", "Wanted", "open_model", "parse_wanted", "strengths"]
 
 POCKET = "pocket"
 
@@ -48,17 +48,20 @@ def strengths(wanted: Sequence[Wanted], cones: Sequence[Cone]) -> dict[str, floa
     return {name: one.strength for one, cone in zip(wanted, cones, strict=True) for name in cone.names}
 
 
-def choose_model(option: str | None, recorded: str | None = None) -> str:
-    """The base model to use: `--model`, else CONES_MODEL, else the one recorded with the concept, else pocket."""
-    return option or os.environ.get("CONES_MODEL") or recorded or POCKET
+def open_model(option: str | None, device: str, dtype: str, recorded: str | None = None) -> Model:
+    """Load the base model: `--model`, else CONES_MODEL, else the one recorded with the concept, else pocket."""
+    from conestool.errors import UsageError
 
-
-def open_model(model_id: str, device: str, dtype: str) -> Model:
-    """Load a base model, saying so since it takes seconds."""
+    given = option or os.environ.get("CONES_MODEL")
+    model_id = given or recorded or POCKET
     _show.detail(f"loading {model_id}")
     from conestool.diffusion.models import load_model
 
-    model = load_model(model_id, device=device, dtype=dtype)
-    kind = str(model.dtype).removeprefix("torch.")
-    _show.detail(f"{model_id} on {model.device}, {kind}")
+    try:
+        model = load_model(model_id, device=device, dtype=dtype)
+    except UsageError as error:
+        if given or not recorded:
+            raise
+        raise UsageError(f"{error}, but the concept was found on it", "say where it is with --model") from error
+    _show.detail(f"{model_id} on {model.device}, {str(model.dtype).removeprefix('torch.')}")
     return model

@@ -26,6 +26,7 @@ __all__ = [
     "Verbose",
     "command",
     "flag",
+    "reset",
     "value",
     "wants_traceback",
 ]
@@ -81,6 +82,12 @@ settings = {"traceback": False}
 def wants_traceback() -> bool:
     """Whether `--traceback` was given."""
     return settings["traceback"]
+
+
+def reset() -> None:
+    """Forget the options of an earlier command line in the same process."""
+    settings["traceback"] = False
+    _show.configure(_show.NORMAL)
 
 
 def configure(quiet: bool, verbose: bool, traceback: bool) -> None:

@@ -55,7 +55,7 @@ def choose(prompts: Sequence[str], named: Sequence[str], none: bool) -> list[Cho
     if named:
         cone, strength, files = load_named(named)
         return [Chosen(prompt, cone, strength, files) for prompt in prompts]
-    from conestool.render import scan
+    from conestool.render.matching import scan
 
     shelf = scan()
     for note in shelf.notes:
@@ -111,7 +111,7 @@ def groups(chosen: Iterable[Chosen], most: int) -> list[Group]:
 def open_base(chosen: Sequence[Chosen], model: str | None, device: str, dtype: str) -> Model:
     """The base model: as told, else that of the first concept, else pocket."""
     recorded = next((each.cone.base.id for each in chosen if each.cone), None)
-    return _models.open_model(_models.choose_model(model, recorded), device, dtype)
+    return _models.open_model(model, device, dtype, recorded)
 
 
 def tell(chosen: Sequence[Chosen], model: Model, literal: bool) -> None:

@@ -44,7 +44,7 @@ def apply(
     wanted = [_models.parse_wanted(text) for text in files]
     cones = _io.load_cones([one.path for one in wanted])
     cone = algebra.merge(*cones)
-    base = _models.open_model(_models.choose_model(model, cone.base.id), device, dtype)
+    base = _models.open_model(model, device, dtype, cone.base.id)
     from conestool.patch import write_denoiser, write_folder
 
     write = write_denoiser if single else write_folder

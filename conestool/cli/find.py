@@ -89,16 +89,19 @@ def find(
     name, class_noun = _naming.settle(paths, output, name, class_noun)
     path = place(output, name)
     _io.check_outputs([path], "a .cone file", force=force)
+    images = read_photos(paths, skip_broken)
+    _show.say(f"{name}: {_show.amount(len(images), 'photo')} of {class_noun!r}")
     options = {} if steps is None else {"steps": steps}
     settings = make_settings(method, density=density, seed=seed, prior_weight=prior_weight, options=options)
     settings, pictures = use_class_images(settings, class_images, skip_broken)
-    images = read_photos(paths, skip_broken)
-    _show.say(f"{name}: {_show.amount(len(images), 'photo')} of {class_noun!r}")
     words = {"class_noun": class_noun, "name": name, "identifier": identifier}
-    where = {"model": model, "device": device, "dtype": dtype.value}
-    cone = search(images, words, settings, pictures, where, state_path(path), resume)
+    where = {"option": model, "device": device, "dtype": dtype.value}
+    state = state_path(path)
+    cone = search(images, words, settings, pictures, where, state, resume)
     cone = annotate(cone, notes=notes, author=author, licence=licence)
     finish(cone, path, force=force, json=json)
+    if state:
+        state.unlink(missing_ok=True)
 
 
 def place(output: Path | None, name: str) -> Path:
@@ -159,7 +162,7 @@ def search(
     if state and state.exists() and not resume:
         _show.say(f"note: {state} holds an interrupted search; --resume goes on from it")
     try:
-        base = _models.open_model(_models.choose_model(where["model"]), where["device"], where["dtype"])
+        base = _models.open_model(**where)
         from conestool.cli._events import Stages
         from conestool.search.find import find as find_neurons
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -63,6 +64,7 @@ def common(
 
 def main() -> None:
     """Run the command line of this process and leave with its exit code."""
+    open_missing_streams()
     calm_libraries()
     code = run(sys.argv[1:])
     hush_closed_pipes()
@@ -71,11 +73,15 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code; everything there is to say is on stderr afterwards."""
+    _options.reset()
     try:
         code = app(arguments, prog_name="cones", standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         sys.stdout.flush()
+    except SystemExit as error:  # how typer answers a closed pipe
+        closed = isinstance(error.__context__, BrokenPipeError)
+        return 0 if closed or not isinstance(error.code, int) else error.code
     except (Exception, KeyboardInterrupt) as error:
         return report(error)
     return code if isinstance(code, int) else 0
@@ -155,6 +161,13 @@ def calm_libraries() -> None:
         (_show.warn if ours else _show.detail)(f"{message}" if ours else f"{category.__name__}: {message}")
 
     warnings.showwarning = show  # type: ignore[assignment]
+
+
+def open_missing_streams() -> None:
+    """Let output go nowhere if the process was started without stdout or stderr."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
 
 
 def hush_closed_pipes() -> None:

@@ -232,7 +232,7 @@ def repeat(picture: Path, cones: list[str], look: Look, destination: Destination
     settled = _pictures.settle(destination.output, [record["prompt"]], [0], sheet=False, force=destination.force)
     settled.check()
     cone, files = _selection.choose_ids([used["id"] for used in record["concepts"]], cones)
-    base = _models.open_model(_models.choose_model(where[0], record["model"]["id"]), *where[1:])
+    base = _models.open_model(*where, record["model"]["id"])
     _show.say(f"{', '.join(files) or 'bare model'}: {record['sent']}")
     with _show.progress("pictures", 1) as tick:
         drawn = replay(base, record, cone, force=look.force_model, **look.options)

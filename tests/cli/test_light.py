@@ -1,0 +1,238 @@
+"""inspect, merge, extract, diff and doctor, on files alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from conestool import format as cones_format
+from tests.cli.conftest import Cones
+from tests.cli.support import concept, save_cone
+
+HEADER_FLIP = 200
+
+
+@pytest.fixture
+def dog(work: Path, cones: Cones) -> Path:
+    """dog.cone in the folder of the run."""
+    return save_cone(work / "dog.cone", concept("dog", "sks"))
+
+
+@pytest.fixture
+def hat(work: Path, cones: Cones) -> Path:
+    """hat.cone in the folder of the run."""
+    return save_cone(work / "hat.cone", concept("hat", "zwx", seed=1))
+
+
+def test_merge_writes_the_names_joined_by_plus(cones: Cones, dog: Path, hat: Path, work: Path) -> None:
+    """`merge dog.cone hat.cone` makes dog+hat.cone, and stdout has its path alone."""
+    done = cones("merge", "dog.cone", "hat.cone")
+    assert (done.code, done.lines) == (0, ["dog+hat.cone"])
+    assert cones_format.load(work / "dog+hat.cone").names == ("dog", "hat")
+    assert "dog and hat" in done.err
+
+
+def test_merge_order_does_not_matter(cones: Cones, dog: Path, hat: Path) -> None:
+    """Any order gives the same bytes on stdout."""
+    assert (
+        cones("merge", "dog.cone", "hat.cone", "-o", "-").out == cones("merge", "hat.cone", "dog.cone", "-o", "-").out
+    )
+
+
+def test_merge_reports_the_overlap(cones: Cones, dog: Path, work: Path) -> None:
+    """Counts and Jaccard index of every pair, worked out by hand from two equal index sets."""
+    twin = save_cone(work / "twin.cone", concept("twin", "qyx"))
+    done = cones("merge", dog, twin, "--json", "-o", "x.cone")
+    assert done.json["overlap"] == [{"concepts": ["dog", "twin"], "shared": concept().neurons, "jaccard": 1.0}]
+
+
+def test_merge_needs_two_files(cones: Cones, dog: Path) -> None:
+    """One file alone is a mistake."""
+    done = cones("merge", "dog.cone")
+    assert done.code == 2
+    assert "expected two or more" in done.err
+
+
+def test_merge_refuses_equal_names_and_identifiers(cones: Cones, dog: Path, work: Path) -> None:
+    """Two concepts of one name, or with one identifier, cannot be told apart in a prompt."""
+    save_cone(work / "other.cone", concept("dog", "zwx", seed=3))
+    save_cone(work / "same.cone", concept("hat", "sks", seed=3))
+    for other, what in (("other.cone", "the name"), ("same.cone", "the identifier")):
+        done = cones("merge", "dog.cone", other)
+        assert done.code == 2
+        assert what in done.err
+
+
+def test_extract_gives_the_original_back(cones: Cones, dog: Path, hat: Path) -> None:
+    """Merge, then extract, is byte for byte the file that went in."""
+    cones("merge", "dog.cone", "hat.cone")
+    done = cones("extract", "dog+hat.cone", "HAT", "-o", "back.cone")
+    assert (done.code, done.lines) == (0, ["back.cone"])
+    assert Path("back.cone").read_bytes() == hat.read_bytes()
+
+
+def test_extract_names_what_is_there(cones: Cones, dog: Path) -> None:
+    """An unknown name lists the known ones."""
+    done = cones("extract", "dog.cone", "cat")
+    assert done.code == 2
+    assert "dog" in done.err
+
+
+def test_diff_of_equal_files_is_zero(cones: Cones, dog: Path) -> None:
+    """No difference, exit code 0, nothing on stdout."""
+    done = cones("diff", "dog.cone", "dog.cone")
+    assert (done.code, done.out) == (0, b"")
+
+
+def test_diff_exits_with_one(cones: Cones, dog: Path, hat: Path) -> None:
+    """Differences in indices are counted per layer."""
+    done = cones("diff", "dog.cone", "hat.cone", "--json")
+    assert done.code == 1
+    total = done.json["total"]
+    assert total["only_a"] + total["both"] == concept().neurons
+    assert sum(layer["only_a"] for layer in done.json["layers"].values()) == total["only_a"]
+
+
+def test_diff_sees_metadata_alone(cones: Cones, dog: Path, work: Path) -> None:
+    """Same indices, another note: different, and the note is named."""
+    save_cone(work / "noted.cone", concept("dog", "sks", notes="by night"))
+    done = cones("diff", "dog.cone", "noted.cone", "--json")
+    assert done.code == 1
+    assert done.json["metadata"] == [{"key": "dog.origin.notes", "a": None, "b": "by night"}]
+
+
+def test_inspect_tells_what_matters(cones: Cones, dog: Path) -> None:
+    """Prompt, neurons, losses, base model and size are on stderr; stdout stays empty."""
+    done = cones("inspect", "dog.cone")
+    assert (done.code, done.out) == (0, b"")
+    for text in ("a photo of a sks dog", "0.2000 -> 0.1500", "-25.0 %", "base model: toy", "LoRA", "Custom Diffusion"):
+        assert text in done.err
+
+
+def test_inspect_json_is_a_list_of_files(cones: Cones, dog: Path, hat: Path) -> None:
+    """One object per file, with layers that add up."""
+    done = cones("inspect", "dog.cone", "hat.cone", "--json")
+    assert [record["file"] for record in done.json] == ["dog.cone", "hat.cone"]
+    found = done.json[0]["concepts"][0]
+    assert sum(layer["neurons"] for layer in found["layers"]) == found["neurons"] == concept().neurons
+    assert done.json[0]["bytes"] == dog.stat().st_size
+
+
+def test_inspect_compares_with_lora_and_custom_diffusion(cones: Cones, dog: Path) -> None:
+    """Sizes by hand: rank 4 factors of every K/V weight, and all of cross-attention, two bytes each."""
+    lora = 2 * 4 * (2 * (32 + 32) + 2 * (32 + 64))
+    assert cones("inspect", "dog.cone", "--json").json[0]["alternatives_bytes"] == {
+        "lora": lora,
+        "custom_diffusion": 2 * 2 * 32 * 64,
+    }
+
+
+def test_inspect_reads_the_header_alone(cones: Cones, dog: Path) -> None:
+    """A damaged payload does not disturb it: nothing of it is decoded."""
+    data = bytearray(dog.read_bytes())
+    data[-1] ^= 1
+    dog.write_bytes(data)
+    assert cones("inspect", "dog.cone").code == 0
+    assert cones("extract", "dog.cone", "dog", "-o", "x.cone").code == 4
+
+
+def test_inspect_draws_the_layer_map(cones: Cones, dog: Path) -> None:
+    """A PNG with a row per layer; its path is on stdout."""
+    done = cones("inspect", "dog.cone", "--plot", "map.png")
+    assert done.lines == ["map.png"]
+    with Image.open("map.png") as image:
+        assert image.format == "PNG"
+        assert len(image.getcolors(1 << 16) or []) > 8
+
+
+def test_control_characters_of_a_file_never_reach_the_terminal(cones: Cones, work: Path) -> None:
+    """Escapes in notes are dropped on screen and escaped in JSON."""
+    save_cone(work / "evil.cone", concept(notes="\x1b]0;owned\x07\x9b31m\u202e[bold]x[/bold]"))
+    assert not set(cones("inspect", "evil.cone").err) & set("\x1b\x07\x9b\u202e")
+    assert not set(cones("inspect", "evil.cone", "--json").out.decode()) & set("\x1b\x07\x9b\u202e")
+
+
+def test_folder_is_no_cone(cones: Cones, work: Path) -> None:
+    """A folder given as .cone is refused as a file of another format."""
+    (work / "folder.cone").mkdir()
+    for command in (
+        ("inspect", "folder.cone"),
+        ("extract", "folder.cone", "x"),
+        ("merge", "folder.cone", "folder.cone"),
+    ):
+        done = cones(*command)
+        assert done.code == 4
+        assert "is a folder" in done.err
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "later"])
+def test_damaged_files_exit_with_four(cones: Cones, dog: Path, damage: str) -> None:
+    """Truncated, bit-flipped, or of a later version: named, and never a traceback."""
+    data = bytearray(dog.read_bytes())
+    if damage == "truncated":
+        del data[len(data) // 2 :]
+    elif damage == "flipped":
+        data[HEADER_FLIP] ^= 4
+    else:
+        data[8] += 1
+    dog.write_bytes(data)
+    done = cones("inspect", "dog.cone")
+    assert done.code == 4
+    assert done.err.startswith("error: dog.cone: ")
+    assert "Traceback" not in done.err
+
+
+def test_existing_output_needs_force(cones: Cones, dog: Path, hat: Path) -> None:
+    """What is there stays, unless --force."""
+    Path("out.cone").write_bytes(b"precious")
+    done = cones("merge", "dog.cone", "hat.cone", "-o", "out.cone")
+    assert done.code == 2
+    assert "--force" in done.err
+    assert Path("out.cone").read_bytes() == b"precious"
+    assert cones("merge", "dog.cone", "hat.cone", "-o", "out.cone", "--force").code == 0
+    assert cones_format.load("out.cone").names == ("dog", "hat")
+
+
+def test_missing_output_folder_is_refused(cones: Cones, dog: Path, hat: Path) -> None:
+    """No folder is made up."""
+    assert cones("merge", "dog.cone", "hat.cone", "-o", "no/where.cone").code == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write")
+def test_unwritable_output_is_refused(cones: Cones, dog: Path, hat: Path) -> None:
+    """A folder in which no file can be made: exit code 2 and the path, not a traceback."""
+    done = cones("merge", "dog.cone", "hat.cone", "-o", "/proc/out.cone")
+    assert done.code == 2
+    assert done.err.startswith("error: /proc/out.cone: ")
+
+
+def test_json_and_bytes_cannot_share_stdout(cones: Cones, dog: Path, hat: Path) -> None:
+    """-o - with --json is a contradiction, and says so."""
+    done = cones("merge", "dog.cone", "hat.cone", "-o", "-", "--json")
+    assert (done.code, done.out) == (2, b"")
+
+
+def test_quiet_prints_the_product_alone(cones: Cones, dog: Path, hat: Path) -> None:
+    """With -q, before or after the command, stderr is empty."""
+    first = cones("merge", "-q", "dog.cone", "hat.cone")
+    second = cones("-q", "merge", "dog.cone", "hat.cone", "--force")
+    assert (first.err, second.err) == ("", "")
+    assert first.lines == second.lines == ["dog+hat.cone"]
+
+
+def test_inspect_verbose_splits_k_and_v(cones: Cones, dog: Path) -> None:
+    """-v shows K and V of every layer."""
+    assert "cross K" in cones("inspect", "-v", "dog.cone").err
+
+
+def test_doctor_json_holds_what_a_report_needs(cones: Cones, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices, dtypes, versions, memory, cache; folders of the home are shortened."""
+    monkeypatch.setenv("CONES_PATH", str(Path.home() / "secret" / "cones"))
+    done = cones("doctor", "--json", "-q")
+    assert done.code == 0
+    assert done.json["devices"][0]["device"] == "cpu"
+    assert "float32" in done.json["devices"][0]["dtypes"]
+    assert {"torch", "diffusers", "conestool"} <= done.json["versions"].keys()
+    assert done.json["environment"]["CONES_PATH"].startswith("~")

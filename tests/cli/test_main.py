@@ -1,0 +1,70 @@
+"""Every way to stop has its exit code and its message."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from conestool import errors
+from conestool.cli.main import describe
+
+CODES = {
+    errors.UsageError: 2,
+    errors.OutputExistsError: 2,
+    errors.NameClashError: 2,
+    errors.PhotoError: 3,
+    errors.PromptError: 3,
+    errors.FormatError: 4,
+    errors.VersionError: 4,
+    errors.BaseModelMismatchError: 5,
+    errors.DeviceError: 6,
+    errors.ModelLoadError: 7,
+}
+
+
+@pytest.mark.parametrize(("kind", "code"), CODES.items())
+def test_errors_keep_message_hint_and_code(kind: type[errors.ConesError], code: int) -> None:
+    """What the library raises is what the user reads."""
+    assert describe(kind("what", "how")) == ("what", "how", code)
+
+
+def test_every_error_has_a_code_in_the_contract() -> None:
+    """A new exception class needs a code from 2 to 7."""
+    public = {getattr(errors, name) for name in errors.__all__} - {errors.ConesError, errors.InputError}
+    assert public == CODES.keys()
+
+
+def test_interruption() -> None:
+    """Ctrl-C is 130."""
+    assert describe(KeyboardInterrupt())[2] == 130
+
+
+def test_closed_pipe_says_nothing() -> None:
+    """BrokenPipeError has no message and no failure."""
+    assert describe(BrokenPipeError()) == ("", None, 0)
+
+
+def test_memory_of_the_machine_and_of_a_device() -> None:
+    """MemoryError, torch's own error by its name, and the CPU allocator's RuntimeError are all 6."""
+    torchs = type("OutOfMemoryError", (RuntimeError,), {})
+    for error in (MemoryError(), torchs("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: not enough memory")):
+        message, hint, code = describe(error)
+        assert code == 6
+        assert message.startswith("out of memory")
+        assert hint
+
+
+def test_system_errors_name_the_file() -> None:
+    """A full disk is no bug of ours."""
+    assert describe(OSError(errno.ENOSPC, "No space left on device", "a.png"))[::2] == (
+        "a.png: No space left on device",
+        2,
+    )
+
+
+def test_bug_asks_for_a_report() -> None:
+    """Anything else is 70, in one line."""
+    message, hint, code = describe(ValueError("first\nsecond"))
+    assert (message, code) == ("a bug in cones: ValueError: first", 70)
+    assert "--traceback" in str(hint)
