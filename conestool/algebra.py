@@ -210,7 +210,7 @@ def record_of(concept: Concept) -> dict[str, Any]:
         "base": base,
         "origin": concept.origin.model_dump(exclude_none=True),
         **concept.extra,
-        **{part.type: part.model_dump() for part in concept.parts},
+        **{part.type: {"data": part.data, **part.extra} for part in concept.parts},
     }
 
 

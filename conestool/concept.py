@@ -120,11 +120,13 @@ class BaseInfo(Record):
         return sum(size_of(shape) for shape in self.tensors.values())
 
 
-class Part(Record):
-    """A section of a concept that this version does not know, kept byte for byte; extra keys are the section's own."""
+@dataclass(frozen=True)
+class Part:
+    """A section of a concept that this version does not know, kept byte for byte with its header's unknown keys."""
 
     type: str
     data: bytes
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -195,12 +195,13 @@ def agreement(info: BaseInfo, other: BaseInfo, mine: frozenset[str], theirs: fro
     if a.shape != b.shape:
         return 0.0
     a, b = a.astype(np.float64), b.astype(np.float64)
-    return float(np.mean(np.abs(a - b) <= half(a, mine) + half(b, theirs)))
+    with np.errstate(invalid="ignore"):
+        return float(np.mean(np.abs(a - b) <= half(a, mine) + half(b, theirs)))
 
 
 def half(values: NDArray[np.float64], dtypes: frozenset[str]) -> NDArray[np.float64]:
     """Half a unit in the last place of each dtype, summed: how far the original may have been from `values`."""
-    exponent = np.frexp(values)[1] - 1
+    exponent = np.where(values == 0, -1000, np.frexp(values)[1] - 1)
     total = np.zeros_like(values)
     if "f16" in dtypes:
         total += np.ldexp(1.0, np.maximum(exponent, -14) - 11)

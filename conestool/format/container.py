@@ -18,7 +18,7 @@ from conestool.files import write_atomic
 from conestool.format import canonical, limits
 from conestool.format.header import Header
 from conestool.format.indices import BITMAP, Entry, decode, encode, frame, total, unframe
-from conestool.format.maps import ConceptMap, HeaderMap, read_map
+from conestool.format.maps import ConceptMap, HeaderMap, SectionMap, read_map
 
 __all__ = ["MAJOR", "MINOR", "SIGNATURE", "dumps", "load", "loads", "read_header", "save"]
 
@@ -85,7 +85,11 @@ def dumps(cone: Cone) -> bytes:
     except FormatError as error:
         raise UsageError(f"this cannot be written as a .cone file: {error}") from error
     preamble = PREAMBLE.pack(SIGNATURE, MAJOR, MINOR, 0, len(header), 0)[:-4]
-    return b"".join([preamble, struct.pack("<I", zlib.crc32(header, zlib.crc32(preamble))), header, *sections])
+    crc = struct.pack("<I", zlib.crc32(header, zlib.crc32(preamble)))
+    data = b"".join([preamble, crc, header, *sections])
+    if len(data) > limits.FILE:
+        raise UsageError(f"a .cone file of {len(data)} bytes, more than {limits.FILE}", "merge fewer")
+    return data
 
 
 def parse_header(data: bytes, size: int) -> Header:
@@ -139,7 +143,7 @@ def read_concepts(header: Header, data: bytes) -> tuple[Concept, ...]:
             at += section.length
         start = at - sum(map(len, pieces))
         indices = read_indices(where, fields.entries, known.base, pieces[0], start)
-        parts = [Part(type=s.type, data=p, **s.extra) for s, p in zip(fields.sections[1:], pieces[1:], strict=True)]
+        parts = [Part(s.type, p, s.extra) for s, p in zip(fields.sections[1:], pieces[1:], strict=True)]
         concept = Concept(
             known.name, known.class_noun, known.identifier, indices, known.base, known.origin, known.extra, tuple(parts)
         )
@@ -182,9 +186,10 @@ def concept_map(concept: Concept, base: int) -> tuple[dict[str, Any], list[bytes
         raw.append(pieces.raw.tobytes())
         coded.append(pieces.coded.tobytes())
         codecs.add(pieces.codec)
-    packed_indices = b"".join(raw) + (frame(b"".join(coded), BITMAP in codecs) if coded else b"")
-    sections = [packed_indices, *(part.data for part in concept.parts)]
-    headers = [{"type": "indices"}, *(record_map(part, "data") for part in concept.parts)]
+    parts = [
+        Part("indices", b"".join(raw) + (frame(b"".join(coded), BITMAP in codecs) if coded else b"")),
+        *concept.parts,
+    ]
     known = {
         "name": concept.name,
         "class_noun": concept.class_noun,
@@ -192,13 +197,16 @@ def concept_map(concept: Concept, base: int) -> tuple[dict[str, Any], list[bytes
         "base": base,
         "id": bytes.fromhex(concept.id),
         "tensors": rows,
-        "sections": [
-            {**head, "length": len(data), "sha256": hashlib.sha256(data).digest()}
-            for head, data in zip(headers, sections, strict=True)
-        ],
+        "sections": [section_map(part) for part in parts],
         "origin": record_map(concept.origin),
     }
-    return with_extra(ConceptMap, known, concept.extra), sections
+    return with_extra(ConceptMap, known, concept.extra), [part.data for part in parts]
+
+
+def section_map(part: Part) -> dict[str, Any]:
+    """The map of one section for the header."""
+    known = {"type": part.type, "length": len(part.data), "sha256": hashlib.sha256(part.data).digest()}
+    return with_extra(SectionMap, known, part.extra)
 
 
 def base_map(base: BaseInfo) -> dict[str, Any]:
@@ -216,9 +224,9 @@ def base_map(base: BaseInfo) -> dict[str, Any]:
     return fields
 
 
-def record_map(record: BaseModel, *without: str) -> dict[str, Any]:
+def record_map(record: BaseModel) -> dict[str, Any]:
     """A record as a map without the fields that are None or empty; unknown keys as they are."""
-    fields = {key: getattr(record, key) for key in type(record).model_fields if key not in without}
+    fields = {key: getattr(record, key) for key in type(record).model_fields}
     plain = {key: record_map(value) if isinstance(value, BaseModel) else value for key, value in fields.items()}
     kept = {key: value for key, value in plain.items() if value is not None and value not in ({}, [])}
     return {**kept, **(record.model_extra or {})}

@@ -193,7 +193,10 @@ def refuse_nil(model: type[BaseModel], raw: Any) -> None:
 
 def read_map(data: bytes) -> HeaderMap:
     """The checked header; FormatError, or VersionError for an unknown critical feature."""
-    raw = canonical.unpack(data)
+    try:
+        raw = canonical.unpack(data)
+    except FormatError as error:
+        raise FormatError(f"header: {error}") from error
     critical = raw.get("critical", [])
     if isinstance(critical, list) and all(isinstance(feature, str) for feature in critical):
         unknown = sorted(set(critical) - FEATURES)
@@ -223,4 +226,5 @@ def first(error: ValidationError) -> str:
     """The first fault of a validation, as `concepts.0.name: what is wrong`."""
     fault = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in fault["loc"])
-    return f"{place}: {fault['msg']}" if place else str(fault["msg"])
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
