@@ -23,7 +23,10 @@ def extract(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Take one concept back out of a merged file, as it was before the merge."""
+    """Take one concept out of a merged file.
+
+    It comes back exactly as it was before the merge.
+    """
     from conestool import algebra
 
     if output is not None:

@@ -23,9 +23,10 @@ def inspect(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Show what is in .cone files: concepts, neurons per layer, size, losses.
+    """Show what is in a .cone file.
 
-    The JSON is a list with one object per file.
+    Concepts, prompts, losses, base model, size beside other methods, neurons per layer. The JSON is a list with one
+    object per file.
     """
     from conestool.cli import _facts, _report
 

@@ -1,0 +1,74 @@
+"""Write docs/cli.md from the help of every command: python scripts/cli_reference.py [--check]."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "cli.md"
+HEAD = """\
+# The command line
+
+Written by `python scripts/cli_reference.py` from `cones --help`; do not edit.
+
+stdout carries paths, JSON (`--json`) or bytes (`-o -`); everything for people is on stderr. `-` reads stdin.
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | `diff` found differences |
+| 2 | usage: an argument or an output that cannot be used |
+| 3 | photos or prompts that cannot be used |
+| 4 | not a `.cone` file, damaged, or of a later version |
+| 5 | the concept was found on another base model |
+| 6 | device missing, or out of memory |
+| 7 | a base model that cannot be fetched or read |
+| 70 | a bug in cones; `--traceback` shows the rest |
+| 130 | stopped with Ctrl-C |
+
+| variable | meaning |
+|---|---|
+| `CONES_MODEL` | base model where `--model` is not given |
+| `CONES_PATH` | more folders in which `render` looks for `.cone` files |
+| `CONES_CACHE` | where class images and model hashes are kept |
+| `NO_COLOR` | no colour and no moving bars |
+"""
+
+
+def commands() -> list[str]:
+    """The names of all commands, in the order of the help."""
+    from conestool.cli.main import app
+
+    return [str(each.callback.__name__) for each in app.registered_commands if each.callback]
+
+
+def help_of(*arguments: str) -> str:
+    """The help text of one command, as 80 columns show it."""
+    from typer.testing import CliRunner
+
+    from conestool.cli.main import app
+
+    shown = CliRunner().invoke(app, [*arguments, "--help"], prog_name="cones", terminal_width=80, max_content_width=80)
+    return str(shown.stdout).rstrip()
+
+
+def page() -> str:
+    """The whole reference as Markdown."""
+    parts = [HEAD, f"## cones\n\n```text\n{help_of()}\n```\n"]
+    parts += [f"## cones {name}\n\n```text\n{help_of(name)}\n```\n" for name in commands()]
+    return "\n".join(parts)
+
+
+def main() -> int:
+    """Write the page; with --check, say whether it is current."""
+    text = page()
+    if "--check" in sys.argv[1:]:
+        return 0 if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text else 1
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

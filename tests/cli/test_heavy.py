@@ -1,0 +1,324 @@
+"""find, render and apply from end to end, on a small random base model."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from conestool import format as cones_format
+from tests.cli.conftest import Cones
+from tests.cli.support import concept, save_cone
+
+FIND = ("--class-images", "4", "--steps", "4", "--density", "0.02", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def model(epsilon_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The base model of every command here, through CONES_MODEL."""
+    monkeypatch.setenv("CONES_MODEL", str(epsilon_folder))
+    return epsilon_folder
+
+
+@pytest.fixture(scope="session")
+def found(epsilon_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """dog.cone and hat.cone as `find` writes them, found once for all tests."""
+    from conestool.cli.main import run
+
+    place = tmp_path_factory.mktemp("found")
+    patch = pytest.MonkeyPatch()
+    with patch.context() as context:
+        context.setenv("CONES_MODEL", str(epsilon_folder))
+        context.setenv("CONES_CACHE", str(place / "cache"))
+        for name, colour in (("dog", "teal"), ("hat", "red")):
+            draw_photos(place / name, colour)
+            assert run(["find", str(place / name), "-o", str(place / f"{name}.cone"), "-q", *FIND]) == 0
+    return place / "dog.cone", place / "hat.cone"
+
+
+@pytest.fixture
+def here(found: tuple[Path, Path], work: Path, cones: Cones) -> Path:
+    """The folder of the run, with copies of dog.cone and hat.cone."""
+    for file in found:
+        (work / file.name).write_bytes(file.read_bytes())
+    return work
+
+
+def draw_photos(folder: Path, colour: str, count: int = 3) -> Path:
+    """A folder of small pictures."""
+    folder.mkdir()
+    for number in range(count):
+        image = Image.new("RGB", (40, 36 + number), "white")
+        image.paste(colour, (8, 8 + number, 30, 30))
+        image.save(folder / f"{number}.png")
+    return folder
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height of a PNG."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.size
+
+
+def test_find_names_the_concept_after_the_output(found: tuple[Path, Path]) -> None:
+    """dog.cone holds a dog called dog, with prompts, losses and the density asked for."""
+    (dog,) = cones_format.load(found[0]).concepts
+    assert (dog.name, dog.class_noun) == ("dog", "dog")
+    assert dog.origin.instance_prompt == f"a photo of a {dog.identifier} dog"
+    assert dog.density == pytest.approx(0.02, rel=0.05)
+    assert dog.origin.losses is not None
+
+
+def test_find_reports_on_stderr_and_leaves_no_state(cones: Cones, work: Path) -> None:
+    """stdout has the path; stderr has photos, class images, neurons, losses and sizes; no .part file stays."""
+    draw_photos(work / "photos", "teal")
+    (work / "photos" / "list.txt").write_text("not an image")
+    done = cones("find", "./photos", "-o", "dog.cone", *FIND)
+    assert (done.code, done.lines) == (0, ["dog.cone"])
+    for text in ("3 photos of 'dog'", "list.txt", "class images: 4", "neurons", "random indices", "class: dog", "LoRA"):
+        assert text in done.err
+    assert [path.name for path in work.glob("*.part")] == []
+
+
+def test_find_takes_a_list_on_stdin(cones: Cones, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ls photos/*.png | cones find - -o dog.cone -o -`; the bytes go to stdout."""
+    files = sorted(draw_photos(work / "photos", "teal").iterdir())
+    feed(monkeypatch, "\n".join(map(str, files)).encode())
+    done = cones("find", "-", "--class-noun", "dog", "--notes", "by lamp", "-o", "-", *FIND)
+    assert done.code == 0
+    (dog,) = cones_format.loads(done.out).concepts
+    assert (len(dog.origin.photos), dog.origin.notes) == (3, "by lamp")
+
+
+def test_find_with_class_images_of_a_folder(cones: Cones, work: Path) -> None:
+    """A folder replaces what the model would draw; no class image is drawn."""
+    draw_photos(work / "dog", "teal")
+    draw_photos(work / "others", "brown", 5)
+    done = cones("find", "dog", "--class-images", "others", *FIND[2:])
+    assert (done.code, done.lines) == (0, ["dog.cone"])
+    assert "class images" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no photo"),
+        (b"just text", "a.jpg"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01", "a.jpg"),
+    ],
+    ids=["no photos", "text as photo", "truncated"],
+)
+def test_find_refuses_what_is_no_photo(cones: Cones, work: Path, content: bytes | None, words: str) -> None:
+    """Exit code 3 and the file's name, before a model is loaded."""
+    (work / "dog").mkdir()
+    if content is not None:
+        (work / "dog" / "a.jpg").write_bytes(content)
+    done = cones("find", "dog")
+    assert done.code == 3
+    assert words in done.err
+
+
+def test_find_refuses_a_single_pixel(cones: Cones, work: Path) -> None:
+    """A 1x1 image is no photo."""
+    (work / "dog").mkdir()
+    Image.new("RGB", (1, 1)).save(work / "dog" / "dot.png")
+    done = cones("find", "dog")
+    assert done.code == 3
+    assert "dot.png" in done.err
+
+
+def test_find_skips_broken_photos_if_told(cones: Cones, work: Path) -> None:
+    """Without --skip-broken an error that names the file, with it a note."""
+    draw_photos(work / "dog", "teal")
+    (work / "dog" / "bad.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    refused = cones("find", "dog", *FIND)
+    assert refused.code == 3
+    assert "bad.jpg" in refused.err
+    done = cones("find", "dog", "--skip-broken", *FIND)
+    assert done.code == 0
+    assert "bad.jpg" in done.err
+
+
+def test_find_checks_the_output_before_the_work(cones: Cones, work: Path) -> None:
+    """An existing file is refused at once, without a stage of the search having begun."""
+    draw_photos(work / "dog", "teal")
+    (work / "dog.cone").write_bytes(b"precious")
+    done = cones("find", "dog", *FIND)
+    assert done.code == 2
+    assert "class images" not in done.err
+    assert (work / "dog.cone").read_bytes() == b"precious"
+
+
+def test_find_refuses_an_unknown_device(cones: Cones, work: Path) -> None:
+    """Exit code 6."""
+    draw_photos(work / "dog", "teal")
+    assert cones("find", "dog", "--device", "quantum").code == 6
+
+
+def test_find_refuses_a_model_that_is_not_there(cones: Cones, work: Path) -> None:
+    """A path that does not exist is never taken for a Hub id."""
+    draw_photos(work / "dog", "teal")
+    done = cones("find", "dog", "--model", "./no-such-model")
+    assert done.code == 2
+    assert "no-such-model" in done.err
+
+
+def test_render_finds_concepts_by_the_words_of_the_prompt(cones: Cones, here: Path) -> None:
+    """Both files are used, the prompt is rewritten, and the picture says so."""
+    done = cones("render", "a dog in a hat")
+    assert (done.code, done.lines) == (0, ["a-dog-in-a-hat.png"])
+    assert "dog.cone, hat.cone: " in done.err
+    with Image.open("a-dog-in-a-hat.png") as image:
+        record = json.loads(image.text["cones"])  # type: ignore[attr-defined]
+    names = {used["name"]: used["identifier"] for used in record["concepts"]}
+    assert names.keys() == {"dog", "hat"}
+    assert record["sent"] == f"a {names['dog']} dog in a {names['hat']} hat"
+    assert record["sent"] in done.err
+
+
+def test_render_repeats_a_picture(cones: Cones, here: Path) -> None:
+    """--from draws the identical file; a changed seed draws another."""
+    cones("render", "a dog in a hat", "--seed", "5", "-o", "one.png")
+    done = cones("render", "--from", "one.png", "-o", "two.png")
+    assert (done.code, done.lines) == (0, ["two.png"])
+    assert Path("two.png").read_bytes() == Path("one.png").read_bytes()
+    cones("render", "--from", "one.png", "--seed", "6", "-o", "three.png")
+    assert Path("three.png").read_bytes() != Path("one.png").read_bytes()
+
+
+def test_render_without_concepts_differs(cones: Cones, here: Path) -> None:
+    """--no-cones draws with the bare model, strength 0 too, given the same words; full strength differs."""
+    bare = cones("render", "a dog", "--no-cones", "-o", "-").out
+    none = cones("render", "a dog", "--literal", "-c", "dog.cone:0", "-o", "-").out
+    full = cones("render", "a dog", "--literal", "-c", "dog.cone", "-o", "-").out
+    pixels = [list(Image.open(io.BytesIO(data)).getdata()) for data in (bare, none, full)]
+    assert pixels[0] == pixels[1]
+    assert pixels[0] != pixels[2]
+
+
+def test_render_reads_prompts_from_stdin(cones: Cones, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One picture a line, each with the concepts that its words name; empty lines do not count."""
+    feed(monkeypatch, b"a dog\n\n a red hat \na cat\n")
+    done = cones("render", "-", "-o", "out/", "--json", "--steps", "1")
+    assert [record["file"] for record in done.json] == ["out/1-a-dog.png", "out/2-a-red-hat.png", "out/3-a-cat.png"]
+    assert [[used["name"] for used in record["concepts"]] for record in done.json] == [["dog"], ["hat"], []]
+    assert all(Path(record["file"]).is_file() for record in done.json)
+
+
+def test_render_reads_a_cone_from_stdin(cones: Cones, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`merge -o - | render -c - -o -` gives the picture that the files give."""
+    feed(monkeypatch, cones("merge", "dog.cone", "hat.cone", "-o", "-").out)
+    piped = cones("render", "a dog in a hat", "-c", "-", "-o", "-")
+    assert piped.code == 0
+    assert piped.out == cones("render", "a dog in a hat", "-c", "dog.cone", "-c", "hat.cone", "-o", "-").out
+
+
+def test_render_makes_sheets(cones: Cones, here: Path) -> None:
+    """--grid has a column per seed, --compare a column for the bare model; one file each."""
+    single = size_of(cones("render", "a dog", "--grid", "-o", "-").out)
+    row = size_of(cones("render", "a dog", "--grid", "-n", "3", "-o", "-").out)
+    pair = size_of(cones("render", "a dog", "--compare", "-o", "-").out)
+    assert row[0] > 2.5 * single[0] and 1.5 * single[0] < pair[0] < row[0]
+
+
+def test_render_several_pictures_need_a_folder(cones: Cones, here: Path) -> None:
+    """Four pictures cannot be one file, nor stdout; it is said before a model is loaded."""
+    for output in ("x.png", "-"):
+        done = cones("render", "a dog", "-n", "4", "-o", output)
+        assert done.code == 2
+        assert "4 pictures" in done.err
+
+
+def test_render_never_overwrites(cones: Cones, here: Path) -> None:
+    """A named file is refused, a default name gives way to the next free one."""
+    Path("x.png").write_bytes(b"precious")
+    assert cones("render", "a dog", "-o", "x.png").code == 2
+    assert Path("x.png").read_bytes() == b"precious"
+    names = [cones("render", "a dog", "--steps", "1").lines[0] for _ in range(2)]
+    assert names == ["a-dog.png", "a-dog-2.png"]
+    assert cones("render", "a dog", "--steps", "1", "--force").lines == ["a-dog.png"]
+
+
+@pytest.mark.parametrize("prompts", [("",), (" \t",), ()], ids=["empty", "blank", "none"])
+def test_render_refuses_an_empty_prompt(cones: Cones, here: Path, prompts: tuple[str, ...]) -> None:
+    """Exit code 3; without any argument at all the usage, exit code 2."""
+    done = cones("render", *prompts, "--no-cones")
+    assert done.code == 3
+    assert "prompt" in done.err
+
+
+def test_render_refuses_prompts_that_are_no_utf8(cones: Cones, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line is named."""
+    feed(monkeypatch, b"a dog\na h\xf6use\n")
+    done = cones("render", "-")
+    assert done.code == 3
+    assert "line 2 is not UTF-8" in done.err
+
+
+def test_render_says_what_is_cut(cones: Cones, here: Path) -> None:
+    """A prompt longer than the text encoder takes is drawn, with a warning that quotes the rest."""
+    done = cones("render", " ".join(["a dog"] * 20 + ["on the beach"]), "--no-cones", "--steps", "1")
+    assert done.code == 0
+    assert "warning: the prompt is too long" in done.err
+    assert done.err.count("on the beach") == 2
+
+
+def test_render_refuses_another_base_model(cones: Cones, here: Path, v_folder: Path) -> None:
+    """Exit code 5, unless --force-model."""
+    command = ("render", "a dog", "--model", str(v_folder), "--steps", "1")
+    assert cones(*command).code == 5
+    assert cones(*command, "--force-model").code == 0
+
+
+def test_render_refuses_two_files_with_one_name(cones: Cones, here: Path) -> None:
+    """Two different dogs in one folder: both files are listed."""
+    save_cone(here / "other.cone", concept("dog", "zwx"))
+    done = cones("render", "a dog")
+    assert done.code == 2
+    assert "dog.cone" in done.err and "other.cone" in done.err
+
+
+def test_apply_writes_a_folder_that_renders_alike(cones: Cones, here: Path) -> None:
+    """The bare patched model draws what the base model draws with the concept applied."""
+    assert cones("apply", "dog.cone", "-o", "patched").lines == ["patched"]
+    with_concept = cones("render", "a dog", "--literal", "-c", "dog.cone", "-o", "-").out
+    patched = cones("render", "a dog", "--no-cones", "--model", "patched", "-o", "-").out
+    pixels = [list(Image.open(io.BytesIO(data)).getdata()) for data in (with_concept, patched)]
+    assert pixels[0] == pixels[1]
+
+
+def test_apply_writes_one_file(cones: Cones, here: Path) -> None:
+    """A .safetensors with the denoiser, in which the concept's weights are zero."""
+    from safetensors.numpy import load_file
+
+    done = cones("apply", "dog.cone", "hat.cone:0.5", "-o", "unet.safetensors", "--json")
+    assert [used["strength"] for used in done.json["concepts"]] == [1.0, 0.5]
+    weights = load_file("unet.safetensors")
+    (dog,) = cones_format.load("dog.cone").concepts
+    assert all((weights[param].reshape(-1)[values] == 0).all() for param, values in dog.indices.items())
+    assert cones("apply", "dog.cone", "-o", "unet.safetensors").code == 2
+
+
+def test_inspect_checks_the_model(cones: Cones, here: Path, model: Path, v_folder: Path) -> None:
+    """Fits: exit code 0 and how; another model: exit code 5."""
+    fits = cones("inspect", "dog.cone", "--model", str(model), "--json")
+    assert (fits.code, fits.json[0]["model_check"]["fits"]) == (0, True)
+    assert cones("inspect", "dog.cone", "--model", str(v_folder)).code == 5
+
+
+def test_recorded_model_that_is_elsewhere_gets_a_hint(
+    cones: Cones, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A concept found on a local model is rendered on another machine: --model is the way."""
+    monkeypatch.delenv("CONES_MODEL")
+    done = cones("render", "a dog")
+    assert done.code == 2
+    assert "--model" in done.err
+
+
+def feed(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    """Put bytes on stdin."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))

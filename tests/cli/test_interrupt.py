@@ -1,0 +1,83 @@
+"""Ctrl-C in the middle of find, and the pipelines of the contract, as a shell runs them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.cli.support import COMMAND, environment
+from tests.tiny import random_cone
+
+ROOT = Path(__file__).parents[2]
+posix = pytest.mark.skipif(os.name != "posix", reason="needs signals")
+WAIT = 60.0
+
+
+def start(folder: Path, model: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A `find` that takes far longer than any test."""
+    command = [*COMMAND, "find", "photos", "-o", "dog.cone", "--class-images", "4", "--steps", "1000000", *arguments]
+    env = environment(PYTHONPATH=str(ROOT), CONES_MODEL=str(model), CONES_CACHE=str(folder / "cache"))
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    """Lines of stderr up to the one that holds `words`."""
+    assert process.stderr is not None
+    seen, end = "", time.monotonic() + WAIT
+    while words not in seen:
+        line = process.stderr.readline()
+        assert line and time.monotonic() < end, seen
+        seen += line
+    return seen
+
+
+@posix
+def test_ctrl_c_leaves_a_search_that_can_be_resumed(tmp_path: Path, epsilon_folder: Path) -> None:
+    """Exit code 130, no half-written .cone, and the command line that goes on from there."""
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        Image.new("RGB", (40, 40 + number), "teal").save(tmp_path / "photos" / f"{number}.png")
+    first = start(tmp_path, epsilon_folder)
+    read_until(first, "search: about")
+    first.send_signal(signal.SIGINT)
+    out, err = first.communicate(timeout=WAIT)
+    assert (first.returncode, out) == (130, "")
+    assert "cones find photos -o dog.cone --class-images 4 --steps 1000000 --resume" in err
+    assert "Traceback" not in err
+    assert (tmp_path / "dog.cone.part").is_file()
+    assert not (tmp_path / "dog.cone").exists()
+    second = start(tmp_path, epsilon_folder, "--resume")
+    read_until(second, "resumed after step")
+    second.send_signal(signal.SIGINT)
+    second.communicate(timeout=WAIT)
+    assert second.returncode == 130
+
+
+@posix
+def test_merge_pipes_into_render(tmp_path: Path, epsilon_folder: Path) -> None:
+    """The pipeline of the manual, typed as it stands there, ends in a picture."""
+    from conestool import format as cones
+    from conestool.algebra import extract
+    from conestool.diffusion.models import load_model
+
+    both = random_cone(load_model(str(epsilon_folder), device="cpu"), "dog", "hat")
+    for name in both.names:
+        cones.save(extract(both, name), tmp_path / f"{name[0]}.cone")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "cones").write_text(f'#!/bin/sh\nexec {sys.executable} -m conestool.cli "$@"\n')
+    (tools / "cones").chmod(0o755)
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    env = environment(PYTHONPATH=str(ROOT), CONES_MODEL=str(epsilon_folder), PATH=path)
+    line = 'cones merge d.cone h.cone -o - | cones render "a dog in a hat" -c - -o - > out.png'
+    done = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, timeout=120, check=True)
+    assert done.stdout == b""
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size == (32, 32)
