@@ -15,7 +15,7 @@ __all__ = ["grid"]
 PAPER = (250, 249, 246)
 INK = (32, 33, 36)
 FAINT = (110, 112, 118)
-LEAST = 192
+LEAST = 256
 """Side to which smaller pictures are enlarged, at least."""
 
 
@@ -48,7 +48,7 @@ def grid(
 ) -> Image.Image:
     """One picture of many: `rows` labels above each row (such as its prompt), `columns` labels above each column.
 
-    Cells have the size of the largest picture, pictures below 192 pixels are enlarged by a whole factor, labels grow
+    Cells have the size of the largest picture, pictures below 256 pixels are enlarged by a whole factor, labels grow
     with the cells and wrap. None leaves a cell empty; rows may be of different length. Missing labels leave no space.
     """
     shown = [image for row in images for image in row if image is not None]

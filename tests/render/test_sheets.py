@@ -30,9 +30,9 @@ def areas(sheet: Image.Image) -> dict[str, tuple[int, int, int, int]]:
 
 
 def test_pictures_lie_in_rows_and_columns_enlarged_by_a_whole_factor() -> None:
-    """64 pixels become 192, without gaps inside and in reading order."""
+    """64 pixels become 256, without gaps inside and in reading order."""
     boxes = areas(grid(tiles(), ["one", "two"], ["a", "b", "c"]))
-    assert all((right - left, bottom - top) == (192, 192) for left, top, right, bottom in boxes.values())
+    assert all((right - left, bottom - top) == (256, 256) for left, top, right, bottom in boxes.values())
     assert boxes["red"][0] < boxes["lime"][0] < boxes["blue"][0] and boxes["red"][1] == boxes["blue"][1]
     assert boxes["yellow"][0] == boxes["red"][0] and boxes["yellow"][1] > boxes["red"][3]
 
@@ -75,7 +75,7 @@ def test_empty_cells_and_uneven_rows() -> None:
     small = Image.new("RGB", (32, 64), "lime")
     red = Image.new("RGB", (64, 64), "red")
     sheet = grid([[red, None, small], [red]])
-    assert sheet.width > 3 * 192
+    assert sheet.width > 3 * 256
     colours = {colour for _, colour in sheet.getcolors(1 << 20)}
     assert colours == {PAPER, (255, 0, 0), (0, 255, 0)}
 
