@@ -55,7 +55,15 @@ def memory_errors(device: torch.device) -> Iterator[None]:
     """Turn an out-of-memory inside it into a DeviceError that says what helps."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise DeviceError(
-            f"{device} is out of memory", "a smaller --size or batch, --dtype bfloat16, or --device cpu"
+            f"{device} is out of memory", "a smaller --size or --batch, --dtype bfloat16, or --device cpu"
         ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out; only CUDA has a type for it, the CPU and MPS say it in words."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)

@@ -106,6 +106,7 @@ def load_model(
     pipe = place(load_pipeline(source, chosen), target)
     model = wrap(pipe, model_id)
     check_vocabulary(model)
+    model.denoiser.eval()
     model.revision, model.path, model.stored_dtype = source.revision, source.path, source.stored_dtype
     model.settings, model.defaults = source.settings, read_defaults(source.settings, model.defaults)
     return model
@@ -120,7 +121,6 @@ def wrap(pipe: Any, id: str | None = None) -> Model:
         return pipe
     family = family_of(pipe)
     denoiser = family.denoiser(pipe)
-    denoiser.eval()
     origin = str(pipe.name_or_path or "")
     settings = read_json(Path(origin) / "pocket.json") if origin else {}
     id = id or (origin if is_hub_id(origin) and not Path(origin).exists() else "pipeline")

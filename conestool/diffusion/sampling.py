@@ -49,7 +49,7 @@ def sample(
             "negative_prompt": [negative] * len(generators),
             "latents": initial_noise(model, generators, size),
             "generator": generators,
-            "num_inference_steps": steps or model.defaults.steps,
+            "num_inference_steps": model.defaults.steps if steps is None else steps,
             "guidance_scale": model.defaults.guidance if guidance is None else guidance,
             "width": size[0],
             "height": size[1],

@@ -95,8 +95,8 @@ def file_source(model_id: str, path: Path, config: str | None, offline: bool) ->
     """A single checkpoint file together with the folder that holds its configuration."""
     if path.suffix.lower() != ".safetensors":
         raise ModelLoadError(f"{model_id}: not a .safetensors file", "pickled checkpoints are never loaded; convert it")
-    dtype = stored_dtype(path)
-    return Source(model_id, path, None, find_config(path, config, offline), dtype, path.stat().st_size)
+    dtype, folder = stored_dtype(path), find_config(path, config, offline)
+    return Source(model_id, path, None, folder, dtype, path.stat().st_size, read_json(folder / "pocket.json"))
 
 
 def find_config(path: Path, config: str | None, offline: bool) -> Path:

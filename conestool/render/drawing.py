@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
+from pydantic import ValidationError
 
 from conestool.concept import Cone
 from conestool.diffusion.models import Model
@@ -55,15 +56,23 @@ def render(
     typed = [check_prompt(prompt) for prompt in prompts]
     sent = [rewrite(prompt, cone.concepts if cone else (), literal) for prompt in typed]
     jobs = [(index, seed) for index in range(len(typed)) for seed in seeds]
+    negative = " ".join(negative.split())
     common: dict[str, Any] = {"negative": negative, "steps": steps, "guidance": guidance, "size": size, "batch": batch}
-    record = blank_record(model, cone, strength, common)
     with scheduled(model, scheduler), within(model, cone, strength, force):
-        record |= {"scheduler": type(model.pipe.scheduler).__name__}
+        shared = shared_record(model, cone, strength, common)
+        records = [checked(shared | {"prompt": typed[i], "sent": sent[i], "seed": seed}) for i, seed in jobs]
         images = sample(model, [sent[i] for i, _ in jobs], [seed for _, seed in jobs], progress=progress, **common)
     cuts = [cut_text(model, prompt) for prompt in sent]
-    own = [{"prompt": typed[i], "sent": sent[i], "seed": seed} for i, seed in jobs]
-    records = [PictureRecord.model_validate(record | values).model_dump() for values in own]
     return [Rendering(image, told, cuts[i]) for image, told, (i, _) in zip(images, records, jobs, strict=True)]
+
+
+def checked(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record in full; UsageError for settings outside what a picture can have."""
+    try:
+        return PictureRecord.model_validate(record).model_dump()
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise UsageError(f"{'.'.join(map(str, fault['loc']))} {fault['input']}: {fault['msg']}") from error
 
 
 def within(model: Model, cone: Cone | None, strength: Strength, force: bool) -> Any:
@@ -71,18 +80,19 @@ def within(model: Model, cone: Cone | None, strength: Strength, force: bool) -> 
     return applied(model, cone, strength=strength, force=force) if cone else nullcontext()
 
 
-def blank_record(model: Model, cone: Cone | None, strength: Strength, common: Mapping[str, Any]) -> dict[str, Any]:
+def shared_record(model: Model, cone: Cone | None, strength: Strength, common: Mapping[str, Any]) -> dict[str, Any]:
     """What all pictures of one call have in common."""
     defaults, info = model.defaults, model.info
     width, height = common["size"] or (defaults.size, defaults.size)
     given = strengths(cone, strength) if cone else {}
     return {
         "negative": common["negative"],
-        "steps": common["steps"] or defaults.steps,
+        "steps": defaults.steps if common["steps"] is None else common["steps"],
         "guidance": defaults.guidance if common["guidance"] is None else common["guidance"],
         "width": width,
         "height": height,
         "batch": common["batch"],
+        "scheduler": type(model.pipe.scheduler).__name__,
         "concepts": [
             UsedConcept(name=c.name, id=c.id, identifier=c.identifier, strength=given[c.name])
             for c in (cone.concepts if cone else ())

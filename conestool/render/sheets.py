@@ -48,16 +48,18 @@ def grid(
 ) -> Image.Image:
     """One picture of many: `rows` labels above each row (such as its prompt), `columns` labels above each column.
 
-    Cells have the size of the largest picture, pictures below 256 pixels are enlarged by a whole factor, labels grow
-    with the cells and wrap. None leaves a cell empty; rows may be of different length. Missing labels leave no space.
+    Cells have the size of the largest picture, and pictures below 256 pixels are enlarged by a whole factor. Labels (in
+    Latin script, Pillow's own font) grow with the cells and wrap; where there are none they take no space. None leaves a
+    cell empty; rows may be of different length.
     """
     shown = [image for row in images for image in row if image is not None]
     if not shown:
         raise UsageError("a contact sheet needs at least one picture")
     layout = measure(shown, max(len(row) for row in images))
     head = label_height(columns, [layout.cell[0]] * len(columns), layout.head)
+    between = 2 * layout.gap if rows else layout.gap
     row_heads = [label_height(rows[i : i + 1], [layout.inner], layout.body) for i in range(len(images))]
-    height = 2 * layout.margin + head + sum(row_heads) + len(images) * (layout.cell[1] + layout.gap) - layout.gap
+    height = 2 * layout.margin + head + sum(row_heads) + len(images) * (layout.cell[1] + between) - between
     sheet = Image.new("RGB", (layout.width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     for index, label in enumerate(columns[: layout.columns]):
@@ -69,7 +71,7 @@ def grid(
             write(draw, (layout.margin, y), label, layout.inner, layout.body, FAINT, "la")
         y += row_heads[index]
         paste_row(sheet, row, y, layout)
-        y += layout.cell[1] + layout.gap
+        y += layout.cell[1] + between
     return sheet
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conestool.diffusion import sources
-from conestool.diffusion.devices import pick_device, pick_dtype
+from conestool.diffusion.devices import memory_errors, pick_device, pick_dtype
 from conestool.diffusion.models import Defaults, load_model, wrap
 from conestool.diffusion.sources import is_hub_id
 from conestool.errors import ConesError, DeviceError, ModelLoadError, UsageError
@@ -162,6 +162,24 @@ def test_loads_a_folder_that_holds_the_fp16_variant_alone(tmp_path: Path) -> Non
         file.rename(file.with_name(file.stem + ".fp16.safetensors"))
     model = load_model(str(folder))
     assert (model.dtype, model.stored_dtype) == (torch.float32, torch.float16)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1e15 bytes"),
+        MemoryError(),
+    ],
+)
+def test_running_out_of_memory_names_what_helps(error: Exception) -> None:
+    """On every kind of device; any other RuntimeError stays itself."""
+    with pytest.raises(DeviceError, match="cpu is out of memory") as caught, memory_errors(torch.device("cpu")):
+        raise error
+    assert caught.value.exit_code == 6 and "--size" in str(caught.value.hint)
+    with pytest.raises(RuntimeError, match="shape"), memory_errors(torch.device("cpu")):
+        raise RuntimeError("shape mismatch")
 
 
 def test_loading_is_silent(epsilon_folder: Path) -> None:

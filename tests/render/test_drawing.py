@@ -130,6 +130,24 @@ def test_refuses_before_drawing(model: Model, cone: Cone, v_folder: Path) -> Non
     assert model.pipe.scheduler is before
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seeds": [-1]}, "seed -1: "),
+        ({"seeds": [1 << 63]}, "seed 9223372036854775808: "),
+        ({"steps": 0}, "steps 0: "),
+        ({"steps": 20_000}, "steps 20000: "),
+        ({"guidance": float("nan")}, "guidance nan: "),
+        ({"batch": 0}, "batch 0: "),
+        ({"size": (30, 30)}, "size 30x30: "),
+    ],
+)
+def test_refuses_settings_that_no_picture_has(model: Model, settings: dict[str, Any], message: str) -> None:
+    """Before drawing, with the setting and its value."""
+    with pytest.raises(UsageError, match=f"^{message}"):
+        render(model, ["a dog"], **settings)
+
+
 def test_the_record_names_the_model_without_its_folder(model: Model, cone: Cone) -> None:
     """No path of this machine is in a picture."""
     [drawn] = render(model, ["a dog"], cone)
