@@ -23,7 +23,7 @@ from conestool.files import write_atomic
 from conestool.search.controls import largest, random
 from conestool.search.density import choose
 from conestool.search.events import ignore
-from conestool.search.find import draw_class, name_subject, prepare
+from conestool.search.finding import draw_class, name_subject, prepare
 from conestool.search.layout import Layout, borrowed
 from conestool.search.methods import make_method
 from conestool.search.objective import Batch, Objective

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conestool.search.events import Event, Note, Progress
-from conestool.search.find import find
+from conestool.search.finding import find
 from conestool.search.methods import METHODS
 from conestool.search.settings import DEFAULT_METHOD, Settings
 

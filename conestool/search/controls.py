@@ -24,7 +24,7 @@ def random(layout: Layout, shut: Tensor, seed: int) -> Tensor:
 def largest(layout: Layout, shut: Tensor, theta: Tensor) -> Tensor:
     """Boolean (n,): in every parameter as many weights as `shut` (n,) has there, those of largest magnitude."""
     parts = []
-    for part, count in zip(theta.split(layout.sizes), layout.counts(shut), strict=True):
+    for part, count in zip(torch.split(theta, layout.sizes), layout.counts(shut), strict=True):
         chosen = torch.zeros_like(part, dtype=torch.bool)
         chosen[part.abs().sort(descending=True, stable=True).indices[:count]] = True
         parts.append(chosen)

@@ -36,7 +36,7 @@ class Layout:
     @torch.no_grad()
     def write(self, vector: Tensor) -> None:
         """Set the weights to `vector` (n,), rounded to their own dtype."""
-        for part, parameter in zip(vector.split(self.sizes), self.parameters.values(), strict=True):
+        for part, parameter in zip(torch.split(vector, self.sizes), self.parameters.values(), strict=True):
             parameter.copy_(part.view_as(parameter))
 
     def gradient(self) -> Tensor:
@@ -50,7 +50,7 @@ class Layout:
 
     def indices(self, shut: Tensor) -> dict[str, Indices]:
         """The flat indices per param name where the boolean vector `shut` (n,) is true."""
-        parts = shut.split(self.sizes)
+        parts = torch.split(shut, self.sizes)
         return {
             name: part.nonzero().flatten().cpu().numpy().astype(np.int64)
             for name, part in zip(self.parameters, parts, strict=True)
@@ -59,7 +59,7 @@ class Layout:
 
     def counts(self, shut: Tensor) -> list[int]:
         """How many weights of each parameter `shut` (n,) selects."""
-        return [int(part.sum()) for part in shut.split(self.sizes)]
+        return [int(part.sum()) for part in torch.split(shut, self.sizes)]
 
 
 @contextmanager

@@ -137,7 +137,7 @@ class Objective:
         loss = 0.0
         for part in self.chunks(self.batch(index)):
             value = (part.weights * self.errors(part)).sum()
-            (value * scale).backward()
+            torch.autograd.backward(value * scale)
             loss += float(value.detach())
         return self.layout.gradient() / scale, loss
 

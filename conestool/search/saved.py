@@ -19,7 +19,7 @@ from conestool.files import write_atomic
 __all__ = ["SavedRun", "run_key"]
 
 
-def run_key(facts: Mapping[str, Any]) -> str:
+def run_key(facts: Any) -> str:
     """Sha256 hex of everything that a search depends on: equal keys, equal results."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
