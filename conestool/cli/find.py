@@ -164,7 +164,7 @@ def search(
     try:
         base = _models.open_model(**where)
         from conestool.cli._events import Stages
-        from conestool.search.find import find as find_neurons
+        from conestool.search.finding import find as find_neurons
 
         with Stages() as stages:
             return find_neurons(
