@@ -273,6 +273,27 @@ def test_writes_the_denoiser_alone(tmp_path: Path, model: Model) -> None:
             assert torch.equal(bits(fresh.state_dict()[key]), bits(value))
 
 
+def test_writes_a_compiled_denoiser_under_plain_names_and_refuses_lora(tmp_path: Path, model: Model) -> None:
+    """torch.compile's prefix stays out of the file; LoRA layers cannot be written and are not dropped in silence."""
+    cone, names = random_cone(model), set(model.denoiser.state_dict())
+    before = snapshot(model)
+    write_denoiser(wrap(model.pipe), cone, tmp_path / "plain.safetensors")
+    assert_same_bits(model, before)
+    model.pipe.unet = torch.compile(model.pipe.unet)
+    out = write_denoiser(wrap(model.pipe), cone, tmp_path / "unet.safetensors")
+    assert set(load_file(out)) == names
+    plain = load_file(tmp_path / "plain.safetensors")
+    assert all(torch.equal(bits(value), bits(plain[key])) for key, value in load_file(out).items())
+    attention = next(module for module in model.pipe.unet.modules() if hasattr(module, "to_k"))
+    wrapped = torch.nn.Module()
+    wrapped.base_layer = attention.to_k
+    attention.to_k = wrapped
+    for write in (write_denoiser, write_folder):
+        with pytest.raises(UsageError, match="LoRA"):
+            write(wrap(model.pipe), cone, tmp_path / "lora.safetensors")
+    assert not (tmp_path / "lora.safetensors").exists()
+
+
 def test_keeps_an_existing_output(tmp_path: Path, model: Model) -> None:
     """Without force neither a file nor a folder is replaced, and nothing is left beside it."""
     cone = random_cone(model)

@@ -120,9 +120,13 @@ def from_memory(model: Model) -> Fields:
 
 def checksums(weights: Mapping[str, Tensor]) -> list[int]:
     """Per tensor the sum of its bits read as integers: cheap, and different after any change that matters here."""
-    words = {2: torch.int16, 4: torch.int32}
-    sums = [w.detach().contiguous().view(words[w.element_size()]).sum(dtype=torch.int64) for w in weights.values()]
-    return [int(value) for value in torch.stack(sums).tolist()]
+    return [int(value) for value in torch.stack([bit_sum(weight.detach()) for weight in weights.values()]).tolist()]
+
+
+def bit_sum(tensor: Tensor) -> Tensor:
+    """The sum, modulo 2^64, of a tensor's memory read as 64-bit integers, or 16-bit ones if its size needs that."""
+    word = torch.int64 if tensor.numel() * tensor.element_size() % 8 == 0 else torch.int16
+    return tensor.contiguous().view(-1).view(word).sum(dtype=torch.int64)
 
 
 def as_array(tensor: Tensor) -> Any:

@@ -40,7 +40,7 @@ def class_images(
     """
     if folder is not None:
         return [photo.image for photo in read_photos([folder])[0][:n]]
-    steps = steps or model.defaults.steps
+    steps = model.defaults.steps if steps is None else steps
     guidance = model.defaults.guidance if guidance is None else guidance
     home = cache_folder() / "prior" / prior_key(model, prompt, seed, steps, guidance)
     images: list[Image.Image] = []

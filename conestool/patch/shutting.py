@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conestool.concept import Cone
+from conestool.concept import BaseInfo, Cone
 from conestool.diffusion.identity import describe, patched
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.weights import kv_weights
@@ -34,12 +34,12 @@ def applied(
 
     Afterwards every weight has its former bits, also after an exception; contexts may be nested, also with the same
     concepts, and end in reverse order. Another base model raises BaseModelMismatchError unless `force`; `check=False`
-    saves the hashing (1 s for SD 1.5, once per pipeline).
+    saves the hashing (a second or two for SD 1.5, once per pipeline).
     """
     model = wrap(pipe)
-    if check:
-        check_base(model, cone, force=force)
     info = describe(model) if check else None
+    if info:
+        check_info(model.id, info, cone, force)
     saved: list[tuple[nn.Parameter, Tensor, Tensor]] = []
     with patched(model, info):
         try:
@@ -64,12 +64,16 @@ def shut(pipe: Any, cone: Cone, *, strength: Strength = 1.0, check: bool = True,
 
 def check_base(model: Model, cone: Cone, *, force: bool = False) -> list[Match]:
     """How `model` matches the base of each concept; BaseModelMismatchError if it is not accepted, unless `force`."""
-    info = describe(model)
+    return check_info(model.id, describe(model), cone, force)
+
+
+def check_info(model_id: str, info: BaseInfo, cone: Cone, force: bool) -> list[Match]:
+    """The same for a model that is described already."""
     found = [match(concept.base, info) for concept in cone.concepts]
     for concept, outcome in zip(cone.concepts, found, strict=True):
         if not (outcome.accepted or force):
             raise BaseModelMismatchError(
-                f"{concept.name} was found on {concept.base.id}, and {model.id} is another model: {outcome.text}",
+                f"{concept.name} was found on {concept.base.id}, and {model_id} is another model: {outcome.text}",
                 f"use --model {concept.base.id}, or --force-model to try all the same",
             )
     return found
@@ -100,7 +104,7 @@ def factors(cone: Cone, strength: Strength) -> dict[str, tuple[Tensor, Tensor]]:
         parts = [(c.indices[param], given[c.name]) for c in touched if param in c.indices]
         index = torch.cat([torch.from_numpy(values.copy()) for values, _ in parts])
         factor = torch.cat([torch.full((len(values),), 1 - s, dtype=torch.float32) for values, s in parts])
-        out[param] = smallest(index, factor)
+        out[param] = smallest(index, factor) if len(parts) > 1 else (index, factor)
     return out
 
 

@@ -18,9 +18,9 @@ from conestool.concept import Cone
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.quiet import quiet
 from conestool.diffusion.sources import denoiser_files, reading
-from conestool.diffusion.weights import kv_weights
-from conestool.errors import ModelLoadError
-from conestool.files import atomic_folder
+from conestool.diffusion.weights import kv_weights, param_name
+from conestool.errors import ModelLoadError, UsageError
+from conestool.files import atomic_file, atomic_folder
 from conestool.patch.shutting import Strength, applied, check_base, check_shapes, factors, scale_tensor, strengths
 
 __all__ = ["write_denoiser", "write_folder"]
@@ -64,14 +64,16 @@ def write_denoiser(
     force_model: bool = False,
 ) -> Path:
     """Write the patched denoiser as one `.safetensors` in diffusers naming; its metadata says what was applied."""
-    from conestool.files import atomic_file
-
     model = checked(pipe, cone, force_model)
-    tensors = stored_tensors(model)
-    patch_tensors(tensors, cone, strength)
-    metadata = {"format": "pt", "cones": json.dumps(applied_concepts(cone, strength)), "cones_base": model.id}
+    metadata = {"format": "pt", "cones": json.dumps(applied_concepts(cone, strength)), "cones_base": model.info.id}
     with atomic_file(Path(out), force=force) as temporary:
-        save_file(tensors, temporary, metadata)
+        if model.in_folder:
+            tensors = stored_tensors(model)
+            patch_tensors(tensors, cone, strength)
+            save_file(tensors, temporary, metadata)
+        else:
+            with applied(model, cone, strength=strength, check=False):
+                save_file(memory_tensors(model), temporary, metadata)
     return Path(out)
 
 
@@ -142,15 +144,20 @@ def patch_tensors(tensors: Mapping[str, Tensor], cone: Cone, strength: Strength)
 
 
 def stored_tensors(model: Model) -> dict[str, Tensor]:
-    """The denoiser's weights as they are stored; for models from no folder, as in memory, in the stored dtype."""
-    if model.in_folder:
-        return dict(pair for file in denoiser_files(source_folder(model)) for pair in read_tensors(file)[0].items())
-    state = model.denoiser.state_dict()
+    """The denoiser's weights as they are stored in the model's folder."""
+    return dict(pair for file in denoiser_files(source_folder(model)) for pair in read_tensors(file)[0].items())
+
+
+def memory_tensors(model: Model) -> dict[str, Tensor]:
+    """The denoiser's weights as they are in memory, in the stored dtype if it is known; they may share the memory."""
+    refuse_adapters(model)
+    state = {param_name(key): value for key, value in model.denoiser.state_dict().items()}
     return {key: recast(value, model.stored_dtype).cpu().contiguous() for key, value in state.items()}
 
 
 def save_parts(model: Model, cone: Cone, strength: Strength, folder: Path) -> None:
     """Let diffusers save the pipeline with the concepts applied, then return its weights to the stored dtype."""
+    refuse_adapters(model)
     with applied(model, cone, strength=strength, check=False), quiet():
         model.pipe.save_pretrained(folder)
     if model.stored_dtype in (None, model.dtype):
@@ -158,6 +165,15 @@ def save_parts(model: Model, cone: Cone, strength: Strength, folder: Path) -> No
     for file in sorted(folder.rglob("*.safetensors")):
         tensors, metadata = read_tensors(file)
         save_file({key: recast(value, model.stored_dtype) for key, value in tensors.items()}, file, metadata)
+
+
+def refuse_adapters(model: Model) -> None:
+    """Refuse to write a denoiser in memory that carries LoRA layers: the file would hold neither."""
+    if any(".base_layer." in key for key in model.denoiser.state_dict()):
+        raise UsageError(
+            f"{model.id} carries LoRA layers that are not part of its weights",
+            "call pipe.fuse_lora() and pipe.unload_lora_weights() first",
+        )
 
 
 def recast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -190,7 +206,7 @@ def card(model: Model, cone: Cone, strength: Strength) -> str:
         for used in applied_concepts(cone, strength)
     ]
     lines = [
-        f"# {model.id} with concepts: {', '.join(cone.names)}",
+        f"# {model.info.id} with concepts: {', '.join(cone.names)}",
         "",
         "conestool shut the concept neurons of these concepts (multiplied the weights by 1 - strength). Draw a subject "
         "with the words in the second column.",

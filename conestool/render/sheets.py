@@ -49,8 +49,8 @@ def grid(
     """One picture of many: `rows` labels above each row (such as its prompt), `columns` labels above each column.
 
     Cells have the size of the largest picture, and pictures below 256 pixels are enlarged by a whole factor. Labels (in
-    Latin script, Pillow's own font) grow with the cells and wrap; where there are none they take no space. None leaves a
-    cell empty; rows may be of different length.
+    Latin script, Pillow's own font) grow with the cells and wrap; where there are none they take no space. None leaves
+    a cell empty; rows may be of different length.
     """
     shown = [image for row in images for image in row if image is not None]
     if not shown:
