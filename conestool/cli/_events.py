@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from conestool.cli import _show
+from conestool.cli import _progress, _show
 
 if TYPE_CHECKING:
     from conestool.search.events import Event
@@ -23,8 +23,8 @@ class Stages:
 
     def __init__(self) -> None:
         self.stage: str | None = None
-        self.view: AbstractContextManager[_show.Ticker] | None = None
-        self.ticker: _show.Ticker | None = None
+        self.view: AbstractContextManager[_progress.Ticker] | None = None
+        self.ticker: _progress.Ticker | None = None
         self.began = 0.0
         self.start = 0
 
@@ -57,7 +57,7 @@ class Stages:
         """Begin a stage, `done` steps of which are finished when it is first heard of; the one before it is closed."""
         self.close()
         self.stage, self.began, self.start = stage, time.monotonic(), done
-        self.view = _show.progress(stage, total, done)
+        self.view = _progress.progress(stage, total, done)
         self.ticker = self.view.__enter__()
 
     def estimate(self, done: int, total: int) -> None:

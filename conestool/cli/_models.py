@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conestool.cli import _show
+from conestool.cli import _progress, _show
 
 if TYPE_CHECKING:
     from conestool.concept import Cone
@@ -54,11 +54,11 @@ def open_model(option: str | None, device: str, dtype: str, recorded: str | None
 
     given = option or os.environ.get("CONES_MODEL")
     model_id = given or recorded or POCKET
-    _show.detail(f"loading {model_id}")
-    from conestool.diffusion.models import load_model
-
     try:
-        model = load_model(model_id, device=device, dtype=dtype)
+        with _progress.waiting(f"loading {model_id}"):
+            from conestool.diffusion.models import load_model
+
+            model = load_model(model_id, device=device, dtype=dtype)
     except UsageError as error:
         if given or not recorded:
             raise

@@ -13,6 +13,8 @@ __all__ = ["show_concept", "show_file", "show_found", "show_layers", "size_rows"
 MANY_LAYERS = 40
 """More layers than this are shown as blocks."""
 LONGEST_BAR = 30
+NARROW = 60
+"""Columns below which losses are shown as changes alone."""
 
 
 def show_file(facts: FileFacts) -> None:
@@ -25,7 +27,7 @@ def show_file(facts: FileFacts) -> None:
         show_concept(concept, facts)
     _show.say("")
     show_base(facts)
-    _show.table(size_rows(facts), head=False)
+    _show.facts(size_rows(facts))
     _show.say("")
     show_layers(facts)
 
@@ -34,7 +36,7 @@ def show_found(facts: FileFacts) -> None:
     """What `find` says at its end: the concept and the size of its file."""
     for concept in facts.concepts:
         show_concept(concept, facts)
-    _show.table(size_rows(facts), head=False)
+    _show.facts(size_rows(facts))
 
 
 def show_concept(concept: ConceptFacts, facts: FileFacts) -> None:
@@ -47,7 +49,7 @@ def show_concept(concept: ConceptFacts, facts: FileFacts) -> None:
     rows += loss_rows(concept)
     rows += [[key, str(value)] for key in ("author", "licence", "notes") if (value := getattr(origin, key))]
     rows += [["id", concept.id[:16]]]
-    _show.table(rows, head=False)
+    _show.facts(rows)
     for text in origin.warnings:
         _show.warn(f"{concept.name}: {text}")
 
@@ -73,9 +75,11 @@ def loss_rows(concept: ConceptFacts) -> list[list[str]]:
     changes = _facts.changes(losses, concept.class_noun)
     wide = max((len(what) for what, _, _ in changes), default=0)
     lines = []
+    narrow = _show.width() < NARROW
     for number, (what, before, after) in enumerate(changes):
         change = _show.percent(after / before - 1, signed=True) if before else ""
-        lines.append(["loss" if number == 0 else "", f"{what:<{wide}}  {before:.4f} -> {after:.4f}  {change:>8}"])
+        values = "" if narrow else f"{before:.4f} -> {after:.4f}  "
+        lines.append(["loss" if number == 0 else "", f"{what:<{wide}}  {values}{change:>8}"])
     return lines
 
 
@@ -88,7 +92,7 @@ def show_base(facts: FileFacts) -> None:
         ["family", f"{base.family}, {base.dtype}"],
         ["K/V weights", f"{base.weights():,} in {_show.amount(len(base.tensors), 'tensor')}"],
     ]
-    _show.table(rows, head=False)
+    _show.facts(rows)
 
 
 def size_rows(facts: FileFacts) -> list[list[str]]:
@@ -99,8 +103,13 @@ def size_rows(facts: FileFacts) -> list[list[str]]:
     rows = [["size", f"{_show.size(facts.size):>8}  this file"]]
     for key, text in names.items():
         count = other[key] * subjects
-        rows.append(["", f"{_show.size(count):>8}  {text} ({count / max(1, facts.size):.1f} x)"])
+        rows.append(["", f"{_show.size(count):>8}  {text} ({times(count / max(1, facts.size))})"])
     return rows
+
+
+def times(factor: float) -> str:
+    """A factor for people: 2.6 x, 76 x."""
+    return f"{factor:.1f} x" if factor < 9.95 else f"{factor:.0f} x"
 
 
 def show_layers(facts: FileFacts) -> None:

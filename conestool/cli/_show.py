@@ -1,4 +1,4 @@
-"""What people see, all of it on stderr: notes, tables, bars and progress.
+"""What people see, all of it on stderr: notes, tables and bars.
 
 With rich on a terminal; plain lines without colour, bars that move or wrapping when stderr is no terminal or `NO_COLOR`
 is set. Text is never parsed as rich markup, and text that may come from a file goes through `clean`.
@@ -8,38 +8,38 @@ from __future__ import annotations
 
 import os
 import sys
-import time
+import textwrap
 import unicodedata
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "Ticker",
     "amount",
     "bar",
     "clean",
     "configure",
+    "console",
     "detail",
     "duration",
+    "facts",
     "fail",
     "percent",
     "plain",
-    "progress",
+    "put",
+    "quiet",
     "say",
     "size",
     "table",
+    "tell",
     "verbose",
     "warn",
     "width",
 ]
 
 QUIET, NORMAL, VERBOSE = -1, 0, 1
-PLAIN_INTERVAL = 10.0
-"""Seconds between two progress lines where nothing can move."""
 
 state: dict[str, Any] = {"level": NORMAL, "console": None}
 
@@ -52,6 +52,11 @@ def configure(level: int) -> None:
 def verbose() -> bool:
     """Whether `-v` was given."""
     return bool(state["level"] >= VERBOSE)
+
+
+def quiet() -> bool:
+    """Whether `-q` was given."""
+    return bool(state["level"] < NORMAL)
 
 
 def plain() -> bool:
@@ -96,6 +101,11 @@ def say(text: str, style: str | None = None) -> None:
     """A note, unless `-q`."""
     if state["level"] >= NORMAL:
         put(clean_lines(text), style)
+
+
+def tell(text: str) -> None:
+    """Something that even `-q` must not hide."""
+    put(clean_lines(text))
 
 
 def detail(text: str) -> None:
@@ -177,6 +187,21 @@ def blocks() -> bool:
     return True
 
 
+def facts(rows: Sequence[Sequence[str]], indent: int = 2) -> None:
+    """Rows of key and value; values that are too long for the terminal go on below where they began."""
+    wide = max((columns(clean(key)) for key, _ in rows), default=0)
+    for key, value in rows:
+        lead = " " * indent + pad(clean(key), wide, right=False) + "  "
+        text = clean(value)
+        if plain() and not sys.stderr.isatty():
+            say((lead + text).rstrip())
+            continue
+        room = max(16, width() - len(lead))
+        lines = textwrap.wrap(text, room, drop_whitespace=False) if columns(text) > room else [text]
+        for number, line in enumerate(lines):
+            say(((lead if number == 0 else " " * len(lead)) + line).rstrip())
+
+
 def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), head: bool = True, indent: int = 2) -> None:
     """Rows in aligned columns (those in `right` flush right), each line cut at the terminal's edge, never wrapped."""
     if state["level"] < NORMAL or not rows:
@@ -202,61 +227,3 @@ def pad(text: str, wanted: int, right: bool) -> str:
     """`text` filled with spaces to `wanted` cells."""
     filling = " " * max(0, wanted - columns(text))
     return filling + text if right else text + filling
-
-
-class Ticker(Protocol):
-    """Progress of one piece of work: call it with the steps done and a short note, such as the current loss."""
-
-    def __call__(self, done: int, note: str = "") -> None: ...
-
-
-@contextmanager
-def progress(title: str, total: int, start: int = 0) -> Iterator[Ticker]:
-    """Show work of `total` steps, `start` of them done: a bar with time left and a note, or now and then a line."""
-    if state["level"] < NORMAL:
-        yield lambda done, note="": None
-    elif plain():
-        yield plain_ticker(title, total, start)
-    else:
-        with rich_ticker(title, total, start) as ticker:
-            yield ticker
-
-
-def plain_ticker(title: str, total: int, start: int) -> Ticker:
-    """A ticker that prints a line now and then, with the time left."""
-    began = last = time.monotonic()
-
-    def tick(done: int, note: str = "") -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < PLAIN_INTERVAL or done >= total:
-            return
-        last = now
-        ahead = (now - began) / max(done - start, 1) * (total - done)
-        parts = (f"{clean(title)}: {done}/{total}", clean(note), f"{duration(ahead)} left")
-        put(", ".join(part for part in parts if part))
-
-    return tick
-
-
-@contextmanager
-def rich_ticker(title: str, total: int, start: int) -> Iterator[Ticker]:
-    """A ticker that moves a bar; it fits 40 columns."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    wide = width() >= 60
-    parts = [
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None if wide else 8),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-    ]
-    if wide:
-        parts.append(TextColumn("{task.fields[note]}", markup=False))
-    with Progress(*parts, console=console(), transient=True, expand=False) as view:
-        task = view.add_task(clean(title), total=total, completed=start, note="")
-
-        def tick(done: int, note: str = "") -> None:
-            view.update(task, completed=done, note=clean(note))
-
-        yield tick

@@ -162,15 +162,15 @@ def show(record: dict[str, Any]) -> None:
     free = f", {_show.size(host['memory_free'])} free" if host["memory_free"] else ""
     held = f"{_show.size(host['memory'])}{free}" if host["memory"] else "unknown"
     _show.say(f"cones {library['conestool']}, Python {host['python']} on {host['platform']}", "bold")
-    _show.table([["cores", str(host["cores"])], ["memory", held]], head=False)
+    _show.facts([["cores", str(host["cores"])], ["memory", held]])
     _show.say("devices", "bold")
     rows = [[d["device"], _show.size(d["memory"] or 0), ", ".join(d["dtypes"]), d["name"]] for d in record["devices"]]
     _show.table(rows, right=(1,), head=False)
     _show.say("libraries", "bold")
-    _show.table([[name, found or "missing"] for name, found in library.items() if name != "conestool"], head=False)
+    _show.facts([[name, found or "missing"] for name, found in library.items() if name != "conestool"])
     _show.say("files", "bold")
     embedded, kept = record["pocket"], record["cache"]
     rows = [["pocket", _show.size(embedded["bytes"]) if embedded["installed"] else "missing"]]
     rows += [["cache", f"{_show.size(kept['bytes'])} in {kept['folder']}"]]
     rows += [[name, value] for name, value in record["environment"].items()]
-    _show.table(rows, head=False)
+    _show.facts(rows)

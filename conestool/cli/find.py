@@ -186,9 +186,9 @@ def tell_resume(state: Path | None) -> None:
     """After Ctrl-C: how to go on, if anything was saved."""
     if state and state.exists():
         arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
-        _show.warn(f"the search is saved; to go on: {shlex.join(['cones', *arguments, '--resume'])}")
+        _show.tell(f"the search is saved; to go on: {shlex.join(['cones', *arguments, '--resume'])}")
     else:
-        _show.warn("nothing of the search is saved yet")
+        _show.tell("nothing of the search is saved yet")
 
 
 def annotate(cone: Cone, **texts: str | None) -> Cone:

@@ -96,7 +96,7 @@ def report(error: BaseException) -> int:
     message, hint, code = describe(error)
     if message:
         with contextlib.suppress(OSError):  # stderr is closed too: the exit code says it
-            _show.fail(message, hint)
+            _show.tell(message) if code == INTERRUPTED else _show.fail(message, hint)
     return code
 
 

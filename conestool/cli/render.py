@@ -11,6 +11,7 @@ import typer
 
 from conestool.cli import _io, _show
 from conestool.cli._options import DeviceOption, Dtype, DtypeOption, Force, ForceModel, Json, ModelOption, flag, value
+from conestool.cli._progress import Ticker, progress
 from conestool.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def draw(base: Model, chosen: Sequence[Chosen], look: Look, title: str) -> Itera
     from conestool.render import render as render_pictures
 
     count, done = len(look.seeds), 0
-    with _show.progress(title, len(chosen) * count) as tick:
+    with progress(title, len(chosen) * count) as tick:
         for group in _selection.groups(chosen, max(1, look.batch // count)):
             yield from render_pictures(
                 base,
@@ -218,7 +219,7 @@ def draw(base: Model, chosen: Sequence[Chosen], look: Look, title: str) -> Itera
             done += len(group.prompts) * count
 
 
-def after(tick: _show.Ticker, before: int) -> Callable[[int, int], None]:
+def after(tick: Ticker, before: int) -> Callable[[int, int], None]:
     """A library's progress callback that counts on from `before` pictures."""
     return lambda done, total: tick(before + done)
 
@@ -234,7 +235,7 @@ def repeat(picture: Path, cones: list[str], look: Look, destination: Destination
     cone, files = _selection.choose_ids([used["id"] for used in record["concepts"]], cones)
     base = _models.open_model(*where, record["model"]["id"])
     _show.say(f"{', '.join(files) or 'bare model'}: {record['sent']}")
-    with _show.progress("pictures", 1) as tick:
+    with progress("pictures", 1) as tick:
         drawn = replay(base, record, cone, force=look.force_model, **look.options)
         tick(1)
     settled.write(0, _pictures.png_of(drawn))

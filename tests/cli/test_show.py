@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conestool.cli import _show
+from conestool.cli import _progress, _show
 
 
 @pytest.fixture(autouse=True)
@@ -92,8 +92,8 @@ def test_plain_progress_prints_a_line_now_and_then(
 ) -> None:
     """Steps, loss and time left, no more than a line every ten seconds."""
     clock = iter([0.0, 4.0, 11.0, 12.0])
-    monkeypatch.setattr(_show.time, "monotonic", lambda: next(clock))
-    with _show.progress("search", 4) as tick:
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: next(clock))
+    with _progress.progress("search", 4) as tick:
         for done in (1, 2, 3):
             tick(done, "loss 0.1000")
     assert capfd.readouterr().err == "search: 2/4, loss 0.1000, 11 s left\n"
