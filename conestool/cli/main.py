@@ -26,6 +26,7 @@ from conestool.errors import ConesError
 
 __all__ = ["app", "main"]
 
+PACKAGE = Path(__file__).parents[1]
 INTERRUPTED = 130
 BUG = 70
 
@@ -157,7 +158,7 @@ def calm_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
     def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
-        ours = f"{os.sep}conestool{os.sep}" in filename
+        ours = Path(filename).is_relative_to(PACKAGE)
         (_show.warn if ours else _show.detail)(f"{message}" if ours else f"{category.__name__}: {message}")
 
     warnings.showwarning = show  # type: ignore[assignment]

@@ -65,6 +65,8 @@ def save(cone: Cone, path: Path, *, force: bool, json: bool) -> Path:
     cones.save(cone, path, force=force)
     if not json:
         _io.emit_paths([path])
+    if path.suffix != ".cone":
+        _show.say(f"note: render looks for names that end in .cone; {path} needs -c")
     return path
 
 

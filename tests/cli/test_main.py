@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import warnings
 
 import pytest
 
 from conestool import errors
+from conestool.cli import main
 from conestool.cli.main import describe
 
 CODES = {
@@ -68,3 +70,12 @@ def test_bug_asks_for_a_report() -> None:
     message, hint, code = describe(ValueError("first\nsecond"))
     assert (message, code) == ("a bug in cones: ValueError: first", 70)
     assert "--traceback" in str(hint)
+
+
+def test_only_our_own_warnings_are_shown(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library below a folder that happens to be called conestool stays quiet; the package itself is heard."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    main.calm_libraries()
+    warnings.showwarning("noise", UserWarning, "/src/conestool/.venv/lib/torch/x.py", 1)
+    warnings.showwarning("careful", UserWarning, str(main.PACKAGE / "patch" / "x.py"), 1)
+    assert capfd.readouterr().err == "warning: careful\n"

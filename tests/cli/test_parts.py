@@ -1,0 +1,135 @@
+"""The small parts of the command line: file names, strengths, layer names, heat maps, sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conestool.cli import _layers
+from conestool.cli._models import Wanted, parse_wanted
+from conestool.cli._pictures import free, settle, slug
+from conestool.cli._plot import heat
+from conestool.cli.find import Method, place, state_path
+from conestool.cli.render import parse_size
+from conestool.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [("a dog in a hat", "a-dog-in-a-hat"), ("Größe, 2×!", "grösse-2"), ("../../etc", "etc"), ("🐶", "picture")],
+)
+def test_slug_is_a_safe_file_name(prompt: str, name: str) -> None:
+    """Words joined by hyphens: no path, no punctuation, never empty."""
+    assert slug(prompt) == name
+
+
+def test_slug_is_cut_between_words() -> None:
+    """At most 60 characters."""
+    name = slug("word " * 30)
+    assert len(name) <= 60
+    assert name.endswith("-word")
+
+
+def test_names_of_several_pictures_tell_prompt_and_seed() -> None:
+    """Numbered by prompt, and by seed where a prompt has several."""
+    targets = settle("out/", ["a dog", "a hat"], [3, 4], sheet=False, force=False)
+    assert [path.name for path in targets.paths] == ["1-a-dog-3.png", "1-a-dog-4.png", "2-a-hat-3.png", "2-a-hat-4.png"]
+
+
+def test_free_name_is_the_first_that_is_not_there(tmp_path: Path) -> None:
+    """x, x-2, x-3."""
+    for name in ("x.png", "x-2.png"):
+        (tmp_path / name).touch()
+    assert free(tmp_path / "x.png") == tmp_path / "x-3.png"
+
+
+def test_pictures_are_png() -> None:
+    """Another ending is refused rather than given a PNG under a false name."""
+    with pytest.raises(UsageError, match="PNG"):
+        settle("x.jpg", ["a dog"], [0], sheet=False, force=False)
+
+
+def test_strength_follows_the_last_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dog.cone:0.5, unless a file has that very name."""
+    monkeypatch.chdir(tmp_path)
+    assert parse_wanted("dog.cone") == Wanted(Path("dog.cone"))
+    assert parse_wanted("dog.cone:0.5") == Wanted(Path("dog.cone"), 0.5)
+    assert parse_wanted("-:0.5") == Wanted(Path("-"), 0.5)
+    assert parse_wanted("C:dog.cone") == Wanted(Path("C:dog.cone"))
+    Path("dog:0.5").touch()
+    assert parse_wanted("dog:0.5") == Wanted(Path("dog:0.5"))
+
+
+@pytest.mark.parametrize("text", ["dog.cone:1.5", "dog.cone:-1", "dog.cone:nan"])
+def test_strength_out_of_range_is_refused(text: str) -> None:
+    """0 to 1."""
+    with pytest.raises(UsageError, match="out of range"):
+        parse_wanted(text)
+
+
+def test_size() -> None:
+    """One number for a square, two for width and height."""
+    assert (parse_size("512"), parse_size("512x768"), parse_size(None)) == ((512, 512), (512, 768), None)
+    for text in ("0", "x", "512x", "1x2x3", "-4"):
+        with pytest.raises(UsageError):
+            parse_size(text)
+
+
+def test_find_writes_into_a_folder_and_saves_beside_the_output(tmp_path: Path) -> None:
+    """A folder as output takes NAME.cone; the state of a search lies beside its output, of stdout nowhere."""
+    assert place(tmp_path, "top hat") == tmp_path / "top-hat.cone"
+    assert place(None, "dog") == Path("dog.cone")
+    assert state_path(Path("a/dog.cone")) == Path("a/dog.cone.part")
+    assert state_path(Path("-")) is None
+
+
+def test_methods_offered_are_those_that_exist() -> None:
+    """--method lists the registered search methods."""
+    from conestool.search import DEFAULT_METHOD, METHODS
+
+    assert {method.value for method in Method} == METHODS.keys()
+    assert DEFAULT_METHOD == "mask"  # as the help says
+
+
+@pytest.mark.parametrize(
+    ("layer", "shown", "block"),
+    [
+        ("down_blocks.0.attentions.1.transformer_blocks.0.attn2", "down.0.1.0 cross", "down.0"),
+        ("mid_block.attentions.0.transformer_blocks.0.attn1", "mid.0.0 self", "mid"),
+        ("transformer_blocks.10.attn", "block.10 attn", "block.10"),
+    ],
+)
+def test_layer_names(layer: str, shown: str, block: str) -> None:
+    """Short, and still unambiguous."""
+    assert (_layers.label(layer), _layers.block_of(layer)) == (shown, block)
+
+
+def test_layers_are_in_the_order_of_the_network() -> None:
+    """down, mid, up, and block 2 before block 10; K and V add up."""
+    block = "transformer_blocks.0.attn2"
+    counts = {
+        f"up_blocks.1.attentions.0.{block}.to_k.weight": 1,
+        f"mid_block.attentions.0.{block}.to_v.weight": 2,
+        f"down_blocks.10.attentions.0.{block}.to_k.weight": 4,
+        f"down_blocks.2.attentions.0.{block}.to_k.weight": 8,
+        f"down_blocks.2.attentions.0.{block}.to_v.weight": 16,
+    }
+    names = {"down.2.0.0 cross": 24, "down.10.0.0 cross": 4, "mid.0.0 cross": 2, "up.1.0.0 cross": 1}
+    assert list(_layers.by_layer(counts).items()) == list(names.items())
+
+
+def test_heat_is_the_share_of_weights_in_a_cell() -> None:
+    """A 60 x 400 matrix in 30 x 200 cells of 2 x 2 weights: three of the first four shut are 0.75."""
+    share = heat(np.array([0, 1, 400, 60 * 400 - 1], dtype=np.int64), [60, 400])
+    assert share.shape == (30, 200)
+    assert share[0, 0] == pytest.approx(0.75)
+    assert share[29, 199] == pytest.approx(0.25)
+    assert share.sum() == pytest.approx(1.0)
+
+
+def test_heat_of_a_small_matrix_is_the_matrix() -> None:
+    """A matrix smaller than the grid keeps its own cells."""
+    share = heat(np.array([5], dtype=np.int64), [2, 4])
+    assert share.tolist() == [[0, 0, 0, 0], [0, 1, 0, 0]]
