@@ -140,21 +140,34 @@ def fetch(model_id: str, revision: str | None, offline: bool, weights: bool = Tr
 @contextmanager
 def hub_errors(model_id: str, revision: str | None, offline: bool) -> Iterator[None]:
     """Turn what goes wrong between here and the Hub into a ModelLoadError that says what to do."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
     try:
         yield
-    except GatedRepoError as error:
-        raise ModelLoadError(f"{model_id}: gated on the Hub", "accept its terms there, then: hf auth login") from error
-    except RevisionNotFoundError as error:
-        raise ModelLoadError(f"{model_id}: the Hub has no revision {revision!r} of it") from error
-    except RepositoryNotFoundError as error:
-        raise ModelLoadError(f"{model_id}: no such model here or on the Hub", "check the spelling") from error
     except (OSError, ValueError) as error:
-        if offline:
-            raise ModelLoadError(f"{model_id}: not on this machine", "run once without --offline") from error
-        hint = "check the connection; --offline uses the cache alone"
-        raise ModelLoadError(f"{model_id}: cannot be fetched: {first_line(error)}", hint) from error
+        raise ModelLoadError(*explain(model_id, revision, offline, error)) from error
+
+
+def explain(model_id: str, revision: str | None, offline: bool, error: BaseException) -> tuple[str, str]:
+    """Message and hint for a failed download; diffusers hides the Hub's answer behind errors of its own."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    chain = list(causes(error))
+    if offline:
+        return f"{model_id}: not on this machine", "run once without --offline"
+    if any(isinstance(cause, GatedRepoError) for cause in chain):
+        return f"{model_id}: gated on the Hub", "accept its terms there, then: hf auth login"
+    if any(isinstance(cause, RevisionNotFoundError) for cause in chain):
+        return f"{model_id}: the Hub has no revision {revision!r} of it", "see the branches and commits on its page"
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in chain):
+        return f"{model_id}: no such model here or on the Hub", "check the spelling; for a private one: hf auth login"
+    hint = "check the connection; --offline uses the cache alone"
+    return f"{model_id}: cannot be fetched: {first_line(chain[-1])[:200]}", hint
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those that it was raised from, outermost first."""
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def load_pipeline(source: Source, dtype: torch.dtype) -> Any:

@@ -88,6 +88,33 @@ def test_an_id_that_is_not_cached_is_explained_offline() -> None:
     assert caught.value.exit_code == 7 and "--offline" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        ("GatedRepoError", "gated on the Hub"),
+        ("RevisionNotFoundError", "no revision 'v9'"),
+        ("RepositoryNotFoundError", "no such model here or on the Hub"),
+        ("HfHubHTTPError", "cannot be fetched: the reason"),
+    ],
+)
+def test_explains_what_the_hub_answers(cause: str, message: str) -> None:
+    """Also behind the error in which diffusers wraps it."""
+    from huggingface_hub import errors
+
+    kind = getattr(errors, cause)
+    answer = kind.__new__(kind, "the reason\nmore")  # its __init__ wants a response of the HTTP library in use
+    with pytest.raises(ModelLoadError, match=message) as caught, sources.hub_errors("owner/name", "v9", False):
+        raise OSError("Cannot load model") from answer
+    assert "\n" not in str(caught.value) and caught.value.hint
+
+
+def test_does_not_hang_without_a_connection() -> None:
+    """With the Hub out of reach an id that is not cached is an error in one short line."""
+    with pytest.raises(ModelLoadError, match="owner/name: cannot be fetched") as caught:
+        load_model("owner/name")
+    assert len(str(caught.value)) < 300
+
+
 def broken(folder: Path, change: str) -> Path:
     """A copy of a model folder with one thing wrong."""
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
