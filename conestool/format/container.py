@@ -121,10 +121,10 @@ def parse_header(data: bytes, size: int) -> Header:
 
 def foreign(data: bytes) -> tuple[str, str]:
     """Message and hint for bytes without the signature."""
-    if data[1:5] == b"CONE" or data[:4] == b"CONE":
-        return "damaged by a text-mode transfer (byte 0)", "copy the file again in binary mode"
     if SIGNATURE.startswith(data):
         return f"truncated: {len(data)} bytes", DAMAGED
+    if data[1:5] == b"CONE" or data[:4] == b"CONE":
+        return "damaged by a text-mode transfer (byte 0)", "copy the file again in binary mode"
     return "not a .cone file (byte 0)", "give a file made by `cones find` or `cones merge`"
 
 

@@ -179,7 +179,9 @@ class HeaderMap(FileMap):
                 raise ValueError(f"{concept.name}: {tensors[entry.tensor][0]}: {error}") from error
         raw, coded = total(concept.entries)
         length = concept.sections[0].length
-        if coded > limits.CODED or (length <= raw if concept.tensors else length):
+        if coded > limits.CODED:
+            raise ValueError(f"{concept.name}: coded pieces of {coded} bytes, more than {limits.CODED}")
+        if length <= raw if concept.tensors else length:
             raise ValueError(f"{concept.name}: section of {length} bytes for raw pieces of {raw} bytes")
 
 

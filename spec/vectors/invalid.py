@@ -116,8 +116,8 @@ def payload(codec: int, shape: list[int], k: int, raw: bytes, coded: bytes | Non
     header["bases"][0] |= {"tensors": [["a", shape]], "zeros": [0], "samples": [b"\0" * 16]}
     row = [0, codec, k, len(raw), more.get("size", len(coded or b""))]
     header["concepts"] = [header["concepts"][0] | {"tensors": [row], "sections": [ref.section(data)], "data": data}]
-    values = more.get("values", list(range(k)))
-    header["concepts"][0]["id"] = ref.concept_id({"a": (shape, values)}) if len(values) < 1000 else H
+    values = more.get("values", list(range(min(k, 100))))
+    header["concepts"][0]["id"] = ref.concept_id({"a": (shape, values)})
     return build(header)
 
 
