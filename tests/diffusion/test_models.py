@@ -102,7 +102,8 @@ def test_explains_what_the_hub_answers(cause: str, message: str) -> None:
     from huggingface_hub import errors
 
     kind = getattr(errors, cause)
-    answer = kind.__new__(kind, "the reason\nmore")  # its __init__ wants a response of the HTTP library in use
+    answer = kind.__new__(kind)  # its __init__ wants a response of the HTTP library in use
+    answer.args = ("the reason\nmore",)
     with pytest.raises(ModelLoadError, match=message) as caught, sources.hub_errors("owner/name", "v9", False):
         raise OSError("Cannot load model") from answer
     assert "\n" not in str(caught.value) and caught.value.hint
