@@ -78,6 +78,9 @@ BACKGROUNDS = ("plain", "beach", "field", "snow", "night", "bricks", "checkerboa
 #: The narrow start of the training; the wide domain is everything above.
 NARROW_OBJECTS = ("dog", "cat", "rabbit", "fox", "bear", "pig", "car", "house", "apple", "flower", "tree", "star")
 NARROW_WEARABLES = ("top hat", "sun hat", "cap", "crown", "glasses")
+#: The narrow domain takes four sets, and one drawing of each noun, so that few images suffice to learn the shapes.
+NARROW_SETS = ("noto", "noto-v1", "fluent-emoji-flat", "twemoji")
+NARROW_SKIPS = frozenset({"oncoming-automobile", "green-apple", "tulip", "blossom", "evergreen-tree"})
 NARROW_BACKGROUNDS = ("plain", "beach", "field", "snow", "night", "bricks")
 
 IDENTIFIERS: tuple[str, ...] = tuple(json.loads((HERE / "identifiers.json").read_text())["identifiers"])

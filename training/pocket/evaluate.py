@@ -21,31 +21,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.pocket import captions, domain, evaluator, export, measures, sample, scenes
-from training.pocket.scenes import Item, Scene
+from training.pocket.scenes import Item, Mix, Scene
 from training.pocket.sheets import write_sheet
 from training.pocket.sprites import SpriteBank
 
-BARE = dataclasses.replace(scenes.WIDE, alone=0.0, worn=0.0, colour=0.0)
+
+def _scene(rng: random.Random, mix: Mix, things: int) -> Scene:
+    """Return a scene of bare things in their native colours."""
+    return scenes.sample_scene(rng, dataclasses.replace(mix, alone=0.0, worn=0.0, colour=0.0), things)
 
 
-def _scene(rng: random.Random, things: int) -> Scene:
-    return scenes.sample_scene(rng, BARE, things)
-
-
-def _coloured(rng: random.Random) -> Scene:
-    scene = _scene(rng, 1)
+def _coloured(rng: random.Random, mix: Mix) -> Scene:
+    scene = _scene(rng, mix, 1)
     colours = [c for c in domain.COLOURS if c != scene.background]
     return Scene((dataclasses.replace(scene.items[0], colour=rng.choice(colours)),), scene.background)
 
 
-def _placed(rng: random.Random) -> Scene:
-    return Scene(_scene(rng, 1).items, rng.choice([b for b in domain.BACKGROUNDS if b != "plain"]))
+def _placed(rng: random.Random, mix: Mix) -> Scene:
+    return Scene(_scene(rng, mix, 1).items, rng.choice([b for b in mix.kinds if b != "plain"]))
 
 
-def _hatted(rng: random.Random) -> Scene:
-    noun, hat = rng.choice(tuple(domain.ANIMALS)), rng.choice(tuple(domain.HATS))
+def _hatted(rng: random.Random, mix: Mix) -> Scene:
+    noun, hat = rng.choice(mix.animals), rng.choice([w for w in mix.wearables if w in domain.HATS])
     word = "hat" if hat in domain.GENERIC_HATS and rng.random() < 0.4 else hat
-    return Scene((Item(noun, noun, "", Item(hat, word)),), _scene(rng, 1).background)
+    return Scene((Item(noun, noun, "", Item(hat, word)),), _scene(rng, mix, 1).background)
 
 
 Judged = Callable[[tuple[Tensor, Tensor, Tensor], int, Scene], bool]
@@ -73,18 +72,18 @@ class Row:
 
     name: str
     goal: str
-    draw: Callable[[random.Random], Scene]
+    draw: Callable[[random.Random, Mix], Scene]
     right: Judged
 
 
 ROWS = (
-    Row("one object: class right", ">= 97 %", lambda rng: _scene(rng, 1), _nouns_right),
-    Row("two objects: both right", ">= 80 %", lambda rng: _scene(rng, 2), _nouns_right),
+    Row("one object: class right", ">= 97 %", lambda rng, mix: _scene(rng, mix, 1), _nouns_right),
+    Row("two objects: both right", ">= 80 %", lambda rng, mix: _scene(rng, mix, 2), _nouns_right),
     Row("colour word right", ">= 90 %", _coloured, _colour_right),
     Row("background right", ">= 95 %", _placed, _place_right),
     Row("X in a HAT: both right", ">= 80 %", _hatted, _nouns_right),
-    Row("three objects: all right", ">= 60 %", lambda rng: _scene(rng, 3), _nouns_right),
-    Row("four objects: all right", ">= 40 %", lambda rng: _scene(rng, 4), _nouns_right),
+    Row("three objects: all right", ">= 60 %", lambda rng, mix: _scene(rng, mix, 3), _nouns_right),
+    Row("four objects: all right", ">= 40 %", lambda rng, mix: _scene(rng, mix, 4), _nouns_right),
 )
 
 
@@ -100,6 +99,7 @@ class Study:
     pipe: StableDiffusionPipeline
     judge: evaluator.Judge
     bank: SpriteBank
+    mix: Mix
     renders: int
     out: Path
     pictures: list[Tensor] = dataclasses.field(default_factory=list)
@@ -115,7 +115,7 @@ class Study:
     def run_row(self, row: Row, index: int) -> dict[str, Any]:
         """Render one row's captions and judge them, and composed scenes of the same captions as the ceiling."""
         rng = random.Random(measures.SEED + index)
-        drawn = [row.draw(rng) for _ in range(self.renders)]
+        drawn = [row.draw(rng, self.mix) for _ in range(self.renders)]
         texts = [captions.caption(s, rng, identifiers=0) for s in drawn]
         pictures = sample.render(self.pipe, texts, seed=10_000 * index)
         write_sheet(self.out / f"row-{index + 1}.png", pictures[:48], texts[:48], 12, 2)
@@ -175,32 +175,39 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="an exported folder instead of the last checkpoint")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    pipe, seen = load_pipeline(args.work, args.model)
+    pipe, facts = load_pipeline(args.work, args.model)
     bank = SpriteBank(args.work / "sprites.npz", torch.device("cpu"))
     measures.check_not_held_out(bank)
-    study = Study(pipe, evaluator.load(args.work, torch.device("cpu")), bank, args.renders, args.out)
+    judge, mix = evaluator.load(args.work, torch.device("cpu")), scenes.MIXES[facts["domain"]]
+    bank.restrict(mix.sets, mix.skips)
+    study = Study(pipe, judge, bank, mix, args.renders, args.out)
     results = [study.run_row(row, index) for index, row in enumerate(ROWS)]
     quality = measures.autoencoder_psnr(pipe.vae, args.work)
     for name, goal in (("scenes", ">= 27 dB"), ("openmoji", ">= 25 dB")):
         results.append({"measure": f"autoencoder PSNR, {name}", "goal": goal, "value": round(quality[name], 2)})
-    ratio = measures.text_ratio(pipe, args.work)
+    ratio = measures.text_ratio(pipe, args.work, study.mix)
     results.append({"measure": "loss with text : without", "goal": "report", "value": round(ratio, 4)})
     results += study.distances()
-    report = {"images_seen": seen, "renders_per_row": args.renders, "results": results}
+    report = {
+        "images_seen": facts["images_seen"],
+        "domain": facts["domain"],
+        "renders_per_row": args.renders,
+        "results": results,
+    }
     report["judge_on_held_out_scenes"] = evaluator.check(study.judge, bank, None)
     (args.out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
     (args.out / "evaluation.md").write_text(table(results))
     print(table(results))
 
 
-def load_pipeline(work: Path, model: Path | None) -> tuple[StableDiffusionPipeline, int]:
-    """Return the pipeline in fp32 and the number of images it was trained on."""
+def load_pipeline(work: Path, model: Path | None) -> tuple[StableDiffusionPipeline, dict[str, Any]]:
+    """Return the pipeline in fp32 and what ``pocket.json`` says of it."""
     if model is None:
         pipe, state = export.build_pipeline(work)
-        return pipe, int(state["seen"])
+        return pipe, export.facts(state)
     pipe = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
-    return pipe, int(json.loads((model / "pocket.json").read_text())["images_seen"])
+    return pipe, json.loads((model / "pocket.json").read_text())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 It says which nouns are in a picture (each noun present or not), which background, and, of single things, which colour
 word. Sizes, places, designers and colours vary in training, so none of these gives the noun away. It never sees a
-picture of pocket's; half of its scenes went through the autoencoder, which every picture of pocket's has to.
+picture of pocket's; some of its scenes went through the autoencoder, which every picture of pocket's has to.
 """
 
 from __future__ import annotations
@@ -128,17 +128,23 @@ def check(judge: Judge, bank: SpriteBank, vae: AutoencoderTiny | None, count: in
 
 
 def train(work: Path, minutes: float, device: torch.device, batch: int = 64) -> None:
-    """Train and save ``evaluator.pt``."""
+    """Train, from where ``evaluator.pt`` stands, and save it."""
     torch.manual_seed(0)
     bank, vae = SpriteBank(work / "sprites.npz", device), load_autoencoder(work, device)
-    judge = Judge().to(device)
+    judge, state = Judge().to(device), load_state(work / "evaluator.pt")
+    if state:
+        judge.load_state_dict(state["model"])
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.05)
-    start, told, step = time.monotonic(), 0.0, 0
+    first = int(state["steps"]) if state else 0
+    start, told, step = time.monotonic(), 0.0, first
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1.0, (step + 1) / 50) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-        images, truth = draw(batch, step, bank, vae if step % 2 else None)
+            group["lr"] = (
+                2e-3 * min(1.0, (step - first + 1) / 50) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+            )
+        images, truth = draw(batch, step, bank, vae if step % 8 == 0 else None)
         images = images + torch.rand(batch, 1, 1, 1, device=device) * 0.1 * torch.randn_like(images)
+        images = images.contiguous(memory_format=torch.channels_last)
         truth = Truth(*(t.to(device) for t in (truth.nouns, truth.place, truth.colour)))
         with torch.autocast(device.type, torch.bfloat16):
             loss = loss_of(judge, images, truth)
@@ -146,12 +152,12 @@ def train(work: Path, minutes: float, device: torch.device, batch: int = 64) -> 
         torch.autograd.backward(loss)
         optimizer.step()
         step += 1
-        if time.monotonic() - told > 40:
+        if time.monotonic() - told > 60:
             told = time.monotonic()
-            scores = {k: round(v, 4) for k, v in check(judge, bank, vae, 500).items()}
+            scores = {k: round(v, 4) for k, v in check(judge, bank, None, 300).items()}
             log_line(work / "evaluator.jsonl", step=step, loss=round(loss.item(), 3), **scores)
-    save_state(work / "evaluator.pt", {"model": judge.state_dict()})
-    print(check(judge, bank, vae))
+    save_state(work / "evaluator.pt", {"model": judge.state_dict(), "steps": step})
+    log_line(work / "evaluator.jsonl", step=step, **check(judge, bank, None))
 
 
 def load(work: Path, device: torch.device) -> Judge:
@@ -168,7 +174,7 @@ def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--minutes", type=float, default=14)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     train(args.work, args.minutes, torch.device(args.device))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from training.pocket import captions, domain, models, tokenizer
+from training.pocket import captions, domain, models, scenes, tokenizer
 from training.pocket.common import load_state
 from training.pocket.pool import load_autoencoder
 
@@ -50,19 +50,22 @@ def build_pipeline(work: Path) -> tuple[StableDiffusionPipeline, dict[str, Any]]
 
 
 def facts(state: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``pocket.json`` says of the model."""
+    """Return what ``pocket.json`` says of the model: the part of the domain it was trained on, and the defaults."""
+    name = state.get("domain", "narrow")
+    mix = scenes.MIXES.get(name, scenes.WIDE)
     return {
+        "domain": name if name in scenes.MIXES else "wide",
         "num_inference_steps": STEPS,
         "guidance_scale": GUIDANCE,
         "size": SIZE,
         "max_length": tokenizer.MAX_LENGTH,
         "images_seen": state["seen"],
-        "objects": list(domain.OBJECTS),
-        "animals": list(domain.ANIMALS),
-        "wearables": list(domain.WEARABLES),
-        "hats": list(domain.GENERIC_HATS),
+        "objects": list(mix.objects),
+        "animals": list(mix.animals),
+        "wearables": list(mix.wearables),
+        "hats": [h for h in mix.wearables if h in domain.GENERIC_HATS],
         "colours": list(domain.COLOURS),
-        "backgrounds": {k: v[0] for k, v in captions.PLACES.items()} | {"plain": ""},
+        "backgrounds": {"plain": ""} | {k: captions.PLACES[k][0] for k in mix.kinds if k != "plain"},
         "identifiers": list(domain.IDENTIFIERS),
     }
 

@@ -18,10 +18,10 @@ from training.pocket.sprites import SpriteBank
 SEED = 880_000
 
 
-def held_out_scenes(count: int, offset: int = 0) -> list[scenes.Scene]:
-    """Return random scenes of the wide domain with seeds no stage of training uses."""
+def held_out_scenes(count: int, offset: int = 0, mix: scenes.Mix = scenes.WIDE) -> list[scenes.Scene]:
+    """Return random scenes with seeds that no stage of training uses."""
     rng = random.Random(SEED + offset)
-    return [scenes.sample_scene(rng, scenes.WIDE) for _ in range(count)]
+    return [scenes.sample_scene(rng, mix) for _ in range(count)]
 
 
 @torch.no_grad()
@@ -84,10 +84,11 @@ def tell_apart(renders: Tensor, real: Tensor, epochs: int = 12) -> float:
 
 
 @torch.no_grad()
-def text_ratio(pipe: StableDiffusionPipeline, work: Path, count: int = 480) -> float:
+def text_ratio(pipe: StableDiffusionPipeline, work: Path, mix: scenes.Mix, count: int = 480) -> float:
     """Return the loss on held-out captioned scenes with their text divided by that without text."""
-    drawn, rng = held_out_scenes(count, 1), random.Random(SEED)
-    images = scenes.compose(drawn, SpriteBank(work / "sprites.npz", torch.device("cpu")), SEED + 1)
+    drawn, rng = held_out_scenes(count, 1, mix), random.Random(SEED)
+    bank = SpriteBank(work / "sprites.npz", torch.device("cpu")).restrict(mix.sets, mix.skips)
+    images = scenes.compose(drawn, bank, SEED + 1)
     generator = torch.Generator().manual_seed(SEED)
     alphas, sums = pipe.scheduler.alphas_cumprod, [0.0, 0.0]
     for start in range(0, count, 96):

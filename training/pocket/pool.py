@@ -62,7 +62,7 @@ def main() -> None:
     """Write shards until ``--shards`` exist."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--mix", choices=("narrow", "wide"), default="wide")
+    parser.add_argument("--mix", choices=tuple(scenes.MIXES), default="wide")
     parser.add_argument("--counts", type=float, nargs=4, default=(0.5, 0.28, 0.12, 0.1))
     parser.add_argument("--shards", type=int, default=20)
     parser.add_argument("--per-shard", type=int, default=5000)
@@ -70,9 +70,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     device = torch.device(args.device)
-    base = scenes.WIDE if args.mix == "wide" else scenes.NARROW
-    mix = dataclasses.replace(base, counts=tuple(args.counts))
-    bank = SpriteBank(args.work / "sprites.npz", device)
+    mix = dataclasses.replace(scenes.MIXES[args.mix], counts=tuple(args.counts))
+    bank = SpriteBank(args.work / "sprites.npz", device).restrict(mix.sets, mix.skips)
     vae, words = load_autoencoder(args.work, device), tokenizer.build()
     for number in range(args.shards):
         path = args.work / "pool" / f"{args.mix}-{args.seed}-{number:03d}.pt"

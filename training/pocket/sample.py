@@ -51,13 +51,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=48)
     parser.add_argument("--things", type=int, help="how many things in each scene")
-    parser.add_argument("--mix", choices=("narrow", "wide"), default="wide")
+    parser.add_argument("--mix", choices=tuple(scenes.MIXES), default="wide")
     parser.add_argument("--steps", type=int, default=export.STEPS)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     pipe, state = export.build_pipeline(args.work)
-    mix = scenes.WIDE if args.mix == "wide" else scenes.NARROW
-    prompts = args.prompts or random_prompts(args.count, args.seed, mix, args.things)
+    prompts = args.prompts or random_prompts(args.count, args.seed, scenes.MIXES[args.mix], args.things)
     write_sheet(args.out, render(pipe, prompts, args.seed, args.steps), prompts, 12, 2)
     print(f"{state['seen']} images seen: {args.out}")
 

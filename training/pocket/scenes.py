@@ -72,6 +72,8 @@ class Mix:
     objects: tuple[str, ...] = tuple(domain.OBJECTS)
     wearables: tuple[str, ...] = tuple(domain.WEARABLES)
     kinds: tuple[str, ...] = domain.BACKGROUNDS
+    sets: tuple[str, ...] = domain.TRAIN_SETS
+    skips: frozenset[str] = frozenset()
     counts: tuple[float, ...] = (0.5, 0.28, 0.12, 0.1)
     colour: float = 0.27
     worn: float = 0.35
@@ -84,7 +86,15 @@ class Mix:
 
 
 WIDE = Mix()
-NARROW = Mix(domain.NARROW_OBJECTS, domain.NARROW_WEARABLES, domain.NARROW_BACKGROUNDS)
+NARROW = Mix(
+    domain.NARROW_OBJECTS,
+    domain.NARROW_WEARABLES,
+    domain.NARROW_BACKGROUNDS,
+    domain.NARROW_SETS,
+    domain.NARROW_SKIPS,
+)
+#: By the name of their shards; shards of every name together ("*") are the wide domain.
+MIXES = {"narrow": NARROW, "wide": WIDE}
 
 
 def _wearable(rng: random.Random, mix: Mix) -> Item:

@@ -46,6 +46,13 @@ class SpriteBank:
         self.levels = [self._level(versions, size).to(device) for size in MIP_SIZES]
         self.device = device
 
+    def restrict(self, sets: tuple[str, ...], skips: frozenset[str]) -> SpriteBank:
+        """Leave only drawings of these sets, without the icons ``skips``; returns itself."""
+        for noun, rows in self.rows.items():
+            pairs = {row: self.icons[row].split(":") for row in rows}
+            self.rows[noun] = [row for row, (owner, icon) in pairs.items() if owner in sets and icon not in skips]
+        return self
+
     @staticmethod
     def _anchors(alpha: Tensor) -> tuple[list[float], list[float]]:
         """Return, in sprite sides, where the opaque part begins in the middle columns and where it ends."""

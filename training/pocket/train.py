@@ -1,6 +1,7 @@
 """Train text encoder and U-Net on the pool: ``torchrun --nproc_per_node 2 -m training.pocket.train --work F``.
 
-v-prediction on a cosine schedule, stratified timesteps, captions dropped in 10 %. Resumes from ``train.pt``.
+v-prediction on a cosine schedule, stratified timesteps with more high noise, captions dropped in 10 %. Resumes from
+``train.pt``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,17 @@ from training.pocket.common import Team, load_state, log_line, save_state
 DROP_CAPTION = 0.1
 SAVE_SECONDS = 120
 EMA_EVERY = 4
+#: Below this share of noise the loss of v is weighted down to a constant weight of the clean latents' error.
+DETAIL = 0.2
+
+
+def skew(uniform: Tensor) -> Tensor:
+    """Map uniform numbers to times in [0, 1): density 0.6 below 0.6, and 1.6 above.
+
+    Our choice: the text lowers the loss almost only above 0.6 (measured on an early checkpoint), where the noise
+    still hides what the objects are, so that is where shapes are learned.
+    """
+    return torch.where(uniform < 0.36, uniform / 0.6, 0.6 + (uniform - 0.36) / 1.6)
 
 
 class Pool:
@@ -101,6 +113,7 @@ class Trainer:
             "seen": self.seen,
             "steps": self.steps,
             "scale": self.scale,
+            "domain": self.args.pool.split("-")[0],
         }
         save_state(self.args.work / "train.pt", state)
 
@@ -115,7 +128,7 @@ class Trainer:
         clean = latents.to(self.device) * self.scale
         tokens = torch.where(torch.rand(count, 1) < DROP_CAPTION, self.empty, tokens).to(self.device)
         spread = (torch.arange(count) + torch.rand(count)) / count
-        timesteps = (spread * len(self.alphas)).long().to(self.device)
+        timesteps = (skew(spread) * len(self.alphas)).long().clamp(max=len(self.alphas) - 1).to(self.device)
         noise = torch.randn(clean.shape).to(self.device)
         alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
@@ -123,7 +136,8 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16):
             states = self.text(tokens).last_hidden_state
             predicted = self.unet(noisy, timesteps, encoder_hidden_states=states).sample
-        return F.mse_loss(predicted.float(), target)
+        error = (predicted.float() - target).square().mean((1, 2, 3), keepdim=True)
+        return (error * ((1 - alpha) / DETAIL).clamp(max=1)).mean()
 
     def step(self, latents: Tensor, tokens: Tensor, rate: float) -> float:
         """Take one optimizer step on all processes and return this one's loss."""
