@@ -113,7 +113,7 @@ def row(name: str, cone: Cone, repeats: int) -> str:
     read = median_ms(lambda: cones.loads(data), repeats)
     count = sum(concept.neurons for concept in cone.concepts)
     return (
-        f"| {name} | {count:,} | {least:,.0f} | {payload:,} | {100 * (payload / least - 1):+.1f} % | "
+        f"| {name} | {count:,} | {least:,.0f} | {payload:,} | {100 * (payload / max(1, least) - 1):+.1f} % | "
         f"{len(data) - payload:,} | {codecs} | {write:.0f} | {read:.0f} |"
     )
 
