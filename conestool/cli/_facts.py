@@ -80,10 +80,10 @@ def alternatives(base: BaseInfo) -> dict[str, int]:
     return {"lora": FP16 * lora, "custom_diffusion": FP16 * sum(prod(shape) for shape in cross)}
 
 
-def changes(losses: Losses, class_noun: str) -> list[tuple[str, float, float]]:
-    """The measured losses as (what, before, after), in the order they matter."""
+def changes(losses: Losses, class_noun: str, held_out: int | None) -> list[tuple[str, float, float]]:
+    """The measured losses as (what, before, after), in the order they matter; with no photo held out, on new crops."""
     rows = [
-        ("held-out photos", losses.held_out_before, losses.held_out_after),
+        ("new crops" if held_out == 0 else "held-out photos", losses.held_out_before, losses.held_out_after),
         ("random indices", losses.held_out_before, losses.random_after),
         ("no identifier", losses.no_identifier_before, losses.no_identifier_after),
         (f"class: {class_noun}", losses.class_before, losses.class_after),

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from conestool.cli import _progress, _show
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from conestool.concept import Cone
     from conestool.diffusion.models import Model
 
-__all__ = ["POCKET", "Wanted", "open_model", "parse_wanted", "strengths"]
+__all__ = ["POCKET", "Wanted", "Where", "open_model", "parse_wanted", "strengths"]
 
 POCKET = "pocket"
 
@@ -48,17 +48,32 @@ def strengths(wanted: Sequence[Wanted], cones: Sequence[Cone]) -> dict[str, floa
     return {name: one.strength for one, cone in zip(wanted, cones, strict=True) for name in cone.names}
 
 
-def open_model(option: str | None, device: str, dtype: str, recorded: str | None = None) -> Model:
-    """Load the base model: `--model`, else CONES_MODEL, else the one recorded with the concept, else pocket."""
+@dataclass(frozen=True)
+class Where:
+    """Which base model, and how to load it, as typed."""
+
+    model: str | None
+    device: str
+    dtype: str
+    revision: str | None = None
+    config: str | None = None
+    offline: bool = False
+
+
+def open_model(where: Where, recorded: tuple[str, str | None] | None = None) -> Model:
+    """Load the base model: `--model`, else CONES_MODEL, else the one `recorded` (id, revision), else pocket."""
     from conestool.errors import UsageError
 
-    given = option or os.environ.get("CONES_MODEL")
-    model_id = given or recorded or POCKET
+    given = where.model or os.environ.get("CONES_MODEL")
+    model_id, revision = (given, where.revision) if given else recorded or (POCKET, None)
+    options: dict[str, Any] = {"config": where.config, "offline": where.offline}
     try:
         with _progress.waiting(f"loading {model_id}"):
             from conestool.diffusion.models import load_model
 
-            model = load_model(model_id, device=device, dtype=dtype)
+            model = load_model(
+                model_id, device=where.device, dtype=where.dtype, revision=where.revision or revision, **options
+            )
     except UsageError as error:
         if given or not recorded:
             raise

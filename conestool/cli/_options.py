@@ -13,6 +13,7 @@ import typer
 from conestool.cli import _show
 
 __all__ = [
+    "Config",
     "Device",
     "DeviceOption",
     "Dtype",
@@ -21,7 +22,9 @@ __all__ = [
     "ForceModel",
     "Json",
     "ModelOption",
+    "Offline",
     "Quiet",
+    "Revision",
     "Trace",
     "Verbose",
     "command",
@@ -58,6 +61,14 @@ ModelOption = Annotated[
         panel=MODEL,
     ),
 ]
+Revision = Annotated[
+    str | None, value("--revision", metavar="R", text="Branch, tag or commit of a Hub model.", panel=MODEL)
+]
+Config = Annotated[
+    str | None,
+    value("--config", metavar="C", text="Folder or Hub id that a .safetensors takes its shape from.", panel=MODEL),
+]
+Offline = Annotated[bool, flag("--offline", text="Never ask the Hub.", panel=MODEL)]
 ForceModel = Annotated[bool, flag("--force-model", text="Accept another base model than the concept's.", panel=MODEL)]
 
 

@@ -63,6 +63,7 @@ def found_by(concept: ConceptFacts) -> str:
         f"{steps} steps" if steps is not None else "",
         f"seed {origin.seed}" if origin.seed is not None else "",
         _show.amount(len(origin.photos), "photo") if origin.photos else "",
+        f"{origin.held_out} held out" if origin.held_out else "",
     ]
     return ", ".join(part for part in parts if part)
 
@@ -72,7 +73,7 @@ def loss_rows(concept: ConceptFacts) -> list[list[str]]:
     losses = concept.origin.losses
     if losses is None:
         return []
-    changes = _facts.changes(losses, concept.class_noun)
+    changes = _facts.changes(losses, concept.class_noun, concept.origin.held_out)
     wide = max((len(what) for what, _, _ in changes), default=0)
     lines = []
     narrow = _show.width() < NARROW

@@ -11,6 +11,7 @@ from conestool.cli import _io, _models, _show
 from conestool.errors import UsageError
 
 if TYPE_CHECKING:
+    from conestool.cli._models import Where
     from conestool.concept import Cone
     from conestool.diffusion.models import Model
 
@@ -108,10 +109,10 @@ def groups(chosen: Iterable[Chosen], most: int) -> list[Group]:
     return out
 
 
-def open_base(chosen: Sequence[Chosen], model: str | None, device: str, dtype: str) -> Model:
+def open_base(chosen: Sequence[Chosen], where: Where) -> Model:
     """The base model: as told, else that of the first concept, else pocket."""
-    recorded = next((each.cone.base.id for each in chosen if each.cone), None)
-    return _models.open_model(model, device, dtype, recorded)
+    base = next((each.cone.base for each in chosen if each.cone), None)
+    return _models.open_model(where, (base.id, base.revision) if base else None)
 
 
 def tell(chosen: Sequence[Chosen], model: Model, literal: bool) -> None:

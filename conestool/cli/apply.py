@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from conestool.cli import _io, _show
-from conestool.cli._options import DeviceOption, Dtype, DtypeOption, Force, ForceModel, Json, ModelOption, value
+from conestool.cli._options import (
+    Config,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    Force,
+    ForceModel,
+    Json,
+    ModelOption,
+    Offline,
+    Revision,
+    value,
+)
 
 if TYPE_CHECKING:
     from conestool.concept import Cone
@@ -23,6 +35,9 @@ def apply(
         value("-o", "--output", metavar="OUT", text="A folder, or one .safetensors file.", show_default=False),
     ],
     model: ModelOption = None,
+    revision: Revision = None,
+    config: Config = None,
+    offline: Offline = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.auto,
     force: Force = False,
@@ -44,7 +59,8 @@ def apply(
     wanted = [_models.parse_wanted(text) for text in files]
     cones = _io.load_cones([one.path for one in wanted])
     cone = algebra.merge(*cones)
-    base = _models.open_model(model, device, dtype, cone.base.id)
+    where = _models.Where(model, device, dtype.value, revision, config, offline)
+    base = _models.open_model(where, (cone.base.id, cone.base.revision))
     from conestool.patch import write_denoiser, write_folder
 
     write = write_denoiser if single else write_folder

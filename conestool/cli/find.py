@@ -12,9 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conestool.cli import _io, _show
-from conestool.cli._options import DeviceOption, Dtype, DtypeOption, Force, Json, ModelOption, flag, value
+from conestool.cli._options import (
+    Config,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    Force,
+    Json,
+    ModelOption,
+    Offline,
+    Revision,
+    flag,
+    value,
+)
 
 if TYPE_CHECKING:
+    from conestool.cli._models import Where
     from conestool.concept import Cone
     from conestool.diffusion.photos import Photo
     from conestool.search.settings import Settings
@@ -68,6 +81,9 @@ def find(
         value("--class-images", metavar="N|DIR", text="How many to draw, or a folder of them.", panel=SEARCH),
     ] = None,
     model: ModelOption = None,
+    revision: Revision = None,
+    config: Config = None,
+    offline: Offline = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.auto,
     notes: Annotated[str | None, value("--notes", metavar="TEXT", text="Free text.", panel=STORED)] = None,
@@ -80,7 +96,7 @@ def find(
 
     Name and class noun come from the output's name (my-dog.cone: a dog), or the photos' folder.
     """
-    from conestool.cli import _naming
+    from conestool.cli import _models, _naming
     from conestool.errors import UsageError
 
     if json and str(output) == _io.STDIO:
@@ -95,7 +111,7 @@ def find(
     settings = make_settings(method, density=density, seed=seed, prior_weight=prior_weight, options=options)
     settings, pictures = use_class_images(settings, class_images, skip_broken)
     words = {"class_noun": class_noun, "name": name, "identifier": identifier}
-    where = {"option": model, "device": device, "dtype": dtype.value}
+    where = _models.Where(model, device, dtype.value, revision, config, offline)
     state = state_path(path)
     cone = search(images, words, settings, pictures, where, state, resume)
     cone = annotate(cone, notes=notes, author=author, licence=licence)
@@ -152,7 +168,7 @@ def search(
     words: dict[str, Any],
     settings: Settings,
     pictures: list[Any] | None,
-    where: dict[str, Any],
+    where: Where,
     state: Path | None,
     resume: bool,
 ) -> Cone:
@@ -162,7 +178,7 @@ def search(
     if state and state.exists() and not resume:
         _show.say(f"note: {state} holds an interrupted search; --resume goes on from it")
     try:
-        base = _models.open_model(**where)
+        base = _models.open_model(where)
         from conestool.cli._events import Stages
         from conestool.search.finding import find as find_neurons
 

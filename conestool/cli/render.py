@@ -10,11 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conestool.cli import _io, _show
-from conestool.cli._options import DeviceOption, Dtype, DtypeOption, Force, ForceModel, Json, ModelOption, flag, value
+from conestool.cli._options import (
+    Config,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    Force,
+    ForceModel,
+    Json,
+    ModelOption,
+    Offline,
+    Revision,
+    flag,
+    value,
+)
 from conestool.cli._progress import Ticker, progress
 from conestool.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
+    from conestool.cli._models import Where
     from conestool.cli._pictures import Targets
     from conestool.cli._selection import Chosen
     from conestool.diffusion.models import Model
@@ -23,10 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["render"]
 
 CONCEPTS, PICTURE, OUTPUT = "Concepts", "Picture", "Output"
-
-
-Where = tuple[str | None, str, str]
-"""Model, device and dtype as typed."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,9 @@ def render(
         value("--from", metavar="F.png", text="Repeat this picture; other options change it.", panel=PICTURE),
     ] = None,
     model: ModelOption = None,
+    revision: Revision = None,
+    config: Config = None,
+    offline: Offline = False,
     force_model: ForceModel = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.auto,
@@ -102,6 +115,8 @@ def render(
 
     Without -c, concepts whose names occur in the prompt are taken from the .cone files here or in $CONES_PATH.
     """
+    from conestool.cli import _models
+
     given = {
         "steps": steps,
         "guidance": guidance,
@@ -110,7 +125,7 @@ def render(
         "size": parse_size(size),
     }
     given = {key: each for key, each in given.items() if each is not None}
-    first, where = seed or 0, (model, device, dtype.value)
+    first, where = seed or 0, _models.Where(model, device, dtype.value, revision, config, offline)
     look = Look(range(first, first + number), literal, force_model, batch, given)
     destination = Destination(output, grid, compare, force, json)
     refuse_contradictions(cones, no_cones, destination)
@@ -164,7 +179,7 @@ def draw_prompts(
     )
     chosen = _selection.choose(prompts, cones, none)
     settled.check()
-    base = _selection.open_base(chosen, *where)
+    base = _selection.open_base(chosen, where)
     _selection.tell(chosen, base, look.literal)
     if destination.sheet:
         records = draw_sheet(base, chosen, look, destination.compare, settled)
@@ -233,7 +248,7 @@ def repeat(picture: Path, cones: list[str], look: Look, destination: Destination
     settled = _pictures.settle(destination.output, [record["prompt"]], [0], sheet=False, force=destination.force)
     settled.check()
     cone, files = _selection.choose_ids([used["id"] for used in record["concepts"]], cones)
-    base = _models.open_model(*where, record["model"]["id"])
+    base = _models.open_model(where, (record["model"]["id"], record["model"]["revision"]))
     _show.say(f"{', '.join(files) or 'bare model'}: {record['sent']}")
     with progress("pictures", 1) as tick:
         drawn = replay(base, record, cone, force=look.force_model, **look.options)

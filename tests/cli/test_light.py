@@ -111,6 +111,15 @@ def test_inspect_tells_what_matters(cones: Cones, dog: Path) -> None:
         assert text in done.err
 
 
+def test_inspect_says_what_the_losses_were_measured_on(cones: Cones, work: Path) -> None:
+    """Photos that were held out, or, where there were too few, new crops of the same ones."""
+    save_cone(work / "few.cone", concept(held_out=0))
+    save_cone(work / "many.cone", concept(held_out=1))
+    few, many = cones("inspect", "few.cone").err, cones("inspect", "many.cone").err
+    assert "new crops" in few and "held-out photos" not in few
+    assert "held-out photos" in many and "1 held out" in many
+
+
 def test_inspect_json_is_a_list_of_files(cones: Cones, dog: Path, hat: Path) -> None:
     """One object per file, with layers that add up."""
     done = cones("inspect", "dog.cone", "hat.cone", "--json")
