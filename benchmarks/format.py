@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from conestool import format as cones
-from conestool.concept import BaseInfo, Concept, Cone, Indices
+from conestool.concept import Concept, Cone, Indices
 from conestool.format.container import concept_map
 from conestool.format.indices import CODECS
+from conestool.records import BaseInfo
 
 DENSITIES = (0.001, 0.01, 0.05, 0.1)
 STAGES = {

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conestool.algebra import diff, extract, merge
-    from conestool.concept import BaseInfo, Concept, Cone, Losses, Origin
+    from conestool.concept import Concept, Cone
     from conestool.diffusion.models import load_model
     from conestool.errors import ConesError
     from conestool.format import dumps, load, loads, save
     from conestool.patch import applied
+    from conestool.records import BaseInfo, Losses, Origin
     from conestool.search import Settings, find
 
 __version__ = "0.1.0"
@@ -49,11 +50,12 @@ __all__ = [
 
 HOMES = {
     "conestool.algebra": ("diff", "extract", "merge"),
-    "conestool.concept": ("BaseInfo", "Concept", "Cone", "Losses", "Origin"),
+    "conestool.concept": ("Concept", "Cone"),
     "conestool.diffusion.models": ("load_model",),
     "conestool.errors": ("ConesError",),
     "conestool.format": ("dumps", "load", "loads", "save"),
     "conestool.patch": ("applied",),
+    "conestool.records": ("BaseInfo", "Losses", "Origin"),
     "conestool.search": ("Settings", "find"),
 }
 

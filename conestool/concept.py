@@ -8,116 +8,24 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from conestool.errors import NameClashError, UsageError
+from conestool.records import BaseInfo, Origin, size_of
 
-__all__ = [
-    "BaseInfo",
-    "Concept",
-    "Cone",
-    "Hash",
-    "Indices",
-    "Losses",
-    "Origin",
-    "Part",
-    "check_name",
-    "check_words",
-    "content_id",
-    "plain",
-    "size_of",
-]
+__all__ = ["Concept", "Cone", "Indices", "Part", "check_name", "check_words", "content_id"]
 
 Indices = NDArray[np.int64]
 """Sorted, duplicate-free, row-major positions inside one parameter; dtype int64, shape (k,)."""
-
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-"""A sha256 in lower-case hex."""
 
 NAME = re.compile(r"[^\W_]+(?:[ _.'-][^\W_]+)*")
 NAME_LENGTH = 64
 TENSOR_SIZE = 2**31 - 1
 """The most weights of one tensor, so that a position fits a signed 32-bit integer."""
-
-
-class Record(BaseModel):
-    """A frozen map of metadata; keys it does not know are kept as they are."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
-
-
-class Losses(Record):
-    """Mean losses on fixed noise before and after shutting (same timesteps and noise in every pair of numbers).
-
-    `held_out` and `class_` are the instance and the class term of L_con, without lambda; `random` is the instance
-    term with the same number of random indices per tensor shut. None where it was not measured.
-    """
-
-    held_out_before: float | None = None
-    held_out_after: float | None = None
-    random_after: float | None = None
-    no_identifier_before: float | None = None
-    no_identifier_after: float | None = None
-    class_before: float | None = None
-    class_after: float | None = None
-
-
-class Origin(Record):
-    """How one concept was found. It holds no path, no EXIF and no time, so that equal runs give equal files.
-
-    `photos` are sha256 hex digests of the photos' upright RGB pixels, `held_out` how many of them the report kept back
-    (0: the report used augmented copies), `parameters` everything the method was given or chose, `versions` the tool's
-    and its libraries' versions, `warnings` what the finder doubted.
-    """
-
-    instance_prompt: str | None = None
-    class_prompt: str | None = None
-    method: str | None = None
-    parameters: dict[str, Any] = {}
-    seed: int | None = None
-    photos: list[Hash] = []
-    held_out: int | None = None
-    losses: Losses | None = None
-    versions: dict[str, str] = {}
-    warnings: list[str] = []
-    notes: str | None = None
-    licence: str | None = None
-    author: str | None = None
-
-    @field_validator("parameters", mode="before")
-    @classmethod
-    def plain_parameters(cls, value: Any) -> Any:
-        """Tuples become lists and numpy scalars Python's, as they will be when read back from a file."""
-        return plain(value)
-
-
-class BaseInfo(Record):
-    """The base model that a concept was found on; see "Model identity" in spec/cone-1.md.
-
-    `tensors` maps each K/V param name to its shape, `digests` the rungs of the digest ladder to sha256 hex, `zeros` a
-    param name to its number of weights that float16 cannot tell from zero, `samples` a param name to a few fp32 values
-    (little-endian bytes). conestool.identity computes all of them.
-    """
-
-    id: str
-    revision: str | None = None
-    family: str
-    dtype: str
-    structure: Hash
-    tensors: dict[str, list[int]]
-    digests: dict[str, Hash]
-    zeros: dict[str, int] = {}
-    samples: dict[str, bytes] = {}
-
-    def weights(self) -> int:
-        """Number of K/V weights of the model."""
-        return sum(size_of(shape) for shape in self.tensors.values())
 
 
 @dataclass(frozen=True)
@@ -246,20 +154,6 @@ def content_id(indices: Mapping[str, Indices], tensors: Mapping[str, list[int]])
             digest.update(b"".join(number.to_bytes(8, "little") for number in numbers))
             digest.update(np.ascontiguousarray(values, dtype="<u4").tobytes())
     return digest.hexdigest()
-
-
-def size_of(shape: Iterable[int]) -> int:
-    """Number of weights of a tensor; 1 for a shape without dimensions."""
-    return prod(shape)
-
-
-def plain(value: Any) -> Any:
-    """`value` with tuples as lists and numpy scalars as Python's, all the way down."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_name(name: str) -> None:

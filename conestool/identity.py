@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conestool.concept import BaseInfo, size_of
+from conestool.records import BaseInfo, size_of
 
 __all__ = ["RUNGS", "Fingerprint", "Level", "Match", "bf16", "f16", "fingerprint", "match", "sample_positions"]
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conestool.algebra import Counts, diff, difference, extract, intersection, join, layer_of, merge, overlap, union
-from conestool.concept import Concept, Cone, Indices, Origin
+from conestool.concept import Concept, Cone, Indices
 from conestool.errors import BaseModelMismatchError, NameClashError, UsageError
 from conestool.format import dumps, loads
+from conestool.records import Origin
 from tests.format.support import base, concept
 
 SETS = st.sets(st.integers(0, 50))

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "conestool"
 FLOORS = (
     "errors",
     "files",
+    "records",
     "concept",
     "identity",
     "format",

@@ -11,8 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from conestool.concept import BaseInfo
 from conestool.identity import RUNGS, Fingerprint, Level, bf16, f16, fingerprint, match, sample_positions
+from conestool.records import BaseInfo
 
 Weights = dict[str, NDArray[np.float32]]
 SHAPES = {f"block.{i}.attn{j}.to_{kind}.weight": (48, 40) for i in range(8) for j in (1, 2) for kind in "kv"}

@@ -9,7 +9,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from conestool.cli import _layers
-from conestool.concept import BaseInfo, Concept, Cone, Losses, Origin
+from conestool.concept import Concept, Cone
+from conestool.records import BaseInfo, Losses, Origin
 
 if TYPE_CHECKING:
     from conestool.format import Header

@@ -20,13 +20,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from conestool.concept import BaseInfo
 from conestool.diffusion.cache import recall, remember
 from conestool.diffusion.models import Model
 from conestool.diffusion.sources import denoiser_files, reading
 from conestool.diffusion.weights import kv_weights
 from conestool.errors import UsageError
 from conestool.identity import Fingerprint
+from conestool.records import BaseInfo
 
 __all__ = ["describe", "patched"]
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from conestool.concept import BaseInfo
 from conestool.diffusion.families import Family, family_of
 from conestool.diffusion.sources import is_hub_id, load_pipeline, locate, read_json
 from conestool.errors import ModelLoadError
+from conestool.records import BaseInfo
 
 __all__ = ["Defaults", "Model", "load_model", "wrap"]
 

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from conestool.concept import BaseInfo, Concept, Cone, Part
+from conestool.concept import Concept, Cone, Part
 from conestool.errors import FormatError, UsageError, VersionError
 from conestool.files import write_atomic
 from conestool.format import canonical, limits
 from conestool.format.header import Header
 from conestool.format.indices import BITMAP, Entry, decode, encode, frame, total, unframe
 from conestool.format.maps import ConceptMap, HeaderMap, SectionMap, read_map
+from conestool.records import BaseInfo
 
 __all__ = ["MAJOR", "MINOR", "SIGNATURE", "dumps", "load", "loads", "read_header", "save"]
 

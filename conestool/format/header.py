@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from conestool.concept import BaseInfo, Origin
 from conestool.format.indices import CODECS
 from conestool.format.maps import BaseMap, ConceptMap, HeaderMap, read_origin
+from conestool.records import BaseInfo, Origin
 
 __all__ = ["ConceptHeader", "Header"]
 

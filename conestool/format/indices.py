@@ -12,10 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import zstandard
 
-from conestool.concept import Indices, size_of
+from conestool.concept import Indices
 from conestool.errors import FormatError
 from conestool.format import bitmap, gaps, grid, limits
 from conestool.format.bits import Bytes
+from conestool.records import size_of
 
 __all__ = ["BITMAP", "CODECS", "GAPS", "GRID", "Entry", "Pieces", "decode", "encode", "frame", "unframe"]
 

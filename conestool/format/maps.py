@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from conestool.concept import Losses, Origin, check_name, check_words, size_of
+from conestool.concept import check_name, check_words
 from conestool.errors import FormatError, UsageError, VersionError
 from conestool.format import canonical, limits
 from conestool.format.indices import Entry, check, total
+from conestool.records import Losses, Origin, size_of
 
 __all__ = [
     "FEATURES",

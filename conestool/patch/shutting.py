@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conestool.concept import BaseInfo, Cone
+from conestool.concept import Cone
 from conestool.diffusion.identity import describe, patched
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.weights import kv_weights
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.identity import Match, match
+from conestool.records import BaseInfo
 
 __all__ = ["Strength", "applied", "check_base", "factors", "scale_tensor", "shut", "strengths"]
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from PIL import Image
 
-from conestool.concept import Concept, Cone, Origin
+from conestool.concept import Concept, Cone
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.photos import Photo, as_photo, to_latents
 from conestool.diffusion.prior import class_images
 from conestool.diffusion.prompts import choose_identifier, encode, is_one_token
 from conestool.diffusion.sampling import versions
 from conestool.errors import PhotoError
+from conestool.records import Origin
 from conestool.search import cones, mask, taylor, tstat
 from conestool.search.density import Choice, choose
 from conestool.search.events import Note, Progress, Report, ignore

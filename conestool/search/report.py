@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from conestool.concept import Losses
+from conestool.records import Losses
 from conestool.search.controls import random
 from conestool.search.objective import Batch, Objective
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from conestool import format as cones
-from conestool.concept import BaseInfo, Concept, Cone, Losses, Origin
+from conestool.concept import Concept, Cone
+from conestool.records import BaseInfo, Losses, Origin
 
 __all__ = ["COMMAND", "base", "concept", "environment", "run_process", "save_cone"]
 

@@ -12,8 +12,9 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from conestool.concept import BaseInfo, Concept, Indices
+from conestool.concept import Concept, Indices
 from conestool.identity import fingerprint
+from conestool.records import BaseInfo
 
 __all__ = ["SHAPES", "base", "concept", "forge", "split"]
 

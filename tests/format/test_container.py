@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conestool.concept import BaseInfo, Concept, Cone, Losses, Origin, Part
+from conestool.concept import Concept, Cone, Part
 from conestool.errors import FormatError, OutputExistsError, UsageError, VersionError
 from conestool.format import dumps, limits, load, loads, read_header, save
+from conestool.records import BaseInfo, Losses, Origin
 from tests.format.support import SHAPES, base, concept, forge, split
 
 ORIGIN = Origin(

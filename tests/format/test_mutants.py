@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from conestool.concept import Concept, Cone, Origin
+from conestool.concept import Concept, Cone
 from conestool.errors import FormatError
 from conestool.format import loads
 from conestool.format.container import concept_map, dumps
+from conestool.records import Origin
 from tests.format.support import base, concept, forge, split
 
 MUTANTS = 3000

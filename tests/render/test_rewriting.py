@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conestool.concept import BaseInfo, Concept
+from conestool.concept import Concept
+from conestool.records import BaseInfo
 from conestool.render import names_in, rewrite
 
 PARAM = "unet.attn1.to_k.weight"

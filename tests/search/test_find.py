@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from conestool.concept import Cone, Losses
+from conestool.concept import Cone
 from conestool.diffusion.models import Model, load_model
 from conestool.errors import ConesError, PhotoError, UsageError
 from conestool.format import dumps
+from conestool.records import Losses
 from conestool.search import Event, Note, Progress, Settings, find
 from conestool.search.report import doubts
 from tests.tiny import save_pipeline
