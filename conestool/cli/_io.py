@@ -36,20 +36,25 @@ __all__ = [
 STDIO = "-"
 """The path that means stdin or stdout."""
 
+MOST = 1 << 28
+"""Bytes of stdin that are read, and one more: the limit of a .cone file (conestool.format.limits.FILE)."""
+
 HIDDEN = re.compile("[\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 """Characters that JSON may hold as they are, but that a terminal would act on or not show."""
 
 
 def read_bytes(what: str) -> bytes:
-    """Everything on stdin; InputError if that is a terminal, since nothing would ever come."""
+    """What comes on stdin, cut off where no .cone file may be that long; InputError if that is a terminal."""
     if sys.stdin is None or sys.stdin.isatty():
         raise InputError(f"stdin: a terminal, expected {what}", "pipe it in, or name a file instead of -")
-    return sys.stdin.buffer.read()
+    return sys.stdin.buffer.read(MOST + 1)
 
 
 def read_lines(what: str) -> list[str]:
     """The non-empty lines of stdin, stripped; PromptError unless they are UTF-8."""
     data = read_bytes(what)
+    if len(data) > MOST:
+        raise PromptError(f"stdin: more than {MOST >> 20} MiB, expected {what}")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

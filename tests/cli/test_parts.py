@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conestool.cli import _layers
+from conestool.cli import _io, _layers
 from conestool.cli._models import Wanted, parse_wanted
 from conestool.cli._pictures import free, settle, slug
 from conestool.cli._plot import heat
 from conestool.cli.find import Method, place, state_path
 from conestool.cli.render import parse_size
-from conestool.errors import UsageError
+from conestool.errors import PromptError, UsageError
+from conestool.format import limits
 
 
 @pytest.mark.parametrize(
@@ -133,3 +135,18 @@ def test_heat_of_a_small_matrix_is_the_matrix() -> None:
     """A matrix smaller than the grid keeps its own cells."""
     share = heat(np.array([5], dtype=np.int64), [2, 4])
     assert share.tolist() == [[0, 0, 0, 0], [0, 1, 0, 0]]
+
+
+def test_endless_stdin_is_read_only_up_to_the_limit_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list longer than that is refused, and the cap is that of the format."""
+    monkeypatch.setattr(_io, "MOST", 10)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a dog\n" * 100)))
+    with pytest.raises(PromptError, match="more than"):
+        _io.read_lines("prompts")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a dog\n" * 100)))
+    assert len(_io.read_bytes("a .cone file")) == 11
+
+
+def test_stdin_may_be_as_long_as_a_file() -> None:
+    """One limit in two places, since the streams must not import the format."""
+    assert limits.FILE == _io.MOST

@@ -94,6 +94,7 @@ def test_density_rules(model: Model, layout: Layout) -> None:
     assert (given.rule, int(given.shut.sum())) == ("given", round(0.1 * len(scores)))
     assert (own.rule, int(own.shut.sum())) == ("method", 3)
     assert best.rule == "loss"
+    assert choose(objective, Ranking(scores, 0), None, probe).rule == "loss"
     counts = {max(1, round(candidate * len(scores))) for candidate in CANDIDATES}
     assert int(best.shut.sum()) in counts
     losses = []
