@@ -45,7 +45,7 @@ def prepare(args: argparse.Namespace) -> None:
     if not (args.work / "scale.pt").exists():
         minutes = ["--minutes", str(args.autoencoder_minutes)]
         run("training.pocket.autoencoder", "--work", work, *minutes, *device, processes=args.processes)
-    for mix, shards in (("narrow", args.shards // 3), ("wide", args.shards)):
+    for mix, shards in (("core", args.shards // 3), ("narrow", args.shards // 2), ("wide", args.shards)):
         run("training.pocket.pool", "--work", work, "--mix", mix, "--shards", str(shards), *device)
 
 
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the exported model")
     parser.add_argument("--icons", type=Path, help="a node_modules folder that has the icon packages already")
     parser.add_argument("--minutes", type=float, default=90, help="for text encoder and U-Net")
+    parser.add_argument("--domain", choices=("core", "narrow", "wide"), default="wide", help="of the last part")
     parser.add_argument("--autoencoder-minutes", type=float, default=12)
     parser.add_argument("--shards", type=int, default=24, help="of 5000 scenes each")
     parser.add_argument("--processes", type=int, default=1, help="one-thread processes on a CPU: one for each core")
@@ -66,11 +67,12 @@ def main() -> None:
     prepare(args)
     train = ["training.pocket.train", "--work", work, *device]
     if not (args.work / "train.pt").exists():
-        narrow = ["--pool", "narrow-*.pt", "--counts", ".75", ".2", ".03", ".02", "--minutes", str(args.minutes / 4)]
-        run(*train, *narrow, processes=args.processes)
-        args.minutes *= 0.75
-    wide = ["--pool", "wide-*.pt", "--minutes", str(args.minutes), "--decay", str(args.minutes / 4)]
-    run(*train, *wide, processes=args.processes)
+        for mix, counts in (("core", (".8", ".16", ".02", ".02")), ("narrow", (".7", ".2", ".05", ".05"))):
+            part = ["--pool", f"{mix}-*.pt", "--counts", *counts, "--minutes", str(args.minutes / 4)]
+            run(*train, *part, processes=args.processes)
+        args.minutes /= 2
+    last = ["--pool", f"{args.domain}-*.pt", "--minutes", str(args.minutes), "--decay", str(args.minutes / 2)]
+    run(*train, *last, processes=args.processes)
     run("training.pocket.export", "--work", work, "--out", str(args.out))
     if args.renders:
         if not (args.work / "evaluator.pt").exists():

@@ -81,6 +81,11 @@ NARROW_WEARABLES = ("top hat", "sun hat", "cap", "crown", "glasses")
 #: The narrow domain takes four sets, and one drawing of each noun, so that few images suffice to learn the shapes.
 NARROW_SETS = ("noto", "noto-v1", "fluent-emoji-flat", "twemoji")
 NARROW_SKIPS = frozenset({"oncoming-automobile", "green-apple", "tulip", "blossom", "evergreen-tree"})
+#: The core: the fewest things that make a picture of a subject in a scene, by two designers, for the shortest training.
+CORE_OBJECTS = ("dog", "cat", "rabbit", "bear", "pig", "car", "house")
+CORE_WEARABLES = ("top hat", "cap", "crown")
+CORE_SETS = ("noto", "twemoji")
+CORE_BACKGROUNDS = ("plain", "beach", "field", "snow", "night")
 NARROW_BACKGROUNDS = ("plain", "beach", "field", "snow", "night", "bricks")
 
 IDENTIFIERS: tuple[str, ...] = tuple(json.loads((HERE / "identifiers.json").read_text())["identifiers"])

@@ -112,14 +112,24 @@ class Study:
         out = tuple(torch.cat(parts) for parts in zip(*heads, strict=True))
         return sum(right(out, i, s) for i, s in enumerate(drawn)) / len(drawn)  # type: ignore[arg-type]
 
-    def run_row(self, row: Row, index: int) -> dict[str, Any]:
-        """Render one row's captions and judge them, and composed scenes of the same captions as the ceiling."""
+    def draw_row(self, row: Row, index: int) -> tuple[list[Scene], NDArray[np.uint8]]:
+        """Render one row's captions; pictures that an earlier call left in the folder are taken from there."""
         rng = random.Random(measures.SEED + index)
         drawn = [row.draw(rng, self.mix) for _ in range(self.renders)]
         texts = [captions.caption(s, rng, identifiers=0) for s in drawn]
-        pictures = sample.render(self.pipe, texts, seed=10_000 * index)
+        kept = self.out / f"row-{index + 1}.npz"
+        if not kept.exists():
+            np.savez_compressed(kept, pictures=sample.render(self.pipe, texts, seed=10_000 * index))
+        pictures = np.load(kept)["pictures"]
+        if len(pictures) != len(drawn):
+            raise SystemExit(f"{kept} holds {len(pictures)} pictures, not {len(drawn)}: delete it or give --renders")
         write_sheet(self.out / f"row-{index + 1}.png", pictures[:48], texts[:48], 12, 2)
-        images, real = to_tensor(pictures), scenes.compose(drawn, self.bank, measures.SEED + index)
+        return drawn, pictures
+
+    def run_row(self, row: Row, index: int) -> dict[str, Any]:
+        """Render one row's captions and judge them, and composed scenes of the same captions as the ceiling."""
+        drawn, pictures = self.draw_row(row, index)
+        images, real = to_tensor(pictures), scenes.compose(drawn, self.bank, measures.SEED + index, self.mix.jitter)
         self.pictures.append(images)
         self.scenes += drawn
         result = {
@@ -134,8 +144,8 @@ class Study:
     def distances(self) -> list[dict[str, Any]]:
         """Compare all renders with scenes of the same captions: Frechet distance and two-sample test."""
         renders = torch.cat(self.pictures)
-        real = scenes.compose(self.scenes, self.bank, measures.SEED + 50)
-        again = scenes.compose(self.scenes, self.bank, measures.SEED + 51)
+        real = scenes.compose(self.scenes, self.bank, measures.SEED + 50, self.mix.jitter)
+        again = scenes.compose(self.scenes, self.bank, measures.SEED + 51, self.mix.jitter)
         seen = measures.decoded(self.pipe.vae, real)
         ours, first, second, coded = (measures.features(self.judge, x) for x in (renders, real, again, seen))
         unit = measures.frechet(first, second)
@@ -173,6 +183,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--renders", type=int, default=500)
     parser.add_argument("--model", type=Path, help="an exported folder instead of the last checkpoint")
+    parser.add_argument("--draw", type=int, nargs="+", help="only render these rows (from 1), for the next call")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     pipe, facts = load_pipeline(args.work, args.model)
@@ -181,6 +192,10 @@ def main() -> None:
     judge, mix = evaluator.load(args.work, torch.device("cpu")), scenes.MIXES[facts["domain"]]
     bank.restrict(mix.sets, mix.skips)
     study = Study(pipe, judge, bank, mix, args.renders, args.out)
+    if args.draw:
+        for number in args.draw:
+            study.draw_row(ROWS[number - 1], number - 1)
+        return
     results = [study.run_row(row, index) for index, row in enumerate(ROWS)]
     quality = measures.autoencoder_psnr(pipe.vae, args.work)
     for name, goal in (("scenes", ">= 27 dB"), ("openmoji", ">= 25 dB")):
@@ -194,7 +209,7 @@ def main() -> None:
         "renders_per_row": args.renders,
         "results": results,
     }
-    report["judge_on_held_out_scenes"] = evaluator.check(study.judge, bank, None)
+    report["judge_on_held_out_scenes"] = evaluator.check(study.judge, bank, None, mix)
     (args.out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
     (args.out / "evaluation.md").write_text(table(results))
     print(table(results))

@@ -86,12 +86,17 @@ def truth_of(drawn: list[Scene]) -> Truth:
 
 
 def draw(
-    count: int, seed: int, bank: SpriteBank, vae: AutoencoderTiny | None, things: int | None = None
+    count: int,
+    seed: int,
+    bank: SpriteBank,
+    vae: AutoencoderTiny | None,
+    things: int | None = None,
+    mix: scenes.Mix = scenes.WIDE,
 ) -> tuple[Tensor, Truth]:
     """Compose labelled scenes; with an autoencoder, as it shows them."""
     rng = random.Random(seed)
-    drawn = [scenes.sample_scene(rng, scenes.WIDE, things) for _ in range(count)]
-    images = scenes.compose(drawn, bank, seed)
+    drawn = [scenes.sample_scene(rng, mix, things) for _ in range(count)]
+    images = scenes.compose(drawn, bank, seed, mix.jitter)
     if vae is not None:
         with torch.no_grad(), torch.autocast(bank.device.type, torch.bfloat16):
             images = vae.decode(vae.encode(images).latents).sample.float().clamp(-1, 1)
@@ -109,10 +114,12 @@ def loss_of(judge: Judge, images: Tensor, truth: Truth) -> Tensor:
 
 
 @torch.no_grad()
-def check(judge: Judge, bank: SpriteBank, vae: AutoencoderTiny | None, count: int = 1000) -> dict[str, float]:
+def check(
+    judge: Judge, bank: SpriteBank, vae: AutoencoderTiny | None, mix: scenes.Mix = scenes.WIDE, count: int = 1000
+) -> dict[str, float]:
     """Return how often the judge is right on scenes it never saw: single things, their colours, backgrounds."""
     judge.eval()
-    images, truth = draw(count, HELD_OUT_SEED, bank, vae, 1)
+    images, truth = draw(count, HELD_OUT_SEED, bank, vae, 1, mix)
     alone = truth.nouns.sum(1) == 1
     nouns, place, colour = (
         torch.cat(parts) for parts in zip(*(judge(b) for b in torch.split(images, 100)), strict=True)
@@ -127,10 +134,11 @@ def check(judge: Judge, bank: SpriteBank, vae: AutoencoderTiny | None, count: in
     }
 
 
-def train(work: Path, minutes: float, device: torch.device, batch: int = 64) -> None:
+def train(work: Path, minutes: float, device: torch.device, mix: scenes.Mix, batch: int = 64) -> None:
     """Train, from where ``evaluator.pt`` stands, and save it."""
     torch.manual_seed(0)
-    bank, vae = SpriteBank(work / "sprites.npz", device), load_autoencoder(work, device)
+    bank = SpriteBank(work / "sprites.npz", device).restrict(mix.sets, mix.skips)
+    vae = load_autoencoder(work, device)
     judge, state = Judge().to(device), load_state(work / "evaluator.pt")
     if state:
         judge.load_state_dict(state["model"])
@@ -142,7 +150,7 @@ def train(work: Path, minutes: float, device: torch.device, batch: int = 64) -> 
             group["lr"] = (
                 2e-3 * min(1.0, (step - first + 1) / 50) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
             )
-        images, truth = draw(batch, step, bank, vae if step % 8 == 0 else None)
+        images, truth = draw(batch, step, bank, vae if step % 8 == 0 else None, None, mix)
         images = images + torch.rand(batch, 1, 1, 1, device=device) * 0.1 * torch.randn_like(images)
         images = images.contiguous(memory_format=torch.channels_last)
         truth = Truth(*(t.to(device) for t in (truth.nouns, truth.place, truth.colour)))
@@ -154,10 +162,10 @@ def train(work: Path, minutes: float, device: torch.device, batch: int = 64) -> 
         step += 1
         if time.monotonic() - told > 60:
             told = time.monotonic()
-            scores = {k: round(v, 4) for k, v in check(judge, bank, None, 300).items()}
+            scores = {k: round(v, 4) for k, v in check(judge, bank, None, mix, 300).items()}
             log_line(work / "evaluator.jsonl", step=step, loss=round(loss.item(), 3), **scores)
     save_state(work / "evaluator.pt", {"model": judge.state_dict(), "steps": step})
-    log_line(work / "evaluator.jsonl", step=step, **check(judge, bank, None))
+    log_line(work / "evaluator.jsonl", step=step, **check(judge, bank, None, mix))
 
 
 def load(work: Path, device: torch.device) -> Judge:
@@ -175,9 +183,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=14)
+    parser.add_argument("--mix", choices=tuple(scenes.MIXES), default="wide")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    train(args.work, args.minutes, torch.device(args.device))
+    train(args.work, args.minutes, torch.device(args.device), scenes.MIXES[args.mix])
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def text_ratio(pipe: StableDiffusionPipeline, work: Path, mix: scenes.Mix, count
     """Return the loss on held-out captioned scenes with their text divided by that without text."""
     drawn, rng = held_out_scenes(count, 1, mix), random.Random(SEED)
     bank = SpriteBank(work / "sprites.npz", torch.device("cpu")).restrict(mix.sets, mix.skips)
-    images = scenes.compose(drawn, bank, SEED + 1)
+    images = scenes.compose(drawn, bank, SEED + 1, mix.jitter)
     generator = torch.Generator().manual_seed(SEED)
     alphas, sums = pipe.scheduler.alphas_cumprod, [0.0, 0.0]
     for start in range(0, count, 96):

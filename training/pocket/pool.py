@@ -40,7 +40,7 @@ def make_shard(
     latents, texts, counts = [], [], []
     for start in range(0, count, 250):
         drawn = [scenes.sample_scene(rng, mix) for _ in range(min(250, count - start))]
-        images = scenes.compose(drawn, bank, seed * 1000 + start)
+        images = scenes.compose(drawn, bank, seed * 1000 + start, mix.jitter)
         with torch.no_grad(), torch.autocast(bank.device.type, torch.bfloat16):
             latents.append(vae.encode(images).latents.to("cpu", torch.float16))
         texts += [captions.caption(s, rng) for s in drawn for _ in range(PHRASINGS)]

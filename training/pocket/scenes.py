@@ -79,6 +79,7 @@ class Mix:
     worn: float = 0.35
     alone: float = 0.14
     backdrop: float = 0.6
+    jitter: float = 1.0
     animals: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,8 +94,17 @@ NARROW = Mix(
     domain.NARROW_SETS,
     domain.NARROW_SKIPS,
 )
+CORE = Mix(
+    domain.CORE_OBJECTS,
+    domain.CORE_WEARABLES,
+    domain.CORE_BACKGROUNDS,
+    domain.CORE_SETS,
+    domain.NARROW_SKIPS,
+    colour=0.2,
+    jitter=0.5,
+)
 #: By the name of their shards; shards of every name together ("*") are the wide domain.
-MIXES = {"narrow": NARROW, "wide": WIDE}
+MIXES = {"core": CORE, "narrow": NARROW, "wide": WIDE}
 
 
 def _wearable(rng: random.Random, mix: Mix) -> Item:
@@ -152,10 +162,10 @@ def _sprite(rng: random.Random, bank: SpriteBank, item: Item) -> tuple[int, int]
     return sprite, sprite * len(COLOUR_WORDS) + COLOUR_WORDS.index(item.colour)
 
 
-def _lay_out(rng: random.Random, bank: SpriteBank, scene: Scene, row: int, layers: list[_Layer]) -> None:
+def _lay_out(rng: random.Random, bank: SpriteBank, scene: Scene, row: int, layers: list[_Layer], jitter: float) -> None:
     """Place the things of one scene: faces in the even layers, what they wear in the odd ones."""
     count = len(scene.items)
-    dx, dy, ds = JITTER[count]
+    dx, dy, ds = (jitter * most for most in JITTER[count])
     for index, (item, spot) in enumerate(zip(scene.items, rng.choice(LAYOUTS[count]), strict=True)):
         x, y = spot[0] + rng.uniform(-dx, dx), spot[1] + rng.uniform(-dy, dy)
         side = spot[2] + rng.uniform(-ds, ds)
@@ -189,12 +199,15 @@ def _worn_place(bank: SpriteBank, item: Item, face: int, worn: int) -> tuple[flo
     return width, bank.head_top[face] - 0.5 + overlap - hanging
 
 
-def compose(scenes: list[Scene], bank: SpriteBank, seed: int) -> Tensor:
-    """Paint the scenes: (B, 3, 64, 64) in [-1, 1] on the bank's device; the seed fixes every random choice."""
+def compose(scenes: list[Scene], bank: SpriteBank, seed: int, jitter: float = 1.0) -> Tensor:
+    """Paint the scenes: (B, 3, 64, 64) in [-1, 1] on the bank's device; the seed fixes every random choice.
+
+    ``jitter`` scales how far places and sizes stray from the layout.
+    """
     rng = random.Random(seed)
     layers = [_Layer() for _ in range(LAYERS)]
     for row, scene in enumerate(scenes):
-        _lay_out(rng, bank, scene, row, layers)
+        _lay_out(rng, bank, scene, row, layers, jitter)
     generator = torch.Generator().manual_seed(seed)
     canvas = backgrounds.paint([s.background for s in scenes], SIZE, generator, bank.device)
     for layer in layers:
