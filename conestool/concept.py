@@ -22,7 +22,9 @@ __all__ = ["Concept", "Cone", "Indices", "Part", "check_name", "check_words", "c
 Indices = NDArray[np.int64]
 """Sorted, duplicate-free, row-major positions inside one parameter; dtype int64, shape (k,)."""
 
-NAME = re.compile(r"[^\W_]+(?:[ _.'-][^\W_]+)*")
+NAME = re.compile(r"(?:LM*|N)+(?:-(?:LM*|N)+)*")
+"""A name with every character as its general category, a letter, and every joint as `-`."""
+JOINTS = frozenset(" _.'-")
 NAME_LENGTH = 64
 TENSOR_SIZE = 2**31 - 1
 """The most weights of one tensor, so that a position fits a signed 32-bit integer."""
@@ -157,8 +159,12 @@ def content_id(indices: Mapping[str, Indices], tensors: Mapping[str, list[int]])
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that could not stand in a prompt or a file name: words of letters and digits, 64 characters."""
-    if len(name) > NAME_LENGTH or not NAME.fullmatch(name):
+    """Refuse a name that could not stand in a prompt or a file name: words of letters and digits, 64 characters.
+
+    A letter may carry marks (accents, the vowel signs of many scripts).
+    """
+    kinds = "".join("-" if sign in JOINTS else unicodedata.category(sign)[0] for sign in name[: NAME_LENGTH + 1])
+    if len(name) > NAME_LENGTH or not NAME.fullmatch(kinds):
         raise UsageError(
             f"concept name {name[:80]!r} is not usable", "use letters and digits, joined by - _ . ' or a space"
         )

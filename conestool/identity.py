@@ -85,14 +85,19 @@ class Fingerprint:
             self.hashes[rung][param] = digest.digest()
 
     def fields(self) -> dict[str, Any]:
-        """`structure`, `tensors`, `digests`, `zeros` and `samples` of BaseInfo, sorted by param name."""
+        """`structure`, `tensors`, `digests`, `zeros` and `samples` of BaseInfo, sorted by param name.
+
+        No samples at all if one of them is NaN or infinite.
+        """
         params = sorted(self.tensors, key=str.encode)
+        samples = {param: self.samples[param] for param in params}
+        finite = all(np.isfinite(np.frombuffer(sample, "<f4")).all() for sample in samples.values())
         return {
             "structure": joined(b"cone-structure-1\0", self.tensors),
             "tensors": {param: self.tensors[param] for param in params},
             "digests": {rung: joined(b"cone-model-1\0", self.tensors, hashes) for rung, hashes in self.hashes.items()},
             "zeros": {param: self.zeros[param] for param in params},
-            "samples": {param: self.samples[param] for param in params},
+            "samples": samples if finite else {},
         }
 
 

@@ -102,6 +102,14 @@ def test_does_not_depend_on_order_dtype_or_layout() -> None:
     assert taken.fields() == fingerprint(COPIES["f16"])
 
 
+def test_samples_are_finite_or_none() -> None:
+    """A description whose samples would hold NaN or infinity has none, and can still be equal to another."""
+    one = {"a": np.array([1, np.inf], np.float32), "b": np.ones(2, np.float32)}
+    assert fingerprint(one)["samples"] == {}
+    assert fingerprint(one)["zeros"] == {"a": 0, "b": 0}
+    assert match(info(one), info(one)).level is Level.EQUAL
+
+
 def test_all_nans_are_one() -> None:
     """Whatever their payload."""
     one = {"a": np.array([0x7FC00001, 0xFFC00000], np.uint32).view(np.float32)}

@@ -97,12 +97,14 @@ def parse_header(data: bytes, size: int) -> Header:
     """Preamble and header at the beginning of `data`; `size` is the length of the whole file."""
     if not data.startswith(SIGNATURE):
         raise FormatError(*foreign(data))
+    version = data[len(SIGNATURE) : len(SIGNATURE) + 2]
+    if version and version[0] > MAJOR:
+        text = ".".join(map(str, version))
+        raise VersionError(f"version {text}, later than {MAJOR}", "update conestool: pip install -U conestool")
     if len(data) < PREAMBLE.size:
         raise FormatError(f"truncated: {len(data)} bytes, the preamble has {PREAMBLE.size}", DAMAGED)
     _, major, minor, reserved, length, crc = PREAMBLE.unpack_from(data)
-    if major > MAJOR:
-        raise VersionError(f"version {major}.{minor}, later than {MAJOR}", "update conestool: pip install -U conestool")
-    if major < MAJOR or reserved:
+    if major != MAJOR or reserved:
         raise FormatError(
             f"preamble: version {major}, reserved byte {reserved}, expected {MAJOR} and 0 (byte 9)", DAMAGED
         )

@@ -20,7 +20,19 @@ from conestool.concept import Indices
 from conestool.errors import FormatError
 from conestool.format.bits import Bytes, pack
 
-__all__ = ["CLASSES", "Blocks", "Grid", "allowed", "coded_lengths", "decode", "encode", "estimate", "plan", "rice"]
+__all__ = [
+    "CLASSES",
+    "Blocks",
+    "Grid",
+    "allowed",
+    "coded_lengths",
+    "decode",
+    "encode",
+    "estimate",
+    "longest",
+    "plan",
+    "rice",
+]
 
 CLASSES = 32
 SIDE = 16
@@ -134,6 +146,15 @@ def coded_lengths(shape: list[int]) -> set[int]:
     """The lengths that the coded piece can have."""
     height, breadth = sides(shape)
     return {0, height, breadth, height + breadth}
+
+
+def longest(k: int) -> int:
+    """No raw piece has more bytes than this.
+
+    Two for A and B, 1,024 counts of 4 bytes and one to fill up; and m <= 30 bits and a quotient of at most 3.08 bits on
+    average for each gap, since the zeros of a block's quotients are at most 160 c / 77.
+    """
+    return 4099 + 5 * k
 
 
 def encode(values: Indices, shape: list[int], grid: Grid) -> tuple[Bytes, Bytes]:

@@ -24,6 +24,8 @@ BITMAP, GAPS, GRID = 0, 1, 2
 CODECS = {BITMAP: "bitmap", GAPS: "gaps", GRID: "grid"}
 MAGIC = b"\x28\xb5\x2f\xfd"
 NOTHING = np.empty(0, np.uint8)
+STEP = 1024
+"""Bytes of an empty frame taken at once; a damaged one gives at most 32 MiB for them."""
 
 
 class Entry(NamedTuple):
@@ -78,6 +80,7 @@ def check(entry: Entry, shape: list[int]) -> None:
         fits = entry.raw == gaps.raw_length(n, entry.k) and entry.k <= entry.coded <= gaps.longest(n, entry.k)
     elif entry.codec == GRID:
         fits = grid.allowed(shape, entry.k) and entry.coded in grid.coded_lengths(shape)
+        fits = fits and entry.raw <= grid.longest(entry.k)
     else:
         raise FormatError(f"unknown codec {entry.codec}")
     if not fits:
@@ -121,12 +124,27 @@ def unframe(data: bytes, size: int) -> Bytes:
             raise FormatError(f"zstd frame of {declared.content_size} bytes, expected {size}")
         if declared.dict_id:
             raise FormatError("zstd frame needs a dictionary")
+        if declared.window_size > limits.WINDOW:
+            raise FormatError(f"zstd frame with a window of {declared.window_size} bytes, more than {limits.WINDOW}")
+        if not size and not is_empty(data):
+            raise FormatError("zstd frame cut off, with content or followed by other bytes, expected an empty one")
         content = zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise FormatError(f"damaged zstd frame ({error})") from error
     if len(content) != size:
         raise FormatError(f"zstd frame holds {len(content)} bytes, expected {size}")
     return np.frombuffer(content, np.uint8)
+
+
+def is_empty(data: bytes) -> bool:
+    """Whether this is one whole frame of no content; a one-shot call returns before it looks at the blocks."""
+    stream = zstandard.ZstdDecompressor().decompressobj()
+    for at in range(0, len(data), STEP):
+        if stream.decompress(data[at : at + STEP]):
+            return False
+        if stream.eof:
+            return not stream.unused_data and at + STEP >= len(data)
+    return False
 
 
 def total(entries: Sequence[Entry]) -> tuple[int, int]:

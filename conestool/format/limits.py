@@ -13,6 +13,7 @@ __all__ = [
     "NEURONS",
     "SECTIONS",
     "TENSORS",
+    "WINDOW",
 ]
 
 HEADER = 1 << 20
@@ -41,6 +42,9 @@ NEURONS = 1 << 26
 
 CODED = 1 << 27
 """Bytes that one section's zstd frame may hold, 128 MiB."""
+
+WINDOW = 1 << 27
+"""Bytes of the window that a zstd frame may ask for, 128 MiB: what zstd's own decoders allow by default."""
 
 DEPTH = 16
 """Nesting of arrays and maps in the header."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from itertools import pairwise
+from math import isfinite
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -12,6 +14,7 @@ from conestool.concept import check_name, check_words
 from conestool.errors import FormatError, UsageError, VersionError
 from conestool.format import canonical, limits
 from conestool.format.indices import Entry, check, total
+from conestool.identity import sample_positions
 from conestool.records import Losses, Origin, size_of
 
 __all__ = [
@@ -106,6 +109,19 @@ class BaseMap(FileMap):
                 raise ValueError("zeros and samples need one item per tensor")
         if "f32" not in self.digests:
             raise ValueError("digests lack f32")
+        return self
+
+    @model_validator(mode="after")
+    def zeros_and_samples(self) -> BaseMap:
+        """No more zeros than weights, and finite samples at every position that has one."""
+        sizes = [(name, size_of(shape)) for name, shape in self.tensors]
+        for (name, n), count in zip(sizes, self.zeros or [], strict=False):
+            if count > n:
+                raise ValueError(f"{name}: {count} zeros among {n} weights")
+        for (name, n), sample in zip(sizes, self.samples or [], strict=False):
+            some = len(sample_positions(n))
+            if len(sample) != 4 * some or not all(map(isfinite, struct.unpack(f"<{some}f", sample))):
+                raise ValueError(f"{name}: samples are not {some} finite floats")
         return self
 
 

@@ -35,10 +35,11 @@ def key_of(name: str) -> str:
 
 def find_names(prompt: str, names: Iterable[str]) -> list[Span]:
     """Where `names` stand in `prompt` (of Unicode form NFC), in reading order; spans do not overlap."""
+    letter = letters(prompt)
     found = [
         Span(match.start(), match.end(), key)
         for key in sorted({key_of(name) for name in names})
-        for match in pattern(key).finditer(prompt)
+        for match in pattern(key, letter).finditer(prompt)
     ]
     taken: list[Span] = []
     for span in sorted(found, key=lambda span: (span.start - span.end, span.start)):
@@ -47,10 +48,16 @@ def find_names(prompt: str, names: Iterable[str]) -> list[Span]:
     return sorted(taken, key=lambda span: span.start)
 
 
-def pattern(key: str) -> re.Pattern[str]:
-    """The name as whole words."""
+def letters(text: str) -> str:
+    """A pattern for what a word of `text` is made of: `\\w`, and the marks in it, which `re` takes for signs."""
+    marks = {character for character in text if unicodedata.category(character)[0] == "M"}
+    return rf"[\w{''.join(sorted(marks))}]"
+
+
+def pattern(key: str, letter: str) -> re.Pattern[str]:
+    """The name as whole words; `letter` matches what words are made of."""
     words = JOINT.join(re.escape(word).replace("'", "['’]") for word in key.split(" "))
-    return re.compile(rf"(?<![\w])(?<!\w-){words}(?!\w)(?!-\w)", re.IGNORECASE)
+    return re.compile(rf"(?<!{letter})(?<!{letter}-){words}(?!{letter})(?!-{letter})", re.IGNORECASE)
 
 
 def names_in(prompt: str, names: Iterable[str]) -> list[str]:
@@ -81,4 +88,4 @@ def rewrite(prompt: str, concepts: Iterable[Concept], literal: bool = False) -> 
 
 def strip_identifier(before: str, identifier: str) -> str:
     """`before` without the identifier at its end, if that is its last word."""
-    return re.sub(rf"(?<!\w){re.escape(identifier)}\s+$", "", before, flags=re.IGNORECASE)
+    return re.sub(rf"(?<!{letters(before)}){re.escape(identifier)}\s+$", "", before, flags=re.IGNORECASE)

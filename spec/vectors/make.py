@@ -5,142 +5,14 @@ python spec/vectors/make.py [FOLDER]
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
+import damaged
 import invalid
 import reference as ref
-
-H = bytes(range(32))
-Set = tuple[int, list[int], dict[str, Any]]
-
-
-def base(tensors: dict[str, list[int]], **more: Any) -> dict[str, Any]:
-    """Map of a base model."""
-    return {
-        "id": "vectors/base",
-        "family": "stable-diffusion",
-        "dtype": "float32",
-        "structure": H,
-        "tensors": [[param, tensors[param]] for param in sorted(tensors)],
-        "digests": {"f32": H},
-        **more,
-    }
-
-
-def payload(pieces: list[tuple[bytes, bytes]], **settings: Any) -> bytes:
-    """All raw pieces, then one frame with all coded pieces."""
-    if not pieces:
-        return b""
-    return b"".join(raw for raw, _ in pieces) + ref.zstd(b"".join(coded for _, coded in pieces), **settings)
-
-
-def encode(shape: list[int], codec: int, values: list[int], options: dict[str, Any]) -> tuple[bytes, bytes]:
-    """Raw and coded piece of one set."""
-    if codec == ref.GRID:
-        return ref.grid(values, shape, options["rows"], options["columns"])
-    return (ref.gaps if codec == ref.GAPS else ref.bitmap)(values, math.prod(shape))
-
-
-def concept(
-    name: str, shapes: dict[str, list[int]], sets: dict[str, Set], number: int = 0, frame: Any = None, **more: Any
-) -> tuple[dict[str, Any], bytes]:
-    """Map and payload of a concept; `sets` maps a param to codec, positions and options of the codec."""
-    params = sorted(shapes)
-    pieces = {param: encode(shapes[param], *sets[param]) for param in params if param in sets}
-    rows = [
-        [params.index(param), sets[param][0], len(sets[param][1]), len(raw), len(coded)]
-        for param, (raw, coded) in pieces.items()
-    ]
-    data = payload(list(pieces.values()), **(frame or {}))
-    fields = {
-        "name": name,
-        "class_noun": name,
-        "identifier": f"sks{name}",
-        "base": number,
-        "id": ref.concept_id({param: (shapes[param], values) for param, (_, values, _) in sets.items()}),
-        "tensors": rows,
-        "sections": [ref.section(data)],
-        **more,
-    }
-    return fields, data
-
-
-def draw(n: int, k: int, seed: int) -> list[int]:
-    """`k` positions below `n` from a small generator that any language can repeat (not that a reader needs to)."""
-    held: set[int] = set()
-    state = seed
-    while len(held) < k:
-        state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
-        held.add((state >> 33) % n)
-    return sorted(held)
-
-
-class Book:
-    """Writes vectors and remembers what the manifest says of them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.valid: list[dict[str, Any]] = []
-        self.invalid: list[dict[str, Any]] = []
-
-    def add(self, file: str, about: str, bases: list[dict[str, Any]], concepts: list[Any], **more: Any) -> bytes:
-        """A valid file; `concepts` are (fields, data, sets); `minor` and unknown keys of the header in `more`."""
-        minor = more.pop("minor", 0)
-        header = ref.pack({"bases": bases, "concepts": [fields for fields, _, _ in concepts], **more})
-        data = ref.assemble(header, b"".join(data for _, data, _ in concepts), minor=minor)
-        self.write(Path("valid") / file, data)
-        self.valid.append(
-            {
-                "file": f"valid/{file}",
-                "about": about,
-                "version": [1, minor],
-                "id": ref.file_id([fields["id"] for fields, _, _ in concepts]).hex(),
-                "concepts": [self.expected(fields, bases, sets) for fields, _, sets in concepts],
-            }
-        )
-        return data
-
-    def expected(self, fields: dict[str, Any], bases: list[dict[str, Any]], sets: dict[str, Set]) -> dict[str, Any]:
-        """What a reader must find in a concept; sets of at most 40 positions in full."""
-        return {
-            **{key: fields[key] for key in ("name", "class_noun", "identifier")},
-            "id": fields["id"].hex(),
-            "base": bases[fields["base"]]["id"],
-            "counts": {param: len(values) for param, (_, values, _) in sorted(sets.items())},
-            "indices": {param: values for param, (_, values, _) in sorted(sets.items()) if len(values) <= 40},
-        }
-
-    def refuse(self, file: str, rule: int, about: str, data: bytes) -> None:
-        """An invalid file."""
-        self.write(Path("invalid") / file, data)
-        error = "version" if rule in (3, 13) and "later" in file else "format"
-        self.invalid.append({"file": f"invalid/{file}", "rule": rule, "error": error, "about": about})
-
-    def write(self, path: Path, data: bytes) -> None:
-        """One vector."""
-        target = self.folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-
-    def close(self) -> None:
-        """Write the manifest."""
-        manifest = {"format": "cone", "version": [1, 0], "valid": self.valid, "invalid": self.invalid}
-        text = json.dumps(manifest, indent=1, ensure_ascii=False)
-        (self.folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
-
-
-def single(book: Book, file: str, about: str, shapes: dict[str, list[int]], sets: dict[str, Set], **more: Any) -> bytes:
-    """A valid file with one concept named dog."""
-    fields, data = concept("dog", shapes, sets, **more)
-    return book.add(file, about, [base(shapes)], [(fields, data, sets)])
-
-
-SMALL = {"unet.attn2.to_k.weight": [4, 8]}
-SMALL_SETS: dict[str, Set] = {"unet.attn2.to_k.weight": (ref.GAPS, [1, 9, 30], {})}
+from book import SMALL, SMALL_SETS, Book, H, Set, base, concept, draw, single
 
 
 def write_codecs(book: Book) -> None:
@@ -219,9 +91,6 @@ def write_metadata(book: Book) -> None:
     )
     named = [(*concept(name, SMALL, SMALL_SETS), SMALL_SETS) for name in ("Café 2", "o'neil_x", "дом")]
     book.add("names.cone", "names with spaces, signs and other scripts; equal index sets", [base(SMALL)], named)
-    deep: Any = []
-    for _ in range(15):
-        deep = [deep]
     extra = {"x-note": [1, -1, 2.5, None, True, "text", b"bytes", {"k": []}], "x-far": 2**64 - 1}
     first, data = concept("dog", SMALL, SMALL_SETS, origin={**ORIGIN, **extra}, **extra)
     first["sections"][0]["x-note"] = 1
@@ -233,6 +102,50 @@ def write_metadata(book: Book) -> None:
     one = [(*concept("dog", SMALL, SMALL_SETS), SMALL_SETS)]
     book.add("later-minor.cone", "minor version 9", [base(SMALL)], one, minor=9, **{"x-new": 1})
     book.add("critical-none.cone", "an empty list of critical features", [base(SMALL)], one, critical=[])
+
+
+def write_open(book: Book) -> None:
+    """Vectors for what the rules leave open, or allow just so."""
+    words = ("e\u0301te\u0301", "हिन्दी", "தமிழ் ௨", "ไก่")
+    named = [(*concept(name, SMALL, SMALL_SETS), SMALL_SETS) for name in sorted(words)]
+    book.add("names-marks.cone", "names with marks: accents, vowel signs, a tone mark", [base(SMALL)], named)
+    origin = {"losses": {"x-later": ["text", None], "random_after": 1}, "versions": {"x-later": "2"}, "held_out": -1}
+    one = [(*concept("dog", SMALL, SMALL_SETS, origin=origin), SMALL_SETS)]
+    model = base(SMALL, id="", family="", dtype="int4", revision="", digests={"f32": H, "x-later": H})
+    about = "empty strings and another dtype; a digest, a version and a loss of later versions"
+    book.add("open.cone", about, [model], one)
+    model = base({}, zeros=[], samples=[])
+    book.add("no-tensors.cone", "a base model without tensors", [model], [(*concept("dog", {}, {}), {})])
+    tiny = {"a": [], "b": [3], "c": [5]}
+    sets: dict[str, Set] = {"b": (ref.BITMAP, [1], {})}
+    model = base(tiny, zeros=[1, 3, 0], samples=[b"\0\0\0\x80", H[:12], H[16:]])
+    about = "samples of one, three and five weights; tensors of nothing but zeros"
+    book.add("samples.cone", about, [model], [(*concept("dog", tiny, sets), sets)])
+    deep: Any = []
+    for _ in range(15):
+        deep = [deep]
+    one = [(*concept("dog", SMALL, SMALL_SETS), SMALL_SETS)]
+    book.add("deep.cone", "an empty array inside exactly 16 arrays and maps", [base(SMALL)], one, **{"x-deep": deep})
+
+
+def write_frames(book: Book) -> None:
+    """Vectors for the headers of zstd frames, and for a frame without content."""
+    block = bytes.fromhex("190000010714")
+    assert ref.zstd(block[3:]) == ref.MAGIC + b"\x20\x03" + block
+    headers = {
+        "frame-unused-bit.cone": ("the unused bit of a frame's descriptor set", b"\x30\x03"),
+        "frame-dictionary-0.cone": ("a dictionary id of 0", b"\x21\0\x03"),
+        "frame-size-wide.cone": ("a content size in eight bytes", b"\xe0\x03" + bytes(7)),
+        "frame-window.cone": ("a window of 2**27 bytes", b"\x80\x88\x03\0\0\0"),
+        "frame-blocks.cone": ("empty blocks before the last one", b"\x20\x03" + bytes(6)),
+    }
+    for file, (about, header) in headers.items():
+        single(book, file, about, SMALL, SMALL_SETS, frame=ref.MAGIC + header + block)
+    sets: dict[str, Set] = {"a": (ref.GRID, [0, 9], {"rows": [0] * 4, "columns": [0] * 4})}
+    single(book, "frame-empty.cone", "a grid of one class: a frame without content", {"a": [4, 4]}, sets)
+    frame = ref.MAGIC + b"\x24\0" + bytes(3) + b"\1\0\0" + bytes.fromhex("99E9D851")
+    about = "a frame without content, in two blocks, with a checksum"
+    single(book, "frame-empty-checksum.cone", about, {"a": [4, 4]}, sets, frame=frame)
 
 
 ORIGIN = {
@@ -257,7 +170,10 @@ def main(folder: Path) -> None:
     book = Book(folder)
     write_codecs(book)
     write_metadata(book)
-    invalid.write(book)
+    write_open(book)
+    write_frames(book)
+    invalid.write(book.refuse)
+    damaged.write(book.refuse)
     book.close()
 
 

@@ -16,6 +16,7 @@ import zstandard
 
 BITMAP, GAPS, GRID = 0, 1, 2
 SIGNATURE = b"\x89CONE\r\n\x1a\n"
+MAGIC = bytes.fromhex("28B52FFD")
 
 
 def bits_to_bytes(bits: list[int]) -> bytes:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
 from tests.independent.mutants import Header, join, mend, nested, pack, parts, relabelled
 from tests.independent.writer import START, gaps
 
@@ -60,10 +62,17 @@ def headers() -> Iterator[tuple[str, Change, bool]]:
         ("dtype", "int8", True),
         ("id", "", True),
         ("family", "", True),
-        ("zeros", [2**64 - 1], True),
+        ("zeros", [32], True),
+        ("zeros", [33], False),
+        ("zeros", [2**64 - 1], False),
         ("zeros", [], False),
-        ("samples", [b""], True),
-        ("samples", [bytes(17)], True),
+        ("samples", [b""], False),
+        ("samples", [bytes(12)], False),
+        ("samples", [bytes(16)], True),
+        ("samples", [bytes(17)], False),
+        ("samples", [bytes(12) + b"\xff\xff\x7f\xff"], True),
+        ("samples", [bytes(12) + b"\0\0\x80\xff"], False),
+        ("samples", [bytes(12) + b"\1\0\x80\x7f"], False),
         ("samples", [""], False),
         ("digests", {"f32": bytes(32), "later": bytes(32)}, True),
         ("digests", {"f32": bytes(32), "later": bytes(31)}, False),
@@ -82,7 +91,17 @@ def headers() -> Iterator[tuple[str, Change, bool]]:
     of_concept: list[tuple[str, Any, bool]] = [
         ("name", "a²", True),
         ("name", "aⅧ", True),
-        ("name", "a\u0301", False),
+        ("name", "a\u0301", True),
+        ("name", "a\u0301\u0323b", True),
+        ("name", "a\u20dd 1", True),
+        ("name", "\u0301", False),
+        ("name", "a \u0301a", False),
+        ("name", "1\u0301", False),
+        ("name", "a1\u0301", False),
+        ("name", "हिन्दी", True),
+        ("name", "a\u200db", False),
+        ("name", "e" + "\u0301" * 63, True),
+        ("name", "e" + "\u0301" * 64, False),
         ("name", "a\u2019s", False),
         ("class_noun", "e\u0301", True),
         ("class_noun", "\u200ba", True),
@@ -127,6 +146,9 @@ def frames() -> Iterator[tuple[str, bytes, bool]]:
     yield "size in two bytes, so 256 more", b"\x60\x03\0" + BLOCK, False
     yield "window of 1 KiB", b"\x80\0\x03\0\0\0" + BLOCK, True
     yield "window of 128 MiB", b"\x80\x88\x03\0\0\0" + BLOCK, True
+    yield "window of 144 MiB", b"\x80\x89\x03\0\0\0" + BLOCK, False
+    yield "window of 256 MiB", b"\x80\x90\x03\0\0\0" + BLOCK, False
+    yield "window of 3.75 TiB", b"\x80\xff\x03\0\0\0" + BLOCK, False
     yield "empty blocks first", b"\x20\x03" + bytes(3) * 3 + BLOCK, True
     yield "reserved type of block", b"\x20\x03" + b"\x1f\0\0\1\7\x14", False
     yield "last block not marked", b"\x20\x03" + b"\x18\0\0\1\7\x14", False
@@ -146,6 +168,7 @@ def edges() -> Iterator[Edge]:
     yield "minor version 255", mend(join(*parts(smallest), START[:10] + b"\xff\0")), True
     yield from packed(smallest)
     yield from wide()
+    yield from grids()
 
 
 def empty_frames() -> Iterator[Edge]:
@@ -163,10 +186,25 @@ def empty_frames() -> Iterator[Edge]:
         ("empty frame without blocks", b"\x20\0", False),
         ("empty frame cut in its block", b"\x20\0\1\0", False),
         ("empty frame and a byte", b"\x20\0" + EMPTY + b"\0", False),
+        ("empty frame in a thousand blocks", b"\x20\0" + bytes(3000) + EMPTY, True),
+        ("empty frame in a thousand blocks and a byte", b"\x20\0" + bytes(3000) + EMPTY + b"\0", False),
+        ("empty frame in a thousand blocks, the last one not marked", b"\x20\0" + bytes(3000), False),
+        ("empty frame with a window", b"\x80\0" + bytes(4) + EMPTY, True),
+        ("empty frame with a window of 144 MiB", b"\x80\x89" + bytes(4) + EMPTY, False),
+        ("empty frame with a window and content", b"\x80\0" + bytes(4) + BLOCK, False),
+        ("empty frame with a repeated byte", b"\x80\x88" + bytes(4) + b"\3\0\x10\0", False),
+        *((f"empty frame of {size} bytes", frame_of(size), True) for size in (1023, 1024, 1025, 2048)),
+        *((f"empty frame of {size} bytes and one", frame_of(size) + b"\0", False) for size in (1023, 1024, 2048)),
     ):
         header, _ = parts(data)
         sections = [piece + MAGIC + rest]
         yield about, join(relabelled(header, sections), sections, START), fine
+
+
+def frame_of(size: int) -> bytes:
+    """An empty frame of so many bytes, without its first four."""
+    start = next(start for start in (b"\x20\0", b"\x21\0\0", b"\x22\0\0\0") if (size - 4 - len(start)) % 3 == 0)
+    return start + bytes(size - 7 - len(start)) + EMPTY
 
 
 def packed(smallest: bytes) -> Iterator[Edge]:
@@ -226,3 +264,12 @@ def wide() -> Iterator[Edge]:
         worse = coded[:-1] + bytes([last])
         frame = MAGIC + b"\x20" + bytes([len(worse)]) + (len(worse) << 3 | 1).to_bytes(3, "little") + worse
         yield f"gaps with a last quotient of {last}", made([n], [1, 2, len(raw), len(worse)], raw + frame), False
+
+
+def grids() -> Iterator[Edge]:
+    """A grid of {0, 1, 2, 3} with a class for every row and column; then as many bytes of zeros as may be, and one."""
+    table = bytes([32, 32, 1, 1, 1, 1]) + bytes(1020)
+    frame = zstandard.ZstdCompressor().compress(bytes(range(32)) * 2)
+    for size, fine in ((1027, True), (1028, False), (4099 + 5 * 4, False), (4099 + 5 * 4 + 1, False)):
+        piece = (table + b"\xf0").ljust(size, b"\0")
+        yield f"grid of 32 x 32 classes in {size} bytes", made([32, 32], [2, 4, size, 64], piece + frame), fine

@@ -292,6 +292,11 @@ def check_base(base: dict[str, Any]) -> None:
     need(18, "f32" in base["digests"], "digest f32")
     for key in ("zeros", "samples"):
         need(18, len(base.get(key, tensors)) == len(tensors), key)
+    sizes = [math.prod(shape) for _, shape in tensors]
+    need(18, all(count <= n for count, n in zip(base.get("zeros", sizes), sizes, strict=True)), "zeros")
+    for sample, n in zip(base.get("samples", []), sizes, strict=False):
+        need(18, len(sample) == 4 * min(4, n), "length of samples")
+        need(18, bool(np.isfinite(np.frombuffer(sample, "<f4")).all()), "samples")
 
 
 def check_concept(concept: dict[str, Any], bases: list[dict[str, Any]]) -> None:
@@ -318,14 +323,14 @@ def check_concept(concept: dict[str, Any], bases: list[dict[str, Any]]) -> None:
 
 
 def is_name(text: str) -> bool:
-    """Whether these are words of letters and digits, joined by single signs."""
-    joined = True
+    """Whether these are words of letters with their marks and of digits, joined by single signs."""
+    before = "joint"
     for char in text:
-        letter = unicodedata.category(char)[0] in "LN"
-        if not letter and (joined or char not in " _.'-"):
+        kind = "joint" if char in " _.'-" else unicodedata.category(char)[0]
+        if kind not in ("L", "M", "N", "joint") or (kind == "M" and before not in "LM") or kind == before == "joint":
             return False
-        joined = not letter
-    return not joined and len(text) <= 64
+        before = kind
+    return before != "joint" and len(text) <= 64
 
 
 def is_word(text: str) -> bool:
@@ -349,6 +354,7 @@ def check_row(row: list[int], shape: list[int]) -> None:
         need(27, len(shape) >= 2, "grid of one dimension")
         height, width = shape[0], n // shape[0]
         need(27, height + width <= 16 * k and coded in (0, height, width, height + width), "grid")
+        need(27, raw <= 4099 + 5 * k, "raw piece of a grid")
 
 
 # --- sections ---
@@ -382,6 +388,10 @@ def unframe(frame: bytes, size: int) -> bytes:
     descriptor, at = frame[4], 5
     flag, single, checksum = descriptor >> 6, descriptor >> 5 & 1, descriptor >> 2 & 1
     need(32, not descriptor >> 3 & 1 and (flag > 0 or single == 1), "descriptor")
+    if not single:
+        need(32, len(frame) > at, "frame cut off")
+        exponent, mantissa = frame[at] >> 3, frame[at] & 7
+        need(32, 2 ** (10 + exponent) // 8 * (8 + mantissa) <= 2**27, "window")
     at += 1 - single
     for width, least, expected in ((0, 1, 2, 4)[descriptor & 3], 0, 0), (1 << flag, 256 * (flag == 1), size):
         need(32, int.from_bytes(frame[at : at + width], "little") + least == expected, "dictionary or content size")

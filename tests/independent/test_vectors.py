@@ -104,10 +104,7 @@ def test_examples(codec: str, shape: list[int], raw: str, coded: str, indices: l
     assert getattr(reader, f"decode_{codec}")(shape, len(indices), *pieces).tolist() == indices
 
 
-UNCHECKED = pytest.mark.xfail(strict=True, reason="conestool takes a damaged frame that declares no content (R32)")
-
-
-@pytest.mark.parametrize("files", [edges, pytest.param(empty_frames, marks=UNCHECKED)])
+@pytest.mark.parametrize("files", [edges, empty_frames])
 def test_edges(files: Callable[[], Iterator[Edge]]) -> None:
     """Both readers take and refuse at the edges what the specification says."""
     wrong = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conestool.concept import Concept
+from conestool.concept import Concept, check_name
 from conestool.records import BaseInfo
 from conestool.render import names_in, rewrite
 
@@ -54,6 +54,33 @@ def concept(name: str, noun: str | None = None, identifier: str = "sks") -> Conc
 def test_names_match_as_words(prompt: str, name: str, found: bool) -> None:
     """Whole words, case aside, separators alike; a plural or a part of a word is another word."""
     assert bool(names_in(prompt, [name])) is found
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name", "found"),
+    [
+        ("एक हिन्दी में", "हिन्दी", True),
+        ("हिन्दी-हिन्द", "हिन्द", False),
+        ("हिन्दी", "हिन्द", False),
+        ("कि-क", "क", False),
+        ("कि_क", "क", False),
+        ("कि क", "क", True),
+        ("a தமிழ் ௨!", "தமிழ்-௨", True),
+        ("the x\u0301\u0323's hat", "x\u0301\u0323", True),
+        ("an x\u0301", "x", False),
+        ("a cafe\u0301", "cafe\u0301", True),
+        ("a café", "cafe\u0301", True),
+    ],
+)
+def test_marks_belong_to_words(prompt: str, name: str, found: bool) -> None:
+    """A vowel sign or an accent goes on a word; one more of them makes another word."""
+    check_name(name)
+    assert bool(names_in(prompt, [name])) is found
+
+
+def test_names_with_marks_give_way() -> None:
+    """As all others, and the identifier is not put twice."""
+    assert rewrite("a हिन्दी, a sks हिन्दी", [concept("हिन्दी", "dog")]) == "a sks dog, a sks dog"
 
 
 def test_the_longest_name_wins() -> None:
