@@ -25,7 +25,7 @@ from conestool.search.density import choose
 from conestool.search.events import ignore
 from conestool.search.finding import draw_class, name_subject, prepare
 from conestool.search.layout import Layout, borrowed
-from conestool.search.methods import make_method
+from conestool.search.methods import Ranking, make_method
 from conestool.search.objective import Batch, Objective
 from conestool.search.report import Probes
 from conestool.search.settings import Settings
@@ -33,12 +33,7 @@ from conestool.search.subject import split
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SUBJECTS = ("dog", "hat", "cat", "car", "rabbit", "pig", "bear", "house")
-METHODS: dict[str, dict[str, Any]] = {
-    "cones": {},
-    "taylor": {},
-    "tstat": {},
-    "mask": {},
-}
+METHODS = ("mask", "tstat", "taylor", "cones")
 
 
 def set_up(model: Model, layout: Layout, subject: str, settings: Settings) -> tuple[Objective, Probes]:
@@ -50,14 +45,13 @@ def set_up(model: Model, layout: Layout, subject: str, settings: Settings) -> tu
     return prepare(model, layout, words, pictures, priors, settings)
 
 
-def search(objective: Objective, name: str, options: dict[str, Any], density: float | None) -> tuple[Tensor, float]:
-    """The weights to shut, and the seconds it took."""
+def search(objective: Objective, name: str, steps: int) -> tuple[Ranking, float]:
+    """The ranking that a method ends with, and the seconds it took."""
     begun = time.perf_counter()
-    method = make_method(name, objective, **options)
+    method = make_method(name, objective, steps=steps)
     for index in range(method.steps):
         method.step(index)
-    shut = choose(objective, method.ranking(), density, objective.batch_of(64)).shut
-    return shut, time.perf_counter() - begun
+    return method.ranking(), time.perf_counter() - begun
 
 
 def fine_tune(objective: Objective, steps: int, rate: float) -> Tensor:
@@ -88,16 +82,21 @@ def subject_rows(model: Model, subject: str, args: argparse.Namespace, known: di
     """All rows of one subject that are not known yet; masks go to files beside the results."""
     rows: dict[str, Any] = {}
     settings = Settings(seed=args.seed, contrast=args.contrast, prior_weight=args.prior_weight)
+    keys = {
+        (name, density): f"{subject} {name} {density or 'auto'}" for name in args.methods for density in args.densities
+    }
     with borrowed(model.denoiser) as layout:
         objective, probes = set_up(model, layout, subject, settings)
-        for name, options in METHODS.items():
-            for density in args.densities:
-                key = f"{subject} {name} {density or 'auto'}"
-                if key in known:
-                    continue
-                shut, seconds = search(objective, name, {"steps": args.steps, **options}, density)
-                rows[key] = measured(objective, probes, shut, seconds, args.seed)
-                save_mask(args.out, key, shut)
+        probe = objective.batch_of(64)
+        for name in args.methods:
+            wanted = [density for density in args.densities if keys[name, density] not in known]
+            if not wanted:
+                continue
+            ranking, seconds = search(objective, name, args.steps)
+            for density in wanted:
+                shut = choose(objective, ranking, density, probe).shut
+                rows[keys[name, density]] = measured(objective, probes, shut, seconds, args.seed)
+                save_mask(args.out, keys[name, density], shut)
         for rate in args.rates:
             if (key := f"{subject} fine-tune {rate:g}") not in known:
                 rows[key] = changes(objective, probes, fine_tune(objective, args.steps, rate))
@@ -161,7 +160,7 @@ def main() -> None:
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--subjects", nargs="+", default=SUBJECTS)
-    parser.add_argument("--methods", nargs="+", default=tuple(METHODS))
+    parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--densities", nargs="+", type=lambda text: float(text) or None, default=[None, 0.01])
     parser.add_argument("--rates", nargs="*", type=float, default=[1e-3, 3e-3])
     parser.add_argument("--steps", type=int, default=60)
@@ -170,8 +169,6 @@ def main() -> None:
     parser.add_argument("--prior-weight", type=float, default=Settings.prior_weight)
     parser.add_argument("--cross", nargs="*", default=["mask"], help="methods to compute the cross-subject matrix for")
     args = parser.parse_args()
-    for name in set(METHODS) - set(args.methods):
-        del METHODS[name]
     model = load_model(args.model)
     results = json.loads(args.out.read_text()) if args.out.exists() else {"rows": {}, "cross": {}}
     for subject in args.subjects:
