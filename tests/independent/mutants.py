@@ -12,7 +12,9 @@ from typing import Any
 
 import zstandard
 
-from tests.independent.reader import RuleError, read, unpack
+from tests.independent.decoder import unpack
+from tests.independent.reader import read
+from tests.independent.rules import RuleError
 
 Header = dict[str, Any]
 

@@ -15,9 +15,10 @@ import pytest
 
 from conestool.errors import FormatError, UsageError
 from conestool.format import loads
-from tests.independent import reader
+from tests.independent import reader, sections
 from tests.independent.edges import Edge, edges, empty_frames
 from tests.independent.mutants import WAYS
+from tests.independent.rules import RuleError
 from tests.independent.writer import random_file
 
 VECTORS = Path(__file__).parents[2] / "spec/vectors"
@@ -27,11 +28,11 @@ FILES, MUTANTS = 120, 3000
 Found = list[tuple[str, dict[str, list[int]]]]
 
 
-def ours(data: bytes) -> Found | reader.RuleError:
+def ours(data: bytes) -> Found | RuleError:
     """Names and index sets by the independent reader, or why not."""
     try:
         concepts = reader.read(data).concepts
-    except reader.RuleError as error:
+    except RuleError as error:
         return error
     return [(concept.name, {name: found.tolist() for name, found in concept.indices.items()}) for concept in concepts]
 
@@ -71,7 +72,7 @@ def test_valid(vector: dict[str, Any]) -> None:
 @pytest.mark.parametrize("vector", MANIFEST["invalid"], ids=lambda vector: vector["file"])
 def test_invalid(vector: dict[str, Any]) -> None:
     """An invalid vector is refused, for the rule that the manifest names."""
-    with pytest.raises(reader.RuleError) as caught:
+    with pytest.raises(RuleError) as caught:
         reader.read((VECTORS / vector["file"]).read_bytes())
     assert caught.value.rule == vector["rule"]
 
@@ -101,7 +102,7 @@ def test_every_rule_has_a_vector() -> None:
 def test_examples(codec: str, shape: list[int], raw: str, coded: str, indices: list[int]) -> None:
     """The worked examples of the specification."""
     pieces = [np.frombuffer(bytes.fromhex(piece), np.uint8) for piece in (raw, coded)]
-    assert getattr(reader, f"decode_{codec}")(shape, len(indices), *pieces).tolist() == indices
+    assert getattr(sections, f"decode_{codec}")(shape, len(indices), *pieces).tolist() == indices
 
 
 @pytest.mark.parametrize("files", [edges, empty_frames])
@@ -139,7 +140,7 @@ def test_mutants() -> None:
         result = ours(changed)
         if told := difference(changed):
             wrong.append((number, way.__name__, told))
-        seen[f"R{result.rule}" if isinstance(result, reader.RuleError) else way.__name__] += 1
+        seen[f"R{result.rule}" if isinstance(result, RuleError) else way.__name__] += 1
     assert not wrong
     assert sum(count for what, count in seen.items() if what[0] != "R") > MUTANTS / 10, seen
     assert sum(what[0] == "R" for what in seen) >= 30, seen
