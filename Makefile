@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+WORK ?= build/pocket
 
-.PHONY: demo test check format lint types docs clean
+.PHONY: demo test check format lint types docs pocket clean
 
 demo: $(VENV)/.demo-ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh $(DEMO)
@@ -22,6 +23,14 @@ lint: $(VENV)/.test-ready
 
 types: $(VENV)/.test-ready
 	$(BIN)/mypy
+
+docs: $(VENV)/.test-ready
+	$(BIN)/python scripts/cli_reference.py
+
+# Everything from nothing (needs npm); run it again to train the same model further. See training/pocket/README.md.
+pocket: $(VENV)/.test-ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
+	$(BIN)/python -m training.pocket --work $(WORK) --out conestool/models/pocket --processes 2
 
 $(VENV)/.demo-ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

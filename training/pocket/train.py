@@ -87,7 +87,8 @@ class Trainer:
         state = load_state(self.args.work / "train.pt")
         if state:
             self.modules.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            if "optimizer" in state:
+                self.optimizer.load_state_dict(state["optimizer"])
             self.seen, self.steps = state["seen"], state["steps"]
         elif self.args.text_from:
             self._take_text(self.args.text_from)
