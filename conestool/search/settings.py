@@ -16,18 +16,18 @@ DEFAULT_METHOD = "mask"
 class Settings:
     """How `find` searches.
 
-    `prior_weight` is lambda of L_con, `contrast` the weight of the term that holds the model still on the photos when
-    the identifier is missing; `batch` the photos and the class images per step; `class_images` how many the base model
-    draws (a quarter of them only for the report); `crops` how many crops of each photo are seen besides the whole;
-    `held_out` how many photos only the report sees (None: one of four or more); `density` fixes the fraction of K/V
-    weights to shut; `options` are the method's own parameters.
+    `prior_weight` is lambda of L_con, `contrast` the weight of a term that holds the model still on the photos when the
+    identifier is missing (0: off, since it costs gain and binds little, see docs/method.md); `batch` the photos and the
+    class images per step; `class_images` how many the base model draws (a quarter of them only for the report); `crops`
+    how many crops of each photo are seen besides the whole; `held_out` how many photos only the report sees (None: one
+    of four or more); `density` fixes the fraction of K/V weights to shut; `options` are the method's own parameters.
     """
 
     method: str = DEFAULT_METHOD
     density: float | None = None
     seed: int = 0
-    prior_weight: float = 1.0
-    contrast: float = 1.0
+    prior_weight: float = 2.0
+    contrast: float = 0.0
     batch: int = 8
     class_images: int = 32
     crops: int = 3
