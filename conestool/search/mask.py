@@ -26,7 +26,7 @@ class LearnedMask:
     """
 
     objective: Objective
-    steps: int = 60
+    steps: int = 100
     rate: float = 0.05
     momentum: float = 0.9
     decay: float = 0.95

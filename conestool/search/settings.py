@@ -26,7 +26,7 @@ class Settings:
     method: str = DEFAULT_METHOD
     density: float | None = None
     seed: int = 0
-    prior_weight: float = 2.0
+    prior_weight: float = 1.0
     contrast: float = 0.0
     batch: int = 8
     class_images: int = 32
