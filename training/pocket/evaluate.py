@@ -212,7 +212,7 @@ def main() -> None:
     report["judge_on_held_out_scenes"] = evaluator.check(study.judge, bank, None, mix)
     (args.out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
     (args.out / "evaluation.md").write_text(table(results))
-    print(table(results))
+    print(table(results), flush=True)
 
 
 def load_pipeline(work: Path, model: Path | None) -> tuple[StableDiffusionPipeline, dict[str, Any]]:
