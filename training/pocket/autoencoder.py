@@ -18,7 +18,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from training.pocket import backgrounds, domain
-from training.pocket.common import Team, load_state, log_line, save_state
+from training.pocket.common import Team, load_state, log_line, mixed_precision, save_state
 from training.pocket.sprites import LUMA, _warp
 
 SIZE = 64
@@ -153,7 +153,7 @@ class Trainer:
         """Take one optimizer step and return the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with mixed_precision(self.device):
             loss = loss_of(self.model, self.crops(), 0.05)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)

@@ -17,7 +17,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "checkerboard": ("on a checkerboard", "in front of a checkerboard"),
     "street": ("on the street", "in the street", "on a street"),
 }
-JOINTS = (" and ", " and ", " next to ", " beside ", " with ")
+JOINTS = (" and ", " and ", " next to ", " beside ")
 WEARING = (" in ", " in ", " wearing ", " with ")
 PLURAL = frozenset({"glasses", "sunglasses"})
 #: Words no caption of ours uses but people do; they are tokens of their own, untrained.
@@ -54,12 +54,14 @@ def _place(rng: random.Random, background: str) -> str:
     return " " + rng.choice(PLACES[background])
 
 
-def caption(scene: Scene, rng: random.Random, identifiers: float = 0.16) -> str:
-    """Word a scene; ``identifiers`` is the fraction of captions in which rare words stand before nouns."""
+def caption(scene: Scene, rng: random.Random, identifiers: float = 0.3) -> str:
+    """Word a scene; ``identifiers`` is the fraction of captions in which rare words stand before nouns.
+
+    Things are named in reading order, as they lie in the picture: which of two nouns is the left one would otherwise be
+    a coin that the model has to toss and both halves of the picture to agree on.
+    """
     chance = 0.75 if rng.random() < identifiers else 0.0
-    items = list(scene.items)
-    rng.shuffle(items)
-    phrases = [_item_phrase(rng, item, chance) for item in items]
+    phrases = [_item_phrase(rng, item, chance) for item in scene.items]
     if len(phrases) == 2:
         body = rng.choice(JOINTS).join(phrases)
     else:

@@ -1,4 +1,4 @@
-"""Checkpoints written atomically, the training log, and several processes working as one."""
+"""Checkpoints written atomically, the training log, mixed precision, and several processes working as one."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ def log_line(path: Path, **values: object) -> None:
     print(line, flush=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """Return bfloat16 autocast where the device computes it fast; AVX2 alone only emulates it."""
+    slow = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
+    return torch.autocast(device.type, torch.bfloat16, enabled=not slow)
 
 
 class Team:

@@ -20,7 +20,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from training.pocket import domain, scenes
-from training.pocket.common import load_state, log_line, save_state
+from training.pocket.common import load_state, log_line, mixed_precision, save_state
 from training.pocket.pool import load_autoencoder
 from training.pocket.scenes import Scene
 from training.pocket.sprites import COLOUR_WORDS, SpriteBank
@@ -98,7 +98,7 @@ def draw(
     drawn = [scenes.sample_scene(rng, mix, things) for _ in range(count)]
     images = scenes.compose(drawn, bank, seed, mix.jitter)
     if vae is not None:
-        with torch.no_grad(), torch.autocast(bank.device.type, torch.bfloat16):
+        with torch.no_grad(), mixed_precision(bank.device):
             images = vae.decode(vae.encode(images).latents).sample.float().clamp(-1, 1)
     return images, truth_of(drawn)
 
@@ -154,7 +154,7 @@ def train(work: Path, minutes: float, device: torch.device, mix: scenes.Mix, bat
         images = images + torch.rand(batch, 1, 1, 1, device=device) * 0.1 * torch.randn_like(images)
         images = images.contiguous(memory_format=torch.channels_last)
         truth = Truth(*(t.to(device) for t in (truth.nouns, truth.place, truth.colour)))
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed_precision(device):
             loss = loss_of(judge, images, truth)
         optimizer.zero_grad()
         torch.autograd.backward(loss)

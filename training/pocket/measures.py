@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from training.pocket import captions, domain, scenes
 from training.pocket.autoencoder import psnr
+from training.pocket.common import mixed_precision
 from training.pocket.evaluator import Judge
 from training.pocket.sprites import SpriteBank
 
@@ -71,7 +72,7 @@ def tell_apart(renders: Tensor, real: Tensor, epochs: int = 12) -> float:
         for rows in torch.split(torch.randperm(len(images), generator=generator), 64):
             batch = images[rows]
             batch = batch.flip(3) if torch.rand((), generator=generator) < 0.5 else batch
-            with torch.autocast("cpu", torch.bfloat16):
+            with mixed_precision(torch.device("cpu")):
                 logits = model(batch).squeeze(1)
             optimizer.zero_grad()
             torch.autograd.backward(F.binary_cross_entropy_with_logits(logits.float(), labels[rows]))

@@ -16,7 +16,7 @@ from diffusers import AutoencoderTiny
 from transformers import CLIPTokenizer
 
 from training.pocket import autoencoder, captions, scenes, tokenizer
-from training.pocket.common import load_state, save_state
+from training.pocket.common import load_state, mixed_precision, save_state
 from training.pocket.sprites import SpriteBank
 
 PHRASINGS = 4
@@ -41,7 +41,7 @@ def make_shard(
     for start in range(0, count, 250):
         drawn = [scenes.sample_scene(rng, mix) for _ in range(min(250, count - start))]
         images = scenes.compose(drawn, bank, seed * 1000 + start, mix.jitter)
-        with torch.no_grad(), torch.autocast(bank.device.type, torch.bfloat16):
+        with torch.no_grad(), mixed_precision(bank.device):
             latents.append(vae.encode(images).latents.to("cpu", torch.float16))
         texts += [captions.caption(s, rng) for s in drawn for _ in range(PHRASINGS)]
         counts += [len(s.items) for s in drawn]

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
 from training.pocket import captions, export, scenes
+from training.pocket.common import mixed_precision
 from training.pocket.sheets import write_sheet
 
 
@@ -23,7 +24,7 @@ def render(
     for start in range(0, len(prompts), batch):
         part = prompts[start : start + batch]
         noise = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision(torch.device("cpu")):
             out = pipe(
                 part,
                 num_inference_steps=steps,

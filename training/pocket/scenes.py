@@ -37,12 +37,12 @@ EYES = {
     "tiger": 0.5,
     "mouse": 0.57,
 }
-#: Centres and sides (pixels) of one to four objects; one of the lists is chosen, then jittered.
-LAYOUTS: dict[int, tuple[tuple[tuple[float, float, float], ...], ...]] = {
-    1: (((32, 33, 44),),),
-    2: (((17, 34, 29), (47, 34, 29)),),
-    3: (((16, 20, 25), (48, 20, 25), (32, 46, 25)), ((32, 19, 25), (16, 46, 25), (48, 46, 25))),
-    4: (((17, 18, 26), (47, 18, 26), (17, 47, 26), (47, 47, 26)),),
+#: Centres and sides (pixels) of one to four objects in reading order, which is the caption's too; then jittered.
+LAYOUTS: dict[int, tuple[tuple[float, float, float], ...]] = {
+    1: ((32, 33, 44),),
+    2: ((17, 34, 29), (47, 34, 29)),
+    3: ((16, 20, 25), (48, 20, 25), (32, 46, 25)),
+    4: ((17, 18, 26), (47, 18, 26), (17, 47, 26), (47, 47, 26)),
 }
 JITTER = {1: (6.0, 4.0, 8.0), 2: (2.0, 7.0, 3.5), 3: (2.0, 2.0, 2.5), 4: (2.0, 2.0, 3.0)}
 
@@ -166,7 +166,7 @@ def _lay_out(rng: random.Random, bank: SpriteBank, scene: Scene, row: int, layer
     """Place the things of one scene: faces in the even layers, what they wear in the odd ones."""
     count = len(scene.items)
     dx, dy, ds = (jitter * most for most in JITTER[count])
-    for index, (item, spot) in enumerate(zip(scene.items, rng.choice(LAYOUTS[count]), strict=True)):
+    for index, (item, spot) in enumerate(zip(scene.items, LAYOUTS[count], strict=True)):
         x, y = spot[0] + rng.uniform(-dx, dx), spot[1] + rng.uniform(-dy, dy)
         side = spot[2] + rng.uniform(-ds, ds)
         flip, light = rng.choice((1.0, -1.0)), rng.uniform(0.92, 1.05)
