@@ -1,0 +1,83 @@
+"""The training of text encoder and U-Net: its reading loss, and going on after a stop."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.pocket import models, tokenizer
+from training.pocket.common import Team, save_state
+from training.pocket.train import Trainer, rate_at
+
+
+def arguments(work: Path) -> argparse.Namespace:
+    """What the command line gives."""
+    return argparse.Namespace(
+        work=work, device="cpu", seed=0, lr=1e-3, text_from=None, from_average=False, pool="core-*.pt", ema=0.9
+    )
+
+
+def test_reading_loss_tells_lost_words_from_kept_ones() -> None:
+    """States that are the words themselves read perfectly; equal states cannot tell one word from another."""
+    torch.manual_seed(0)
+    reader = models.Reader()
+    embedding = torch.linalg.qr(torch.randn(models.TEXT_WIDTH, 64)).Q.T
+    tokens = torch.tensor([[1, 2, 3, 4, 0, 0], [5, 6, 7, 8, 0, 0]])
+    with torch.no_grad():
+        reader.heads[0].weight.copy_(torch.eye(models.TEXT_WIDTH))
+        reader.heads[0].bias.zero_()
+        reader.sharpness.fill_(4.0)
+        reader.REACH = 1
+        reader.heads = reader.heads[:1]
+        assert reader(embedding[tokens], tokens, embedding, end=0) < 1e-6
+        blank = embedding[torch.full_like(tokens, 9)]
+        assert reader(blank, tokens, embedding, end=0) > math.log(2)
+
+
+def test_reading_loss_ignores_the_padding() -> None:
+    """What stands behind the first end token changes nothing."""
+    torch.manual_seed(0)
+    reader, embedding = models.Reader(), torch.randn(16, models.TEXT_WIDTH)
+    tokens = torch.tensor([[1, 2, 3, 0, 0, 0]])
+    states = torch.randn(1, 6, models.TEXT_WIDTH)
+    other = states.clone()
+    other[:, 3:] = 7.0
+    assert torch.equal(reader(states, tokens, embedding, 0), reader(other, tokens, embedding, 0))
+
+
+@pytest.mark.timeout(120)
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Two steps, and one step, a save, a load and one step, end with the same weights and averages.
+
+    Up to rounding: the identifiers' fixed directions are read off the embedding again.
+    """
+    words = tokenizer.build()
+    latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    tokens = words(["a sks dog", "a red car"], padding="max_length", max_length=32, return_tensors="pt").input_ids
+    save_state(tmp_path / "scale.pt", {"scaling_factor": 1.0})
+
+    def step(trainer: Trainer, number: int) -> None:
+        torch.manual_seed(number)
+        trainer.step(latents, tokens, 1e-3)
+
+    whole = Trainer(arguments(tmp_path), Team())
+    step(whole, 0)
+    whole.save()
+    step(whole, 1)
+    resumed = Trainer(arguments(tmp_path), Team())
+    step(resumed, 1)
+    assert resumed.seen == whole.seen == 4
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(resumed.parameters, whole.parameters, strict=True))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(resumed.average, whole.average, strict=True))
+
+
+def test_rate_warms_up_and_falls_to_nearly_nothing() -> None:
+    """The learning rate is linear in the steps first and in the time at the end."""
+    args = argparse.Namespace(lr=1.0, minutes=10.0, decay=5.0, warm_up=10)
+    assert rate_at(args, 0, 0.0) == pytest.approx(0.1)
+    assert rate_at(args, 100, 0.0) == 1.0
+    assert rate_at(args, 100, 10.0) == pytest.approx(0.02)
