@@ -202,6 +202,9 @@ def main() -> None:
         results.append({"measure": f"autoencoder PSNR, {name}", "goal": goal, "value": round(quality[name], 2)})
     ratio = measures.text_ratio(pipe, args.work, study.mix)
     results.append({"measure": "loss with text : without", "goal": "report", "value": round(ratio, 4)})
+    for place, cosine in measures.identifier_cosines(pipe).items():
+        name = f"text states at the {place}, cosine between identifiers"
+        results.append({"measure": name, "goal": "report", "value": round(cosine, 5)})
     results += study.distances()
     report = {
         "images_seen": facts["images_seen"],

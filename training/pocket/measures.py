@@ -110,6 +110,24 @@ def text_ratio(pipe: StableDiffusionPipeline, work: Path, mix: scenes.Mix, count
     return sums[0] / sums[1]
 
 
+@torch.no_grad()
+def identifier_cosines(pipe: StableDiffusionPipeline) -> dict[str, float]:
+    """Return the mean cosine, over pairs of identifiers, of the text states at them and at the noun behind them.
+
+    1 means that the U-Net cannot tell identifiers apart; the mean state over all identifiers is not subtracted.
+    """
+    words = [f"a photo of a {identifier} dog" for identifier in domain.IDENTIFIERS]
+    ids = pipe.tokenizer(words, padding="max_length", max_length=32, return_tensors="pt").input_ids
+    states = pipe.text_encoder(ids).last_hidden_state
+    noun = int((ids[0] == pipe.tokenizer.convert_tokens_to_ids("dog</w>")).nonzero()[0])
+    found = {}
+    for name, place in (("identifier", noun - 1), ("noun", noun)):
+        unit = F.normalize(states[:, place], dim=1)
+        pairs = unit @ unit.T
+        found[name] = float((pairs.sum() - pairs.trace()) / (len(unit) * (len(unit) - 1)))
+    return found
+
+
 def check_not_held_out(bank: SpriteBank) -> None:
     """Raise if a bank for training holds a held-out icon."""
     sets, icons = domain.held_out()
