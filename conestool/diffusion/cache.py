@@ -13,10 +13,16 @@ from conestool.errors import UsageError
 
 __all__ = ["cache_folder", "recall", "remember", "store"]
 
+NOWHERE = Path(os.devnull) / "conestool"
+
 
 def cache_folder() -> Path:
-    """$CONES_CACHE, else the folder that the system keeps for caches; it may not exist yet."""
-    return Path(os.environ.get("CONES_CACHE") or user_cache_dir("conestool"))
+    """$CONES_CACHE, else the folder that the system keeps for caches; it may not exist yet.
+
+    Where nobody has a home there is none: a folder that never exists and cannot be made.
+    """
+    folder = Path(os.environ.get("CONES_CACHE") or user_cache_dir("conestool"))
+    return NOWHERE if folder.parts[:1] == ("~",) else folder
 
 
 def recall(kind: str, key: str) -> Any:
