@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +93,8 @@ def memory() -> tuple[int | None, int | None]:
 
 def versions() -> dict[str, str | None]:
     """Versions of the libraries that matter, None where one is missing."""
+    from importlib.metadata import PackageNotFoundError, version
+
     out: dict[str, str | None] = {}
     for name in LIBRARIES:
         try:
