@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from conestool.errors import InputError, PromptError, UsageError
 from conestool.text import escape_json, hidden, quoted
@@ -26,6 +26,7 @@ __all__ = [
     "emit_json",
     "emit_paths",
     "expand_paths",
+    "let_go",
     "load_cone",
     "load_cones",
     "read_bytes",
@@ -143,6 +144,13 @@ def emit_json(value: Any) -> None:
     write_out(escape_json(text).encode() + b"\n")
 
 
+def let_go(stream: IO[Any]) -> None:
+    """Send what is left in a stream, and all that follows, nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
 def plain(value: Any) -> Any:
     """What JSON has no type for as a type that it has: the bytes and maps that a header's unknown keys may hold."""
     if isinstance(value, bytes):
@@ -153,12 +161,16 @@ def plain(value: Any) -> Any:
 
 
 def write_out(data: bytes) -> None:
-    """Write all of `data` to stdout; UsageError if it cannot take it, BrokenPipeError if its reader has left."""
+    """Write all of `data` to stdout; UsageError if it cannot take it.
+
+    A reader that has left has had all that it wanted: the command goes on to its end and its own exit code.
+    """
     try:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        raise
+        let_go(sys.stdout)
     except OSError as error:
+        let_go(sys.stdout)
         raise UsageError(f"stdout: cannot be written: {error.strerror or error}", "choose another place") from error

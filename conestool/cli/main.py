@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from conestool import __version__
-from conestool.cli import _options, _show
+from conestool.cli import _io, _options, _show
 from conestool.cli._help import Command
 from conestool.cli.apply import apply
 from conestool.cli.diff import diff
@@ -187,4 +187,4 @@ def hush_closed_pipes() -> None:
         try:
             stream.flush()
         except (OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            _io.let_go(stream)

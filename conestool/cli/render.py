@@ -130,6 +130,7 @@ def render(
     look = Look(range(first, first + number), literal, force_model, batch, given)
     destination = Destination(output, grid, compare, force, json)
     refuse_contradictions(cones, no_cones, destination)
+    _io.refuse_twice_stdin([*(prompts or ()), *(_models.parse_wanted(text).path for text in cones or ())])
     if picture is None:
         draw_prompts(read_prompts(prompts or []), cones or [], no_cones, look, destination, where)
         return
@@ -159,8 +160,6 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 def read_prompts(texts: Sequence[str]) -> list[str]:
     """The prompts, `-` replaced by the lines of stdin; PromptError if there is none, or one that cannot be used."""
-    if sum(text == _io.STDIO for text in texts) > 1:
-        raise UsageError("-: stdin was named twice", "name it once")
     prompts = []
     for text in texts:
         prompts += _io.read_lines("prompts, one a line") if text == _io.STDIO else [text]

@@ -21,8 +21,13 @@ def cache_folder() -> Path:
 
     Where nobody has a home there is none: a folder that never exists and cannot be made.
     """
-    folder = Path(os.environ.get("CONES_CACHE") or user_cache_dir("conestool"))
-    return NOWHERE if folder.parts[:1] == ("~",) else folder
+    if given := os.environ.get("CONES_CACHE"):
+        return Path(given)
+    try:
+        folder = Path(user_cache_dir("conestool"))
+    except RuntimeError:  # some versions of platformdirs raise, others give ~ as it is
+        return NOWHERE
+    return folder if folder.is_absolute() else NOWHERE
 
 
 def recall(kind: str, key: str) -> Any:

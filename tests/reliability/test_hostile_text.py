@@ -97,7 +97,6 @@ def test_each_string_and_map_of_the_header_alone(tmp_path: Path, cones: Cones) -
 def test_a_million_characters_in_any_field_are_cut(line: str, tmp_path: Path) -> None:
     """Neither the screen nor the memory is flooded: each field in turn holds as much as a header takes."""
     save_cone(tmp_path / "c.cone", concept("cat", "vlk", seed=2))
-    header, _ = parts(plain())
     origin = ("concepts", 0, "origin")
     for way in ((), ("bases", 0, "id"), ("bases", 0, "digests"), origin, (*origin, "method"), ("concepts", 0, "name")):
         forge_at(tmp_path, way, MILLION[:300_000]).rename(tmp_path / "f.cone")
