@@ -28,6 +28,8 @@ def check_output(path: str | Path, *, force: bool = False, folder: bool = False)
     """
     path = Path(path)
     if is_device(path):
+        if is_terminal(path):
+            raise UsageError(f"{path}: a terminal, will not write a file to it", "give the name of a file")
         return
     parent = path.parent
     if not parent.is_dir():
@@ -166,6 +168,20 @@ def is_device(path: Path) -> bool:
     except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def is_terminal(path: Path) -> bool:
+    """Whether the device `path` is a terminal, such as /dev/stdout often is; pipes are not opened to find out."""
+    try:
+        if not path.is_char_device():
+            return False
+        handle = os.open(path, os.O_WRONLY | getattr(os, "O_NOCTTY", 0))
+    except OSError:
+        return False
+    try:
+        return os.isatty(handle)
+    finally:
+        os.close(handle)
 
 
 def umask() -> int:

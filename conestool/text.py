@@ -14,6 +14,7 @@ from conestool.errors import PromptError, UsageError
 __all__ = [
     "LONGEST",
     "PROMPT",
+    "check_length",
     "check_prompt",
     "check_stored",
     "clean",
@@ -105,14 +106,19 @@ def escape(char: str) -> str:
 
 
 def one_line(what: str, text: str) -> str:
-    """`text` with surrounding and repeated white space removed; PromptError if it is too long or not decoded."""
+    """`text` with surrounding and repeated white space removed; PromptError as `check_length`."""
+    check_length(what, text)
+    return " ".join(text.split())
+
+
+def check_length(what: str, text: str) -> None:
+    """PromptError if `text` is longer than a prompt may be, or is not decoded."""
     if len(text) > PROMPT:
         raise PromptError(f"the {what} has {len(text):,} characters, expected at most {PROMPT:,}", "shorten it")
     if not decoded(text):
         raise PromptError(
             f"the {what} is not text: {clean(text, 80)!r}", "give it in the encoding of the locale, UTF-8"
         )
-    return " ".join(text.split())
 
 
 def check_prompt(prompt: str) -> str:

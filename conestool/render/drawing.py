@@ -55,7 +55,7 @@ def render(
     for an empty prompt, BaseModelMismatchError unless `force` if a concept was found on another model.
     """
     typed = [check_prompt(prompt) for prompt in prompts]
-    sent = [one_line("prompt as sent", rewrite(each, cone.concepts if cone else (), literal)) for each in typed]
+    sent = [rewrite(prompt, cone.concepts if cone else (), literal) for prompt in typed]
     jobs = [(index, seed) for index in range(len(typed)) for seed in seeds]
     negative = one_line("negative prompt", negative)
     common: dict[str, Any] = {"negative": negative, "steps": steps, "guidance": guidance, "size": size, "batch": batch}

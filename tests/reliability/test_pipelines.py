@@ -165,7 +165,13 @@ def test_one_stdin_cannot_be_two_things(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["merge a.cone b.cone -o -", "inspect a.cone --plot -", "render x --no-cones -o -", "extract a.cone dog -o -"],
+    [
+        "merge a.cone b.cone -o -",
+        "merge a.cone b.cone -o /dev/stdout",
+        "inspect a.cone --plot -",
+        "render x --no-cones -o -",
+        "extract a.cone dog -o -",
+    ],
 )
 def test_binary_is_kept_from_a_terminal(line: str, folder: Path) -> None:
     """Refused before any work."""
