@@ -13,17 +13,14 @@ import time
 from pathlib import Path
 
 import pytest
-from rich.cells import cell_len
-from rich.console import Console
 
 from conestool import files
 from conestool import format as cones_format
-from conestool.cli import _progress, _show
 from conestool.diffusion import cache
 from conestool.errors import OutputExistsError
 from tests.cli.conftest import Cones
-from tests.cli.support import COMMAND, concept, environment, save_cone
-from tests.reliability.process import cones, on_terminal
+from tests.cli.support import concept, environment, save_cone
+from tests.reliability.process import cones
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
 ROOT = Path(__file__).parents[2]
@@ -89,7 +86,6 @@ def test_missing_streams_never_get_the_number_of_a_file(closed: int, folder: Pat
     done = cones("merge", "a.cone", "b.cone", "-o", "m.cone", cwd=folder, **streams)
     assert done.code == 0
     assert cones_format.load(folder / "m.cone").names == ("dog", "hat")
-    assert cones("inspect", "-", cwd=folder, stdin=None).code == 3
 
 
 @pytest.mark.parametrize("blocking", [True, False])
@@ -163,93 +159,6 @@ def test_one_stdin_cannot_be_two_things(folder: Path) -> None:
     assert b"twice" in done.err
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "merge a.cone b.cone -o -",
-        "merge a.cone b.cone -o /dev/stdout",
-        "inspect a.cone --plot -",
-        "render x --no-cones -o -",
-        "extract a.cone dog -o -",
-    ],
-)
-def test_binary_is_kept_from_a_terminal(line: str, folder: Path) -> None:
-    """Refused before any work."""
-    screen = on_terminal(*line.split(), cwd=folder)
-    assert screen.code == 2
-    assert b"will not write" in screen.out
-
-
-@pytest.mark.parametrize("columns", [1, 40, 80])
-@pytest.mark.parametrize("line", ["inspect long.cone", "diff long.cone b.cone", "merge long.cone b.cone a.cone"])
-def test_tables_stay_in_a_narrow_terminal(line: str, columns: int, folder: Path) -> None:
-    """Wide characters count twice; no line of a table goes past the edge, whatever the width."""
-    name = "ねこ" * 16
-    save_cone(folder / "long.cone", concept(name, "vlk", seed=3, notes="ねこ" * 90, method="word " * 30))
-    (folder / f"dog+hat+{name}.cone").unlink(missing_ok=True)
-    screen = on_terminal(*line.split(), cwd=folder, columns=columns, NO_COLOR="1")
-    assert screen.code in (0, 1), screen.out
-    rows = [row for row in screen.out.decode().splitlines() if row.startswith("  ") or line.startswith("diff")]
-    assert columns < 40 or 0 < max(map(cell_len, rows)) <= columns
-
-
-def test_bars_fit_forty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bar with the longest title, and a spinner with an endless one, take one line."""
-    out = io.StringIO()
-    narrow = Console(file=out, force_terminal=True, width=40, height=20, legacy_windows=False, color_system=None)
-    monkeypatch.setattr(_show, "plain", lambda: False)
-    monkeypatch.setattr(_show, "console", lambda: narrow)
-    monkeypatch.setattr(_show, "width", lambda: 40)
-    with _progress.progress("class images", 1000) as tick:
-        tick(999, "loss 0.1234")
-    with _progress.waiting("loading " + "x" * 500):
-        time.sleep(0.1)
-    text = (
-        out.getvalue().replace("\x1b[?25l", "").replace("\x1b[?25h", "").replace("\x1b[2K", "").replace("\x1b[1A", "")
-    )
-    assert "class images" in text and "loading" in text
-    assert max(cell_len(line) for part in text.split("\n") for line in part.split("\r")) <= 40
-
-
-@pytest.mark.parametrize(
-    "locale",
-    [
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"PYTHONIOENCODING": "latin-1"},
-    ],
-    ids=lambda locale: next(iter(locale.values())),
-)
-def test_other_locales(locale: dict[str, str], folder: Path) -> None:
-    """Names of files and concepts pass through untouched, JSON is UTF-8, and people see escapes at worst."""
-    save_cone(folder / "x.cone", concept("ねこ", "vlk", seed=3, notes="Käse ☃"))
-    path = os.fsencode(folder) + b"/d\xf6g \xe7\x8c\xab.cone"
-    Path(os.fsdecode(path)).write_bytes((folder / "x.cone").read_bytes())
-    command = [*COMMAND, "inspect", path, "--json"]
-    env = environment(PYTHONPATH=str(ROOT)) | locale
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    (told,) = json.loads(done.stdout.decode("utf-8"))
-    assert (told["concepts"][0]["name"], told["concepts"][0]["origin"]["notes"]) == ("ねこ", "Käse ☃")
-    assert b"neurons" in done.stderr
-
-
-@pytest.mark.parametrize("command", ["", "find", "render", "inspect", "merge", "diff", "extract", "apply", "doctor"])
-def test_help_needs_no_more_than_ascii(command: str, tmp_path: Path) -> None:
-    """Every help page can be shown anywhere."""
-    done = cones(*command.split(), "--help", cwd=tmp_path, encoding="ascii")
-    assert done.code == 0, done.err
-    assert done.out.isascii() and b"Usage" in done.out
-
-
-def test_a_path_in_json_is_the_path(folder: Path) -> None:
-    """Bytes that are no UTF-8 come back as Python and other readers of surrogates decode them."""
-    name = os.fsdecode(b"d\xf6g.cone")
-    save_cone(folder / name, concept())
-    done = cones("inspect", name, "--json", "-q", cwd=folder)
-    assert done.out.isascii()
-    assert os.fsencode(json.loads(done.out)[0]["file"]) == b"d\xf6g.cone"
-
-
 @bash
 def test_pipelines_hold_under_pipefail(folder: Path) -> None:
     """`set -euo pipefail`: readers that stop early, slow ones, and exit codes that mean something."""
@@ -268,14 +177,14 @@ def test_pipelines_hold_under_pipefail(folder: Path) -> None:
 
 
 @bash
-def test_eight_at_once_write_one_whole_file(folder: Path) -> None:
+def test_several_at_once_write_one_whole_file(folder: Path) -> None:
     """`xargs -P 8` on one output: one makes it, the others say that it is there, and nothing is left behind."""
     line = "cones merge a.cone b.cone -o m.cone -q >$1.out 2>$1.err; echo $? >$1.code"
     env = environment(PYTHONPATH=str(ROOT), PATH=f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
     command = ["xargs", "-P", "8", "-I", "{}", "bash", "-c", line, "-", "{}"]
-    subprocess.run(command, cwd=folder, env=env, input=b"1\n2\n3\n4\n5\n6\n7\n8\n", timeout=120, check=True)
+    subprocess.run(command, cwd=folder, env=env, input=b"1\n2\n3\n4\n5\n", timeout=120, check=True)
     codes = sorted(path.read_text().strip() for path in folder.glob("*.code"))
-    assert codes == ["0", *["2"] * 7]
+    assert codes == ["0", *["2"] * 4]
     assert cones_format.load(folder / "m.cone").names == ("dog", "hat")
     assert not list(folder.glob(".*"))
 
@@ -285,13 +194,15 @@ def test_a_file_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     target = tmp_path / "x"
     with pytest.raises(OutputExistsError), files.atomic_file(target) as late:
         late.write_bytes(b"late")
-        real = files.check_output
-        with pytest.MonkeyPatch.context() as patch:
-            files.write_atomic(target, b"first")
-            patch.setattr(files, "check_output", real)
+        files.write_atomic(target, b"first")
     assert target.read_bytes() == b"first"
+    other = tmp_path / "y"
+    other.write_bytes(b"not seen by the check")
     with pytest.raises(OutputExistsError):
-        files.move(tmp_path / "x", target, force=False)
+        files.move(other, target, force=False)
+    assert (target.read_bytes(), other.is_file()) == (b"first", True)
+    files.move(other, target, force=True)
+    assert target.read_bytes() == b"not seen by the check"
 
 
 def test_a_picture_takes_the_next_free_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
