@@ -28,6 +28,9 @@ __all__ = [
     "union",
 ]
 
+KEY = 200
+"""Characters of each part of a dotted key, so that one long key does not stand before a thousand others in full."""
+
 
 def join(a: Indices, b: Indices) -> Indices:
     """Union of two sorted sets (a stable sort merges two runs; np.union1d is 60 times slower in numpy 2.4)."""
@@ -218,6 +221,6 @@ def unequal(key: str, a: Any, b: Any) -> Iterable[Change]:
     """The places where two records differ, descending into maps."""
     if isinstance(a, dict) and isinstance(b, dict):
         for name in sorted(a.keys() | b.keys()):
-            yield from unequal(f"{key}.{name}", a.get(name), b.get(name))
+            yield from unequal(f"{key}.{name[:KEY]}", a.get(name), b.get(name))
     elif a != b:
         yield Change(key, a, b)

@@ -11,8 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from conestool.errors import OutputExistsError, UsageError
+from conestool.text import quoted
 
-__all__ = ["atomic_file", "atomic_folder", "check_output", "write_atomic"]
+__all__ = ["atomic_file", "atomic_folder", "check_output", "expand_user", "write_atomic"]
+
+SHORT = 25
+"""Characters of a name that a temporary one takes over, at most 100 of the 255 bytes that file systems allow."""
 
 
 def check_output(path: str | Path, *, force: bool = False, folder: bool = False) -> None:
@@ -24,10 +28,12 @@ def check_output(path: str | Path, *, force: bool = False, folder: bool = False)
     """
     path = Path(path)
     if is_device(path):
+        if is_terminal(path):
+            raise UsageError(f"{path}: a terminal, will not write a file to it", "give the name of a file")
         return
     parent = path.parent
     if not parent.is_dir():
-        raise UsageError(f"{path}: {parent} is not a folder", f"make it first: mkdir -p {parent}")
+        raise UsageError(f"{path}: {parent} is not a folder", f"make it first: mkdir -p {quoted(parent)}")
     if path.is_dir() and not folder:
         raise UsageError(f"{path}: is a folder", "give the name of a file, such as dog.cone")
     if folder and path.exists() and not path.is_dir():
@@ -64,18 +70,33 @@ def atomic_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     check_output(path, force=force)
     with reported(path):
         target = Path(os.path.realpath(path))
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=target.suffix[:20], dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:SHORT]}.", suffix=target.suffix[:20], dir=target.parent)
         os.close(handle)
         try:
             yield Path(name)
             sync(Path(name))
             Path(name).chmod(0o666 & ~umask())
             check_output(path, force=force)
-            Path(name).replace(target)
+            move(Path(name), target, force)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
         sync(target.parent)
+
+
+def move(source: Path, target: Path, force: bool) -> None:
+    """Let `source` become `target`; without `force` OutputExistsError if another process has made it meanwhile."""
+    if not force:
+        try:
+            os.link(source, target)  # fails where a rename would replace
+        except FileExistsError as error:
+            raise OutputExistsError(f"{target}: exists already", "choose another name") from error
+        except OSError:  # a file system without hard links
+            source.replace(target)
+        else:
+            source.unlink()
+        return
+    source.replace(target)
 
 
 @contextlib.contextmanager
@@ -98,7 +119,7 @@ def atomic_folder(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     path = Path(path)
     check_output(path, force=force, folder=True)
     with reported(path):
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", dir=path.parent))
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name[:SHORT]}.", dir=path.parent))
         try:
             work.chmod(0o777 & ~umask())
             yield work
@@ -115,7 +136,7 @@ def swap(work: Path, path: Path, force: bool) -> None:
     if not os.path.lexists(path):
         work.rename(path)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)) / path.name
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name[:SHORT]}.old.", dir=path.parent)) / path.name
     path.rename(old)
     try:
         work.rename(path)
@@ -132,6 +153,14 @@ def in_folder(name: str, path: Path) -> bool:
     return any(Path(os.path.abspath(name)).is_relative_to(folder) for folder in folders)  # noqa: PTH100
 
 
+def expand_user(path: str | Path) -> Path:
+    """`path` with ~ written out; as it is where there is no such user, or no home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def is_device(path: Path) -> bool:
     """Whether `path` is something that exists and is neither a file nor a folder, such as /dev/null or a pipe."""
     try:
@@ -139,6 +168,20 @@ def is_device(path: Path) -> bool:
     except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def is_terminal(path: Path) -> bool:
+    """Whether the device `path` is a terminal, such as /dev/stdout often is; pipes are not opened to find out."""
+    try:
+        if not path.is_char_device():
+            return False
+        handle = os.open(path, os.O_WRONLY | getattr(os, "O_NOCTTY", 0))
+    except OSError:
+        return False
+    try:
+        return os.isatty(handle)
+    finally:
+        os.close(handle)
 
 
 def umask() -> int:

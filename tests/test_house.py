@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "conestool"
 FLOORS = (
     "errors",
+    "text",
     "files",
     "records",
     "concept",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -77,7 +76,7 @@ def alternatives(base: BaseInfo) -> dict[str, int]:
     """
     shapes = base.tensors.values()
     cross = [shape for param, shape in base.tensors.items() if _layers.is_cross(param)] or list(shapes)
-    lora = sum(LORA_RANK * (shape[0] + prod(shape[1:])) for shape in shapes)
+    lora = sum(LORA_RANK * (prod(shape[:1]) + prod(shape[1:])) for shape in shapes)
     return {"lora": FP16 * lora, "custom_diffusion": FP16 * sum(prod(shape) for shape in cross)}
 
 
@@ -94,7 +93,7 @@ def changes(losses: Losses, class_noun: str, held_out: int | None) -> list[tuple
 
 def file_record(facts: FileFacts) -> dict[str, Any]:
     """The facts as JSON holds them; digests in full, raw samples left out."""
-    base = facts.base.model_dump(mode="json", exclude={"samples"})
+    base = facts.base.model_dump(exclude={"samples"})
     return {
         "file": facts.path,
         "bytes": facts.size,
@@ -117,7 +116,7 @@ def concept_record(concept: ConceptFacts, base: BaseInfo) -> dict[str, Any]:
         "density": concept.neurons / max(1, base.weights()),
         "layers": [{"layer": name, "neurons": found[name], "density": found[name] / whole[name]} for name in whole],
         "neurons_per_param": dict(concept.counts),
-        "origin": json.loads(concept.origin.model_dump_json()),
+        "origin": concept.origin.model_dump(),
     }
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from conestool.errors import InputError, PromptError, UsageError
+from conestool.text import escape_json, hidden, quoted
 
 if TYPE_CHECKING:
     from conestool.concept import Cone
@@ -26,6 +26,7 @@ __all__ = [
     "emit_json",
     "emit_paths",
     "expand_paths",
+    "let_go",
     "load_cone",
     "load_cones",
     "read_bytes",
@@ -39,13 +40,12 @@ STDIO = "-"
 MOST = 1 << 28
 """Bytes of stdin that are read, and one more: the limit of a .cone file (conestool.format.limits.FILE)."""
 
-HIDDEN = re.compile("[\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
-"""Characters that JSON may hold as they are, but that a terminal would act on or not show."""
-
 
 def read_bytes(what: str) -> bytes:
     """What comes on stdin, cut off where no .cone file may be that long; InputError if that is a terminal."""
-    if sys.stdin is None or sys.stdin.isatty():
+    if sys.stdin is None:
+        raise InputError(f"stdin: closed, expected {what}", "pipe it in, or name a file instead of -")
+    if sys.stdin.isatty():
         raise InputError(f"stdin: a terminal, expected {what}", "pipe it in, or name a file instead of -")
     return sys.stdin.buffer.read(MOST + 1)
 
@@ -68,6 +68,8 @@ def read_lines(what: str) -> list[str]:
 def read_path_list() -> list[Path]:
     """Paths listed on stdin, one a line, or separated by NUL (`find -print0`); any bytes a file name may have."""
     data = read_bytes("a list of paths")
+    if len(data) > MOST:
+        raise InputError(f"stdin: more than {MOST >> 20} MiB, expected a list of paths")
     separator = b"\0" if b"\0" in data else b"\n"
     return [Path(os.fsdecode(line.rstrip(b"\r"))) for line in data.split(separator) if line.strip()]
 
@@ -77,6 +79,8 @@ def expand_paths(paths: Sequence[Path]) -> list[Path]:
     out: list[Path] = []
     for path in paths:
         out.extend(read_path_list() if str(path) == STDIO else [path])
+    if not out:
+        raise InputError("stdin: empty, expected a list of paths", "for example: ls photos/*.jpg | cones find -")
     return out
 
 
@@ -121,22 +125,52 @@ def check_outputs(paths: Iterable[str | Path], what: str, *, force: bool, folder
 def emit_bytes(data: bytes, what: str) -> None:
     """Write `data` to stdout, unless that is a terminal."""
     refuse_terminal(what)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    write_out(data)
 
 
 def emit_paths(paths: Iterable[str | Path]) -> None:
-    """Write the paths of what was made to stdout, one a line, byte for byte as the file system has them."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(b"".join(os.fsencode(path) + b"\n" for path in paths))
-    sys.stdout.buffer.flush()
+    """Write the paths of what was made to stdout, one a line, byte for byte as the file system has them.
+
+    To a terminal a path with characters that it would act on is written as a shell takes it: `$'a\\033b.cone'`.
+    """
+    shown = sys.stdout.isatty()
+    names = (quoted(path) if shown and hidden(str(path)) else str(path) for path in paths)
+    write_out(b"".join(os.fsencode(name) + b"\n" for name in names))
 
 
 def emit_json(value: Any) -> None:
-    """Write `value` to stdout as JSON in UTF-8; characters that a terminal would act on stay escaped."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    text = HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode() + b"\n")
-    sys.stdout.buffer.flush()
+    """Write `value` to stdout as JSON in UTF-8; characters that a terminal would act on stay escaped, bytes are hex."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=plain)
+    write_out(escape_json(text).encode() + b"\n")
+
+
+def let_go(stream: IO[Any]) -> None:
+    """Send what is left in a stream, and all that follows, nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def plain(value: Any) -> Any:
+    """What JSON has no type for as a type that it has: the bytes and maps that a header's unknown keys may hold."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no place in JSON")
+
+
+def write_out(data: bytes) -> None:
+    """Write all of `data` to stdout; UsageError if it cannot take it.
+
+    A reader that has left has had all that it wanted: the command goes on to its end and its own exit code.
+    """
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        let_go(sys.stdout)
+    except OSError as error:
+        let_go(sys.stdout)
+        raise UsageError(f"stdout: cannot be written: {error.strerror or error}", "choose another place") from error

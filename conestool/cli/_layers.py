@@ -76,4 +76,4 @@ def natural(param: str) -> list[tuple[int, int | str]]:
     order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
     parts = param.split(".")
     key: list[tuple[int, int | str]] = [(0, order.get(parts[0], 3))]
-    return key + [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+    return key + [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]

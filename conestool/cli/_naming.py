@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from conestool.concept import NAME_LENGTH
 from conestool.errors import UsageError
 
 __all__ = ["guess_noun", "name_from_path", "name_source", "settle"]
@@ -54,12 +55,12 @@ def name_from_path(path: Path) -> str:
     parts = PARTS.findall(path.name.replace("_", " "))
     if not parts:
         raise UsageError(f"{path.name!r}: no letters to name a concept by", "use --name")
-    return "-".join(parts)
+    return "-".join(parts)[:NAME_LENGTH].rstrip("-'’")
 
 
 def guess_noun(text: str) -> str:
     """The class noun in a name: `dog`, `my-dog`, `dog2` and `Dog_v3` are all dog; `teddy-bear` is teddy bear."""
-    return " ".join(word.lower() for word in guess_words(text))
+    return " ".join(word.lower() for word in guess_words(text))[:NAME_LENGTH].rstrip()
 
 
 def settle(photos: Sequence[Path], output: Path | None, name: str | None, noun: str | None) -> tuple[str, str]:

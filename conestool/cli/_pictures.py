@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conestool.cli import _io
-from conestool.errors import UsageError
+from conestool.errors import OutputExistsError, UsageError
+from conestool.text import cut_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,31 +23,43 @@ if TYPE_CHECKING:
 __all__ = ["Targets", "make_sheet", "png_of", "settle", "slug"]
 
 SLUG_LENGTH = 60
+LONGEST_NAME = 200
+"""Bytes of a file name, which leave room for numbers; file systems take 255."""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """One path per picture, in order, or one for the sheet; "-" is stdout."""
+    """One path per picture, in order, or one for the sheet; "-" is stdout.
 
-    paths: tuple[Path, ...]
+    Paths that nobody gave (`chosen`) move on to the next free name if another process takes them meanwhile.
+    """
+
+    paths: list[Path]
     force: bool
+    chosen: bool = False
 
     def check(self) -> None:
         """Refuse paths that cannot be written; makes the folder that was named."""
         for folder in {path.parent for path in self.paths if str(path) != _io.STDIO}:
             if not folder.exists() and folder.parent.is_dir():
-                folder.mkdir()
+                folder.mkdir(exist_ok=True)
         _io.check_outputs(self.paths, "a PNG", force=self.force)
 
     def write(self, index: int, data: bytes) -> None:
         """Write picture `index`."""
         from conestool.files import write_atomic
 
-        path = self.paths[index]
-        if str(path) == _io.STDIO:
+        if str(self.paths[index]) == _io.STDIO:
             _io.emit_bytes(data, "a PNG")
-        else:
-            write_atomic(path, data, force=self.force)
+            return
+        while True:
+            try:
+                write_atomic(self.paths[index], data, force=self.force)
+                return
+            except OutputExistsError:
+                if not self.chosen:
+                    raise
+                self.paths[index] = free(self.paths[index])
 
 
 def settle(output: str | None, prompts: Sequence[str], seeds: Sequence[int], *, sheet: bool, force: bool) -> Targets:
@@ -57,13 +70,13 @@ def settle(output: str | None, prompts: Sequence[str], seeds: Sequence[int], *, 
             raise UsageError(f"-o {output}: {count} pictures for one file", "name a folder, or use --grid")
         if output != _io.STDIO and Path(output).suffix.lower() != ".png":
             raise UsageError(f"-o {output}: pictures are written as PNG", "let the name end in .png")
-        return Targets((Path(output),), force)
+        return Targets([Path(output)], force)
     folder = Path(output) if output else Path()
     names = [slug(prompts[0])] if count == 1 else many(prompts, seeds)
     paths = [folder / f"{name}.png" for name in names]
     if output is None and not force:
         paths = [free(path) for path in paths]
-    return Targets(tuple(paths), force)
+    return Targets(paths, force, chosen=output is None)
 
 
 def is_folder(output: str) -> bool:
@@ -88,7 +101,7 @@ def slug(prompt: str) -> str:
     out = "-".join(words)
     if len(out) > SLUG_LENGTH:
         out = out[: SLUG_LENGTH + 1].rsplit("-", 1)[0][:SLUG_LENGTH]
-    return out or "picture"
+    return cut_bytes(out, LONGEST_NAME) or "picture"
 
 
 def free(path: Path) -> Path:

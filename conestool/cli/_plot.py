@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conestool.cli import _layers, _show
+from conestool.errors import UsageError
+from conestool.text import clean
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,14 +26,23 @@ CELL = (200, 30)
 """Width and height in pixels of one matrix."""
 GAP, MARGIN, HEAD, NAMES, NUMBERS = 6, 20, 64, 150, 74
 INK, FAINT, PAPER, EMPTY = (32, 34, 40), (128, 132, 140), (255, 255, 255), (242, 243, 246)
+LABEL = 160
+"""Characters of a text that are drawn."""
+LARGEST = 100_000_000
+"""Pixels of a picture: enough for 39 concepts on SDXL."""
 DARK = np.array([122, 4, 3], dtype=np.float32)
 WARM = np.array([251, 128, 34], dtype=np.float32)
 
 
 def map_png(cone: Cone) -> bytes:
-    """The layer map of all concepts of `cone`, one below the other, as PNG."""
+    """The layer map of all concepts of `cone`, one below the other, as PNG; UsageError if it would be too large."""
     from PIL import Image
 
+    sizes = [size_of_map(group(concept.base.tensors)) for concept in cone.concepts]
+    if max(wide for wide, _ in sizes) * sum(high for _, high in sizes) > LARGEST:
+        raise UsageError(
+            f"--plot: more than {LARGEST // 1_000_000} million pixels", "extract one concept, and plot its file"
+        )
     maps = [draw_map(concept) for concept in cone.concepts]
     whole = Image.new("RGB", (max(one.width for one in maps), sum(one.height for one in maps)), PAPER)
     top = 0
@@ -48,30 +59,37 @@ def draw_map(concept: Concept) -> Image:
     from PIL import Image, ImageDraw
 
     layers = group(concept.base.tensors)
-    columns = max(len(params) for params in layers.values())
-    width = 2 * MARGIN + NAMES + columns * (CELL[0] + NUMBERS + GAP)
-    image = Image.new("RGB", (width, HEAD + 24 + len(layers) * (CELL[1] + GAP) + MARGIN), PAPER)
+    image = Image.new("RGB", size_of_map(layers), PAPER)
     draw = ImageDraw.Draw(image)
     heading(draw, concept)
     shares = {param: heat(concept.indices.get(param), shape) for param, shape in concept.base.tensors.items()}
     brightest = max((float(share.max()) for share in shares.values()), default=0.0) or 1.0
     for row, (name, params) in enumerate(layers.items()):
         top = HEAD + 24 + row * (CELL[1] + GAP)
-        draw.text((MARGIN, top + 8), name, fill=INK, font=font(13))
+        draw.text((MARGIN, top + 8), clean(name, LABEL), fill=INK, font=font(13))
         for column, param in enumerate(params):
             left = MARGIN + NAMES + column * (CELL[0] + NUMBERS + GAP)
             if row == 0:
-                draw.text((left, HEAD + 2), title(param), fill=FAINT, font=font(13))
+                draw.text((left, HEAD + 2), clean(title(param), LABEL), fill=FAINT, font=font(13))
             image.paste(paint(shares[param] / brightest), (left, top))
             draw.text((left + CELL[0] + 6, top + 8), share_text(concept, param), fill=FAINT, font=font(12))
     return image
 
 
+def size_of_map(layers: Mapping[str, list[str]]) -> tuple[int, int]:
+    """Width and height in pixels of the map of one concept."""
+    columns = max(map(len, layers.values()), default=0)
+    return (
+        2 * MARGIN + NAMES + columns * (CELL[0] + NUMBERS + GAP),
+        HEAD + 24 + len(layers) * (CELL[1] + GAP) + MARGIN,
+    )
+
+
 def heading(draw: ImageDraw, concept: Concept) -> None:
     """Name, prompt, number of neurons and base model above the map."""
-    first = f"{_show.clean(concept.name)}: {_show.clean(concept.phrase)}"
+    first = f"{clean(concept.name, LABEL)}: {clean(concept.phrase, LABEL)}"
     density = _show.percent(concept.density)
-    second = f"{concept.neurons:,} concept neurons, {density} of the K/V weights of {_show.clean(concept.base.id)}"
+    second = f"{concept.neurons:,} concept neurons, {density} of the K/V weights of {clean(concept.base.id, LABEL)}"
     draw.text((MARGIN, MARGIN - 4), first, fill=INK, font=font(18))
     draw.text((MARGIN, MARGIN + 20), second, fill=FAINT, font=font(13))
 
@@ -97,16 +115,18 @@ def share_text(concept: Concept, param: str) -> str:
 
 def heat(values: Indices | None, shape: list[int]) -> NDArray[np.float32]:
     """Share of shut weights in a grid over a matrix of `shape`, (at most CELL height, at most CELL width), 0 to 1."""
-    rows, columns = shape[0], prod(shape[1:])
+    rows, columns = (shape[0], prod(shape[1:])) if shape else (1, 1)
     grid = (min(rows, CELL[1]), min(columns, CELL[0]))
     if values is None or not len(values):
         return np.zeros(grid, dtype=np.float32)
     row = (values // columns) * grid[0] // rows
     column = (values % columns) * grid[1] // columns
     found = np.bincount(row * grid[1] + column, minlength=grid[0] * grid[1]).reshape(grid)
-    heights = np.bincount(np.arange(rows) * grid[0] // rows, minlength=grid[0])
-    widths = np.bincount(np.arange(columns) * grid[1] // columns, minlength=grid[1])
-    return (found / np.outer(heights, widths)).astype(np.float32)
+    heights, widths = (
+        np.diff(-(-np.arange(cells + 1) * side // cells)) for cells, side in zip(grid, (rows, columns), strict=True)
+    )
+    share: NDArray[np.float32] = (found / np.outer(heights, widths)).astype(np.float32)
+    return share
 
 
 def paint(share: NDArray[np.float32]) -> Image:

@@ -23,7 +23,9 @@ def waiting(title: str) -> Iterator[None]:
         _show.detail(title)
         yield
     else:
-        with _show.console().status(clean(title), spinner="line"):
+        from rich.text import Text  # which is not parsed as markup
+
+        with _show.console().status(Text(clean(title), no_wrap=True, overflow="ellipsis"), spinner="line"):
             yield
 
 

@@ -12,6 +12,8 @@ __all__ = ["show_concept", "show_file", "show_found", "show_layers", "size_rows"
 
 MANY_LAYERS = 40
 """More layers than this are shown as blocks."""
+WARNINGS = 20
+"""Warnings of one concept that are shown."""
 LONGEST_BAR = 30
 NARROW = 60
 """Columns below which losses are shown as changes alone."""
@@ -50,8 +52,10 @@ def show_concept(concept: ConceptFacts, facts: FileFacts) -> None:
     rows += [[key, str(value)] for key in ("author", "licence", "notes") if (value := getattr(origin, key))]
     rows += [["id", concept.id[:16]]]
     _show.facts(rows)
-    for text in origin.warnings:
+    for text in origin.warnings[:WARNINGS]:
         _show.warn(f"{concept.name}: {text}")
+    if len(origin.warnings) > WARNINGS:
+        _show.warn(f"{concept.name}: {len(origin.warnings) - WARNINGS:,} warnings more; --json has them")
 
 
 def found_by(concept: ConceptFacts) -> str:

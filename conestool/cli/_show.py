@@ -1,17 +1,20 @@
 """What people see, all of it on stderr: notes, tables and bars.
 
 With rich on a terminal; plain lines without colour, bars that move or wrapping when stderr is no terminal or `NO_COLOR`
-is set. Text is never parsed as rich markup, and text that may come from a file goes through `clean`.
+is set. Text is never parsed as rich markup. This is the one way to the screen: every line goes through `text.clean`,
+and every suggested command line through `text.quoted`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import textwrap
-import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from conestool.text import clean, quoted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,12 +23,14 @@ __all__ = [
     "amount",
     "bar",
     "clean",
+    "command",
     "configure",
     "console",
     "detail",
     "duration",
     "facts",
     "fail",
+    "page",
     "percent",
     "plain",
     "put",
@@ -40,6 +45,10 @@ __all__ = [
 ]
 
 QUIET, NORMAL, VERBOSE = -1, 0, 1
+CELL = 100
+"""Characters of one table cell that are shown."""
+ROWS = 5000
+"""Rows of one table that are shown."""
 
 state: dict[str, Any] = {"level": NORMAL, "console": None}
 
@@ -83,52 +92,56 @@ def width() -> int:
     return min(console().width, 100) if sys.stderr and sys.stderr.isatty() else 80
 
 
-def clean(text: object) -> str:
-    """`text` on one line, without control, formatting (bidi, zero-width) and undecodable characters."""
-    kept = (" " if char in "\t\n\r\u2028\u2029" else char for char in str(text))
-    return "".join(char for char in kept if unicodedata.category(char) not in {"Cc", "Cf", "Cs"})
-
-
 def put(text: str, style: str | None = None) -> None:
-    """One line to stderr, wrapped by the terminal alone, so that it copies and greps as one line."""
-    if plain():
-        print(text, file=sys.stderr, flush=True)
-    else:
-        console().print(text, style=style, soft_wrap=True)
+    """One line to stderr, wrapped by the terminal alone, so that it copies and greps as one line.
+
+    A stderr that cannot be written (its reader has left, its disk is full) never stops the work.
+    """
+    with contextlib.suppress(OSError):
+        if plain():
+            print(text, file=sys.stderr, flush=True)
+        else:
+            console().print(text, style=style, soft_wrap=True)
 
 
 def say(text: str, style: str | None = None) -> None:
     """A note, unless `-q`."""
     if state["level"] >= NORMAL:
-        put(clean_lines(text), style)
+        put(clean(text), style)
 
 
 def tell(text: str) -> None:
     """Something that even `-q` must not hide."""
-    put(clean_lines(text))
+    put(clean(text))
+
+
+def command(text: str, *words: str) -> None:
+    """What to do, as a command line to copy: quoted for a shell and never cut; even `-q` must not hide it."""
+    put(f"{clean(text)} {quoted(*words)}")
+
+
+def page(text: str) -> None:
+    """Several lines, such as a help page or a traceback, each cleaned; even `-q` must not hide it."""
+    for line in text.splitlines():
+        put(clean(line))
 
 
 def detail(text: str) -> None:
     """A note for `-v` alone."""
     if verbose():
-        put(clean_lines(text), "dim")
+        put(clean(text), "dim")
 
 
 def warn(text: str) -> None:
     """A warning; `-q` does not silence it."""
-    put(f"warning: {clean_lines(text)}", "yellow")
+    put(f"warning: {clean(text)}", "yellow")
 
 
 def fail(message: str, hint: str | None = None) -> None:
     """Why the command stopped, and what to do about it."""
-    put(f"error: {clean_lines(message)}", "bold red")
+    put(f"error: {clean(message)}", "bold red")
     if hint:
-        put(f"  {clean_lines(hint)}")
-
-
-def clean_lines(text: str) -> str:
-    """`text` with every line cleaned and the line breaks kept."""
-    return "\n".join(clean(line) for line in text.split("\n"))
+        put(f"  {clean(hint)}")
 
 
 def size(count: float) -> str:
@@ -189,16 +202,15 @@ def blocks() -> bool:
 
 def facts(rows: Sequence[Sequence[str]], indent: int = 2) -> None:
     """Rows of key and value; values that are too long for the terminal go on below where they began."""
-    wide = max((columns(clean(key)) for key, _ in rows), default=0)
+    wide = max((columns(clean(key, CELL)) for key, _ in rows), default=0)
     for key, value in rows:
-        lead = " " * indent + pad(clean(key), wide, right=False) + "  "
+        lead = " " * indent + pad(clean(key, CELL), wide, right=False) + "  "
         text = clean(value)
         if plain() and not sys.stderr.isatty():
             say((lead + text).rstrip())
             continue
         room = max(16, width() - len(lead))
-        lines = textwrap.wrap(text, room, drop_whitespace=False) if columns(text) > room else [text]
-        for number, line in enumerate(lines):
+        for number, line in enumerate(fold(text, room)):
             say(((lead if number == 0 else " " * len(lead)) + line).rstrip())
 
 
@@ -206,12 +218,34 @@ def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), head: boo
     """Rows in aligned columns (those in `right` flush right), each line cut at the terminal's edge, never wrapped."""
     if state["level"] < NORMAL or not rows:
         return
-    cells = [[clean(cell) for cell in row] for row in rows]
+    cells = [[clean(cell, CELL) for cell in row] for row in rows[:ROWS]]
     widths = [max(columns(row[index]) for row in cells if index < len(row)) for index in range(max(map(len, cells)))]
     for number, row in enumerate(cells):
         padded = [pad(cell, widths[index], index in right) for index, cell in enumerate(row)]
         line = (" " * indent + "  ".join(padded)).rstrip()
-        put(line[: width()] if sys.stderr.isatty() else line, "dim" if head and number == 0 else None)
+        put(cut(line, width()) if sys.stderr.isatty() else line, "dim" if head and number == 0 else None)
+    if len(rows) > ROWS:
+        put(f"{' ' * indent}and {len(rows) - ROWS:,} rows more")
+
+
+def fold(text: str, room: int) -> list[str]:
+    """`text` in lines of at most `room` cells, broken between words where it is plain."""
+    if columns(text) <= room:
+        return [text]
+    if text.isascii():
+        return textwrap.wrap(text, room, drop_whitespace=False)
+    from rich.cells import chop_cells
+
+    return chop_cells(text, room)
+
+
+def cut(text: str, room: int) -> str:
+    """The beginning of `text` that fits into `room` cells."""
+    if columns(text) <= room:
+        return text
+    from rich.cells import set_cell_size
+
+    return set_cell_size(text, room).rstrip()
 
 
 def columns(text: str) -> int:

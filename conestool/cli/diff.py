@@ -82,21 +82,10 @@ def record(found: Diff) -> dict[str, Any]:
         "total": numbers(found.total),
         "layers": {name: numbers(counts) for name, counts in ordered(found.layers).items()},
         "params": {param: numbers(counts) for param, counts in found.params.items()},
-        "metadata": [{"key": each.key, "a": plain(each.a), "b": plain(each.b)} for each in found.metadata],
+        "metadata": [{"key": each.key, "a": each.a, "b": each.b} for each in found.metadata],
     }
 
 
 def numbers(counts: Counts) -> dict[str, Any]:
     """Counts as JSON holds them."""
     return {"only_a": counts.only_a, "only_b": counts.only_b, "both": counts.both, "jaccard": counts.jaccard}
-
-
-def plain(value: Any) -> Any:
-    """A metadata value of types that JSON has; bytes become hex."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    return value

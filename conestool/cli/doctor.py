@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from conestool.cli import _io, _show
 from conestool.cli._options import Json
+from conestool.files import expand_user
 
 __all__ = ["doctor"]
 
@@ -78,7 +78,11 @@ def memory() -> tuple[int | None, int | None]:
     """Bytes of memory: all, and available without swapping."""
     info = Path("/proc/meminfo")
     if info.is_file():
-        lines = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        lines = dict(
+            line.split(":", 1)
+            for line in info.read_text(encoding="ascii", errors="replace").splitlines()
+            if ":" in line
+        )
         kib = {key: int(value.split()[0]) for key, value in lines.items()}
         return kib["MemTotal"] * 1024, kib.get("MemAvailable", kib["MemFree"]) * 1024
     try:
@@ -89,6 +93,8 @@ def memory() -> tuple[int | None, int | None]:
 
 def versions() -> dict[str, str | None]:
     """Versions of the libraries that matter, None where one is missing."""
+    from importlib.metadata import PackageNotFoundError, version
+
     out: dict[str, str | None] = {}
     for name in LIBRARIES:
         try:
@@ -151,8 +157,7 @@ def folder_size(folder: Path) -> int:
 
 def tilde(path: str | Path) -> str:
     """`path` with the home folder written as ~."""
-    home = str(Path.home())
-    text = str(path)
+    home, text = str(expand_user("~")), str(path)
     return "~" + text[len(home) :] if text == home or text.startswith(home + os.sep) else text
 
 

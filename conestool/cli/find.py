@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -25,6 +24,7 @@ from conestool.cli._options import (
     flag,
     value,
 )
+from conestool.text import check_stored
 
 if TYPE_CHECKING:
     from conestool.cli._models import Where
@@ -97,24 +97,31 @@ def find(
     Name and class noun come from the output's name (my-dog.cone: a dog), or the photos' folder.
     """
     from conestool.cli import _models, _naming
+    from conestool.concept import check_name, check_words
     from conestool.errors import UsageError
 
+    stored = {"notes": notes, "author": author, "licence": licence}
     if json and str(output) == _io.STDIO:
         raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give the file a name")
     paths = _io.expand_paths(photos)
     name, class_noun = _naming.settle(paths, output, name, class_noun)
     path = place(output, name)
     _io.check_outputs([path], "a .cone file", force=force)
+    check_name(name)
+    check_words("class noun", class_noun)
+    texts = {key: check_stored(f"--{key}", text) for key, text in stored.items() if text}
     images = read_photos(paths, skip_broken)
     _show.say(f"{name}: {_show.amount(len(images), 'photo')} of {class_noun!r}")
     options = {} if steps is None else {"steps": steps}
     settings = make_settings(method, density=density, seed=seed, prior_weight=prior_weight, options=options)
     settings, pictures = use_class_images(settings, class_images, skip_broken)
     words = {"class_noun": class_noun, "name": name, "identifier": identifier}
+    if identifier is not None:
+        check_words("identifier", identifier)
     where = _models.Where(model, device, dtype.value, revision, config, offline)
     state = state_path(path)
     cone = search(images, words, settings, pictures, where, state, resume)
-    cone = annotate(cone, notes=notes, author=author, licence=licence)
+    cone = annotate(cone, **texts)
     finish(cone, path, force=force, json=json)
     if state:
         state.unlink(missing_ok=True)
@@ -122,9 +129,11 @@ def find(
 
 def place(output: Path | None, name: str) -> Path:
     """Where the .cone goes: the output as given, NAME.cone inside it if it is a folder, or NAME.cone here."""
-    file = f"{name.replace(' ', '-')}.cone"
+    from conestool.cli.merge import default_output
+
+    file = default_output([name])
     if output is None:
-        return Path(file)
+        return file
     return output / file if output.is_dir() else output
 
 
@@ -148,7 +157,7 @@ def use_class_images(settings: Settings, option: str | None, skip_broken: bool) 
 
     if option is None:
         return settings, None
-    if option.isdigit():
+    if option.isdecimal():
         return replace(settings, class_images=int(option)), None
     return settings, [photo.image for photo in read_photos([Path(option)], skip_broken)]
 
@@ -202,19 +211,18 @@ def tell_resume(state: Path | None) -> None:
     """After Ctrl-C: how to go on, if anything was saved."""
     if state and state.exists():
         arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
-        _show.tell(f"the search is saved; to go on: {shlex.join(['cones', *arguments, '--resume'])}")
+        _show.command("the search is saved; to go on:", "cones", *arguments, "--resume")
     else:
         _show.tell("nothing of the search is saved yet")
 
 
-def annotate(cone: Cone, **texts: str | None) -> Cone:
+def annotate(cone: Cone, **texts: str) -> Cone:
     """The cone with notes, author and licence where they were given."""
     from dataclasses import replace
 
-    given = {key: value for key, value in texts.items() if value}
-    if not given:
+    if not texts:
         return cone
-    concepts = [replace(each, origin=each.origin.model_copy(update=given)) for each in cone.concepts]
+    concepts = [replace(each, origin=each.origin.model_copy(update=texts)) for each in cone.concepts]
     return replace(cone, concepts=tuple(concepts))
 
 

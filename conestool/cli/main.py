@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from conestool import __version__
-from conestool.cli import _options, _show
+from conestool.cli import _io, _options, _show
 from conestool.cli._help import Command
 from conestool.cli.apply import apply
 from conestool.cli.diff import diff
@@ -93,11 +93,10 @@ def report(error: BaseException) -> int:
     if _options.wants_traceback():
         import traceback
 
-        traceback.print_exception(error)
+        _show.page("".join(traceback.format_exception(error)))
     message, hint, code = describe(error)
     if message:
-        with contextlib.suppress(OSError):  # stderr is closed too: the exit code says it
-            _show.tell(message) if code == INTERRUPTED else _show.fail(message, hint)
+        _show.tell(message) if code == INTERRUPTED else _show.fail(message, hint)
     return code
 
 
@@ -115,8 +114,8 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
     if out_of_memory(error):
         hint = "close other programs, use --dtype float16 or bfloat16, a smaller batch, or --device cpu"
         return f"out of memory: {first_line(error)}", hint, 6
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}", None, 2
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{error.filename or 'stdin or stdout'}: {error.strerror}", None, 2
     return f"a bug in cones: {type(error).__name__}: {first_line(error)}", report_hint(), BUG
 
 
@@ -126,7 +125,7 @@ def describe_usage(error: Any) -> tuple[str, str | None, int]:
     path = context.command_path if context else "cones"
     message = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
-        print(message, file=sys.stderr)
+        _show.page(message)
         return "", None, 2
     return message[:1].lower() + message[1:].rstrip("."), f"see {path} --help", int(error.exit_code)
 
@@ -165,7 +164,18 @@ def calm_libraries() -> None:
 
 
 def open_missing_streams() -> None:
-    """Let output go nowhere if the process was started without stdout or stderr."""
+    """Let output go nowhere if the process was started without stdout or stderr.
+
+    No file that is opened later may get one of the three numbers, or what libraries print would go into it. A parent
+    may have left a stream non-blocking; reads and writes here wait, however slow the other side is.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, this one
+        with contextlib.suppress(OSError, AttributeError):
+            os.set_blocking(number, True)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
@@ -177,4 +187,4 @@ def hush_closed_pipes() -> None:
         try:
             stream.flush()
         except (OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            _io.let_go(stream)

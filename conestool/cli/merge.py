@@ -10,6 +10,7 @@ import typer
 
 from conestool.cli import _io, _show
 from conestool.cli._options import Force, Json, value
+from conestool.text import cut_bytes
 
 if TYPE_CHECKING:
     from conestool.concept import Cone
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["default_output", "merge"]
 
 LONGEST_NAME = 120
+"""Bytes of a name put together from those of concepts."""
 
 
 def merge(
@@ -49,7 +51,7 @@ def merge(
 def default_output(names: Iterable[str]) -> Path:
     """dog+hat.cone for the concepts dog and hat, whatever order they came in."""
     stem = "+".join(name.replace(" ", "-") for name in names)
-    return Path(f"{stem[:LONGEST_NAME]}.cone")
+    return Path(f"{cut_bytes(stem, LONGEST_NAME)}.cone")
 
 
 def save(cone: Cone, path: Path, *, force: bool, json: bool) -> Path:

@@ -26,6 +26,7 @@ from conestool.cli._options import (
 )
 from conestool.cli._progress import Ticker, progress
 from conestool.errors import PromptError, UsageError
+from conestool.text import check_prompt
 
 if TYPE_CHECKING:
     from conestool.cli._models import Where
@@ -129,6 +130,7 @@ def render(
     look = Look(range(first, first + number), literal, force_model, batch, given)
     destination = Destination(output, grid, compare, force, json)
     refuse_contradictions(cones, no_cones, destination)
+    _io.refuse_twice_stdin([*(prompts or ()), *(_models.parse_wanted(text).path for text in cones or ())])
     if picture is None:
         draw_prompts(read_prompts(prompts or []), cones or [], no_cones, look, destination, where)
         return
@@ -157,15 +159,13 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def read_prompts(texts: Sequence[str]) -> list[str]:
-    """The prompts, `-` replaced by the lines of stdin; PromptError if there is none, or an empty one."""
-    if sum(text == _io.STDIO for text in texts) > 1:
-        raise UsageError("-: stdin was named twice", "name it once")
+    """The prompts, `-` replaced by the lines of stdin; PromptError if there is none, or one that cannot be used."""
     prompts = []
     for text in texts:
-        prompts += _io.read_lines("prompts, one a line") if text == _io.STDIO else [" ".join(text.split())]
-    if not prompts or not all(prompts):
-        raise PromptError("the prompt is empty" if prompts else "no prompt", 'for example "a dog in a hat"')
-    return prompts
+        prompts += _io.read_lines("prompts, one a line") if text == _io.STDIO else [text]
+    if not prompts:
+        raise PromptError("no prompt", 'for example "a dog in a hat"')
+    return [check_prompt(prompt) for prompt in prompts]
 
 
 def draw_prompts(

@@ -13,10 +13,21 @@ from conestool.errors import UsageError
 
 __all__ = ["cache_folder", "recall", "remember", "store"]
 
+NOWHERE = Path(os.devnull) / "conestool"
+
 
 def cache_folder() -> Path:
-    """$CONES_CACHE, else the folder that the system keeps for caches; it may not exist yet."""
-    return Path(os.environ.get("CONES_CACHE") or user_cache_dir("conestool"))
+    """$CONES_CACHE, else the folder that the system keeps for caches; it may not exist yet.
+
+    Where nobody has a home there is none: a folder that never exists and cannot be made.
+    """
+    if given := os.environ.get("CONES_CACHE"):
+        return Path(given)
+    try:
+        folder = Path(user_cache_dir("conestool"))
+    except RuntimeError:  # some versions of platformdirs raise, others give ~ as it is
+        return NOWHERE
+    return folder if folder.is_absolute() else NOWHERE
 
 
 def recall(kind: str, key: str) -> Any:

@@ -25,6 +25,7 @@ from conestool.diffusion.models import Model
 from conestool.diffusion.sources import denoiser_files, reading
 from conestool.diffusion.weights import kv_weights
 from conestool.errors import UsageError
+from conestool.files import expand_user
 from conestool.identity import Fingerprint
 from conestool.records import BaseInfo
 
@@ -66,7 +67,7 @@ def describe(model: Model) -> BaseInfo:
 
 def public_id(model_id: str) -> str:
     """A model's id without the folders of whoever uses it: an absolute path is cut down to its last part."""
-    path = Path(model_id).expanduser()
+    path = expand_user(model_id)
     return path.name if path.is_absolute() else model_id
 
 

@@ -9,11 +9,10 @@ from typing import Any
 
 from conestool.diffusion.families import Conditioning
 from conestool.diffusion.models import Model
-from conestool.errors import PromptError, UsageError
+from conestool.errors import UsageError
 
 __all__ = [
     "Conditioning",
-    "check_prompt",
     "choose_identifier",
     "count_tokens",
     "cut_text",
@@ -31,14 +30,6 @@ def encode(model: Model, prompts: Sequence[str], batch: int = 32) -> Conditionin
     chunks = [list(prompts[start : start + batch]) for start in range(0, len(prompts), batch)]
     parts = [model.family.encode(model.pipe, chunk) for chunk in chunks]
     return Conditioning.cat(parts).to(model.device, model.dtype)
-
-
-def check_prompt(prompt: str) -> str:
-    """The prompt with surrounding and repeated white space removed; PromptError if nothing is left."""
-    words = " ".join(prompt.split())
-    if not words:
-        raise PromptError("the prompt is empty", 'say what to draw, for example "a dog in a hat"')
-    return words
 
 
 def count_tokens(model: Model, prompt: str) -> int:

@@ -14,10 +14,12 @@ import torch
 
 from conestool.diffusion.quiet import quiet
 from conestool.errors import ModelLoadError, UsageError
+from conestool.files import expand_user
 
 __all__ = ["Source", "denoiser_files", "is_hub_id", "load_pipeline", "locate", "pocket_folder", "read_json", "reading"]
 
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+LIBRARIES = ("diffusers", "transformers")
 DENOISERS = ("unet", "transformer")
 
 
@@ -46,7 +48,7 @@ def pocket_folder() -> Path:
 
 def locate(model_id: str, *, revision: str | None = None, offline: bool = False, config: str | None = None) -> Source:
     """Find the files of a model; only a Hub id (owner/name, no such path here) may be downloaded."""
-    path = pocket_folder() if model_id == "pocket" else Path(model_id).expanduser()
+    path = pocket_folder() if model_id == "pocket" else expand_user(model_id)
     if path.is_dir():
         return folder_source(model_id, path)
     if path.is_file():
@@ -72,6 +74,7 @@ def folder_source(model_id: str, path: Path, revision: str | None = None) -> Sou
     if not (path / "model_index.json").is_file():
         raise ModelLoadError(f"{model_id}: not a diffusers folder, it has no model_index.json")
     listed = read_json(path / "model_index.json")
+    refuse_code(model_id, listed)
     missing = [name for name, kind in listed.items() if needed(name, kind) and not (path / name).is_dir()]
     if missing:
         raise ModelLoadError(f"{model_id}: {', '.join(missing)} is missing in the folder")
@@ -83,6 +86,20 @@ def folder_source(model_id: str, path: Path, revision: str | None = None) -> Sou
     settings = read_json(path / "pocket.json")
     size = sum(file.stat().st_size for file in files)
     return Source(model_id, path, revision, None, stored_dtype(files[0]), size, settings)
+
+
+def refuse_code(model_id: str, listed: dict[str, Any]) -> None:
+    """Refuse a model_index.json that names classes outside diffusers and transformers: importing them runs code.
+
+    Some versions of diffusers would look for such a class in the model's own .py files.
+    """
+    from diffusers import pipelines
+
+    for name, kind in listed.items():
+        library = kind[0] if isinstance(kind, list) and kind else None
+        known = library in (None, *LIBRARIES) or (str(library).isidentifier() and hasattr(pipelines, str(library)))
+        if not known or (name == "_class_name" and not isinstance(kind, str)):
+            raise ModelLoadError(f"{model_id}: {name} needs code that is not part of diffusers", "it is never run")
 
 
 def needed(name: str, kind: Any) -> bool:
@@ -102,10 +119,13 @@ def file_source(model_id: str, path: Path, config: str | None, offline: bool) ->
 def find_config(path: Path, config: str | None, offline: bool) -> Path:
     """The configuration folder of a single file: as given, beside it under its name, or in the Hub's cache."""
     if config is not None:
-        folder = Path(config).expanduser()
-        return folder if folder.is_dir() else fetch(config, None, offline, weights=False)
+        folder = expand_user(config)
+        folder = folder if folder.is_dir() else fetch(config, None, offline, weights=False)
+        refuse_code(config, read_json(folder / "model_index.json"))
+        return folder
     beside = path.with_suffix("")
     if (beside / "model_index.json").is_file():
+        refuse_code(str(beside), read_json(beside / "model_index.json"))
         return beside
     repository = guess_repository(path)
     try:

@@ -20,6 +20,7 @@ from conestool.diffusion.weights import kv_weights
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.identity import Match, match
 from conestool.records import BaseInfo
+from conestool.text import quoted
 
 __all__ = ["Strength", "applied", "check_base", "factors", "scale_tensor", "shut", "strengths"]
 
@@ -75,7 +76,7 @@ def check_info(model_id: str, info: BaseInfo, cone: Cone, force: bool) -> list[M
         if not (outcome.accepted or force):
             raise BaseModelMismatchError(
                 f"{concept.name} was found on {concept.base.id}, and {model_id} is another model: {outcome.text}",
-                f"use --model {concept.base.id}, or --force-model to try all the same",
+                f"use --model {quoted(concept.base.id)}, or --force-model to try all the same",
             )
     return found
 
@@ -135,7 +136,7 @@ def check_shapes(weights: Mapping[str, Tensor], cone: Cone, model_id: str) -> No
             if shape != expected:
                 raise BaseModelMismatchError(
                     f"{concept.name} does not fit {model_id}: {param} is {shape or 'missing'}, expected {expected}",
-                    f"use the base model it was found on: --model {concept.base.id}",
+                    f"use the base model it was found on: --model {quoted(concept.base.id)}",
                 )
 
 

@@ -22,6 +22,7 @@ from conestool.diffusion.weights import kv_weights, param_name
 from conestool.errors import ModelLoadError, UsageError
 from conestool.files import atomic_file, atomic_folder
 from conestool.patch.shutting import Strength, applied, check_base, check_shapes, factors, scale_tensor, strengths
+from conestool.text import code, markdown
 
 __all__ = ["write_denoiser", "write_folder"]
 
@@ -201,12 +202,12 @@ def card(model: Model, cone: Cone, strength: Strength) -> str:
     """The model card: what was applied, then the base model's own card, whose front matter stays in front."""
     front, body = split_card(model)
     rows = [
-        f"| {used['name']} | `{used['identifier']} {used['class_noun']}` | {used['neurons']:,} | {used['strength']:g} "
-        f"| `{used['id'][:16]}` |"
+        f"| {markdown(used['name'])} | {code(used['identifier'] + ' ' + used['class_noun'])} "
+        f"| {used['neurons']:,} | {used['strength']:g} | `{used['id'][:16]}` |"
         for used in applied_concepts(cone, strength)
     ]
     lines = [
-        f"# {model.info.id} with concepts: {', '.join(cone.names)}",
+        f"# {markdown(model.info.id)} with concepts: {', '.join(map(markdown, cone.names))}",
         "",
         "conestool shut the concept neurons of these concepts (multiplied the weights by 1 - strength). Draw a subject "
         "with the words in the second column.",

@@ -12,12 +12,13 @@ from pydantic import ValidationError
 
 from conestool.concept import Cone
 from conestool.diffusion.models import Model
-from conestool.diffusion.prompts import check_prompt, cut_text
+from conestool.diffusion.prompts import cut_text
 from conestool.diffusion.sampling import Progress, sample, versions
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.patch import Strength, applied, strengths
 from conestool.render.png import PictureRecord, UsedConcept, UsedModel
 from conestool.render.rewriting import rewrite
+from conestool.text import check_prompt, one_line
 
 __all__ = ["Rendering", "render", "replay", "scheduled"]
 
@@ -56,7 +57,7 @@ def render(
     typed = [check_prompt(prompt) for prompt in prompts]
     sent = [rewrite(prompt, cone.concepts if cone else (), literal) for prompt in typed]
     jobs = [(index, seed) for index in range(len(typed)) for seed in seeds]
-    negative = " ".join(negative.split())
+    negative = one_line("negative prompt", negative)
     common: dict[str, Any] = {"negative": negative, "steps": steps, "guidance": guidance, "size": size, "batch": batch}
     with scheduled(model, scheduler), within(model, cone, strength, force):
         shared = shared_record(model, cone, strength, common)

@@ -11,8 +11,10 @@ from pathlib import Path
 from conestool.algebra import merge
 from conestool.concept import Cone
 from conestool.errors import FormatError, NameClashError, UsageError
+from conestool.files import expand_user
 from conestool.format import load, read_header
 from conestool.render.rewriting import find_names, key_of
+from conestool.text import quoted
 
 __all__ = ["Offer", "Selection", "Shelf", "find_cones", "find_ids", "scan", "search_folders"]
 
@@ -113,7 +115,7 @@ def search_folders() -> list[Path]:
     """The current folder, then those in $CONES_PATH, each once."""
     listed = [part for part in os.environ.get("CONES_PATH", "").split(os.pathsep) if part]
     unique: dict[Path, Path] = {}
-    for folder in [Path(), *(Path(part).expanduser() for part in listed)]:
+    for folder in [Path(), *(expand_user(part) for part in listed)]:
         unique.setdefault(folder.resolve(), folder)
     return list(unique.values())
 
@@ -141,7 +143,7 @@ def refuse_different(offers: Sequence[Offer]) -> None:
     if other is not None:
         raise NameClashError(
             f"{first.file} and {other.file} offer different concepts named {first.name}",
-            f"say which to use: -c {first.file}",
+            f"say which to use: -c {quoted(first.file)}",
         )
 
 

@@ -11,6 +11,7 @@ from PIL import Image, PngImagePlugin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from conestool.errors import InputError
+from conestool.text import clean
 
 __all__ = ["PictureRecord", "parameters", "png_bytes", "read_record"]
 
@@ -90,14 +91,13 @@ def parameters(record: dict[str, Any]) -> str:
     lines = [picture.sent]
     if picture.negative:
         lines.append(f"Negative prompt: {picture.negative}")
-    lines.append(", ".join(f"{key}: {quoted(value)}" for key, value in fields.items()))
-    return "\n".join(lines)
+    lines.append(", ".join(f"{key}: {quoted(clean(value))}" for key, value in fields.items()))
+    return "\n".join(clean(line, LIMIT) for line in lines)
 
 
-def quoted(value: object) -> str:
-    """A value as text, in JSON quotes where a comma, a colon or a line break would split it."""
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',:\n"') else text
+def quoted(text: str) -> str:
+    """`text`, in JSON quotes where a comma or a colon would split it."""
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',:"') else text
 
 
 def read_record(path: str | Path) -> dict[str, Any]:

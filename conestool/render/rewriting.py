@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from conestool.concept import Concept
+from conestool.text import check_length
 
 __all__ = ["Span", "find_names", "key_of", "names_in", "rewrite"]
 
@@ -73,7 +74,7 @@ def rewrite(prompt: str, concepts: Iterable[Concept], literal: bool = False) -> 
     """The prompt as it is sent: each concept's name gives way to its identifier and class noun.
 
     "a dog in a hat" becomes "a sks dog in a zwx hat". An identifier that stands before the name already is not put
-    there twice. `literal` leaves the prompt as typed.
+    there twice. `literal` leaves the prompt as typed. PromptError if it gets longer than a prompt may be.
     """
     if literal:
         return prompt
@@ -83,9 +84,12 @@ def rewrite(prompt: str, concepts: Iterable[Concept], literal: bool = False) -> 
         concept = by_key[span.key]
         before = strip_identifier(prompt[: span.start], concept.identifier)
         prompt = before + concept.phrase + prompt[span.end :]
+    check_length("prompt as sent", prompt)
     return prompt
 
 
 def strip_identifier(before: str, identifier: str) -> str:
     """`before` without the identifier at its end, if that is its last word."""
+    if not before[-1:].isspace() or not before.rstrip().casefold().endswith(identifier.casefold()):
+        return before
     return re.sub(rf"(?<!{letters(before)}){re.escape(identifier)}\s+$", "", before, flags=re.IGNORECASE)

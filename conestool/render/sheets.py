@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 from conestool.errors import UsageError
+from conestool.text import clean
 
 __all__ = ["grid"]
 
 PAPER = (250, 249, 246)
 INK = (32, 33, 36)
 FAINT = (110, 112, 118)
+LABEL = 300
+"""Characters of a label that are drawn."""
 LEAST = 256
 """Side to which smaller pictures are enlarged, at least."""
 
@@ -49,9 +52,10 @@ def grid(
     """One picture of many: `rows` labels above each row (such as its prompt), `columns` labels above each column.
 
     Cells have the size of the largest picture, and pictures below 256 pixels are enlarged by a whole factor. Labels (in
-    Latin script, Pillow's own font) grow with the cells and wrap; where there are none they take no space. None leaves
-    a cell empty; rows may be of different length.
+    Latin script, Pillow's own font) grow with the cells, wrap and are cut after 300 characters; where there are none
+    they take no space. None leaves a cell empty; rows may be of different length.
     """
+    rows, columns = ([clean(label, LABEL) for label in labels] for labels in (rows, columns))
     shown = [image for row in images for image in row if image is not None]
     if not shown:
         raise UsageError("a contact sheet needs at least one picture")

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from conestool.concept import Concept, Cone
+from conestool.concept import Concept, Cone, check_name, check_words
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.photos import Photo, as_photo, to_latents
 from conestool.diffusion.prior import class_images
@@ -109,9 +109,12 @@ def find(
 
 
 def name_subject(model: Model, class_noun: str, name: str | None, identifier: str | None, progress: Report) -> Words:
-    """Name, class noun and identifier; a note if the identifier is more than one token."""
+    """Name, class noun and identifier, checked before the search; a note if the identifier is more than one token."""
     name = name or class_noun
     identifier = identifier or choose_identifier(model, name)
+    check_name(name)
+    check_words("class noun", class_noun)
+    check_words("identifier", identifier)
     if not is_one_token(model, identifier):
         progress(Note(f"the text encoder splits {identifier!r}; a rare word that is a single token works better", True))
     return Words(name, class_noun, identifier)

@@ -77,7 +77,7 @@ def test_merge_pipes_into_render(tmp_path: Path, epsilon_folder: Path) -> None:
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"
     env = environment(PYTHONPATH=str(ROOT), CONES_MODEL=str(epsilon_folder), PATH=path)
     line = 'cones merge d.cone h.cone -o - | cones render "a dog in a hat" -c - -o - > out.png'
-    done = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, timeout=WAIT, check=True)
+    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=env, capture_output=True, timeout=WAIT, check=True)
     assert done.stdout == b""
     with Image.open(tmp_path / "out.png") as image:
         assert image.size == (32, 32)

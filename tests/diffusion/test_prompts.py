@@ -10,7 +10,6 @@ import torch
 from conestool.diffusion.families import Conditioning
 from conestool.diffusion.models import Model, load_model
 from conestool.diffusion.prompts import (
-    check_prompt,
     choose_identifier,
     count_tokens,
     cut_text,
@@ -18,7 +17,7 @@ from conestool.diffusion.prompts import (
     identifiers,
     is_one_token,
 )
-from conestool.errors import PromptError, UsageError
+from conestool.errors import UsageError
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +56,6 @@ def test_counting_does_not_warn(model: Model, recwarn: pytest.WarningsRecorder) 
     """Long prompts are the caller's to report."""
     cut_text(model, "dog " * 100)
     assert not recwarn.list
-
-
-def test_refuses_an_empty_prompt() -> None:
-    """White space is no prompt; around and between words it does not matter."""
-    with pytest.raises(PromptError, match="empty") as caught:
-        check_prompt(" \n\t")
-    assert caught.value.exit_code == 3
-    assert check_prompt("  a \n dog ") == "a dog"
 
 
 def test_identifiers_are_rare_single_tokens(model: Model) -> None:
