@@ -157,7 +157,7 @@ def content_id(indices: Mapping[str, Indices], tensors: Mapping[str, list[int]])
             numbers = [len(shape), *shape, len(values)]
             digest.update(len(name).to_bytes(8, "little") + name)
             digest.update(b"".join(number.to_bytes(8, "little") for number in numbers))
-            digest.update(np.ascontiguousarray(values, dtype="<u4").tobytes())
+            digest.update(np.ascontiguousarray(values, dtype="<u4").data)
     return digest.hexdigest()
 
 

@@ -28,15 +28,24 @@ import zstandard
 from conestool.errors import FormatError
 from conestool.format import loads
 from tests.independent.attacks import MAGIC
-from tests.independent.edges import base, changed, concept
-from tests.independent.forging import Header, Packed
+from tests.independent.edges import VALID, Change, base, concept
+from tests.independent.forging import Header, Packed, join, parts, relabelled
 from tests.independent.values import nested
 
 NEURONS = 2**26
 MIB = 2**20
 ROOM = MIB - 2000
 """What a bomb may take of the longest header."""
+INVALID = VALID.parent / "invalid"
 Bomb = tuple[str, Callable[[], bytes]]
+
+
+def changed(change: Change, sections: list[bytes] | None = None) -> bytes:
+    """The smallest vector with another header, and perhaps other sections; no reader looks at it on the way."""
+    data = (VALID / "smallest.cone").read_bytes()
+    header, before = parts(data)
+    change(header)
+    return join(header if sections is None else relabelled(header, sections), sections or before, data)
 
 
 def repeated(size: int) -> bytes:
@@ -72,11 +81,16 @@ def header_with(value: Any) -> bytes:
     return changed(lambda header: header.update({"x-bomb": value}))
 
 
-def long_grid() -> bytes:
-    """A grid's raw piece as long as a file of 2^28 bytes can hold, its quotients missing."""
+def keys(number: int) -> Header:
+    """A map of so many keys, all nil."""
+    return {f"{key:05x}": None for key in range(number)}
+
+
+def long_grid(fill: bytes = b"\0") -> bytes:
+    """A grid whose raw piece is as long as a file can be, and holds one byte: too few quotients, or too many."""
     size = 2**28 - 4096
     k = size // 5
-    piece = b"\1\1" + struct.pack("<I", k) + bytes(size - 6)
+    piece = b"\1\1" + struct.pack("<I", k) + fill * (size - 6)
 
     def change(header: Header) -> None:
         base(header)["tensors"] = [["a", [2**15, 2**15]]]
@@ -105,11 +119,18 @@ BOMBS: list[Bomb] = [
     ("valid: 1 MiB of empty arrays", lambda: header_with([[]] * ROOM)),
     ("valid: 1 MiB of empty maps", lambda: header_with([{}] * ROOM)),
     ("valid: 1 MiB of nested arrays", lambda: header_with([nested(14)] * (ROOM // 14))),
-    ("valid: 1 MiB of keys", lambda: header_with({f"{number:05x}": None for number in range(ROOM // 7)})),
+    ("valid: 1 MiB of keys", lambda: header_with(keys(ROOM // 7))),
     ("valid: 1 MiB of floats", lambda: header_with([0.5] * (ROOM // 9))),
     ("valid: 4,096 tensors, 256 concepts", many_tensors),
     ("grid of 256 MiB, quotients missing", long_grid),
+    ("grid of 256 MiB of ones", lambda: long_grid(b"\xff")),
+    ("bitmap with 2^29 ones for 2^26", lambda: (INVALID / "bitmap-flood.cone").read_bytes()),
+    ("grid of 2^29 rows without bits", lambda: (INVALID / "grid-flat.cone").read_bytes()),
     ("frame of 128 MiB for 3 bytes", lambda: changed(lambda header: None, [repeated(2**27)])),
+    ("1 MiB of nil among the zeros", lambda: changed(lambda header: base(header).update(zeros=[None] * ROOM))),
+    ("1 MiB of rows without items", lambda: changed(lambda header: concept(header).update(tensors=[[]] * ROOM))),
+    ("1 MiB of digests that are nil", lambda: changed(lambda h: base(h).update(digests=keys(ROOM // 7)))),
+    ("1 MiB of bases that are empty", lambda: changed(lambda header: header.update(bases=[{}] * ROOM))),
     ("1 MiB of nested arrays without end", lambda: header_with(Packed(b"\x91" * ROOM))),
     ("array of 2^32 - 1 items", lambda: header_with(Packed(b"\xdd\xff\xff\xff\xff"))),
     ("map of 2^32 - 1 items", lambda: header_with(Packed(b"\xdf\xff\xff\xff\xff"))),

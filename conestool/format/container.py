@@ -181,6 +181,7 @@ def read_indices(where: str, entries: list[Entry], base: BaseInfo, data: bytes, 
         param, shape = shapes[entry.tensor]
         try:
             out[param] = decode(entry, stream[at : at + entry.raw], content[inside : inside + entry.coded], shape)
+            out[param].flags.writeable = False
         except FormatError as error:
             raise FormatError(f"{where}: {param}: {error} (byte {start + at})", error.hint) from error
         at, inside = at + entry.raw, inside + entry.coded
