@@ -213,6 +213,7 @@ def record_of(concept: Concept) -> dict[str, Any]:
         "base": base,
         "origin": concept.origin.model_dump(exclude_none=True),
         **concept.extra,
+        **({"indices": dict(concept.section)} if concept.section else {}),
         **{part.type: {"data": part.data, **part.extra} for part in concept.parts},
     }
 

@@ -43,8 +43,9 @@ class Part:
 class Concept:
     """One concept: its name and words, its index sets (param name -> Indices, no empty sets) and its origin.
 
-    `extra` and `parts` hold unknown optional keys and sections of a file, kept for writing. Two concepts are equal if
-    they have the same indices (by id) and the same metadata.
+    `extra` and `parts` hold unknown optional keys and sections of a file, `section` the unknown keys that its section
+    of indices has, all kept for writing. Two concepts are equal if they have the same indices (by id) and the same
+    metadata.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Concept:
     origin: Origin = field(default_factory=Origin)
     extra: Mapping[str, Any] = field(default_factory=dict)
     parts: tuple[Part, ...] = ()
+    section: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -91,7 +93,8 @@ class Concept:
     @property
     def metadata(self) -> tuple[Any, ...]:
         """Everything but the index sets, for comparison."""
-        return (self.name, self.class_noun, self.identifier, self.base, self.origin, dict(self.extra), self.parts)
+        words = (self.name, self.class_noun, self.identifier)
+        return (*words, self.base, self.origin, dict(self.extra), self.parts, dict(self.section))
 
     @property
     def phrase(self) -> str:
@@ -154,7 +157,7 @@ def content_id(indices: Mapping[str, Indices], tensors: Mapping[str, list[int]])
             numbers = [len(shape), *shape, len(values)]
             digest.update(len(name).to_bytes(8, "little") + name)
             digest.update(b"".join(number.to_bytes(8, "little") for number in numbers))
-            digest.update(np.ascontiguousarray(values, dtype="<u4").tobytes())
+            digest.update(np.ascontiguousarray(values, dtype="<u4").data)
     return digest.hexdigest()
 
 

@@ -50,11 +50,11 @@ class Origin(Record):
     method: str | None = None
     parameters: dict[str, Any] = {}
     seed: int | None = None
-    photos: list[Hash] = []
+    photos: Annotated[list[Hash], Field(fail_fast=True)] = []
     held_out: int | None = None
     losses: Losses | None = None
     versions: dict[str, str] = {}
-    warnings: list[str] = []
+    warnings: Annotated[list[str], Field(fail_fast=True)] = []
     notes: str | None = None
     licence: str | None = None
     author: str | None = None

@@ -6,12 +6,11 @@ import numpy as np
 
 from conestool.concept import Indices
 from conestool.errors import FormatError
-from conestool.format.bits import Bytes, pack
+from conestool.format.bits import Bytes, count, ones, pack
 
 __all__ = ["allowed", "decode", "encode"]
 
 DENSE = 8
-CHUNK = 1 << 20
 
 
 def allowed(n: int, k: int) -> bool:
@@ -30,11 +29,7 @@ def decode(coded: Bytes, n: int, k: int) -> Indices:
     """The `k` positions; FormatError unless exactly `k` bits are set and the padding is zero."""
     if n % 8 and coded[-1] & (0xFF >> n % 8):
         raise FormatError("padding bits are not zero")
-    parts = [
-        np.flatnonzero(np.unpackbits(coded[at : at + CHUNK]).view(np.bool_)) + 8 * at
-        for at in range(0, len(coded), CHUNK)
-    ]
-    values = np.concatenate(parts).astype(np.int64, copy=False)
-    if len(values) != k:
-        raise FormatError(f"{len(values)} bits are set, expected {k}")
-    return values
+    found = count(coded)
+    if found != k:
+        raise FormatError(f"{found} bits are set, expected {k}")
+    return ones(coded)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import msgpack
@@ -12,6 +12,9 @@ from conestool.errors import FormatError
 from conestool.format.limits import DEPTH
 
 __all__ = ["pack", "unpack"]
+
+TYPES = {type(None), bool, int, float, str, bytes, list, dict}
+"""What a header may hold; the decoder makes one more of its own accord, a timestamp."""
 
 
 def pack(value: Any) -> bytes:
@@ -31,7 +34,7 @@ def ordered(value: Any, depth: int = DEPTH) -> Any:
     if isinstance(value, list | tuple):
         return [ordered(item, depth - 1) for item in value]
     if isinstance(value, float):
-        if not math.isfinite(value):
+        if not isfinite(value):
             raise ValueError("a number is not finite")
         return float(value)
     if value is None or isinstance(value, bool | int | str | bytes):
@@ -43,7 +46,8 @@ def unpack(data: bytes) -> dict[str, Any]:
     """The map that `data` encodes; FormatError unless `data` is exactly what `pack` would write."""
     try:
         value = msgpack.unpackb(data, raw=False, strict_map_key=True, object_pairs_hook=pairs, ext_hook=refuse)
-        again = pack(value)
+        check(value)
+        again = msgpack.packb(value, use_bin_type=True)
     except FormatError:
         raise
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
@@ -51,16 +55,40 @@ def unpack(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FormatError("not a map")
     if again != data:
-        raise FormatError("msgpack is not canonical (keys in order, shortest forms)")
+        raise FormatError("msgpack is not canonical (shortest forms)")
     return value
 
 
-def pairs(items: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    """A map, refused if a key occurs twice."""
+def pairs(items: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """A map, refused unless its keys are in strictly rising order."""
     out = dict(items)
+    if len(items) < 2:
+        return out
     if len(out) != len(items):
         raise FormatError("a key occurs twice in a map")
+    if list(out) != sorted(out):
+        raise FormatError("msgpack is not canonical (keys in order)")
     return out
+
+
+def check(value: Any) -> None:
+    """Refuse deep nesting, keys that are no strings, timestamps and numbers that are not finite.
+
+    Level by level, since a header has room for a million values.
+    """
+    level = [value]
+    for _ in range(DEPTH):
+        keys = [key for place in level if type(place) is dict for key in place]
+        if not {str}.issuperset(map(type, keys)):
+            raise FormatError("not valid msgpack (a key is not a string)")
+        inner = [item for place in level for item in (place.values() if type(place) is dict else place)]
+        if not TYPES.issuperset(map(type, inner)):
+            raise FormatError("not valid msgpack (a timestamp, which is an ext type)")
+        if not all(isfinite(item) for item in inner if type(item) is float):
+            raise FormatError("a number is not finite")
+        level = [item for item in inner if type(item) in (dict, list)]
+    if any(level):
+        raise FormatError(f"not valid msgpack (arrays and maps nested deeper than {DEPTH})")
 
 
 def refuse(code: int, data: bytes) -> Any:

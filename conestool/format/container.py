@@ -27,6 +27,8 @@ SIGNATURE = b"\x89CONE\r\n\x1a\n"
 MAJOR, MINOR = 1, 0
 PREAMBLE = struct.Struct("<9sBBBII")
 DAMAGED = "copy or download the file again"
+MESSAGE = 1000
+"""Characters of an error that are shown: a file may have names of any length in its header."""
 
 
 def load(path: str | Path) -> Cone:
@@ -45,7 +47,7 @@ def loads(data: bytes, name: str = "<bytes>") -> Cone:
         header = parse_header(data, len(data))
         return Cone(read_concepts(header, data), header.extra)
     except FormatError as error:
-        raise type(error)(f"{name}: {error}", error.hint) from error
+        raise placed(name, error) from error
 
 
 def read_header(path: str | Path) -> Header:
@@ -60,7 +62,7 @@ def read_header(path: str | Path) -> Header:
     except OSError as error:
         raise unreadable(path, error) from error
     except FormatError as error:
-        raise type(error)(f"{path}: {error}", error.hint) from error
+        raise placed(str(path), error) from error
 
 
 def save(cone: Cone, path: str | Path, *, force: bool = False) -> Path:
@@ -122,6 +124,13 @@ def parse_header(data: bytes, size: int) -> Header:
     return found
 
 
+def placed(name: str, error: FormatError) -> FormatError:
+    """The error with the file's name before it; what it quotes of the file is escaped, so that it stays one line."""
+    text = str(error)
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[:MESSAGE])
+    return type(error)(f"{name}: {shown}{'...' * (len(text) > MESSAGE)}", error.hint)
+
+
 def foreign(data: bytes) -> tuple[str, str]:
     """Message and hint for bytes without the signature."""
     if SIGNATURE.startswith(data):
@@ -147,9 +156,9 @@ def read_concepts(header: Header, data: bytes) -> tuple[Concept, ...]:
         start = at - sum(map(len, pieces))
         indices = read_indices(where, fields.entries, known.base, pieces[0], start)
         parts = [Part(s.type, p, s.extra) for s, p in zip(fields.sections[1:], pieces[1:], strict=True)]
-        concept = Concept(
-            known.name, known.class_noun, known.identifier, indices, known.base, known.origin, known.extra, tuple(parts)
-        )
+        words = (known.name, known.class_noun, known.identifier)
+        kept = (known.extra, tuple(parts), fields.sections[0].extra)
+        concept = Concept(*words, indices, known.base, known.origin, *kept)
         if concept.id != known.id:
             raise FormatError(f"{where}: content id {concept.id[:12]}, the header says {known.id[:12]}", DAMAGED)
         concepts.append(concept)
@@ -172,6 +181,7 @@ def read_indices(where: str, entries: list[Entry], base: BaseInfo, data: bytes, 
         param, shape = shapes[entry.tensor]
         try:
             out[param] = decode(entry, stream[at : at + entry.raw], content[inside : inside + entry.coded], shape)
+            out[param].flags.writeable = False
         except FormatError as error:
             raise FormatError(f"{where}: {param}: {error} (byte {start + at})", error.hint) from error
         at, inside = at + entry.raw, inside + entry.coded
@@ -189,10 +199,8 @@ def concept_map(concept: Concept, base: int) -> tuple[dict[str, Any], list[bytes
         raw.append(pieces.raw.tobytes())
         coded.append(pieces.coded.tobytes())
         codecs.add(pieces.codec)
-    parts = [
-        Part("indices", b"".join(raw) + (frame(b"".join(coded), BITMAP in codecs) if coded else b"")),
-        *concept.parts,
-    ]
+    payload = b"".join(raw) + (frame(b"".join(coded), BITMAP in codecs) if coded else b"")
+    parts = [Part("indices", payload, concept.section), *concept.parts]
     known = {
         "name": concept.name,
         "class_noun": concept.class_noun,
@@ -228,11 +236,12 @@ def base_map(base: BaseInfo) -> dict[str, Any]:
 
 
 def record_map(record: BaseModel) -> dict[str, Any]:
-    """A record as a map without the fields that are None or empty; unknown keys as they are."""
-    fields = {key: getattr(record, key) for key in type(record).model_fields}
-    plain = {key: record_map(value) if isinstance(value, BaseModel) else value for key, value in fields.items()}
-    kept = {key: value for key, value in plain.items() if value is not None and value not in ({}, [])}
-    return {**kept, **(record.model_extra or {})}
+    """A record as a map without the fields that have their default; unknown keys as they are."""
+    defaults = {key: field.default for key, field in type(record).model_fields.items()}
+    fields = {key: getattr(record, key) for key in defaults}
+    kept = {key: value for key, value in fields.items() if value != defaults[key]}
+    plain = {key: record_map(value) if isinstance(value, BaseModel) else value for key, value in kept.items()}
+    return {**plain, **(record.model_extra or {})}
 
 
 def with_extra(model: type[BaseModel], known: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from conestool.concept import Indices
 from conestool.errors import FormatError
-from conestool.format.bits import Bytes, pack
+from conestool.format.bits import Bytes, count, ones, pack, span
 
 __all__ = [
     "CLASSES",
@@ -35,22 +35,24 @@ __all__ = [
 ]
 
 CLASSES = 32
+CHUNK = 1 << 20
 SIDE = 16
 """Rows plus columns are at most this many times k, so that the classes do not outgrow the indices."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The class of each row and column, and how many classes there are of each."""
+    """The class of each row and column (nothing where there is one class alone), and how many classes there are."""
 
     rows: Bytes
     columns: Bytes
     a: int
     b: int
+    shape: tuple[int, int]
 
     def sides(self) -> tuple[Indices, Indices]:
         """Number of rows in each row class, of columns in each column class."""
-        return np.bincount(self.rows, minlength=self.a), np.bincount(self.columns, minlength=self.b)
+        return sizes(self.rows, self.a, self.shape[0]), sizes(self.columns, self.b, self.shape[1])
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,16 @@ class Blocks:
 def allowed(shape: list[int], k: int) -> bool:
     """Whether this codec may be used: two dimensions or more, and not more rows and columns than 16 k."""
     return len(shape) >= 2 and sum(sides(shape)) <= SIDE * k
+
+
+def sizes(side: Bytes, number: int, length: int) -> Indices:
+    """How many of `length` rows (or columns) are in each of `number` classes; a piece at a time, since it counts in
+    64 bits."""
+    if number == 1:
+        return np.array([length])
+    parts = (np.bincount(side[at : at + CHUNK], minlength=number) for at in range(0, length, CHUNK))
+    total: Indices = np.sum(list(parts), axis=0)
+    return total
 
 
 def sides(shape: list[int]) -> tuple[int, int]:
@@ -119,10 +131,11 @@ def plan(values: Indices, shape: list[int]) -> tuple[Grid, float]:
     columns, b = classes(np.bincount(column, minlength=breadth))
     table = np.bincount(rows[row].astype(np.int64) * b + columns[column], minlength=a * b).reshape(a, b)
     one_row, one_column = np.zeros(height, np.uint8), np.zeros(breadth, np.uint8)
+    size = (height, breadth)
     options = [
-        (Grid(rows, columns, a, b), table),
-        (Grid(rows, one_column, a, 1), table.sum(axis=1, keepdims=True)),
-        (Grid(one_row, columns, 1, b), table.sum(axis=0, keepdims=True)),
+        (Grid(rows, columns, a, b, size), table),
+        (Grid(rows, one_column, a, 1, size), table.sum(axis=1, keepdims=True)),
+        (Grid(one_row, columns, 1, b, size), table.sum(axis=0, keepdims=True)),
     ]
     costs = [estimate(grid, counts) for grid, counts in options]
     best = int(np.argmin(costs))
@@ -209,10 +222,15 @@ def decode(raw: Bytes, coded: Bytes, shape: list[int], k: int) -> Indices:
     row, column = np.divmod(positions, np.repeat(breadth.astype(np.uint32)[b], blocks.counts))
     row_at = np.repeat((np.cumsum(height) - height)[a], blocks.counts) + row
     column_at = np.repeat((np.cumsum(breadth) - breadth)[b], blocks.counts) + column
-    values = np.argsort(grid.rows, kind="stable")[row_at] * sides(shape)[1]
-    values += np.argsort(grid.columns, kind="stable")[column_at]
-    out: Indices = np.sort(values).astype(np.int64, copy=False)
-    return out
+    values = members(grid.rows, row_at) * grid.shape[1]
+    values += members(grid.columns, column_at)
+    values.sort()
+    return values
+
+
+def members(side: Bytes, ranks: Indices) -> Indices:
+    """The rows (or columns) at these ranks, when they are ordered by class; in one class they are as they were."""
+    return np.argsort(side, kind="stable")[ranks] if len(side) else ranks
 
 
 def read_tables(raw: Bytes, coded: Bytes, shape: list[int], k: int) -> tuple[Grid, Indices, Bytes]:
@@ -224,13 +242,12 @@ def read_tables(raw: Bytes, coded: Bytes, shape: list[int], k: int) -> tuple[Gri
     height, breadth = sides(shape)
     if len(coded) != height * (a > 1) + breadth * (b > 1):
         raise FormatError(f"{len(coded)} bytes of classes for {a} x {b} classes")
-    rows = coded[:height] if a > 1 else np.zeros(height, np.uint8)
-    columns = coded[-breadth:] if b > 1 else np.zeros(breadth, np.uint8)
-    if int(rows.max()) >= a or int(columns.max()) >= b:
+    rows, columns = np.split(coded, [height * (a > 1)])
+    if int(rows.max(initial=0)) >= a or int(columns.max(initial=0)) >= b:
         raise FormatError(f"a class is not below {a} (rows) or {b} (columns)")
     table = np.zeros((a * b, 8), np.uint8)
     table[:, : width(k)] = raw[2:end].reshape(a * b, -1)
-    return Grid(rows, columns, a, b), table.view("<u8").ravel().astype(np.int64), raw[end:]
+    return Grid(rows, columns, a, b, (height, breadth)), table.view("<u8").ravel().astype(np.int64), raw[end:]
 
 
 def read_positions(data: Bytes, blocks: Blocks, k: int) -> Indices:
@@ -239,12 +256,11 @@ def read_positions(data: Bytes, blocks: Blocks, k: int) -> Indices:
     low = sum(planes)
     if low > 8 * len(data):
         raise FormatError(f"{len(data)} bytes cannot hold {low} low bits")
-    bits = np.unpackbits(data)
-    gaps = unary(bits[low:], k)
+    gaps = unary(data, low, k)
     gaps <<= np.repeat(blocks.m, blocks.counts)
     at = 0
     for p, size in enumerate(planes):
-        gaps[:size] |= bits[at : at + size].astype(np.int64) << p
+        gaps[:size] |= span(data, at, size).astype(np.int64) << p
         at += size
     gaps += 1
     total = np.cumsum(gaps, out=gaps)
@@ -256,12 +272,13 @@ def read_positions(data: Bytes, blocks: Blocks, k: int) -> Indices:
     return total
 
 
-def unary(bits: Bytes, k: int) -> Indices:
-    """The `k` quotients; the bits end with the last one and less than a byte of zeros."""
-    ends = np.flatnonzero(bits.view(np.bool_))
-    if len(ends) != k:
-        raise FormatError(f"{len(ends)} quotients, expected {k}")
-    if len(bits) - 1 - int(ends[-1]) >= 8:
+def unary(data: Bytes, start: int, k: int) -> Indices:
+    """The `k` quotients from bit `start` on; the bits end with the last one and less than a byte of zeros."""
+    found = count(data, start)
+    if found != k:
+        raise FormatError(f"{found} quotients, expected {k}")
+    ends = ones(data, start)
+    if 8 * len(data) - start - 1 - int(ends[-1]) >= 8:
         raise FormatError("bytes left over after the last quotient")
     gaps = np.diff(ends, prepend=-1)
     gaps -= 1

@@ -36,6 +36,8 @@ Sha256 = Annotated[bytes, Field(min_length=32, max_length=32)]
 Natural = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(ge=1, lt=2**31)]
 Shape = Annotated[list[Size], Field(max_length=limits.DIMENSIONS)]
+FIRST: Any = Field(fail_fast=True)
+"""Stop at the first fault of a list: a header has room for a million, and a million reports take seconds."""
 
 
 class FileMap(BaseModel):
@@ -87,10 +89,12 @@ class BaseMap(FileMap):
     family: str
     dtype: str
     structure: Sha256
-    tensors: Annotated[list[Annotated[list[Any], Field(min_length=2, max_length=2)]], Field(max_length=limits.TENSORS)]
+    tensors: Annotated[
+        list[Annotated[list[Any], Field(min_length=2, max_length=2)]], Field(max_length=limits.TENSORS), FIRST
+    ]
     digests: dict[str, Sha256]
-    zeros: list[Natural] | None = None
-    samples: list[bytes] | None = None
+    zeros: Annotated[list[Natural], FIRST] | None = None
+    samples: Annotated[list[bytes], FIRST] | None = None
 
     @field_validator("tensors")
     @classmethod
@@ -133,8 +137,8 @@ class ConceptMap(FileMap):
     identifier: str
     base: Natural
     id: Sha256
-    tensors: list[Annotated[list[Natural], Field(min_length=5, max_length=5)]]
-    sections: Annotated[list[SectionMap], Field(min_length=1, max_length=limits.SECTIONS)]
+    tensors: Annotated[list[Annotated[list[Natural], Field(min_length=5, max_length=5)]], FIRST]
+    sections: Annotated[list[SectionMap], Field(min_length=1, max_length=limits.SECTIONS), FIRST]
     origin: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -163,9 +167,9 @@ class ConceptMap(FileMap):
 class HeaderMap(FileMap):
     """The whole header."""
 
-    bases: Annotated[list[BaseMap], Field(min_length=1, max_length=limits.BASES)]
-    concepts: Annotated[list[ConceptMap], Field(min_length=1, max_length=limits.CONCEPTS)]
-    critical: list[str] = []
+    bases: Annotated[list[BaseMap], Field(min_length=1, max_length=limits.BASES), FIRST]
+    concepts: Annotated[list[ConceptMap], Field(min_length=1, max_length=limits.CONCEPTS), FIRST]
+    critical: Annotated[list[str], FIRST] = []
 
     @model_validator(mode="after")
     def references(self) -> HeaderMap:
@@ -244,6 +248,6 @@ def read_origin(raw: dict[str, Any]) -> Origin:
 def first(error: ValidationError) -> str:
     """The first fault of a validation, as `concepts.0.name: what is wrong`."""
     fault = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in fault["loc"])
+    place = ".".join(str(part)[:80] for part in fault["loc"])
     message = str(fault["msg"]).removeprefix("Value error, ")
     return f"{place}: {message}" if place else message

@@ -155,6 +155,8 @@ def write_codecs(refuse: Callable[..., None]) -> None:
     )
     refuse("bitmap-few.cone", 36, "seven bits set for k of 8", payload(0, [8], 8, b"", b"\xfe"))
     refuse("bitmap-many.cone", 36, "eight bits set for k of 7", payload(0, [8], 7, b"", b"\xff"))
+    flood = payload(0, [2**29], 2**26, b"", b"\xff" * 2**26)
+    refuse("bitmap-flood.cone", 36, "2**29 bits set for k of 2**26, in a file of 3 kB", flood)
 
 
 def write_grids(refuse: Callable[..., None]) -> None:
@@ -177,6 +179,8 @@ def write_grids(refuse: Callable[..., None]) -> None:
     refuse("grid-ones-many.cone", 40, "a quotient too many", file(raw + b"\x80"))
     refuse("grid-bytes.cone", 40, "a byte of zeros after the last quotient", file(raw + b"\0"))
     refuse("grid-short.cone", 40, "too few low bits", file(raw[:4]))
+    flat = payload(2, [2**29, 1], 2**26, b"\1\1" + (2**26).to_bytes(4, "little") + b"\x80", b"")
+    refuse("grid-flat.cone", 40, "2**29 rows of one class, and next to no bits, in a file of 1 kB", flat)
     refuse("grid-outside.cone", 41, "an index outside its block", file(b"\2\1\0\6" + outside()))
 
 

@@ -86,6 +86,8 @@ def write_encoding(refuse: Callable[..., None]) -> None:
 def write_content(refuse: Callable[..., None]) -> None:
     """Rules 13 to 15: critical features, types and caps."""
     refuse("critical-later.cone", 13, "a critical feature nobody knows", at("critical", value=["x-rotated"]))
+    escape = at("critical", value=["x\n\x1b[31m"])
+    refuse("critical-escape-later.cone", 13, "a critical feature with a line break and an escape sequence", escape)
     refuse("critical-type.cone", 14, "critical is a string", at("critical", value="x"))
     refuse("no-bases.cone", 14, "bases missing", without("bases"))
     refuse("no-name.cone", 14, "the name of a concept missing", without("concepts", 0, "name"))
@@ -112,6 +114,8 @@ def write_content(refuse: Callable[..., None]) -> None:
         at("concepts", 0, "origin", "losses", "held_out_before", value="0"),
     )
     refuse("nil-critical.cone", 14, "nil for critical", at("critical", value=None))
+    long = at("bases", 0, "digests", "x\n" * 2000, value=H[:31])
+    refuse("digest-long.cone", 14, "31 bytes under a rung of 4,000 characters, half of them line breaks", long)
     refuse(
         "digest-later.cone", 14, "31 bytes under an unknown rung", at("bases", 0, "digests", "x-later", value=H[:31])
     )

@@ -114,6 +114,8 @@ def write_open(book: Book) -> None:
     model = base(SMALL, id="", family="", dtype="int4", revision="", digests={"f32": H, "x-later": H})
     about = "empty strings and another dtype; a digest, a version and a loss of later versions"
     book.add("open.cone", about, [model], one)
+    one = [(*concept("dog", SMALL, SMALL_SETS, origin={"losses": {}, "photos": []}), SMALL_SETS)]
+    book.add("losses-none.cone", "an empty map of losses, an empty array of photos", [base(SMALL)], one)
     model = base({}, zeros=[], samples=[])
     book.add("no-tensors.cone", "a base model without tensors", [model], [(*concept("dog", {}, {}), {})])
     tiny = {"a": [], "b": [3], "c": [5]}

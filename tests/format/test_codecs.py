@@ -68,7 +68,7 @@ def test_gaps_example_with_long_quotients() -> None:
 def test_grid_example() -> None:
     """The example of the specification."""
     values = array([1, 8, 9, 10, 13, 25, 26, 28])
-    sides = grid.Grid(np.array([0, 1, 0, 1], np.uint8), np.array([0] * 6 + [1, 1], np.uint8), 2, 2)
+    sides = grid.Grid(np.array([0, 1, 0, 1], np.uint8), np.array([0] * 6 + [1, 1], np.uint8), 2, 2, (4, 8))
     raw, coded = grid.encode(values, [4, 8], sides)
     assert raw.tobytes() == bytes.fromhex("02 02 01 00 07 00 9E 5A")
     assert coded.tobytes() == bytes.fromhex("00 01 00 01 00 00 00 00 00 00 01 01")
@@ -115,7 +115,8 @@ def test_grid_is_that_of_the_slow_writer(case: tuple[list[int], Indices], a: int
     height, breadth = shape[0], prod(shape[1:])
     rows = [random.randrange(a) for _ in range(height)]
     columns = [random.randrange(b) for _ in range(breadth)]
-    sides = grid.Grid(np.array(rows, np.uint8), np.array(columns, np.uint8), max(rows) + 1, max(columns) + 1)
+    classes = np.array(rows, np.uint8), np.array(columns, np.uint8)
+    sides = grid.Grid(*classes, max(rows) + 1, max(columns) + 1, (height, breadth))
     raw, coded = grid.encode(values, shape, sides)
     assert (raw.tobytes(), coded.tobytes()) == reference.grid(values.tolist(), shape, rows, columns)
     assert np.array_equal(grid.decode(raw, coded, shape, len(values)), values)

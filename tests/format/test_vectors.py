@@ -33,7 +33,7 @@ REASONS = {
     10: "not canonical",
     11: "a number is not finite",
     12: "nested deeper than 16",
-    13: "header: needs x-rotated",
+    13: r"header: needs x-rotated|header: needs x\\n\\x1b\[31m",
     14: "Field required|Input should be|List should have at least 5|Data should have|is nil|String should match",
     15: "(List|String) should have at (least|most)",
     16: "not in rising order of their names",
@@ -106,7 +106,8 @@ def test_refuses_invalid_vectors(vector: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match=REASONS[vector["rule"]]) as caught:
         loads((VECTORS / vector["file"]).read_bytes(), name)
     assert str(caught.value).startswith(f"{name}: ")
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 2000
     assert (type(caught.value) is VersionError) == (vector["error"] == "version")
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import zstandard
 
-from tests.independent.mutants import Header, join, mend, nested, pack, parts, relabelled
+from tests.independent.forging import Header, join, mend, pack, parts, relabelled
+from tests.independent.values import nested
 from tests.independent.writer import START, gaps
 
 VALID = Path(__file__).parents[2] / "spec/vectors/valid"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import random
 import struct
 import zlib
@@ -12,117 +11,9 @@ from typing import Any
 
 import zstandard
 
-from tests.independent.decoder import unpack
-from tests.independent.reader import read
-from tests.independent.rules import RuleError
-
-Header = dict[str, Any]
-
-
-def nested(depth: int) -> list[Any]:
-    """So many arrays inside each other."""
-    result: list[Any] = []
-    for _ in range(depth - 1):
-        result = [result]
-    return result
-
-
-NUMBERS = [0, 1, 2, 3, 7, 8, 31, 32, 33, 127, 128, 255, 256, 2**16, 2**26, 2**26 + 1, 2**31 - 1, 2**31, 2**32]
-WORDS = ["", "a", "a b", "a  b", " a", "a ", "a-", "a'b", "DOG", "dog", "ß", "ss", "ſ", "a\u0301", "é", "²", "Ⅷ", "дом"]
-WORDS += ["\u0301", "1\u20e3", "हिन्दी"]
-SPACES = [
-    "\u00a0a",
-    "a\u2028",
-    "\u200ba",
-    "a\u200b",
-    "\u3000a",
-    "a\x1c",
-    "a\x85",
-    "a\x00b",
-    "\u180ea",
-    "\ufeffa",
-    "\U0001f415",
-]
-OTHERS = [None, True, False, -1, -33, -(2**63), 2**63, 2**64 - 1, 0.0, 1.5, b"", b"\0", bytes(31), bytes(32), bytes(33)]
-SHAPES: list[Any] = [[], {}, [[]], [1] * 8, [1] * 9, [2**31 - 1], {"": 0}, {"x-a": None}, *map(nested, range(10, 18))]
-VALUES = [*NUMBERS, *WORDS, *SPACES, *OTHERS, *SHAPES, "n" * 64, "n" * 65, "n" * 512, "n" * 513, "0" * 64, "indices"]
-KEYS = [
-    "",
-    "x-a",
-    "critical",
-    "zeros",
-    "samples",
-    "origin",
-    "losses",
-    "seed",
-    "photos",
-    "f16",
-    "revision",
-    "parameters",
-]
-
-
-def pack(value: Any) -> bytes:
-    """Canonical msgpack."""
-    if value is None or isinstance(value, bool):
-        return {None: b"\xc0", False: b"\xc2", True: b"\xc3"}[value]
-    if isinstance(value, int):
-        if -32 <= value < 128:
-            return struct.pack("b", value)
-        width = next(w for w in range(4) if -(2 ** (8 * 2**w - 1)) <= value < (2 ** (8 * 2**w) if value > 0 else 1))
-        return bytes([(0xCC if value > 0 else 0xD0) + width]) + value.to_bytes(2**width, "big", signed=value < 0)
-    if isinstance(value, float):
-        return b"\xcb" + struct.pack(">d", value)
-    if isinstance(value, str):
-        text = value.encode()
-        return length(len(text), (0xA0, 32), 0xD9) + text
-    if isinstance(value, bytes):
-        return length(len(value), (0, 0), 0xC4) + value
-    if isinstance(value, list):
-        return length(len(value), (0x90, 16), 0xDB) + b"".join(map(pack, value))
-    return length(len(value), (0x80, 16), 0xDD) + b"".join(pack(key) + pack(value[key]) for key in sorted(value))
-
-
-def length(size: int, short: tuple[int, int], long: int) -> bytes:
-    """A length: in the first byte if it fits; `long` is the type with one byte, which arrays and maps lack."""
-    if size < short[1]:
-        return bytes([short[0] + size])
-    if size < 256 and long in (0xC4, 0xD9):
-        return bytes([long, size])
-    return bytes([long + 1]) + struct.pack(">H", size) if size < 2**16 else bytes([long + 2]) + struct.pack(">I", size)
-
-
-def parts(data: bytes) -> tuple[Header, list[bytes]]:
-    """Header and sections of a valid file."""
-    (size,) = struct.unpack_from("<I", data, 12)
-    header, at, sections = unpack(data[20 : 20 + size]), 20 + size, []
-    for concept in header["concepts"]:
-        for section in concept["sections"]:
-            sections.append(data[at : at + section["length"]])
-            at += section["length"]
-    return header, sections
-
-
-def join(header: Header | bytes, sections: list[bytes], start: bytes) -> bytes:
-    """A file with the first 12 bytes of another one and a right CRC."""
-    packed = header if isinstance(header, bytes) else pack(header)
-    preamble = start[:12] + struct.pack("<I", len(packed))
-    return preamble + struct.pack("<I", zlib.crc32(preamble + packed)) + packed + b"".join(sections)
-
-
-def mend(data: bytes) -> bytes:
-    """Put right the sha256 of sections and the content ids that the independent reader misses, and the CRC."""
-    for _ in range(9):
-        try:
-            read(data)
-        except RuleError as error:
-            (size,) = struct.unpack_from("<I", data.ljust(20), 12)
-            if not error.found:
-                break
-            data = join(data[20 : 20 + size].replace(error.stored, error.found, 1), [data[20 + size :]], data)
-        else:
-            break
-    return data
+from tests.independent import attacks
+from tests.independent.forging import join, mend, parts, relabelled, split
+from tests.independent.values import KEYS, SPACES, VALUES, WORDS
 
 
 def damage(data: bytes, rng: random.Random, kinds: int = 10) -> bytes:
@@ -216,16 +107,6 @@ def in_sections(data: bytes, rng: random.Random) -> bytes:
     return mend(join(relabelled(header, sections), sections, data))
 
 
-def relabelled(header: Header, sections: list[bytes]) -> Header:
-    """The header with lengths and sums of these sections."""
-    rest = list(sections)
-    for concept in header["concepts"]:
-        for section in concept["sections"]:
-            payload = rest.pop(0)
-            section |= {"length": len(payload), "sha256": hashlib.sha256(payload).digest()}
-    return header
-
-
 def in_pieces(data: bytes, rng: random.Random) -> bytes:
     """Damage to raw and coded pieces, to k or to the codec; the frame and all sums are made anew."""
     header, sections = parts(data)
@@ -247,23 +128,24 @@ def in_pieces(data: bytes, rng: random.Random) -> bytes:
     return mend(join(relabelled(header, sections), sections, data))
 
 
-def split(section: bytes, rows: list[list[int]]) -> tuple[list[bytes], list[bytes]]:
-    """The raw and the coded pieces of a valid section of indices."""
-    raw, coded, at, second = [], [], 0, 0
-    content = zstandard.ZstdDecompressor().decompress(section[sum(row[3] for row in rows) :])
-    for row in rows:
-        raw.append(section[at : at + row[3]])
-        coded.append(content[second : second + row[4]])
-        at, second = at + row[3], second + row[4]
-    return raw, coded
-
-
-WAYS: list[tuple[Callable[[bytes, random.Random], bytes], int]] = [
-    (anywhere, 1),
-    (in_preamble, 1),
-    (in_header, 3),
-    (in_tree, 6),
-    (in_sections, 3),
-    (in_pieces, 8),
-]
+WAYS: dict[Callable[[bytes, random.Random], bytes], int] = {
+    anywhere: 1,
+    in_preamble: 1,
+    in_header: 3,
+    in_tree: 4,
+    in_sections: 3,
+    in_pieces: 7,
+    attacks.in_field: 3,
+    attacks.in_encoding: 2,
+    attacks.in_layout: 2,
+    attacks.in_names: 2,
+    attacks.in_frame: 3,
+    attacks.bombs: 1,
+}
 """Ways to change a file, and how often each is taken."""
+
+
+def mutate(data: bytes, rng: random.Random) -> tuple[str, bytes]:
+    """A valid file changed in one way, and the way's name."""
+    (way,) = rng.choices(list(WAYS), list(WAYS.values()))
+    return way.__name__, way(data, rng)

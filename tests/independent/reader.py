@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
 import zlib
@@ -45,6 +46,15 @@ class Cone:
     def id(self) -> bytes:
         """The content id of the file."""
         return hashlib.sha256(b"cone-file-1\0" + b"".join(sorted(c.id for c in self.concepts))).digest()
+
+
+@functools.lru_cache(maxsize=1)
+def outcome(data: bytes) -> Cone | RuleError:
+    """What a file holds, or the rule that it breaks; kept for who asks again."""
+    try:
+        return read(data)
+    except RuleError as error:
+        return error
 
 
 def read(data: bytes) -> Cone:

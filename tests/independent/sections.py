@@ -53,10 +53,9 @@ def low_bits(n: int, k: int) -> int:
 
 def decode_bitmap(shape: list[int], k: int, raw: Bytes, coded: Bytes) -> Ints:
     """Codec 0."""
-    found = np.flatnonzero(np.unpackbits(coded))
-    need(33, len(found) == 0 or int(found[-1]) < math.prod(shape), "padding of a bitmap")
-    need(36, len(found) == k, "bits of a bitmap")
-    return found
+    need(33, not coded[-1] & (2 ** (-math.prod(shape) % 8) - 1), "padding of a bitmap")
+    need(36, int(np.bitwise_count(coded).sum(dtype=np.int64)) == k, "bits of a bitmap")
+    return np.flatnonzero(np.unpackbits(coded))
 
 
 def decode_gaps(shape: list[int], k: int, raw: Bytes, coded: Bytes) -> Ints:
@@ -86,6 +85,7 @@ def decode_grid(shape: list[int], k: int, raw: Bytes, coded: Bytes) -> Ints:
     rest = 2 + a * b * s
     need(37, 1 <= a <= 32 and 1 <= b <= 32 and len(raw) >= rest, "classes or counts")
     need(37, len(coded) == height * (a > 1) + width * (b > 1), "length of the coded piece")
+    need(40, 8 * (len(raw) - rest) >= k, "less than a bit for each index")
     split = height * (a > 1)
     rows, columns = (
         [np.flatnonzero(part == number) for number in range(side)] if side > 1 else [np.arange(size)]
@@ -101,6 +101,7 @@ def decode_grid(shape: list[int], k: int, raw: Bytes, coded: Bytes) -> Ints:
     planes = int(m.sum())
     most = planes + k + sum(n - c >> p for n, c, p in zip(cells, counts, rice, strict=True))
     need(40, planes <= 8 * (len(raw) - rest) < most + 8, "bits too few for the planes, or too many for all positions")
+    need(40, int(np.bitwise_count(raw[rest:]).sum(dtype=np.int64)) <= planes + k, "more ones than there can be")
     bits = np.unpackbits(raw[rest:])
     gaps, at = np.zeros(k, np.int64), 0
     for p in range(max(rice)):

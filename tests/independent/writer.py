@@ -7,7 +7,7 @@ import random
 
 import zstandard
 
-from tests.independent.mutants import Header, join, mend, relabelled
+from tests.independent.forging import Header, join, mend, relabelled
 
 START = bytes.fromhex("89434F4E450D0A1A0A010000")
 Sets = list[dict[str, list[int]]]
