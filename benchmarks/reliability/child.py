@@ -96,7 +96,7 @@ def redirect(log: Path) -> None:
     for handle, target in ((files[0], 0), (files[1], 1), (files[1], 2)):
         os.dup2(handle, target)
     sys.stdin, sys.stdout, sys.stderr = (
-        open(number, mode, closefd=False)  # noqa: PTH123, SIM115
+        open(number, mode, closefd=False)  # noqa: SIM115
         for number, mode in ((0, "r"), (1, "w"), (2, "w"))
     )
 

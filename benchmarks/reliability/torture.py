@@ -1,10 +1,11 @@
 """Kill commands at random instants: `python -m benchmarks.reliability.torture --kills 200 --seed 0 --out F.json`.
 
-One process imports everything, then forks a child per attempt, which runs the command line on a tiny base model. Half of
-the kills fall at a uniformly random instant of the command's duration, half at a random file-system call or line of the
-code that writes files. After a kill every output must be absent or as it was before or as an uninterrupted command
-leaves it, whole; then the same command runs to its end (a search, if it saved itself, resumed half of the time, and
-killed again now and then), and must leave the bytes of the uninterrupted command, a readable cache and no other file.
+One process imports everything, then forks a child per attempt, which runs the command line on a tiny base model.
+Half of the kills fall at a uniformly random instant of the command's duration, half at a random file-system call or
+line of the code that writes files.
+After a kill every output must be absent or as it was before or as an uninterrupted command leaves it, whole. After one
+to three of them the command runs to its end (a search that saved itself resumed, more often than not), and must leave
+the bytes of the uninterrupted command, a readable cache and no other file.
 
 Then the hardships: full disks, folders that cannot be written, inputs that vanish, clocks that jump, and commands that
 write the same output at once. Attempts are kept in the JSON file and not repeated.
@@ -113,7 +114,8 @@ def kill(
         else:
             instant = rng.randint(1, max(1, int(measured.events * share)))
             ended = start(stage, place, arguments, at_event(place.root, kill_self(int(instant)))).wait()
-        states = [state(now, one, new) for now, one, new in zip(place.contents(command), old, measured.new, strict=True)]
+        three = zip(place.contents(command), old, measured.new, strict=True)
+        states = [state(now, before, new) for now, before, new in three]
         record.problems += [f"{command.line}: output {each}" for each in states if each.startswith("bad")]
         record.problems += [f"cache: {path} cannot be read" for path in place.unreadable()]
         if ended.code is None:

@@ -121,22 +121,28 @@ def check_outputs(paths: Iterable[str | Path], what: str, *, force: bool, folder
 def emit_bytes(data: bytes, what: str) -> None:
     """Write `data` to stdout, unless that is a terminal."""
     refuse_terminal(what)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    emit(data)
 
 
 def emit_paths(paths: Iterable[str | Path]) -> None:
     """Write the paths of what was made to stdout, one a line, byte for byte as the file system has them."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(b"".join(os.fsencode(path) + b"\n" for path in paths))
-    sys.stdout.buffer.flush()
+    emit(b"".join(os.fsencode(path) + b"\n" for path in paths))
 
 
 def emit_json(value: Any) -> None:
     """Write `value` to stdout as JSON in UTF-8; characters that a terminal would act on stay escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     text = HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode() + b"\n")
-    sys.stdout.buffer.flush()
+    emit(text.encode() + b"\n")
+
+
+def emit(data: bytes) -> None:
+    """Write `data` to stdout; UsageError if that is a file on a full disk, BrokenPipeError if its reader has left."""
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(f"stdout: cannot be written: {error.strerror or error}", "choose another place") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conestool.cli import _io
-from conestool.errors import UsageError
+from conestool.errors import OutputExistsError, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,23 +30,31 @@ class Targets:
 
     paths: tuple[Path, ...]
     force: bool
+    numbered: bool = False
+    """Whether the names are ours: a name that another command took meanwhile gives way to the next free one."""
 
     def check(self) -> None:
         """Refuse paths that cannot be written; makes the folder that was named."""
         for folder in {path.parent for path in self.paths if str(path) != _io.STDIO}:
             if not folder.exists() and folder.parent.is_dir():
-                folder.mkdir()
+                folder.mkdir(exist_ok=True)
         _io.check_outputs(self.paths, "a PNG", force=self.force)
 
-    def write(self, index: int, data: bytes) -> None:
-        """Write picture `index`."""
+    def write(self, index: int, data: bytes) -> Path:
+        """Write picture `index`; returns where it went."""
         from conestool.files import write_atomic
 
         path = self.paths[index]
         if str(path) == _io.STDIO:
             _io.emit_bytes(data, "a PNG")
-        else:
-            write_atomic(path, data, force=self.force)
+            return path
+        while True:
+            try:
+                return write_atomic(path, data, force=self.force)
+            except OutputExistsError:
+                if not self.numbered:
+                    raise
+                path = free(self.paths[index])
 
 
 def settle(output: str | None, prompts: Sequence[str], seeds: Sequence[int], *, sheet: bool, force: bool) -> Targets:
@@ -61,9 +69,10 @@ def settle(output: str | None, prompts: Sequence[str], seeds: Sequence[int], *, 
     folder = Path(output) if output else Path()
     names = [slug(prompts[0])] if count == 1 else many(prompts, seeds)
     paths = [folder / f"{name}.png" for name in names]
-    if output is None and not force:
+    numbered = output is None and not force
+    if numbered:
         paths = [free(path) for path in paths]
-    return Targets(tuple(paths), force)
+    return Targets(tuple(paths), force, numbered)
 
 
 def is_folder(output: str) -> bool:

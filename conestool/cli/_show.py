@@ -6,6 +6,7 @@ is set. Text is never parsed as rich markup, and text that may come from a file 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import textwrap
@@ -90,11 +91,15 @@ def clean(text: object) -> str:
 
 
 def put(text: str, style: str | None = None) -> None:
-    """One line to stderr, wrapped by the terminal alone, so that it copies and greps as one line."""
-    if plain():
-        print(text, file=sys.stderr, flush=True)
-    else:
-        console().print(text, style=style, soft_wrap=True)
+    """One line to stderr, wrapped by the terminal alone, so that it copies and greps as one line.
+
+    A stderr that takes no more, such as a log on a full disk, loses the line; it does not stop the work.
+    """
+    with contextlib.suppress(OSError):
+        if plain():
+            print(text, file=sys.stderr, flush=True)
+        else:
+            console().print(text, style=style, soft_wrap=True)
 
 
 def say(text: str, style: str | None = None) -> None:

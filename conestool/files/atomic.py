@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from conestool.errors import OutputExistsError, UsageError
+from conestool.files.exchange import exchange
+from conestool.files.workplace import NEW, OLD, workplace
 
 __all__ = ["atomic_file", "atomic_folder", "check_output", "write_atomic"]
+
+CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
+CANNOT_EXCHANGE = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV}
 
 
 def check_output(path: str | Path, *, force: bool = False, folder: bool = False) -> None:
@@ -62,20 +66,28 @@ def atomic_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     check_output(path, force=force)
-    with reported(path):
-        target = Path(os.path.realpath(path))
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=target.suffix[:20], dir=target.parent)
-        os.close(handle)
-        try:
-            yield Path(name)
-            sync(Path(name))
-            Path(name).chmod(0o666 & ~umask())
-            check_output(path, force=force)
-            Path(name).replace(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        sync(target.parent)
+    target = Path(os.path.realpath(path))
+    with reported(path), workplace(target) as work:
+        new = work / NEW / target.name
+        new.parent.mkdir()
+        new.touch()
+        yield new
+        new.chmod(0o666 & ~umask())
+        sync(new)
+        check_output(path, force=force)
+        new.replace(target) if force else move_to_free(new, path, target)
+        sync_entries(target.parent)
+
+
+def move_to_free(new: Path, path: Path, target: Path) -> None:
+    """Give a file the name `target` unless something else has it by now; then OutputExistsError for `path`."""
+    try:
+        os.link(new, target)
+    except FileExistsError:
+        check_output(path)
+        raise
+    except OSError:  # no hard links on this file system: the check before must do
+        new.replace(target)
 
 
 @contextlib.contextmanager
@@ -97,33 +109,60 @@ def atomic_folder(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     check_output(path, force=force, folder=True)
-    with reported(path):
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", dir=path.parent))
-        try:
-            work.chmod(0o777 & ~umask())
-            yield work
-            swap(work, path, force)
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
-        sync(path.parent)
+    target = Path(os.path.realpath(path))
+    with reported(path), workplace(target) as work:
+        new = work / NEW / target.name
+        new.mkdir(parents=True)
+        yield new
+        sync_tree(new)
+        check_output(path, force=force, folder=True)
+        move_folder(new, path, target, work, force)
+        sync_entries(target.parent)
 
 
-def swap(work: Path, path: Path, force: bool) -> None:
-    """Move `work` to `path`; what was there is set aside first, and put back if the move fails."""
-    check_output(path, force=force, folder=True)
-    if not os.path.lexists(path):
-        work.rename(path)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent)) / path.name
-    path.rename(old)
+def move_folder(new: Path, path: Path, target: Path, work: Path, force: bool) -> None:
+    """Give a folder the name `target`; with `force` what has that name already ends up in `work`."""
+    while not renamed(new, target):
+        check_output(path, force=force, folder=True)
+        with contextlib.suppress(FileNotFoundError):  # what was in the way is gone again
+            swap(new, target, work)
+            return
+
+
+def renamed(new: Path, target: Path) -> bool:
+    """Rename a folder unless the other name is that of a folder with something in it; whether that was done."""
     try:
-        work.rename(path)
+        new.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def swap(new: Path, target: Path, work: Path) -> None:
+    """Put the folder `new` where `target` is, in one step where the system can."""
+    try:
+        exchange(new, target)
+    except OSError as error:
+        if error.errno not in CANNOT_EXCHANGE:
+            raise
+        set_aside(new, target, work)
+
+
+def set_aside(new: Path, target: Path, work: Path) -> None:
+    """Put the folder `new` where `target` is, in two steps.
+
+    What was there is put back if the second fails, and by the next `sweep` if the process is killed in between.
+    """
+    old = work / OLD / target.name
+    old.parent.mkdir(exist_ok=True)
+    target.rename(old)
+    try:
+        new.rename(target)
     except OSError:
-        old.rename(path)
+        old.rename(target)
         raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def in_folder(name: str, path: Path) -> bool:
@@ -149,10 +188,30 @@ def umask() -> int:
 
 
 def sync(path: Path) -> None:
-    """Ask the system to put a file, or a folder's entries, on disk; not every system can."""
+    """Put a file's bytes on disk; OSError if that fails, since they may be lost, but not where it cannot be asked."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync_entries(folder: Path) -> None:
+    """Ask the system to put a folder's entries on disk; not every system can."""
     with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Put everything in a folder on disk."""
+    for place, _, files in os.walk(folder):
+        for name in files:
+            sync(Path(place, name))
+        sync_entries(Path(place))

@@ -1,0 +1,5 @@
+"""Writing files and folders whole or not at all, and sweeping up after writers that were killed."""
+
+from conestool.files.atomic import atomic_file, atomic_folder, check_output, write_atomic
+
+__all__ = ["atomic_file", "atomic_folder", "check_output", "write_atomic"]
