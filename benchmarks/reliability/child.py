@@ -10,19 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
-import conestool.files
 from benchmarks.reliability.stage import Place, Stage
 from conestool.cli.main import main
 
 __all__ = ["Child", "Ended", "at_event", "count_events", "kill_self", "start"]
-
-FILES = str(Path(conestool.files.__file__).with_suffix("")).removesuffix("__init__")
-"""What the names of the files that hold conestool's writing begin with."""
 
 Act = Callable[[int], None]
 """What is called with the number of each event."""
@@ -102,8 +97,10 @@ def redirect(log: Path) -> None:
 
 
 def at_event(folder: Path, act: Act) -> Callable[[], None]:
-    """A `prepare` that calls `act` before every file-system call on something in `folder` and, where conestool writes
-    files, before every line of code; the calls of each process are numbered from 1."""
+    """A `prepare` that calls `act` before every file-system call on something in `folder`, numbered from 1.
+
+    Those are the events that Python's audit hooks tell of: opening, renaming, linking, removing, listing and so on.
+    """
     prefix, count, busy = str(folder), 0, False
 
     def note() -> None:
@@ -121,18 +118,7 @@ def at_event(folder: Path, act: Act) -> Callable[[], None]:
             if isinstance(path, str | os.PathLike) and os.path.abspath(path).startswith(prefix):  # noqa: PTH100
                 note()
 
-    def trace(frame: FrameType, event: str, value: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(FILES):
-            return None
-        if event == "line":
-            note()
-        return trace
-
-    def prepare() -> None:
-        sys.addaudithook(hook)
-        sys.settrace(trace)
-
-    return prepare
+    return lambda: sys.addaudithook(hook)
 
 
 def kill_self(number: int) -> Act:

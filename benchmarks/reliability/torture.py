@@ -1,8 +1,7 @@
 """Kill commands at random instants: `python -m benchmarks.reliability.torture --kills 200 --seed 0 --out F.json`.
 
 One process imports everything, then forks a child per attempt, which runs the command line on a tiny base model.
-Half of the kills fall at a uniformly random instant of the command's duration, half at a random file-system call or
-line of the code that writes files.
+Half of the kills fall at a uniformly random instant of the command's duration, half at a random file-system call.
 After a kill every output must be absent or as it was before or as an uninterrupted command leaves it, whole. After one
 to three of them the command runs to its end (a search that saved itself resumed, more often than not), and must leave
 the bytes of the uninterrupted command, a readable cache and no other file.
