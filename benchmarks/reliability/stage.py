@@ -8,7 +8,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,11 +30,17 @@ Content = dict[str, str]
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, in which {name} stands for an input, and the outputs that it writes."""
+    """A command line, an `other` with the same outputs but other content, and those; {inputs} is where inputs are."""
 
     line: str
+    other: str
     outputs: tuple[str, ...]
     folder: bool = False
+
+    @property
+    def twin(self) -> Command:
+        """The command with the other content."""
+        return replace(self, line=self.other, other=self.line)
 
     def arguments(self, inputs: Path, *more: str) -> list[str]:
         """The words of the command line, with inputs from the folder `inputs`."""
@@ -44,16 +50,19 @@ class Command:
 FIND = "find {inputs}/photos -o dog.cone --class-images 4 --steps 4 --density 0.05"
 PICTURES = tuple(f"drawn/a-dog-in-a-hat-{seed}.png" for seed in (0, 1))
 ORDER = ("find", "merge", "apply", "render")
+APPLY = "apply {{inputs}}/{}.cone -o {}"
+SINGLE = "denoiser.safetensors"
+MERGE = "merge {inputs}/dog.cone {inputs}/hat.cone -o both.cone"
+MERGE_OTHER = "merge {inputs}/hat.cone {inputs}/cat.cone -o both.cone"
+RENDER = "render a_dog_in_a_hat -c {inputs}/dog.cone -c {inputs}/hat.cone -o drawn/ -n 2 --steps 2"
 COMMANDS: dict[str, tuple[Command, ...]] = {
-    "find": (Command(FIND, ("dog.cone",)),),
-    "merge": (Command("merge {inputs}/dog.cone {inputs}/hat.cone -o both.cone", ("both.cone",)),),
+    "find": (Command(FIND, f"{FIND} --seed 1", ("dog.cone",)),),
+    "merge": (Command(MERGE, MERGE_OTHER, ("both.cone",)),),
     "apply": (
-        Command("apply {inputs}/dog.cone -o patched", ("patched",), folder=True),
-        Command("apply {inputs}/dog.cone -o unet.safetensors", ("unet.safetensors",)),
+        Command(APPLY.format("dog", "patched"), APPLY.format("hat", "patched"), ("patched",), folder=True),
+        Command(APPLY.format("dog", SINGLE), APPLY.format("hat", SINGLE), (SINGLE,)),
     ),
-    "render": (
-        Command("render a_dog_in_a_hat -c {inputs}/dog.cone -c {inputs}/hat.cone -o drawn/ -n 2 --steps 2", PICTURES),
-    ),
+    "render": (Command(RENDER, f"{RENDER} --guidance 2", PICTURES),),
 }
 """The variants of each command."""
 
@@ -109,9 +118,9 @@ class Stage:
         self.model = save_pipeline(self.inputs / "model")
         shutil.rmtree(self.inputs / "model-parts")
         (self.model / "pocket.json").write_text('{"num_inference_steps": 2, "guidance_scale": 1.0, "size": 32}')
-        both = random_cone(load_model(str(self.model), device="cpu"), "dog", "hat")
-        for name in both.names:
-            cones.save(extract(both, name), self.inputs / f"{name}.cone")
+        three = random_cone(load_model(str(self.model), device="cpu"), "dog", "hat", "cat")
+        for name in three.names:
+            cones.save(extract(three, name), self.inputs / f"{name}.cone")
         (self.inputs / "photos").mkdir()
         for number in range(2):
             pixels = random.Random(number).randbytes(40 * 40 * 3)

@@ -15,6 +15,7 @@ from conestool.files.workplace import NEW, OLD, workplace
 
 __all__ = ["atomic_file", "atomic_folder", "check_output", "write_atomic"]
 
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 CANNOT_EXCHANGE = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV}
 
@@ -92,11 +93,15 @@ def move_to_free(new: Path, path: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def reported(path: Path) -> Iterator[None]:
-    """A failure to write there, as UsageError that names `path`; an error about a file elsewhere passes as it is."""
+    """A failure to write there, as UsageError that names `path`; an error about a file elsewhere passes as it is.
+
+    Except that there is no room: while a file is copied, the system names the one that is read.
+    """
     try:
         yield
     except OSError as error:
-        if isinstance(error.filename, str) and not in_folder(error.filename, path):
+        elsewhere = isinstance(error.filename, str | os.PathLike) and not in_folder(error.filename, path)
+        if elsewhere and error.errno not in NO_ROOM:
             raise
         raise UsageError(f"{path}: cannot be written: {error.strerror or error}", "choose another place") from error
 
@@ -165,7 +170,7 @@ def set_aside(new: Path, target: Path, work: Path) -> None:
         raise
 
 
-def in_folder(name: str, path: Path) -> bool:
+def in_folder(name: str | os.PathLike[str], path: Path) -> bool:
     """Whether the file `name` lies somewhere in the folder of `path`, links resolved or not."""
     folders = (os.path.abspath(path.parent), os.path.dirname(os.path.realpath(path)))  # noqa: PTH100, PTH120
     return any(Path(os.path.abspath(name)).is_relative_to(folder) for folder in folders)  # noqa: PTH100
