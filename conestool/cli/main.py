@@ -117,7 +117,18 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
         return f"out of memory: {first_line(error)}", hint, 6
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", None, 2
+    if isinstance(error, FileNotFoundError) and no_folder():
+        return "the current folder is gone", "change to one that exists", 2
     return f"a bug in cones: {type(error).__name__}: {first_line(error)}", report_hint(), BUG
+
+
+def no_folder() -> bool:
+    """Whether the current folder was removed."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def describe_usage(error: Any) -> tuple[str, str | None, int]:

@@ -67,8 +67,7 @@ def atomic_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     check_output(path, force=force)
-    target = Path(os.path.realpath(path))
-    with reported(path), workplace(target) as work:
+    with reported(path), workplace(path) as (work, target):
         new = work / NEW / target.name
         new.parent.mkdir()
         new.touch()
@@ -114,8 +113,7 @@ def atomic_folder(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     check_output(path, force=force, folder=True)
-    target = Path(os.path.realpath(path))
-    with reported(path), workplace(target) as work:
+    with reported(path), workplace(path) as (work, target):
         new = work / NEW / target.name
         new.mkdir(parents=True)
         yield new
@@ -171,9 +169,15 @@ def set_aside(new: Path, target: Path, work: Path) -> None:
 
 
 def in_folder(name: str | os.PathLike[str], path: Path) -> bool:
-    """Whether the file `name` lies somewhere in the folder of `path`, links resolved or not."""
-    folders = (os.path.abspath(path.parent), os.path.dirname(os.path.realpath(path)))  # noqa: PTH100, PTH120
-    return any(Path(os.path.abspath(name)).is_relative_to(folder) for folder in folders)  # noqa: PTH100
+    """Whether the file `name` lies somewhere in the folder of `path`, links resolved or not.
+
+    True too if that can't be told, since the current folder is gone.
+    """
+    try:
+        folders = (os.path.abspath(path.parent), os.path.dirname(os.path.realpath(path)))  # noqa: PTH100, PTH120
+        return any(Path(os.path.abspath(name)).is_relative_to(folder) for folder in folders)  # noqa: PTH100
+    except FileNotFoundError:
+        return True
 
 
 def is_device(path: Path) -> bool:

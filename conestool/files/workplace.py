@@ -35,8 +35,12 @@ FOREIGN_AGE = 24 * 3600.0
 
 
 @contextlib.contextmanager
-def workplace(target: Path) -> Iterator[Path]:
-    """A new empty folder beside `target`, removed when the block ends; those left behind there are removed first."""
+def workplace(output: Path) -> Iterator[tuple[Path, Path]]:
+    """A new empty folder beside `output`, removed when the block ends, and the path of `output` with links resolved.
+
+    Those left behind there are removed first.
+    """
+    target = Path(os.path.realpath(output))
     sweep(target.parent)
     work = make(target)
     handle = claim(work)
@@ -44,7 +48,7 @@ def workplace(target: Path) -> Iterator[Path]:
         work = make(target)
         handle = claim(work)
     try:
-        yield work
+        yield work, target
     finally:
         shutil.rmtree(work, ignore_errors=True)
         os.close(handle)
