@@ -185,3 +185,14 @@ def test_a_current_folder_that_is_gone(folder: Path, monkeypatch: pytest.MonkeyP
     folder.rmdir()
     with pytest.raises(UsageError, match="cannot be written"):
         write_atomic("dog.cone", b"new")
+
+
+@posix
+def test_a_cache_that_is_looked_into_is_swept(own_cache: Path) -> None:
+    """A writer killed just after its file appeared leaves a folder, and that file is never written again."""
+    from conestool.diffusion.cache import recall, remember
+
+    remember("identity", "key", 1)
+    stray(own_cache / "identity")
+    assert recall("identity", "key") == 1
+    assert names(own_cache / "identity") == ["key.json"]

@@ -131,15 +131,15 @@ def kill_self(number: int) -> Act:
     return act
 
 
-def count_events(stage: Stage, place: Place, folder: Path, arguments: Sequence[str]) -> int:
-    """How many events a command has in `folder` when nothing happens to it."""
+def count_events(stage: Stage, place: Place, arguments: Sequence[str]) -> tuple[int, float]:
+    """How many events a command has in `place`, and the seconds it takes, when nothing happens to it."""
     tally = stage.root / f"{place.root.name}.count"
     handle = os.open(tally, os.O_RDWR | os.O_CREAT)
     try:
-        ended = start(stage, place, arguments, at_event(folder, lambda count: note_count(handle, count))).wait()
+        ended = start(stage, place, arguments, at_event(place.root, lambda count: note_count(handle, count))).wait()
         if ended.code != 0:
             raise RuntimeError(f"{arguments} failed: {ended.said}")
-        return int(os.pread(handle, 20, 0))
+        return int(os.pread(handle, 20, 0)), ended.seconds
     finally:
         os.close(handle)
 

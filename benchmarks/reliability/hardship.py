@@ -170,7 +170,7 @@ def undisturbed(stage: Stage, command: Command) -> tuple[list[dict[str, str]], i
     """What a command writes, and its events, inputs included."""
     with stage.place() as place:
         inputs = shutil.copytree(stage.inputs, place.root / "inputs")
-        events = count_events(stage, place, place.root, command.arguments(inputs))
+        events, _ = count_events(stage, place, command.arguments(inputs))
         return place.contents(command), events
 
 

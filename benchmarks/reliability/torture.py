@@ -60,19 +60,14 @@ class Attempt:
 
 
 def measure(stage: Stage, command: Command) -> Measured:
-    """Run a command undisturbed, twice: once for its time, once for its events."""
-    arguments = command.arguments(stage.inputs)
+    """Run a command undisturbed."""
     with stage.place() as place:
-        ended = start(stage, place, arguments).wait()
-        if ended.code != 0:
-            raise RuntimeError(f"{arguments} failed: {ended.said}")
+        events, seconds = count_events(stage, place, command.arguments(stage.inputs))
         new = place.contents(command)
         cache = stage.root / f"cache-{len(list(stage.root.glob('cache-*')))}"
         if place.cache.exists():
             place.cache.rename(cache)
-    with stage.place() as place:
-        events = count_events(stage, place, place.root, arguments)
-    return Measured(command, new, ended.seconds, events, cache)
+    return Measured(command, new, seconds, events, cache)
 
 
 def attempt(stage: Stage, name: str, measured: Measured, number: int, rng: random.Random, most: int) -> Attempt:

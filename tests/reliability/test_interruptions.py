@@ -15,6 +15,7 @@ from benchmarks.reliability.torture import attempt, measure, state
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs fork and pidfd_open (Linux)")
 KILLS = {"find": 3, "merge": 12, "apply": 3, "render": 2}
+"""Of the first variant of each command."""
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +28,11 @@ def stage() -> Iterator[Stage]:
 @pytest.mark.parametrize("name", ORDER)
 def test_a_killed_command_leaves_old_or_new_and_no_strays(name: str, stage: Stage) -> None:
     """And run again, or resumed, it ends with the bytes of an undisturbed run."""
-    measured = [measure(stage, command) for command in COMMANDS[name]]
+    measured = measure(stage, COMMANDS[name][0])
     killed = number = 0
     while killed < KILLS[name]:
         rng = random.Random(f"{name} {number}")
-        record = attempt(stage, name, measured[number % len(measured)], number, rng, 3)
+        record = attempt(stage, name, measured, number, rng, 3)
         assert record.problems == []
         killed, number = killed + len(record.kills), number + 1
 
