@@ -163,7 +163,7 @@ def test_needs_no_torch() -> None:
 def test_hidden_files_are_not_offered(here: Path) -> None:
     """As `*.cone` in a shell leaves them out: editors, other systems and killed programs put such files there."""
     save(cone("dog"), here / "dog.cone")
-    save(cone("dog", at=3), here / ".dog.cone")
+    save(cone("dog", at=1), here / ".dog.cone")
     (here / "._dog.cone").write_bytes(b"")
     assert names("a dog") == (("dog",), ["dog.cone"])
     assert scan().notes == ()
