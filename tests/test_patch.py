@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from conestool.diffusion.models import Model, load_model, wrap
 from conestool.diffusion.weights import kv_weights
 from conestool.errors import BaseModelMismatchError, OutputExistsError, UsageError
 from conestool.patch import applied, check_base, shut, strengths, write_denoiser, write_folder
+from conestool.patch.saving import save_tensors, system_errors
 from tests.tiny import make_unet, random_cone, save_pipeline
 
 
@@ -315,3 +316,25 @@ def test_writing_refuses_another_base_model(tmp_path: Path, model: Model, v_fold
     with pytest.raises(BaseModelMismatchError):
         write_folder(load_model(str(v_folder)), random_cone(model), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_metadata_is_written_in_the_order_of_its_keys(tmp_path: Path) -> None:
+    """So that the same command gives the same bytes; tensors and metadata read back as they were."""
+    metadata = {"format": "pt", "cones": '["dög"]', "a": "1", "cones_base": "x"}
+    tensors = {"two": torch.ones(3), "one": torch.zeros(2, dtype=torch.float16)}
+    for number in range(4):
+        save_tensors(tensors, tmp_path / str(number), metadata)
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(4)}) == 1
+    assert b'{"a":"1","cones":' in (tmp_path / "0").read_bytes()
+    with safe_open(tmp_path / "0", "pt") as file:
+        assert file.metadata() == metadata
+        assert all(torch.equal(file.get_tensor(name), value) for name, value in tensors.items())
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
+    """Which safetensors tells in words alone."""
+    with pytest.raises(OSError, match="No space left") as caught, system_errors(tmp_path / "a"):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert caught.value.filename == str(tmp_path / "a")
+    with pytest.raises(SafetensorError), system_errors(tmp_path / "a"):
+        raise SafetensorError("invalid header")

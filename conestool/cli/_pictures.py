@@ -29,14 +29,12 @@ LONGEST_NAME = 200
 
 @dataclass(frozen=True)
 class Targets:
-    """One path per picture, in order, or one for the sheet; "-" is stdout.
+    """One path per picture, in order, or one for the sheet; "-" is stdout."""
 
-    Paths that nobody gave (`chosen`) move on to the next free name if another process takes them meanwhile.
-    """
-
-    paths: list[Path]
+    paths: tuple[Path, ...]
     force: bool
-    chosen: bool = False
+    numbered: bool = False
+    """Whether the names are ours: a name that another command took meanwhile gives way to the next free one."""
 
     def check(self) -> None:
         """Refuse paths that cannot be written; makes the folder that was named."""
@@ -45,21 +43,21 @@ class Targets:
                 folder.mkdir(exist_ok=True)
         _io.check_outputs(self.paths, "a PNG", force=self.force)
 
-    def write(self, index: int, data: bytes) -> None:
-        """Write picture `index`."""
+    def write(self, index: int, data: bytes) -> Path:
+        """Write picture `index`; returns where it went."""
         from conestool.files import write_atomic
 
-        if str(self.paths[index]) == _io.STDIO:
+        path = self.paths[index]
+        if str(path) == _io.STDIO:
             _io.emit_bytes(data, "a PNG")
-            return
+            return path
         while True:
             try:
-                write_atomic(self.paths[index], data, force=self.force)
-                return
+                return write_atomic(path, data, force=self.force)
             except OutputExistsError:
-                if not self.chosen:
+                if not self.numbered:
                     raise
-                self.paths[index] = free(self.paths[index])
+                path = free(self.paths[index])
 
 
 def settle(output: str | None, prompts: Sequence[str], seeds: Sequence[int], *, sheet: bool, force: bool) -> Targets:
@@ -70,13 +68,14 @@ def settle(output: str | None, prompts: Sequence[str], seeds: Sequence[int], *, 
             raise UsageError(f"-o {output}: {count} pictures for one file", "name a folder, or use --grid")
         if output != _io.STDIO and Path(output).suffix.lower() != ".png":
             raise UsageError(f"-o {output}: pictures are written as PNG", "let the name end in .png")
-        return Targets([Path(output)], force)
+        return Targets((Path(output),), force)
     folder = Path(output) if output else Path()
     names = [slug(prompts[0])] if count == 1 else many(prompts, seeds)
     paths = [folder / f"{name}.png" for name in names]
-    if output is None and not force:
+    numbered = output is None and not force
+    if numbered:
         paths = [free(path) for path in paths]
-    return Targets(paths, force, chosen=output is None)
+    return Targets(tuple(paths), force, numbered)
 
 
 def is_folder(output: str) -> bool:

@@ -95,7 +95,7 @@ def width() -> int:
 def put(text: str, style: str | None = None) -> None:
     """One line to stderr, wrapped by the terminal alone, so that it copies and greps as one line.
 
-    A stderr that cannot be written (its reader has left, its disk is full) never stops the work.
+    A stderr that takes no more, such as a log on a full disk, loses the line; it does not stop the work.
     """
     with contextlib.suppress(OSError):
         if plain():

@@ -114,9 +114,20 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
     if out_of_memory(error):
         hint = "close other programs, use --dtype float16 or bfloat16, a smaller batch, or --device cpu"
         return f"out of memory: {first_line(error)}", hint, 6
+    if isinstance(error, FileNotFoundError) and error.filename is None and no_folder():
+        return "the current folder is gone", "change to one that exists", 2
     if isinstance(error, OSError) and error.errno is not None:
         return f"{error.filename or 'stdin or stdout'}: {error.strerror}", None, 2
     return f"a bug in cones: {type(error).__name__}: {first_line(error)}", report_hint(), BUG
+
+
+def no_folder() -> bool:
+    """Whether the current folder was removed."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def describe_usage(error: Any) -> tuple[str, str | None, int]:

@@ -185,7 +185,7 @@ def draw_prompts(
         records = draw_sheet(base, chosen, look, destination.compare, settled)
     else:
         records = draw_files(base, chosen, look, settled)
-    finish(settled, records, destination.json)
+    finish(records, destination.json)
 
 
 def draw_files(base: Model, chosen: list[Chosen], look: Look, targets: Targets) -> list[dict[str, Any]]:
@@ -194,8 +194,8 @@ def draw_files(base: Model, chosen: list[Chosen], look: Look, targets: Targets) 
 
     records: list[dict[str, Any]] = []
     for each in draw(base, chosen, look, "pictures"):
-        targets.write(len(records), _pictures.png_of(each))
-        records.append({"file": str(targets.paths[len(records)]), **each.record})
+        file = targets.write(len(records), _pictures.png_of(each))
+        records.append({"file": str(file), **each.record})
     return records
 
 
@@ -207,8 +207,8 @@ def draw_sheet(base: Model, chosen: list[Chosen], look: Look, compare: bool, tar
     bare = list(draw(base, [_selection.Chosen(each.prompt) for each in chosen], look, "bare model")) if compare else []
     names = " + ".join(dict.fromkeys(name for each in chosen for name in each.strength))
     prompts = [each.prompt for each in chosen]
-    targets.write(0, _pictures.make_sheet(drawn, bare, prompts, look.seeds, names))
-    return [{"file": str(targets.paths[0]), "pictures": [each.record for each in [*bare, *drawn]]}]
+    file = targets.write(0, _pictures.make_sheet(drawn, bare, prompts, look.seeds, names))
+    return [{"file": str(file), "pictures": [each.record for each in [*bare, *drawn]]}]
 
 
 def draw(base: Model, chosen: Sequence[Chosen], look: Look, title: str) -> Iterator[Rendering]:
@@ -253,13 +253,13 @@ def repeat(picture: Path, cones: list[str], look: Look, destination: Destination
     with progress("pictures", 1) as tick:
         drawn = replay(base, record, cone, force=look.force_model, **look.options)
         tick(1)
-    settled.write(0, _pictures.png_of(drawn))
-    finish(settled, [{"file": str(settled.paths[0]), **drawn.record}], destination.json)
+    file = settled.write(0, _pictures.png_of(drawn))
+    finish([{"file": str(file), **drawn.record}], destination.json)
 
 
-def finish(targets: Targets, records: list[dict[str, Any]], json: bool) -> None:
+def finish(records: list[dict[str, Any]], json: bool) -> None:
     """The product on stdout: paths or JSON; nothing more where the picture itself went there."""
     if json:
         _io.emit_json(records)
-    elif str(targets.paths[0]) != _io.STDIO:
-        _io.emit_paths(targets.paths)
+    elif records[0]["file"] != _io.STDIO:
+        _io.emit_paths(record["file"] for record in records)

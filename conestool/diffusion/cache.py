@@ -10,8 +10,9 @@ from typing import Any
 from platformdirs import user_cache_dir
 
 from conestool.errors import UsageError
+from conestool.files import sweep, write_atomic
 
-__all__ = ["cache_folder", "recall", "remember", "store"]
+__all__ = ["cache_folder", "recall", "remember", "shelf", "store"]
 
 NOWHERE = Path(os.devnull) / "conestool"
 
@@ -30,10 +31,20 @@ def cache_folder() -> Path:
     return folder if folder.is_absolute() else NOWHERE
 
 
+def shelf(*names: str) -> Path:
+    """A folder of the cache, without what killed writers left there; it may not exist yet.
+
+    Swept when it is looked into, since what is found there is never written again.
+    """
+    folder = cache_folder().joinpath(*names)
+    sweep(folder)
+    return folder
+
+
 def recall(kind: str, key: str) -> Any:
     """The JSON value remembered under `kind` and `key`, or None if there is none that can be read."""
     try:
-        return json.loads((cache_folder() / kind / f"{key}.json").read_text(encoding="utf-8"))
+        return json.loads((shelf(kind) / f"{key}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
@@ -45,8 +56,6 @@ def remember(kind: str, key: str, value: Any) -> None:
 
 def store(path: Path, data: bytes) -> bool:
     """Write a cache file whole or not at all; False if the cache cannot be written."""
-    from conestool.files import write_atomic
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data, force=True)

@@ -33,7 +33,7 @@ __all__ = ["describe", "patched"]
 
 Fields = dict[str, Any]
 FIELDS = {"structure", "tensors", "digests", "zeros", "samples"}
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 @dataclass
@@ -76,13 +76,14 @@ def from_files(model: Model) -> Fields | None:
     if model.path is None:
         return None
     files = denoiser_files(model.path) if model.in_folder else [model.path]
-    key = file_key(files, "" if model.in_folder else str(model.dtype))
+    salt = "" if model.in_folder else str(model.dtype)
+    key = file_key(files, salt)
     known = thawed(recall("identity", key))
     if known is not None:
         return known
     wanted = kv_weights(model.denoiser).keys()
     fields = fingerprint_files(files, set(wanted)) if model.in_folder else from_memory(model)
-    if fields is not None:
+    if fields is not None and file_key(files, salt) == key:  # nobody replaced them meanwhile
         remember("identity", key, frozen(fields))
     return fields
 
@@ -158,8 +159,13 @@ def known_fields(model: Model) -> Fields | None:
 
 
 def file_key(files: list[Path], salt: str) -> str:
-    """Cache key of files: their resolved paths, sizes and times of change."""
-    facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    """Cache key of files: their resolved paths, inodes, sizes and times of change.
+
+    The time of content alone would not do: whoever copies a file can give it any, and archives and container images
+    often give all files the same. The inode's own time no program can set.
+    """
+    found = [(file.resolve(), file.stat()) for file in files]
+    facts = [(str(path), it.st_ino, it.st_size, it.st_mtime_ns, it.st_ctime_ns) for path, it in found]
     return hashlib.sha256(json.dumps([CACHE_VERSION, salt, facts]).encode()).hexdigest()
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from conestool.concept import Cone
@@ -21,6 +20,7 @@ from conestool.diffusion.sources import denoiser_files, reading
 from conestool.diffusion.weights import kv_weights, param_name
 from conestool.errors import ModelLoadError, UsageError
 from conestool.files import atomic_file, atomic_folder
+from conestool.patch.saving import save_tensors, system_errors
 from conestool.patch.shutting import Strength, applied, check_base, check_shapes, factors, scale_tensor, strengths
 from conestool.text import code, markdown
 
@@ -71,10 +71,10 @@ def write_denoiser(
         if model.in_folder:
             tensors = stored_tensors(model)
             patch_tensors(tensors, cone, strength)
-            save_file(tensors, temporary, metadata)
+            save_tensors(tensors, temporary, metadata)
         else:
             with applied(model, cone, strength=strength, check=False):
-                save_file(memory_tensors(model), temporary, metadata)
+                save_tensors(memory_tensors(model), temporary, metadata)
     return Path(out)
 
 
@@ -124,7 +124,7 @@ def patch_shards(model: Model, cone: Cone, strength: Strength, folder: Path) -> 
     for file in denoiser_files(source_folder(model)):
         tensors, metadata = read_tensors(file)
         touched |= patch_tensors(tensors, cone, strength)
-        save_file(tensors, folder / name / file.name, metadata)
+        save_tensors(tensors, folder / name / file.name, metadata)
     missing = factors(cone, strength).keys() - touched
     if missing:
         raise ModelLoadError(f"{model.id}: {name} has no weights called {min(missing)}")
@@ -159,13 +159,13 @@ def memory_tensors(model: Model) -> dict[str, Tensor]:
 def save_parts(model: Model, cone: Cone, strength: Strength, folder: Path) -> None:
     """Let diffusers save the pipeline with the concepts applied, then return its weights to the stored dtype."""
     refuse_adapters(model)
-    with applied(model, cone, strength=strength, check=False), quiet():
+    with applied(model, cone, strength=strength, check=False), quiet(), system_errors(folder):
         model.pipe.save_pretrained(folder)
     if model.stored_dtype in (None, model.dtype):
         return
     for file in sorted(folder.rglob("*.safetensors")):
         tensors, metadata = read_tensors(file)
-        save_file({key: recast(value, model.stored_dtype) for key, value in tensors.items()}, file, metadata)
+        save_tensors({key: recast(value, model.stored_dtype) for key, value in tensors.items()}, file, metadata)
 
 
 def refuse_adapters(model: Model) -> None:

@@ -125,7 +125,7 @@ def scan(folders: Sequence[str | Path] | None = None) -> Shelf:
     shelves, notes = [], []
     for folder in search_folders() if folders is None else map(Path, folders):
         offers: list[Offer] = []
-        for file in sorted(folder.glob("*.cone")) if folder.is_dir() else []:
+        for file in visible(folder, "*.cone"):
             try:
                 header = read_header(file)
             except (FormatError, UsageError, OSError) as error:
@@ -134,6 +134,11 @@ def scan(folders: Sequence[str | Path] | None = None) -> Shelf:
             offers += [Offer(file, c.name, c.id, c.identifier, c.class_noun) for c in header.concepts]
         shelves.append(tuple(offers))
     return Shelf(tuple(shelves), tuple(notes))
+
+
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """The files in a folder that match, in name order; no hidden ones, as in a shell."""
+    return sorted(file for file in folder.glob(pattern) if not file.name.startswith(".")) if folder.is_dir() else []
 
 
 def refuse_different(offers: Sequence[Offer]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from conestool.errors import ConesError
+from conestool.errors import ConesError, UsageError
 from conestool.search.events import Note, Progress, Report
 from conestool.search.methods import Method
 from conestool.search.saved import SavedRun
@@ -38,12 +38,20 @@ def run(method: Method, saved: SavedRun | None, resume: bool, progress: Report) 
             progress(Progress("search", done, method.steps, loss))
             stop = wanted()
             if saved and (stop or time.monotonic() - last > SAVE_SECONDS):
-                saved.save(done, method.state())
+                keep(saved, done, method, progress)
                 last = time.monotonic()
             if stop:
                 raise KeyboardInterrupt
     if saved and time.monotonic() - begun > SAVE_SECONDS:
+        keep(saved, done, method, progress)
+
+
+def keep(saved: SavedRun, done: int, method: Method, progress: Report) -> None:
+    """Save the search; if that fails, for instance on a full disk, warn and let it go on."""
+    try:
         saved.save(done, method.state())
+    except UsageError as error:
+        progress(Note(f"the search goes on unsaved: {error}", True))
 
 
 def restored(method: Method, saved: SavedRun, progress: Report) -> int:

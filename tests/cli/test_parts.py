@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conestool.cli import _io, _layers
+from conestool.cli import _io, _layers, _show
 from conestool.cli._models import Wanted, parse_wanted
 from conestool.cli._pictures import free, settle, slug
 from conestool.cli._plot import heat
@@ -150,3 +150,27 @@ def test_endless_stdin_is_read_only_up_to_the_limit_of_a_file(monkeypatch: pytes
 def test_stdin_may_be_as_long_as_a_file() -> None:
     """One limit in two places, since the streams must not import the format."""
     assert limits.FILE == _io.MOST
+
+
+def test_a_numbered_name_taken_meanwhile_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two commands that draw the same prompt at once both keep their pictures; a name that was given is refused."""
+    monkeypatch.chdir(tmp_path)
+    ours = settle(None, ["a dog"], [0], sheet=False, force=False)
+    named = settle("a-dog.png", ["a dog"], [0], sheet=False, force=False)
+    Path("a-dog.png").write_bytes(b"another's")
+    assert ours.write(0, b"mine") == Path("a-dog-2.png")
+    assert Path("a-dog-2.png").read_bytes() == b"mine"
+    with pytest.raises(UsageError, match="exists already"):
+        named.write(0, b"mine")
+    assert Path("a-dog.png").read_bytes() == b"another's"
+
+
+def test_a_full_stderr_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line is lost, the work is not."""
+
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sys.stderr", Full())
+    _show.warn("something")

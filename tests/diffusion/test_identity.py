@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from conestool.diffusion import identity
 from conestool.diffusion.identity import public_id
 from conestool.diffusion.models import load_model, wrap
 from conestool.diffusion.weights import kv_weights
@@ -126,3 +128,34 @@ def test_an_absolute_path_is_no_part_of_the_id() -> None:
     assert public_id("/home/jane/models/sd15") == "sd15"
     assert public_id("~/sd15") == "sd15"
     assert public_id("models/sd15") == "models/sd15" and public_id("pocket") == "pocket"
+
+
+def test_other_content_under_the_same_size_and_time_is_another_model(tmp_path: Path, own_cache: Path) -> None:
+    """As archives and container images leave it, which give all files one time."""
+    for number in range(2):
+        save_pipeline(tmp_path / str(number), seed=number)
+    weights = Path("unet") / "diffusion_pytorch_model.safetensors"
+    first, second = (tmp_path / str(number) / weights for number in range(2))
+    os.utime(first, ns=(10**18, 10**18))
+    before = load_model(str(tmp_path / "0"), device="cpu").info
+    first.write_bytes(second.read_bytes())
+    os.utime(first, ns=(10**18, 10**18))
+    assert load_model(str(tmp_path / "0"), device="cpu").info.digests != before.digests
+
+
+def test_files_replaced_while_they_are_hashed_are_not_remembered(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the old files' name would carry the new ones' identity."""
+    folder = save_pipeline(tmp_path / "model")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    real = identity.fingerprint_files
+
+    def slow(files: list[Path], wanted: set[str]) -> Any:
+        fields = real(files, wanted)
+        weights.touch()
+        return fields
+
+    monkeypatch.setattr(identity, "fingerprint_files", slow)
+    assert load_model(str(folder), device="cpu").info
+    assert not (own_cache / "identity").exists()

@@ -158,3 +158,12 @@ def test_needs_no_torch() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_hidden_files_are_not_offered(here: Path) -> None:
+    """As `*.cone` in a shell leaves them out: editors, other systems and killed programs put such files there."""
+    save(cone("dog"), here / "dog.cone")
+    save(cone("dog", at=1), here / ".dog.cone")
+    (here / "._dog.cone").write_bytes(b"")
+    assert names("a dog") == (("dog",), ["dog.cone"])
+    assert scan().notes == ()

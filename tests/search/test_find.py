@@ -167,3 +167,14 @@ def test_doubtful_results_are_named(values: dict[str, float], words: str) -> Non
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         Settings(**wrong)
+
+
+def test_a_search_that_cannot_be_saved_goes_on(
+    model: Model, photos: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a warning: the disk may have room again by the end."""
+    monkeypatch.setattr("conestool.search.run.SAVE_SECONDS", -1.0)
+    events: list[Event] = []
+    search(model, photos, steps=2, density=0.1, progress=events.append, state=tmp_path / "nowhere" / "dog.cone.part")
+    warnings = [event.text for event in events if isinstance(event, Note) and event.warning]
+    assert any("goes on unsaved" in text and "nowhere" in text for text in warnings)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from conestool.errors import OutputExistsError, UsageError
+from conestool.files.exchange import exchange
+from conestool.files.workplace import NEW, OLD, workplace
 from conestool.text import quoted
 
 __all__ = ["atomic_file", "atomic_folder", "check_output", "expand_user", "write_atomic"]
 
-SHORT = 25
-"""Characters of a name that a temporary one takes over, at most 100 of the 255 bytes that file systems allow."""
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
+CANNOT_EXCHANGE = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV}
 
 
 def check_output(path: str | Path, *, force: bool = False, folder: bool = False) -> None:
@@ -68,44 +70,40 @@ def atomic_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     check_output(path, force=force)
-    with reported(path):
-        target = Path(os.path.realpath(path))
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:SHORT]}.", suffix=target.suffix[:20], dir=target.parent)
-        os.close(handle)
-        try:
-            yield Path(name)
-            sync(Path(name))
-            Path(name).chmod(0o666 & ~umask())
-            check_output(path, force=force)
-            move(Path(name), target, force)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        sync(target.parent)
+    with reported(path), workplace(path) as (work, target):
+        new = work / NEW / target.name
+        new.parent.mkdir()
+        new.touch()
+        yield new
+        new.chmod(0o666 & ~umask())
+        sync(new)
+        check_output(path, force=force)
+        new.replace(target) if force else move_to_free(new, path, target)
+        sync_entries(target.parent)
 
 
-def move(source: Path, target: Path, force: bool) -> None:
-    """Let `source` become `target`; without `force` OutputExistsError if another process has made it meanwhile."""
-    if not force:
-        try:
-            os.link(source, target)  # fails where a rename would replace
-        except FileExistsError as error:
-            raise OutputExistsError(f"{target}: exists already", "choose another name") from error
-        except OSError:  # a file system without hard links
-            source.replace(target)
-        else:
-            source.unlink()
-        return
-    source.replace(target)
+def move_to_free(new: Path, path: Path, target: Path) -> None:
+    """Give a file the name `target` unless something else has it by now; then OutputExistsError for `path`."""
+    try:
+        os.link(new, target)
+    except FileExistsError:
+        check_output(path)
+        raise
+    except OSError:  # no hard links on this file system: the check before must do
+        new.replace(target)
 
 
 @contextlib.contextmanager
 def reported(path: Path) -> Iterator[None]:
-    """A failure to write there, as UsageError that names `path`; an error about a file elsewhere passes as it is."""
+    """A failure to write there, as UsageError that names `path`; an error about a file elsewhere passes as it is.
+
+    Except that there is no room: while a file is copied, the system names the one that is read.
+    """
     try:
         yield
     except OSError as error:
-        if isinstance(error.filename, str) and not in_folder(error.filename, path):
+        elsewhere = isinstance(error.filename, str | os.PathLike) and not in_folder(error.filename, path)
+        if elsewhere and error.errno not in NO_ROOM:
             raise
         raise UsageError(f"{path}: cannot be written: {error.strerror or error}", "choose another place") from error
 
@@ -118,39 +116,71 @@ def atomic_folder(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     check_output(path, force=force, folder=True)
-    with reported(path):
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name[:SHORT]}.", dir=path.parent))
-        try:
-            work.chmod(0o777 & ~umask())
-            yield work
-            swap(work, path, force)
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
-        sync(path.parent)
+    with reported(path), workplace(path) as (work, target):
+        new = work / NEW / target.name
+        new.mkdir(parents=True)
+        yield new
+        sync_tree(new)
+        check_output(path, force=force, folder=True)
+        move_folder(new, path, target, work, force)
+        sync_entries(target.parent)
 
 
-def swap(work: Path, path: Path, force: bool) -> None:
-    """Move `work` to `path`; what was there is set aside first, and put back if the move fails."""
-    check_output(path, force=force, folder=True)
-    if not os.path.lexists(path):
-        work.rename(path)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name[:SHORT]}.old.", dir=path.parent)) / path.name
-    path.rename(old)
+def move_folder(new: Path, path: Path, target: Path, work: Path, force: bool) -> None:
+    """Give a folder the name `target`; with `force` what has that name already ends up in `work`."""
+    while not renamed(new, target):
+        check_output(path, force=force, folder=True)
+        with contextlib.suppress(FileNotFoundError):  # what was in the way is gone again
+            swap(new, target, work)
+            return
+
+
+def renamed(new: Path, target: Path) -> bool:
+    """Rename a folder unless the other name is that of a folder with something in it; whether that was done."""
     try:
-        work.rename(path)
+        new.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def swap(new: Path, target: Path, work: Path) -> None:
+    """Put the folder `new` where `target` is, in one step where the system can."""
+    try:
+        exchange(new, target)
+    except OSError as error:
+        if error.errno not in CANNOT_EXCHANGE:
+            raise
+        set_aside(new, target, work)
+
+
+def set_aside(new: Path, target: Path, work: Path) -> None:
+    """Put the folder `new` where `target` is, in two steps.
+
+    What was there is put back if the second fails, and by the next `sweep` if the process is killed in between.
+    """
+    old = work / OLD / target.name
+    old.parent.mkdir(exist_ok=True)
+    target.rename(old)
+    try:
+        new.rename(target)
     except OSError:
-        old.rename(path)
+        old.rename(target)
         raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
 
 
-def in_folder(name: str, path: Path) -> bool:
-    """Whether the file `name` lies somewhere in the folder of `path`, links resolved or not."""
-    folders = (os.path.abspath(path.parent), os.path.dirname(os.path.realpath(path)))  # noqa: PTH100, PTH120
-    return any(Path(os.path.abspath(name)).is_relative_to(folder) for folder in folders)  # noqa: PTH100
+def in_folder(name: str | os.PathLike[str], path: Path) -> bool:
+    """Whether the file `name` lies somewhere in the folder of `path`, links resolved or not.
+
+    True too if that can't be told, since the current folder is gone.
+    """
+    try:
+        folders = (os.path.abspath(path.parent), os.path.dirname(os.path.realpath(path)))  # noqa: PTH100, PTH120
+        return any(Path(os.path.abspath(name)).is_relative_to(folder) for folder in folders)  # noqa: PTH100
+    except FileNotFoundError:
+        return True
 
 
 def expand_user(path: str | Path) -> Path:
@@ -192,10 +222,30 @@ def umask() -> int:
 
 
 def sync(path: Path) -> None:
-    """Ask the system to put a file, or a folder's entries, on disk; not every system can."""
+    """Put a file's bytes on disk; OSError if that fails, since they may be lost, but not where it cannot be asked."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+def sync_entries(folder: Path) -> None:
+    """Ask the system to put a folder's entries on disk; not every system can."""
     with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Put everything in a folder on disk."""
+    for place, _, files in os.walk(folder):
+        for name in files:
+            sync(Path(place, name))
+        sync_entries(Path(place))
