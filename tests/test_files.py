@@ -116,6 +116,16 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
     assert [name for name in names(tmp_path) if "cache" not in name] == ["out"]
 
 
+def test_files_in_a_folder_have_the_permissions_of_new_files(tmp_path: Path) -> None:
+    """Whatever the library that wrote them thought of others."""
+    (tmp_path / "plain").write_bytes(b"")
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "private").write_bytes(b"")
+        (folder / "private").chmod(0o600)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "plain", tmp_path / "out" / "private")}
+    assert len(modes) == 1
+
+
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     """With force; a failure leaves the old one."""
     target = tmp_path / "out"

@@ -125,6 +125,8 @@ class Stage:
         for number in range(2):
             pixels = random.Random(number).randbytes(40 * 40 * 3)
             Image.frombytes("RGB", (40, 40), pixels).save(self.inputs / "photos" / f"{number}.png")
+        for path in self.inputs.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
     @contextmanager
     def place(self, cache: Path | None = None) -> Iterator[Place]:

@@ -120,7 +120,7 @@ def atomic_folder(path: str | Path, *, force: bool = False) -> Iterator[Path]:
         new = work / NEW / target.name
         new.mkdir(parents=True)
         yield new
-        sync_tree(new)
+        finish_tree(new)
         check_output(path, force=force, folder=True)
         move_folder(new, path, target, work, force)
         sync_entries(target.parent)
@@ -243,9 +243,11 @@ def sync_entries(folder: Path) -> None:
             os.close(handle)
 
 
-def sync_tree(folder: Path) -> None:
-    """Put everything in a folder on disk."""
+def finish_tree(folder: Path) -> None:
+    """Give every file in a folder a new file's permissions, which some libraries do not, and put all of it on disk."""
+    mode = 0o666 & ~umask()
     for place, _, files in os.walk(folder):
         for name in files:
+            Path(place, name).chmod(mode)
             sync(Path(place, name))
         sync_entries(Path(place))
