@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from tests.cli.support import concept, save_cone
-from tests.independent.mutants import join, mend, parts
+from tests.independent.forging import join, mend, parts
 from tests.reliability import process
 from tests.reliability.hostile import POISON, leaks, on_screen, places, plain, poisoned
 

@@ -24,7 +24,7 @@ from conestool.concept import Cone
 from conestool.errors import UsageError
 from tests.cli.conftest import Cones
 from tests.cli.support import concept, save_cone
-from tests.independent.mutants import join, parts
+from tests.independent.forging import join, parts
 from tests.reliability import process
 from tests.reliability.hostile import MILLION, POISON, forge, forge_at, leaks, on_screen, places, plain
 

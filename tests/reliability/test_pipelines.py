@@ -18,6 +18,7 @@ from conestool import files
 from conestool import format as cones_format
 from conestool.diffusion import cache
 from conestool.errors import OutputExistsError
+from conestool.files import atomic
 from tests.cli.conftest import Cones
 from tests.cli.support import concept, environment, save_cone
 from tests.reliability.process import cones
@@ -199,10 +200,8 @@ def test_a_file_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     other = tmp_path / "y"
     other.write_bytes(b"not seen by the check")
     with pytest.raises(OutputExistsError):
-        files.move(other, target, force=False)
+        atomic.move_to_free(other, target, target)
     assert (target.read_bytes(), other.is_file()) == (b"first", True)
-    files.move(other, target, force=True)
-    assert target.read_bytes() == b"not seen by the check"
 
 
 def test_a_picture_takes_the_next_free_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,8 +211,7 @@ def test_a_picture_takes_the_next_free_name(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     targets = settle(None, ["a dog"], [0], sheet=False, force=False)
     Path("a-dog.png").write_bytes(b"of another process")
-    targets.write(0, b"mine")
-    assert targets.paths == [Path("a-dog-2.png")]
+    assert targets.write(0, b"mine") == Path("a-dog-2.png")
     assert Path("a-dog.png").read_bytes() == b"of another process"
     named = settle("b.png", ["a dog"], [0], sheet=False, force=False)
     Path("b.png").write_bytes(b"of another process")
