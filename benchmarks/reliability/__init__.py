@@ -1,0 +1,1 @@
+"""Attacks on every promise; figures in docs/reliability.md."""
