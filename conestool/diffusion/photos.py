@@ -110,10 +110,12 @@ def to_latents(model: Model, images: Sequence[Image.Image], *, size: int | None 
     """Latents (n, c, h, w) of the images' centre squares, fp32 on the model's device.
 
     Deterministic: the mode of an AutoencoderKL's posterior, or AutoencoderTiny's output; scaled (and shifted) as the
-    denoiser expects them.
+    denoiser expects them. NumbersError if the autoencoder overflows, as some do in float16.
     """
     import numpy as np
     import torch
+
+    from conestool.diffusion.finite import check_finite
 
     side = size or model.defaults.size
     arrays = np.stack([np.asarray(square(image, side)) for image in images])  # (n, side, side, 3)
@@ -123,6 +125,7 @@ def to_latents(model: Model, images: Sequence[Image.Image], *, size: int | None 
         parts = [encode_pixels(vae, pixels[start : start + batch]) for start in range(0, len(pixels), batch)]
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     latents: Tensor = (torch.cat(parts) - shift) * vae.config.scaling_factor
+    check_finite(latents, "the autoencoder's answer", vae.dtype)
     return latents.to(model.device)
 
 
