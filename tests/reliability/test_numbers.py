@@ -129,5 +129,5 @@ def test_lora_adapters_may_come_and_go_while_concepts_are_applied(tmp_path: Path
             pytest.fail("peft is not installed")
         pytest.skip("peft is not installed")
     counts = Cycles(*make_model(tmp_path, torch.float32), seed=2, lora=True).run(25)
-    assert counts["adapters"] > 3
+    assert counts["adapters"] >= 3
     assert counts["other bits"] == 0
