@@ -11,6 +11,7 @@
     │   └── VersionError            4  a .cone file of a later version
     ├── BaseModelMismatchError      5  a concept meets a base model it was not found on
     ├── DeviceError                 6  device missing, or out of memory
+    │   └── NumbersError            6  the arithmetic gave NaN or infinity
     └── ModelLoadError              7  a base model cannot be fetched or read
 
 Every message names the thing (file, option, concept) first and then what is wrong; `hint` says what to do.
@@ -26,6 +27,7 @@ __all__ = [
     "InputError",
     "ModelLoadError",
     "NameClashError",
+    "NumbersError",
     "OutputExistsError",
     "PhotoError",
     "PromptError",
@@ -92,6 +94,14 @@ class DeviceError(ConesError):
     """The device is missing, or has too little memory."""
 
     exit_code = 6
+
+
+class NumbersError(DeviceError):
+    """Weights, latents, losses or gradients are NaN or infinite.
+
+    A DeviceError, because whether numbers stay finite depends on what the device computes in, and what helps is what
+    helps there: another dtype or device, or another copy of the base model.
+    """
 
 
 class ModelLoadError(ConesError):

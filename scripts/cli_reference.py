@@ -22,7 +22,7 @@ stdout carries paths, JSON (`--json`) or bytes (`-o -`); everything for people i
 | 3 | photos or prompts that cannot be used |
 | 4 | not a `.cone` file, damaged, or of a later version |
 | 5 | the concept was found on another base model |
-| 6 | device missing, or out of memory |
+| 6 | device missing, out of memory, or its arithmetic gave NaN or infinity |
 | 7 | a base model that cannot be fetched or read |
 | 70 | a bug in cones; `--traceback` shows the rest |
 | 130 | stopped with Ctrl-C |

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from conestool.diffusion.decoding import check_size, decode, to_upright
+from conestool.diffusion.folders import expand_paths
 from conestool.errors import PhotoError
 
 if TYPE_CHECKING:
@@ -18,31 +19,40 @@ if TYPE_CHECKING:
 
     from conestool.diffusion.models import Model
 
-__all__ = ["Photo", "as_photo", "expand_paths", "read_photo", "read_photos", "square", "to_latents"]
+__all__ = ["Photo", "as_photo", "read_photo", "read_photos", "square", "to_latents"]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-MAX_PIXELS = 200_000_000
-MIN_SIDE = 16
-HIGH_DEPTH = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+MAX_FILES = 1000
+MAX_HELD = 1 << 28
+"""Pixels of all photos together; at the 4 bytes that Pillow takes for one, 1 GiB."""
+
+FEWER = "3 to 5 photos are enough: leave some out"
+MEND = "open them in an image program and save them anew, remove them, or pass --skip-broken"
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo: upright RGB pixels, their sha256 (with the size), and the file's name for messages alone."""
+    """One photo as the search sees it: upright RGB pixels, their sha256 (with the size), and a name for messages.
+
+    Photos of more than 4,194,304 pixels are reduced to that before anything else. `remarks` are what a person should
+    know of the file.
+    """
 
     image: Image.Image
     sha256: str
     name: str
+    remarks: tuple[str, ...] = ()
 
 
 def read_photos(paths: Iterable[str | Path], *, skip_broken: bool = False) -> tuple[list[Photo], list[str]]:
     """Photos in `paths` (files and folders), in name order, and notes on what was passed over.
 
-    In a folder, files that are no images are passed over; a file named outright must be one. Equal pictures count
-    once. Broken images raise a PhotoError that names each, unless `skip_broken`; so does finding no photo at all.
+    In a folder, what is no image is passed over; a file named outright must be one. Equal pictures count once. Broken
+    images raise a PhotoError that names each, unless `skip_broken`; so does finding no photo at all, more than 1,000
+    files, or more than 2^28 pixels in all.
     """
     files, notes = expand_paths(paths)
+    if len(files) > MAX_FILES:
+        raise PhotoError(f"{len(files):,} images are too many, the most is {MAX_FILES:,}", FEWER)
     photos: dict[str, Photo] = {}
     broken: list[str] = []
     for file in files:
@@ -51,106 +61,44 @@ def read_photos(paths: Iterable[str | Path], *, skip_broken: bool = False) -> tu
         except PhotoError as error:
             broken.append(str(error))
             continue
+        notes += [f"{photo.name}: {remark}" for remark in photo.remarks]
         if photo.sha256 in photos:
             notes.append(f"{photo.name}: same picture as {photos[photo.sha256].name}, counted once")
         photos.setdefault(photo.sha256, photo)
+        check_held(photos.values())
     if broken and not skip_broken:
-        raise PhotoError("; ".join(broken), "mend or remove them, or pass --skip-broken")
+        raise PhotoError("; ".join(broken), MEND)
     if not photos:
         raise PhotoError(
-            "no photo that can be used" + (f": {'; '.join(broken)}" if broken else ""), "give 3 to 5 photos"
+            "no photo that can be used" + (f": {'; '.join(broken)}" if broken else ""),
+            "give 3 to 5 photos, as JPEG, PNG or WebP",
         )
     return list(photos.values()), notes + [f"{text}, skipped" for text in broken]
 
 
-def expand_paths(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
-    """The image files that `paths` name, and a note for each other file in a folder; PhotoError if one is not there."""
-    files: list[Path] = []
-    notes: list[str] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted((item for item in path.iterdir() if item.is_file()), key=lambda item: item.name)
-            seen = [item for item in inside if not item.name.startswith(".")]
-            files += [item for item in seen if looks_like_image(item)]
-            notes += [f"{item.name}: not an image, skipped" for item in seen if not looks_like_image(item)]
-        elif path.exists():
-            files.append(path)
-        else:
-            raise PhotoError(f"{path}: no such file or folder")
-    return list(dict.fromkeys(files)), notes
-
-
-def looks_like_image(path: Path) -> bool:
-    """Whether a file in a folder is meant as an image: by its ending, or by its first bytes."""
-    if path.suffix.lower() in ENDINGS:
-        return True
-    try:
-        with warnings.catch_warnings(), Image.open(path, formats=FORMATS):
-            return True
-    except (OSError, Image.DecompressionBombError, ValueError, SyntaxError):
-        return False
+def check_held(photos: Iterable[Photo]) -> None:
+    """Refuse more photos than fit into the memory that they may take together."""
+    *_, latest = photos = list(photos)
+    if sum(photo.image.width * photo.image.height for photo in photos) > MAX_HELD:
+        raise PhotoError(f"{latest.name}: photo {len(photos)}, and more than {MAX_HELD:,} pixels in all", FEWER)
 
 
 def read_photo(path: str | Path) -> Photo:
     """One photo; PhotoError if it is no image, broken, too small or too large."""
     path = Path(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                check_size(image.size, path.name)
-                image.load()
-                return as_photo(image, path.name)
-    except UnidentifiedImageError as error:
-        raise PhotoError(f"{path.name}: not an image") from error
-    except Image.DecompressionBombError as error:
-        raise PhotoError(f"{path.name}: more than {MAX_PIXELS // 1_000_000} million pixels") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise PhotoError(f"{path.name}: broken image: {reason(error)}") from error
-
-
-def reason(error: BaseException) -> str:
-    """The text of an exception without the path that an OSError carries."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text).splitlines()[0]
-
-
-def check_size(size: tuple[int, int], name: str) -> None:
-    """Refuse pictures with a side below 16 pixels, and those too large to be photos."""
-    if min(size) < MIN_SIDE:
-        raise PhotoError(f"{name}: {size[0]}x{size[1]} pixels are too few, expected at least {MIN_SIDE}x{MIN_SIDE}")
-    if size[0] * size[1] > MAX_PIXELS:
-        raise PhotoError(f"{name}: more than {MAX_PIXELS // 1_000_000} million pixels")
+    return photo_of(*decode(path), path.name)
 
 
 def as_photo(image: Image.Image, name: str = "image") -> Photo:
     """A Photo of an image in memory: turned as its EXIF says, on white where transparent, as 8-bit RGB."""
     check_size(image.size, name)
-    upright = to_rgb(ImageOps.exif_transpose(image))
-    digest = hashlib.sha256(b"%dx%d\0" % upright.size + upright.tobytes())
-    return Photo(upright, digest.hexdigest(), name)
+    return photo_of(*to_upright(image), name)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB without metadata: the first frame, 16 bits scaled to 8, transparency on white."""
-    if image.mode in HIGH_DEPTH:
-        image = eight_bit(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    rgb = image.convert("RGB")
-    rgb.info = {}
-    return rgb.copy()
-
-
-def eight_bit(image: Image.Image) -> Image.Image:
-    """A 16-bit (or wider) grey image as 8-bit grey: 65535 becomes 255, and so does 1.0 in floats up to 1."""
-    import numpy as np
-
-    values = np.asarray(image, dtype=np.float64)
-    top = 65535.0 if image.mode != "F" or values.max() > 1 else 1.0
-    return Image.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8))
+def photo_of(image: Image.Image, remarks: Sequence[str], name: str) -> Photo:
+    """A Photo of upright RGB pixels, with their hash."""
+    digest = hashlib.sha256(b"%dx%d\0" % image.size + image.tobytes())
+    return Photo(image, digest.hexdigest(), name, tuple(remarks))
 
 
 def square(image: Image.Image, side: int) -> Image.Image:
@@ -162,10 +110,12 @@ def to_latents(model: Model, images: Sequence[Image.Image], *, size: int | None 
     """Latents (n, c, h, w) of the images' centre squares, fp32 on the model's device.
 
     Deterministic: the mode of an AutoencoderKL's posterior, or AutoencoderTiny's output; scaled (and shifted) as the
-    denoiser expects them.
+    denoiser expects them. NumbersError if the autoencoder overflows, as some do in float16.
     """
     import numpy as np
     import torch
+
+    from conestool.diffusion.finite import check_finite
 
     side = size or model.defaults.size
     arrays = np.stack([np.asarray(square(image, side)) for image in images])  # (n, side, side, 3)
@@ -175,6 +125,7 @@ def to_latents(model: Model, images: Sequence[Image.Image], *, size: int | None 
         parts = [encode_pixels(vae, pixels[start : start + batch]) for start in range(0, len(pixels), batch)]
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     latents: Tensor = (torch.cat(parts) - shift) * vae.config.scaling_factor
+    check_finite(latents, "the autoencoder's answer", vae.dtype)
     return latents.to(model.device)
 
 

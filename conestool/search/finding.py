@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from conestool.concept import Concept, Cone, check_name, check_words
+from conestool.diffusion.finite import check_weights
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.photos import Photo, as_photo, to_latents
 from conestool.diffusion.prior import class_images
@@ -73,7 +74,8 @@ def find(
     happens. `class_pictures` replaces the class images that the base model would draw. With `state` the search saves
     itself there every half minute and when interrupted; `resume` goes on from it, with the same result; the file is
     the caller's to delete once the concept is safe.
-    Raises PhotoError without images, UsageError for settings that make no sense, ConesError if a loss is not finite.
+    Raises PhotoError without images, UsageError for settings that make no sense, NumbersError if weights, latents,
+    losses or gradients are not finite.
     """
     settings = settings or Settings()
     model = wrap(pipe)
@@ -82,6 +84,7 @@ def find(
         raise PhotoError("no photos", "give 3 to 5 photos of the subject")
     if len(photos) == 1:
         progress(Note("one photo only: the concept may hold its background too; 3 to 5 photos are better", True))
+    check_weights(model)
     words = name_subject(model, class_noun, name, identifier, progress)
     pictures = split(photos, settings.crops, settings.held_out, settings.seed)
     priors = list(class_pictures or draw_class(model, words, settings, progress))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from conestool.diffusion.families import Conditioning
+from conestool.diffusion.finite import check_finite
 from conestool.diffusion.losses import Schedule, predict, schedule_of, stratified_timesteps
 from conestool.diffusion.models import Model
 from conestool.search.layout import Layout
@@ -131,7 +132,10 @@ class Objective:
         return Batch(batch.noisy, batch.timesteps, torch.cat(answers), batch.weights, batch.conditioning)
 
     def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
-        """dL_con/dtheta (n,) at `weights` (n,) on batch `index`, and that batch's L_con; the weights stay as given."""
+        """dL_con/dtheta (n,) at `weights` (n,) on batch `index`, and that batch's L_con; the weights stay as given.
+
+        Raises NumbersError if either is not finite: no method may rank by such numbers.
+        """
         self.layout.write(weights)
         scale = GRADIENT_SCALE.get(self.model.dtype, 1.0)
         loss = 0.0
@@ -139,13 +143,18 @@ class Objective:
             value = (part.weights * self.errors(part)).sum()
             torch.autograd.backward(value * scale)
             loss += float(value.detach())
-        return self.layout.gradient() / scale, loss
+        gradient = self.layout.gradient() / scale
+        check_finite(loss, f"L_con at step {index + 1}", self.model.dtype)
+        check_finite(gradient, f"the gradient of L_con at step {index + 1}", self.model.dtype)
+        return gradient, loss
 
     @torch.no_grad()
     def loss(self, weights: Tensor, batch: Batch) -> float:
-        """Sum of weights * squared errors of `batch` at `weights` (n,)."""
+        """Sum of weights * squared errors of `batch` at `weights` (n,); NumbersError if it is not finite."""
         self.layout.write(weights)
-        return sum(float((part.weights * self.errors(part)).sum()) for part in self.chunks(batch))
+        loss = sum(float((part.weights * self.errors(part)).sum()) for part in self.chunks(batch))
+        check_finite(loss, "a loss of the report", self.model.dtype)
+        return loss
 
     def errors(self, batch: Batch) -> Tensor:
         """(b,), fp32: mean squared error per sample."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from conestool.errors import ConesError, UsageError
+from conestool.errors import UsageError
 from conestool.search.events import Note, Progress, Report
 from conestool.search.methods import Method
 from conestool.search.saved import SavedRun
@@ -24,16 +23,13 @@ def run(method: Method, saved: SavedRun | None, resume: bool, progress: Report) 
     """Step `method` to its end.
 
     With `saved`, its state is written every half minute, at the end of a run longer than that, and on Ctrl-C, which
-    waits for the step to end (a second one does not wait, and leaves the last written state). Raises ConesError when
-    the loss is no longer finite.
+    waits for the step to end (a second one does not wait, and leaves the last written state).
     """
     done = restored(method, saved, progress) if saved and resume else 0
     last = begun = time.monotonic()
     with interrupts() as wanted:
         while done < method.steps:
             loss = method.step(done)
-            if not math.isfinite(loss):
-                raise ConesError(f"L_con is {loss} at step {done + 1}", "try --dtype float32, or a smaller rate")
             done += 1
             progress(Progress("search", done, method.steps, loss))
             stop = wanted()

@@ -1,0 +1,80 @@
+"""Hostile photo folders, and what each costs: `python -m benchmarks.reliability.photos [--large]`.
+
+Prints a table: what came of the folder, seconds of CPU, and the peak of resident memory in MiB. `--large` adds bombs
+of 169 million pixels, pictures of 100 million, and a folder of 100,000 files (1.2 GB on the disk, minutes to make).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from tests.reliability.bad_photos import BOMBS, Maker, jpeg, odd_folder, png
+from tests.reliability.reading import measured
+
+__all__ = ["CASES", "LARGE"]
+
+HUNDRED = (10_000, 10_000)
+SIDE = 13_000
+
+
+def bomb(depth: int, colour: int) -> Maker:
+    """A folder with one black PNG of 169 million pixels."""
+    return lambda folder: (folder / "a.png").write_bytes(png(SIDE, SIDE, depth=depth, colour=colour)) and None
+
+
+def picture(name: str, mode: str = "RGB", **options: object) -> Maker:
+    """A folder with one picture of noise, 100 million pixels."""
+    return lambda folder: Image.effect_noise(HUNDRED, 60).convert(mode).save(folder / name, **options)
+
+
+def turned(folder: Path) -> None:
+    """A JPEG of 100 million pixels that EXIF turns."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (folder / "a.jpg").write_bytes(jpeg(HUNDRED, exif=exif))
+
+
+def crowd(folder: Path) -> None:
+    """100,000 texts."""
+    for number in range(100_000):
+        (folder / f"{number}.txt").touch()
+
+
+CASES: dict[str, Maker] = {name: make for name, (make, _) in BOMBS.items()} | {
+    "what is no file": lambda folder: odd_folder(folder) and None,
+}
+LARGE: dict[str, Maker] = {
+    "bomb, 8-bit grey": bomb(8, 0),
+    "bomb, 16-bit grey": bomb(16, 0),
+    "bomb, 8-bit RGBA": bomb(8, 6),
+    "bomb, 16-bit RGBA": bomb(16, 6),
+    "100 MP JPEG, turned": turned,
+    "100 MP JPEG, progressive": picture("a.jpg", progressive=True),
+    "100 MP JPEG, CMYK": picture("a.jpg", "CMYK"),
+    "100 MP PNG": picture("a.png", compress_level=1),
+    "100 MP TIFF": picture("a.tif"),
+    "100,000 texts": crowd,
+}
+
+
+def main() -> None:
+    """Make, read and delete one folder after the other."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--seconds", type=int, default=300, help="wall clock after which a reader is killed")
+    args = parser.parse_args()
+    print(f"{'folder':26} {'CPU s':>6} {'MiB':>6}  result")
+    for name, make in (CASES | (LARGE if args.large else {})).items():
+        with tempfile.TemporaryDirectory() as home:
+            make(Path(home))
+            (record,) = measured([Path(home)], args.seconds)
+        result = record["error"] or f"{len(record['photos'])} photo, {len(record['notes'])} notes"
+        print(f"{name:26} {record['cpu']!s:>6} {record['peak']!s:>6}  {result[:90]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Numbers: what is not finite stops a search with nothing written, and applied weights come back bit for bit."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from benchmarks.reliability.cycles import DTYPES, Cycles, make_model
+from conestool.cli import main as cli
+from conestool.diffusion.models import Model, load_model
+from conestool.diffusion.photos import as_photo, to_latents
+from conestool.diffusion.weights import kv_weights
+from conestool.errors import NumbersError
+from conestool.search import Settings, find
+from conestool.search.layout import Layout
+from tests.tiny import save_pipeline
+
+METHODS = ("mask", "cones", "taylor", "tstat")
+NOISE = [Image.effect_noise((32, 32), 20 + 10 * number).convert("RGB") for number in range(4)]
+
+
+@pytest.fixture
+def model(epsilon_folder: Path) -> Model:
+    """A fresh copy of the small base model."""
+    return load_model(str(epsilon_folder))
+
+
+def search(model: Model, method: str, photos: list[Image.Image] | None = None) -> Any:
+    """A search of three steps on pictures of noise."""
+    settings = Settings(method=method, batch=2, class_images=4, crops=1, options={"steps": 3})
+    return find(model, photos or NOISE, "dog", identifier="sks", settings=settings, class_pictures=NOISE)
+
+
+@contextmanager
+def answers(module: nn.Module, value: float) -> Iterator[None]:
+    """Within it `value` is added to all that `module` answers."""
+    hook = module.register_forward_hook(lambda module, given, out: out + value)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_loss_that_is_not_finite_stops_every_method(model: Model, method: str, value: float) -> None:
+    """The error says which number, in which dtype, and what to try; the weights are as before."""
+    before = {name: weight.detach().clone() for name, weight in kv_weights(model.denoiser).items()}
+    with (
+        answers(model.denoiser.conv_out, value),  # type: ignore[arg-type]
+        pytest.raises(NumbersError, match=r"L_con at step 1 is (NaN|infinite) in float32") as caught,
+    ):
+        search(model, method)
+    assert caught.value.exit_code == 6 and "another model" in str(caught.value.hint)
+    assert all(torch.equal(weight, before[name]) for name, weight in kv_weights(model.denoiser).items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gradient_that_overflows_stops_every_method(
+    model: Model, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finite loss is not enough: one infinite gradient, as float16 gives, would rank at random."""
+    true = Layout.gradient
+
+    def overflow(layout: Layout) -> torch.Tensor:
+        out = true(layout)
+        out[7] = float("inf")
+        return out
+
+    monkeypatch.setattr(Layout, "gradient", overflow)
+    with pytest.raises(NumbersError, match="gradient of L_con at step 1 is infinite"):
+        search(model, method)
+
+
+def test_a_damaged_model_stops_find_before_any_work_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A NaN in a stored weight: exit code 6, the weight's name, and neither .cone nor .part."""
+    folder = save_pipeline(tmp_path / "model")
+    damaged = load_model(str(folder))
+    with torch.no_grad():
+        next(iter(kv_weights(damaged.denoiser).values())).view(-1)[3] = float("nan")
+    damaged.pipe.save_pretrained(folder)
+    (tmp_path / "dog").mkdir()
+    NOISE[0].save(tmp_path / "dog" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert cli.run(["find", "dog", "-o", "dog.cone", "--model", str(folder)]) == 6
+    said = "".join(capsys.readouterr().err.split())
+    assert "holdsNaNvalues" in said and "getanothercopy" in said
+    assert [path for path in sorted(tmp_path.iterdir()) if path not in before] in ([], [tmp_path / "cones-cache"])
+
+
+def test_an_autoencoder_that_overflows_is_named(model: Model) -> None:
+    """Latents are checked before the search starts."""
+    with answers(model.pipe.vae.encoder, float("inf")), pytest.raises(NumbersError, match="autoencoder's answer"):
+        to_latents(model, [NOISE[0]])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("colour", ["black", "white"])
+def test_photos_of_one_colour_are_fine(model: Model, method: str, colour: str) -> None:
+    """Nothing to see is no error."""
+    photo = as_photo(Image.new("RGB", (40, 40), colour))
+    assert search(model, method, [photo.image])["dog"].origin.losses is not None
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_random_nests_of_applied_restore_every_bit_and_flag(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Overlapping cones, exceptions, shared and strided memory, -0 and NaN payloads."""
+    counts = Cycles(*make_model(tmp_path, dtype), seed=1).run(25)
+    assert counts["contexts"] > 40 and counts["exceptions"] > 3
+    assert (counts["other bits"], counts["other flags"]) == (0, 0)
+
+
+def test_lora_adapters_may_come_and_go_while_concepts_are_applied(tmp_path: Path) -> None:
+    """The base weights under the adapters return; fails rather than skips where CI is set and peft is missing."""
+    if importlib.util.find_spec("peft") is None:
+        if os.environ.get("CI"):
+            pytest.fail("peft is not installed")
+        pytest.skip("peft is not installed")
+    counts = Cycles(*make_model(tmp_path, torch.float32), seed=2, lora=True).run(25)
+    assert counts["adapters"] >= 3
+    assert counts["other bits"] == 0
