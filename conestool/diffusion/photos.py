@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -161,8 +161,7 @@ def square(image: Image.Image, side: int) -> Image.Image:
 def to_latents(model: Model, images: Sequence[Image.Image], *, size: int | None = None, batch: int = 8) -> Tensor:
     """Latents (n, c, h, w) of the images' centre squares, fp32 on the model's device.
 
-    Deterministic: the mode of an AutoencoderKL's posterior, or AutoencoderTiny's output; scaled (and shifted) as the
-    denoiser expects them.
+    Deterministic, and scaled (and shifted) as the denoiser expects them.
     """
     import numpy as np
     import torch
@@ -170,16 +169,6 @@ def to_latents(model: Model, images: Sequence[Image.Image], *, size: int | None 
     side = size or model.defaults.size
     arrays = np.stack([np.asarray(square(image, side)) for image in images])  # (n, side, side, 3)
     pixels = torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
-    vae = model.pipe.vae
-    with torch.no_grad():
-        parts = [encode_pixels(vae, pixels[start : start + batch]) for start in range(0, len(pixels), batch)]
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    latents: Tensor = (torch.cat(parts) - shift) * vae.config.scaling_factor
-    return latents.to(model.device)
-
-
-def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
-    """Unscaled latents, fp32, of pixels in -1..1, (n, 3, side, side)."""
-    out = vae.encode(pixels.to(vae.device, vae.dtype))
-    latents: Tensor = (out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents).float()
-    return latents
+    starts = range(0, len(pixels), batch)
+    parts = [model.family.latents(model.pipe, pixels[start : start + batch]) for start in starts]
+    return torch.cat(parts).to(model.device)
