@@ -76,7 +76,7 @@ def test_find_inspect_merge_render_apply(checkpoint: Checkpoint, cones: Cones, w
     single = ("--model", checkpoint.single)
     draw_photos(work / "dog", "teal")
     assert cones("find", "dog", *FIND, *single).code == 0
-    cones_format.save(random_cone(checkpoint.model, "red hat"), work / "hat.cone")
+    cones_format.save(random_cone(checkpoint.model, "hat"), work / "hat.cone")
     assert cones("merge", "dog.cone", "hat.cone").lines == ["dog+hat.cone"]
     (check,) = [each["model_check"] for each in cones("inspect", "dog+hat.cone", *single, "--json").json]
     assert check["text"] == "equal"

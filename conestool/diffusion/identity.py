@@ -54,7 +54,7 @@ def describe(model: Model) -> BaseInfo:
     UsageError if it is asked for the first time while concepts are applied with `check=False`.
     """
     fields = from_files(model) or from_memory(model)
-    dtype = model.stored_dtype or model.dtype
+    dtype = model.stored_dtype if model.path and model.stored_dtype else model.dtype
     return BaseInfo(
         id=public_id(model.id),
         revision=model.revision,
