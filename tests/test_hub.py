@@ -27,8 +27,8 @@ def hub(epsilon_folder: Path, v_folder: Path, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.fixture
-def dog(epsilon_folder: Path, work: Path) -> Path:
-    """A concept of the model on branch main."""
+def dog(epsilon_folder: Path, cones: Cones, work: Path) -> Path:
+    """A concept of the model on branch main, in the folder where `cones` runs."""
     cones_format.save(random_cone(load_model(str(epsilon_folder))), work / "dog.cone")
     return work / "dog.cone"
 
