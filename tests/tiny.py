@@ -14,7 +14,17 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from conestool.concept import Concept, Cone
 from conestool.diffusion.quiet import quiet
 
-__all__ = ["WORDS", "make_pipeline", "random_cone", "save_pipeline"]
+__all__ = [
+    "WORDS",
+    "make_pipeline",
+    "make_text_encoder",
+    "make_tokenizer",
+    "make_unet",
+    "make_vae",
+    "random_cone",
+    "save",
+    "save_pipeline",
+]
 
 WORDS = """a an the of in on with and photo picture dog cat hat bear top red blue beach under at night is two
 sks zwx qyx vlk brz fnj gvt hjq""".split()  # noqa: SIM905
@@ -41,24 +51,25 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, model_max_length=LENGTH)
 
 
-def make_unet(seed: int, cross: int) -> UNet2DConditionModel:
-    """A U-Net with self- and cross-attention at two resolutions and 24 K/V weights."""
+def make_unet(seed: int, cross: int, **changes: Any) -> UNet2DConditionModel:
+    """A U-Net with self- and cross-attention at two resolutions and 28 K/V matrices, unless its shape is changed."""
     torch.manual_seed(seed)
-    return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=cross,
-        attention_head_dim=2,
-        norm_num_groups=4,
-    )
+    shape: dict[str, Any] = {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": cross,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    }
+    return UNet2DConditionModel(**shape | changes)
 
 
-def make_vae(seed: int, tiny: bool) -> Any:
+def make_vae(seed: int, tiny: bool, **changes: Any) -> Any:
     """An autoencoder of 4 latent channels, 4 pixels per latent."""
     torch.manual_seed(seed)
     if tiny:
@@ -77,25 +88,25 @@ def make_vae(seed: int, tiny: bool) -> Any:
         latent_channels=4,
         norm_num_groups=4,
         sample_size=32,
+        **changes,
     )
 
 
-def make_text_encoder(seed: int, vocabulary: int, eos: int) -> CLIPTextModel:
-    """A text encoder of two layers, 16 wide."""
+def make_text_encoder(seed: int, tokenizer: Any, kind: Any = CLIPTextModel, **changes: Any) -> Any:
+    """A text encoder of two layers, 16 wide unless its shape is changed."""
     torch.manual_seed(seed)
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=vocabulary,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=LENGTH,
-            bos_token_id=eos - 1,
-            eos_token_id=eos,
-            pad_token_id=eos,
-        )
-    )
+    shape: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": LENGTH,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return kind(CLIPTextConfig(**shape | changes))
 
 
 def make_pipeline(folder: Path, prediction: str = "epsilon", *, seed: int = 0, tiny: bool = True) -> Any:
@@ -103,7 +114,7 @@ def make_pipeline(folder: Path, prediction: str = "epsilon", *, seed: int = 0, t
     tokenizer = make_tokenizer(folder / "tokenizer_source")
     pipe = StableDiffusionPipeline(
         vae=make_vae(seed, tiny),
-        text_encoder=make_text_encoder(seed + 1, len(tokenizer), tokenizer.eos_token_id),
+        text_encoder=make_text_encoder(seed + 1, tokenizer),
         tokenizer=tokenizer,
         unet=make_unet(seed + 2, cross=16),
         scheduler=DDIMScheduler(
@@ -122,8 +133,13 @@ def save_pipeline(
 ) -> Path:
     """The folder of a saved random pipeline, with its defaults (4 steps) in pocket.json."""
     pipe = make_pipeline(folder.with_name(folder.name + "-parts"), prediction, **options)
+    return save(pipe if dtype is None else pipe.to(dtype), folder)
+
+
+def save(pipe: Any, folder: Path) -> Path:
+    """`folder` with the pipeline and its defaults (4 steps) in pocket.json."""
     with quiet():
-        (pipe if dtype is None else pipe.to(dtype)).save_pretrained(folder)
+        pipe.save_pretrained(folder)
     settings = {"num_inference_steps": 4, "guidance_scale": 3.0, "size": 32}
     (folder / "pocket.json").write_text(json.dumps(settings))
     return folder

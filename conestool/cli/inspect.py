@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conestool.cli import _io, _show
-from conestool.cli._options import Force, Json, value
+from conestool.cli._options import Config, Force, Json, Offline, Revision, value
 
 if TYPE_CHECKING:
     from conestool.cli._facts import FileFacts
@@ -20,6 +20,9 @@ def inspect(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".cone files; - reads one from stdin.")],
     model: Annotated[str | None, value("--model", metavar="M", text="Check that they fit this base model.")] = None,
     plot: Annotated[Path | None, value("--plot", metavar="F.png", text="Draw the layer map; - is stdout.")] = None,
+    revision: Revision = None,
+    config: Config = None,
+    offline: Offline = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -40,7 +43,7 @@ def inspect(
         _report.show_file(one)
     records = [_facts.file_record(one) for one in facts]
     written = [draw(files[0], data.get(str(files[0])), plot, force)] if plot else []
-    checks = check_models(facts, model) if model else []
+    checks = check_models(facts, model, revision=revision, config=config, offline=offline) if model else []
     if json:
         for record, check in zip(records, checks, strict=False):
             record["model_check"] = check
@@ -86,12 +89,12 @@ def draw(path: Path, data: bytes | None, plot: Path, force: bool) -> Path:
     return write_atomic(plot, picture, force=force)
 
 
-def check_models(facts: list[FileFacts], model_id: str) -> list[dict[str, Any]]:
-    """How each file's base model compares with the model `model_id`; loads that model, on the CPU."""
+def check_models(facts: list[FileFacts], model_id: str, **options: Any) -> list[dict[str, Any]]:
+    """How each file's base model compares with the model `model_id`, which is loaded with `options`, on the CPU."""
     from conestool.diffusion.models import load_model
     from conestool.identity import match
 
-    info = load_model(model_id, device="cpu").info
+    info = load_model(model_id, device="cpu", **options).info
     checks = []
     for one in facts:
         found = match(one.base, info)

@@ -1,58 +1,44 @@
-"""What differs between families of base models; a new family is one more adapter here.
+"""What differs between families of base models, and nothing else: one adapter a family.
 
-An adapter says how one family turns prompts into conditioning and how its denoiser is called. Everything else (noise
-schedules, K/V weights, photos, hashing, patching) is the same for all of them and asks the pipeline's own parts.
-To add a family: write a class with the members of `Family`, and list it in FAMILIES, most specific first.
+To add a family, write a class with the members of `Family` (unets.py holds those of today) and list it in FAMILIES,
+most specific first. The members say how prompts are encoded, what the denoiser is told and how it is called, how
+pictures become latents, which diffusers class builds the pipeline, and by which names a single file is recognised.
+Everything else asks the pipeline's own parts: noise schedule and target (losses.py: epsilon, v, sample or rectified
+flow), K/V weights (weights.py), hashing, photos, patching, search. `tests/packagings.py` builds a small checkpoint of
+each family; add one there, and every test of families and of the digest ladder runs on it.
+
+Missing: transformer denoisers (PixArt, SD3, Flux). The K and V projections of joint attention (`add_k_proj`,
+`add_v_proj`) and rectified flow's schedule are there; their adapters need T5 encoders (PixArt with its attention mask,
+SD3 and Flux with pooled embeddings beside it), Flux also packed latents (2x2 patches with position ids, in `latents`,
+`predict` and the noise of sampling.py), its guidance embedding, and dynamic shifting of the timesteps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
+from conestool.diffusion.conditioning import Conditioning, Frame
+from conestool.diffusion.unets import StableDiffusion, StableDiffusionXL
 from conestool.errors import ModelLoadError
 
-__all__ = ["FAMILIES", "Conditioning", "Family", "StableDiffusion", "family_of"]
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What the denoiser is told: `embeds` (n, tokens, width), and by name what else a family needs, each (n, ...)."""
-
-    embeds: Tensor
-    extra: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return self.embeds.shape[0]
-
-    def __getitem__(self, rows: Any) -> Conditioning:
-        """The given rows (a slice, a list or an index tensor), as torch indexes them."""
-        return Conditioning(self.embeds[rows], {key: value[rows] for key, value in self.extra.items()})
-
-    def expand(self, n: int) -> Conditioning:
-        """One row repeated `n` times, without copying."""
-        extra = {key: value.expand(n, *value.shape[1:]) for key, value in self.extra.items()}
-        return Conditioning(self.embeds.expand(n, *self.embeds.shape[1:]), extra)
-
-    def to(self, *args: Any) -> Conditioning:
-        """On another device or in another dtype."""
-        return Conditioning(self.embeds.to(*args), {key: value.to(*args) for key, value in self.extra.items()})
-
-    @staticmethod
-    def cat(parts: Sequence[Conditioning]) -> Conditioning:
-        """Rows of all `parts`, one after the other."""
-        extra = {key: torch.cat([part.extra[key] for part in parts]) for key in parts[0].extra}
-        return Conditioning(torch.cat([part.embeds for part in parts]), extra)
+__all__ = ["FAMILIES", "Family", "family_of", "family_of_file"]
 
 
 class Family(Protocol):
-    """One family of base models."""
+    """One family of base models.
+
+    `pipeline` is the diffusers class that a single file of the family is loaded as, `options` what it is given besides,
+    `marks` name prefixes that all occur in a single file in the original layout, and `guidance` the usual scale.
+    """
 
     name: str
+    pipeline: str
+    options: Mapping[str, Any]
+    marks: tuple[str, ...]
+    guidance: float
 
     def fits(self, pipe: Any) -> bool:
         """Whether `pipe` is of this family."""
@@ -64,51 +50,20 @@ class Family(Protocol):
         """The tokenizers that read a prompt; the shortest one limits it."""
 
     def encode(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
-        """Conditioning of `prompts`, in the dtype and on the device of the text encoder."""
+        """Conditioning of `prompts`, in the dtype and on the device of the text encoder, without framing."""
+
+    def framing(self, frames: Sequence[Frame]) -> Mapping[str, Tensor]:
+        """What the denoiser is told of how pictures were framed, by name, a row for each; empty if nothing."""
+
+    def latents(self, pipe: Any, pixels: Tensor) -> Tensor:
+        """Latents (n, c, h, w), fp32, as the denoiser expects them, of pixels in -1..1, (n, 3, side, side)."""
 
     def predict(self, denoiser: nn.Module, latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
         """The denoiser's raw output for noisy `latents` (n, c, h, w) at `timesteps` (n,)."""
 
 
-class StableDiffusion:
-    """Stable Diffusion 1.x and 2.x, their fine-tunes, and pocket: one CLIP text encoder and a U-Net."""
-
-    name = "stable-diffusion"
-
-    def fits(self, pipe: Any) -> bool:
-        """A pipeline with a U-Net and exactly one tokenizer and text encoder, that takes text alone."""
-        parts = pipe.components
-        needed = all(parts.get(name) is not None for name in ("unet", "vae", "tokenizer", "text_encoder", "scheduler"))
-        return needed and "text_encoder_2" not in parts and parts["unet"].config.in_channels == latent_channels(pipe)
-
-    def denoiser(self, pipe: Any) -> nn.Module:
-        """The U-Net."""
-        unet: nn.Module = pipe.unet
-        return unet
-
-    def tokenizers(self, pipe: Any) -> list[Any]:
-        """CLIP's tokenizer."""
-        return [pipe.tokenizer]
-
-    def encode(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
-        """Last hidden states of the text encoder over the padded tokens: embeds (n, model_max_length, width)."""
-        length = pipe.tokenizer.model_max_length
-        tokens = pipe.tokenizer(
-            list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        )
-        encoder = pipe.text_encoder
-        masked = getattr(encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(encoder.device) if masked else None
-        with torch.no_grad():
-            return Conditioning(encoder(tokens.input_ids.to(encoder.device), attention_mask=mask)[0])
-
-    def predict(self, denoiser: nn.Module, latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
-        """The U-Net's output, of the latents' shape."""
-        out: Tensor = denoiser(latents, timesteps, encoder_hidden_states=cond.embeds, return_dict=False)[0]
-        return out
-
-
-FAMILIES: tuple[Family, ...] = (StableDiffusion(),)
+FAMILIES: tuple[Family, ...] = (StableDiffusionXL(), StableDiffusion())
+KNOWN = ", ".join(family.name for family in FAMILIES)
 
 
 def family_of(pipe: Any) -> Family:
@@ -117,10 +72,15 @@ def family_of(pipe: Any) -> Family:
         for family in FAMILIES:
             if family.fits(pipe):
                 return family
-    known = ", ".join(family.name for family in FAMILIES)
-    raise ModelLoadError(f"{type(pipe).__name__} is not a text-to-image pipeline of a known family", f"known: {known}")
+    raise ModelLoadError(f"{type(pipe).__name__} is not a text-to-image pipeline of a known family", f"known: {KNOWN}")
 
 
-def latent_channels(pipe: Any) -> int:
-    """Channels of the autoencoder's latents."""
-    return int(pipe.vae.config.latent_channels)
+def family_of_file(model_id: str, keys: Collection[str]) -> Family:
+    """The adapter for a single file with tensors of these names; ModelLoadError if it is no complete checkpoint."""
+    for family in FAMILIES:
+        if all(any(key.startswith(mark) for key in keys) for mark in family.marks):
+            return family
+    raise ModelLoadError(
+        f"{model_id}: not a complete checkpoint in the original layout of a known family (known: {KNOWN})",
+        "it takes denoiser, autoencoder and text encoders in one file; for parts, give a diffusers folder",
+    )

@@ -1,8 +1,8 @@
 """What a model is: its K/V weights streamed through the digest ladder, remembered by file identity.
 
 The ladder itself is numpy alone and lives in `conestool.identity`; spec/cone-1.md says which bytes are hashed. A model
-from a diffusers folder is known by the weights in its files, whatever dtype it was loaded in; any other by the weights
-in memory. Neither is affected by concepts that are applied at the moment.
+from a folder or a single file is known by the weights stored there, whatever dtype it was loaded in; any other by the
+weights in memory. Neither is affected by concepts that are applied at the moment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from conestool.diffusion.cache import recall, remember
 from conestool.diffusion.models import Model
-from conestool.diffusion.sources import denoiser_files, reading
+from conestool.diffusion.sources import denoiser_files, original_denoiser, reading
 from conestool.diffusion.weights import kv_weights
 from conestool.errors import UsageError
 from conestool.files import expand_user
@@ -55,7 +55,7 @@ def describe(model: Model) -> BaseInfo:
     UsageError if it is asked for the first time while concepts are applied with `check=False`.
     """
     fields = from_files(model) or from_memory(model)
-    dtype = model.stored_dtype if model.in_folder else model.dtype
+    dtype = model.stored_dtype if model.path and model.stored_dtype else model.dtype
     return BaseInfo(
         id=public_id(model.id),
         revision=model.revision,
@@ -76,26 +76,35 @@ def from_files(model: Model) -> Fields | None:
     if model.path is None:
         return None
     files = denoiser_files(model.path) if model.in_folder else [model.path]
-    salt = "" if model.in_folder else str(model.dtype)
-    key = file_key(files, salt)
+    wanted = set(kv_weights(model.denoiser))
+    key = file_key(files)
     known = thawed(recall("identity", key))
-    if known is not None:
+    if known is not None and known["tensors"].keys() == wanted:
         return known
-    wanted = kv_weights(model.denoiser).keys()
-    fields = fingerprint_files(files, set(wanted)) if model.in_folder else from_memory(model)
-    if fields is not None and file_key(files, salt) == key:  # nobody replaced them meanwhile
+    taken = Fingerprint()
+    for name, tensor in stored(files, wanted) if model.in_folder else converted(model, files[0], wanted):
+        taken.add(name, as_array(tensor))
+    if taken.tensors.keys() != wanted:
+        return None
+    fields = taken.fields()
+    if file_key(files) == key:  # nobody replaced them meanwhile
         remember("identity", key, frozen(fields))
     return fields
 
 
-def fingerprint_files(files: list[Path], wanted: set[str]) -> Fields | None:
-    """Stream the `wanted` tensors of safetensors files through the ladder, one at a time."""
-    taken = Fingerprint()
+def stored(files: list[Path], wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """The `wanted` tensors of a diffusers folder's weight files, one at a time."""
     for file in files:
         with reading(str(file)), safe_open(file, "pt") as opened:
             for key in wanted.intersection(opened.keys()):
-                taken.add(key, as_array(opened.get_tensor(key)))
-    return taken.fields() if taken.tensors.keys() == wanted else None
+                yield key, opened.get_tensor(key)
+
+
+def converted(model: Model, file: Path, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """The `wanted` tensors of a single file, under the names of the denoiser that was loaded from it."""
+    with reading(model.id):
+        tensors = original_denoiser(file, model.denoiser)
+        yield from ((name, tensors[name]) for name in wanted.intersection(tensors))
 
 
 def from_memory(model: Model) -> Fields:
@@ -158,7 +167,7 @@ def known_fields(model: Model) -> Fields | None:
     return known[1] if known and known[0] == checksums(kv_weights(model.denoiser)) else None
 
 
-def file_key(files: list[Path], salt: str) -> str:
+def file_key(files: list[Path]) -> str:
     """Cache key of files: their resolved paths, inodes, sizes and times of change.
 
     The time of content alone would not do: whoever copies a file can give it any, and archives and container images
@@ -166,7 +175,7 @@ def file_key(files: list[Path], salt: str) -> str:
     """
     found = [(file.resolve(), file.stat()) for file in files]
     facts = [(str(path), it.st_ino, it.st_size, it.st_mtime_ns, it.st_ctime_ns) for path, it in found]
-    return hashlib.sha256(json.dumps([CACHE_VERSION, salt, facts]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([CACHE_VERSION, facts]).encode()).hexdigest()
 
 
 def frozen(fields: Fields) -> Fields:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conestool.diffusion.families import Conditioning
+from conestool.diffusion.conditioning import Conditioning
 from conestool.diffusion.models import Model
 from conestool.errors import ModelLoadError
 

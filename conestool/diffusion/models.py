@@ -124,7 +124,7 @@ def wrap(pipe: Any, id: str | None = None) -> Model:
     origin = str(pipe.name_or_path or "")
     settings = read_json(Path(origin) / "pocket.json") if origin else {}
     id = id or (origin if is_hub_id(origin) and not Path(origin).exists() else "pipeline")
-    plain = Defaults(size=sample_side(denoiser) * int(pipe.vae_scale_factor))
+    plain = Defaults(guidance=family.guidance, size=sample_side(denoiser) * int(pipe.vae_scale_factor))
     return Model(pipe, id, family, read_defaults(settings, plain), settings=settings)
 
 

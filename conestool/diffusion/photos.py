@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
@@ -109,8 +109,8 @@ def square(image: Image.Image, side: int) -> Image.Image:
 def to_latents(model: Model, images: Sequence[Image.Image], *, size: int | None = None, batch: int = 8) -> Tensor:
     """Latents (n, c, h, w) of the images' centre squares, fp32 on the model's device.
 
-    Deterministic: the mode of an AutoencoderKL's posterior, or AutoencoderTiny's output; scaled (and shifted) as the
-    denoiser expects them. NumbersError if the autoencoder overflows, as some do in float16.
+    Deterministic, and scaled (and shifted) as the denoiser expects them. NumbersError if the autoencoder overflows, as
+    some do in float16.
     """
     import numpy as np
     import torch
@@ -120,17 +120,8 @@ def to_latents(model: Model, images: Sequence[Image.Image], *, size: int | None 
     side = size or model.defaults.size
     arrays = np.stack([np.asarray(square(image, side)) for image in images])  # (n, side, side, 3)
     pixels = torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
-    vae = model.pipe.vae
-    with torch.no_grad():
-        parts = [encode_pixels(vae, pixels[start : start + batch]) for start in range(0, len(pixels), batch)]
-    shift = getattr(vae.config, "shift_factor", None) or 0.0
-    latents: Tensor = (torch.cat(parts) - shift) * vae.config.scaling_factor
-    check_finite(latents, "the autoencoder's answer", vae.dtype)
+    starts = range(0, len(pixels), batch)
+    parts = [model.family.latents(model.pipe, pixels[start : start + batch]) for start in starts]
+    latents = torch.cat(parts)
+    check_finite(latents, "the autoencoder's answer", model.pipe.vae.dtype)
     return latents.to(model.device)
-
-
-def encode_pixels(vae: Any, pixels: Tensor) -> Tensor:
-    """Unscaled latents, fp32, of pixels in -1..1, (n, 3, side, side)."""
-    out = vae.encode(pixels.to(vae.device, vae.dtype))
-    latents: Tensor = (out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents).float()
-    return latents

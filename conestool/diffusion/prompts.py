@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from conestool.diffusion.families import Conditioning
+from torch import Tensor
+
+from conestool.diffusion.conditioning import Conditioning, Frame
 from conestool.diffusion.models import Model
 from conestool.errors import UsageError
 
@@ -17,6 +19,7 @@ __all__ = [
     "count_tokens",
     "cut_text",
     "encode",
+    "frames_on",
     "identifiers",
     "is_one_token",
 ]
@@ -26,10 +29,19 @@ RARE = re.compile(r"[b-df-hj-np-tv-xz]{3}")
 
 
 def encode(model: Model, prompts: Sequence[str], batch: int = 32) -> Conditioning:
-    """Conditioning of `prompts` (may include ""), one row each, on the denoiser's device and in its dtype."""
+    """Conditioning of `prompts` (may include ""), one row each, on the denoiser's device and in its dtype.
+
+    It speaks of pictures of the model's own size, whole; `Conditioning.framed` replaces that by how a photo was framed.
+    """
     chunks = [list(prompts[start : start + batch]) for start in range(0, len(prompts), batch)]
     parts = [model.family.encode(model.pipe, chunk) for chunk in chunks]
-    return Conditioning.cat(parts).to(model.device, model.dtype)
+    whole = frames_on(model, [Frame.whole(model.defaults.size)] * len(prompts))
+    return Conditioning.cat(parts).to(model.device, model.dtype).framed(whole)
+
+
+def frames_on(model: Model, frames: Sequence[Frame]) -> Mapping[str, Tensor]:
+    """What the model's denoiser is told of `frames`, on its device."""
+    return {key: value.to(model.device) for key, value in model.family.framing(frames).items()}
 
 
 def count_tokens(model: Model, prompt: str) -> int:

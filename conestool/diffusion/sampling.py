@@ -35,8 +35,10 @@ def sample(
 ) -> list[Image.Image]:
     """One picture per pair of `prompts` and `seeds`, of `size` (width, height); the model's defaults where None.
 
-    The prompt is sent as it is. Noise comes from a CPU generator per picture, so a seed means the same on every device
-    and in every batch; the arithmetic of a larger `batch` may still differ in its last bits, so 1 repeats exactly.
+    The prompt is sent as it is, and no negative prompt where it is empty: what stands for none is the pipeline's own
+    affair (SDXL was trained with zeros, not with the encoding of an empty text). Noise comes from a CPU generator per
+    picture, so a seed means the same on every device and in every batch; the arithmetic of a larger `batch` may still
+    differ in its last bits, so 1 repeats exactly.
     """
     size = size or (model.defaults.size, model.defaults.size)
     check_size(model, size)
@@ -46,7 +48,7 @@ def sample(
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[rows]]
         call = {
             "prompt": list(prompts[rows]),
-            "negative_prompt": [negative] * len(generators),
+            "negative_prompt": [negative] * len(generators) if negative else None,
             "latents": initial_noise(model, generators, size),
             "generator": generators,
             "num_inference_steps": model.defaults.steps if steps is None else steps,

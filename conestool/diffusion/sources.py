@@ -1,22 +1,33 @@
-"""Where base models come from: the packaged one, folders, single files and the Hub."""
+"""Where base models come from: the packaged one, folders, single files, and what the Hub sent."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from conestool.diffusion.families import FAMILIES, Family, family_of_file
+from conestool.diffusion.hub import fetch
 from conestool.diffusion.quiet import quiet
+from conestool.diffusion.reading import first_line, reading
 from conestool.errors import ModelLoadError, UsageError
 from conestool.files import expand_user
 
-__all__ = ["Source", "denoiser_files", "is_hub_id", "load_pipeline", "locate", "pocket_folder", "read_json", "reading"]
+__all__ = [
+    "Source",
+    "denoiser_files",
+    "is_hub_id",
+    "load_pipeline",
+    "locate",
+    "original_denoiser",
+    "pocket_folder",
+    "read_json",
+    "reading",
+]
 
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 LIBRARIES = ("diffusers", "transformers")
@@ -145,71 +156,40 @@ def guess_repository(path: Path) -> str:
         return str(fetch_diffusers_config(load_single_file_checkpoint(str(path)))["pretrained_model_name_or_path"])
 
 
-def fetch(model_id: str, revision: str | None, offline: bool, weights: bool = True) -> Path:
-    """The local snapshot of a Hub repository, downloaded unless it is cached or `offline` is set."""
-    from diffusers import DiffusionPipeline
-    from huggingface_hub import snapshot_download
-
-    options: dict[str, Any] = {"revision": revision, "local_files_only": offline}
-    with hub_errors(model_id, revision, offline), quiet():
-        if weights:
-            return Path(DiffusionPipeline.download(model_id, use_safetensors=True, safety_checker=None, **options))
-        return Path(snapshot_download(model_id, allow_patterns=["*.json", "*.txt", "*.model"], **options))
-
-
-@contextmanager
-def hub_errors(model_id: str, revision: str | None, offline: bool) -> Iterator[None]:
-    """Turn what goes wrong between here and the Hub into a ModelLoadError that says what to do."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(*explain(model_id, revision, offline, error)) from error
-
-
-def explain(model_id: str, revision: str | None, offline: bool, error: BaseException) -> tuple[str, str]:
-    """Message and hint for a failed download; diffusers hides the Hub's answer behind errors of its own."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
-    chain = list(causes(error))
-    if offline:
-        return f"{model_id}: not on this machine", "run once without --offline"
-    if any(isinstance(cause, GatedRepoError) for cause in chain):
-        return f"{model_id}: gated on the Hub", "accept its terms there, then: hf auth login"
-    if any(isinstance(cause, RevisionNotFoundError) for cause in chain):
-        return f"{model_id}: the Hub has no revision {revision!r} of it", "see the branches and commits on its page"
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in chain):
-        return f"{model_id}: no such model here or on the Hub", "check the spelling; for a private one: hf auth login"
-    hint = "check the connection; --offline uses the cache alone"
-    return f"{model_id}: cannot be fetched: {first_line(chain[-1])[:200]}", hint
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those that it was raised from, outermost first."""
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
 def load_pipeline(source: Source, dtype: torch.dtype) -> Any:
     """The diffusers pipeline of `source` in `dtype`, in evaluation mode, from local files alone."""
-    from diffusers import DiffusionPipeline, StableDiffusionPipeline
+    import diffusers
 
     options: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
+    if source.single_file:
+        family = family_of_file(source.id, tensor_names(source.path))
+        check_config(source, family)
+        kind = getattr(diffusers, family.pipeline)
+        with reading(source.id), quiet():
+            return kind.from_single_file(str(source.path), config=str(source.config), **family.options, **options)
+    more = {"variant": fp16_only(source.path), **folder_options(source.path)}
     with reading(source.id), quiet():
-        if source.single_file:
-            return StableDiffusionPipeline.from_single_file(
-                str(source.path), config=str(source.config), safety_checker=None, **options
-            )
-        variant = fp16_only(source.path)
-        return DiffusionPipeline.from_pretrained(
-            source.path, use_safetensors=True, variant=variant, **safety_off(source.path), **options
+        return diffusers.DiffusionPipeline.from_pretrained(source.path, use_safetensors=True, **more, **options)
+
+
+def check_config(source: Source, family: Family) -> None:
+    """Refuse the configuration of another family than the single file's, from which something else would be built."""
+    kind = read_json(Path(source.config or "") / "model_index.json").get("_class_name")
+    others = {other.pipeline for other in FAMILIES if other is not family}
+    if kind in others:
+        raise ModelLoadError(
+            f"{source.id}: it holds {family.name}, and its configuration is that of a {kind}",
+            f"name a folder or Hub id of the family {family.name} as its configuration (--config)",
         )
 
 
-def safety_off(folder: Path) -> dict[str, Any]:
-    """Arguments that leave out a safety checker the folder may list: it is not part of what conestool measures."""
-    listed = read_json(folder / "model_index.json").get("safety_checker")
-    return {"safety_checker": None, "requires_safety_checker": False} if listed else {}
+def folder_options(folder: Path) -> dict[str, Any]:
+    """Arguments for the pipeline that the folder lists, without a safety checker: conestool does not measure that."""
+    listed = read_json(folder / "model_index.json")
+    for family in FAMILIES:
+        if family.pipeline == listed.get("_class_name"):
+            return dict(family.options)
+    return {"safety_checker": None, "requires_safety_checker": False} if listed.get("safety_checker") else {}
 
 
 def fp16_only(folder: Path) -> str | None:
@@ -223,6 +203,28 @@ def denoiser_files(folder: Path) -> list[Path]:
     files = [file for name in DENOISERS for file in sorted((folder / name).glob("*.safetensors"))]
     plain = [file for file in files if re.fullmatch(r"[^.]+\.safetensors", file.name)]
     return plain or [file for file in files if ".fp16." in file.name]
+
+
+def original_denoiser(path: Path, denoiser: Any) -> dict[str, torch.Tensor]:
+    """The denoiser's weights in a single file as they are stored there, under the names that `denoiser` gives them.
+
+    By the conversion with which diffusers loads such files; the tensors are read from the file when they are used.
+    """
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+    from safetensors.torch import load_file
+
+    kind = type(getattr(denoiser, "_orig_mod", denoiser)).__name__
+    convert = SINGLE_FILE_LOADABLE_CLASSES[kind]["checkpoint_mapping_fn"]
+    with quiet():
+        return dict(convert(config=denoiser.config, checkpoint=load_file(path)))
+
+
+def tensor_names(path: Path) -> list[str]:
+    """The names of the tensors in a safetensors file; ModelLoadError if the file is damaged."""
+    from safetensors import safe_open
+
+    with reading(str(path)), safe_open(path, "pt") as file:
+        return list(file.keys())
 
 
 def stored_dtype(path: Path) -> torch.dtype | None:
@@ -243,20 +245,3 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ModelLoadError(f"{path}: not JSON: {first_line(error)}") from error
     return value if isinstance(value, dict) else {}
-
-
-@contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Turn whatever goes wrong while third-party code reads a model into a one-line ModelLoadError."""
-    try:
-        yield
-    except (ModelLoadError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise ModelLoadError(f"{name}: cannot be read: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first non-empty line of an exception's text, else its type."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -10,11 +10,12 @@ from typing import Any
 from PIL import Image
 
 from conestool.concept import Concept, Cone, check_name, check_words
+from conestool.diffusion.conditioning import Frame
 from conestool.diffusion.finite import check_weights
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.photos import Photo, as_photo, to_latents
 from conestool.diffusion.prior import class_images
-from conestool.diffusion.prompts import choose_identifier, encode, is_one_token
+from conestool.diffusion.prompts import choose_identifier, encode, frames_on, is_one_token
 from conestool.diffusion.sampling import versions
 from conestool.errors import PhotoError
 from conestool.records import Origin
@@ -23,7 +24,7 @@ from conestool.search.density import Choice, choose
 from conestool.search.events import Note, Progress, Report, ignore
 from conestool.search.layout import Layout, borrowed
 from conestool.search.methods import make_method, parameters
-from conestool.search.objective import Objective, Term
+from conestool.search.objective import Objective, Pictures, Term
 from conestool.search.report import Probes, doubts, measure
 from conestool.search.run import run
 from conestool.search.saved import SavedRun, run_key
@@ -136,8 +137,7 @@ def prepare(
     model: Model, layout: Layout, words: Words, pictures: Split, priors: list[Image.Image], settings: Settings
 ) -> tuple[Objective, Probes]:
     """L_con for the search and the probes for the report; autoencoder and text encoder run here, and only here."""
-    learn, report = to_latents(model, pictures.learn), to_latents(model, pictures.report)
-    prior = to_latents(model, priors)
+    learn, report, prior = (encoded(model, images) for images in (pictures.learn, pictures.report, priors))
     cut = max(1, len(prior) // 4)
     instance, of_class = encode(model, words.instance), encode(model, words.of_class)
     terms = [Term("instance", learn, instance, 1.0, settings.batch)]
@@ -151,6 +151,12 @@ def prepare(
         no_identifier=objective.probe(report, of_class[:1], PROBES),
         class_images=objective.probe(prior[:cut], of_class[:1], PROBES),
     )
+
+
+def encoded(model: Model, images: Sequence[Image.Image]) -> Pictures:
+    """Latents of the images' centre squares, and how these were framed; a crop counts as a picture of its own."""
+    side = model.defaults.size
+    return Pictures(to_latents(model, images), frames_on(model, [Frame.centre(image.size, side) for image in images]))
 
 
 def describe(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from conestool.diffusion.families import Conditioning
+from conestool.diffusion.conditioning import Conditioning
 from conestool.diffusion.finite import check_finite
 from conestool.diffusion.losses import Schedule, predict, schedule_of, stratified_timesteps
 from conestool.diffusion.models import Model
 from conestool.search.layout import Layout
 
-__all__ = ["Batch", "Objective", "Term"]
+__all__ = ["Batch", "Objective", "Pictures", "Term"]
 
 GRADIENT_SCALE = {torch.float16: 1024.0}
 PROBE_SEED = 20_230_309
@@ -35,15 +35,30 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """`latents` (m, c, h, w), and by name what the denoiser is told of how each was framed, (m, ...)."""
+
+    latents: Tensor
+    framing: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitem__(self, rows: slice | Tensor) -> Pictures:
+        """The given rows."""
+        return Pictures(self.latents[rows], {key: value[rows] for key, value in self.framing.items()})
+
+
+@dataclass(frozen=True)
 class Term:
-    """One expectation of L_con: `latents` (m, c, h, w) under any of the prompts, `size` of them a step, times `weight`.
+    """One expectation of L_con: `pictures` under any of the prompts, `size` of them a step, times `weight`.
 
     With `keep` the target is what the untouched model answers instead of the true noise: the term then measures drift
     alone, with far less variance. Our choice; the paper's prior term has the true noise.
     """
 
     name: str
-    latents: Tensor
+    pictures: Pictures
     conditioning: Conditioning
     weight: float
     size: int
@@ -78,8 +93,9 @@ class Objective:
 
     def draw(self, term: Term, count: int, generator: torch.Generator) -> Batch:
         """`count` samples of `term`: pictures in turn, any prompt, stratified timesteps, CPU noise."""
-        order = torch.randperm(len(term.latents), generator=generator)
-        latents = term.latents[order.repeat(-(-count // len(order)))[:count]]
+        order = torch.randperm(len(term.pictures), generator=generator)
+        pictures = term.pictures[order.repeat(-(-count // len(order)))[:count]]
+        latents = pictures.latents
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         prompts = torch.randint(len(term.conditioning), (count,), generator=generator).to(latents.device)
         timesteps = stratified_timesteps(count, len(self.schedule), generator).to(latents.device)
@@ -88,7 +104,7 @@ class Objective:
             timesteps=timesteps,
             target=self.schedule.target(latents, noise, timesteps),
             weights=torch.full((count,), term.weight / count, device=latents.device),
-            conditioning=term.conditioning[prompts],
+            conditioning=term.conditioning[prompts].framed(pictures.framing),
         )
 
     def batch(self, index: int) -> Batch:
@@ -105,9 +121,9 @@ class Objective:
             parts.append(self.kept.get(term.name) or self.draw(term, size, generator))
         return join(parts)
 
-    def probe(self, latents: Tensor, conditioning: Conditioning, size: int) -> Batch:
-        """`size` samples of `latents` on fixed noise, whose weighted errors add up to their mean, whatever the seed."""
-        term = Term("probe", latents, conditioning, 1.0, size)
+    def probe(self, pictures: Pictures, conditioning: Conditioning, size: int) -> Batch:
+        """`size` samples of `pictures` on fixed noise whose weighted errors add up to their mean, whatever the seed."""
+        term = Term("probe", pictures, conditioning, 1.0, size)
         return self.draw(term, size, torch.Generator().manual_seed(PROBE_SEED))
 
     def kept_sample(self, term: Term, generator: torch.Generator) -> Batch | None:

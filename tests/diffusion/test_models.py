@@ -13,6 +13,7 @@ import torch
 
 from conestool.diffusion import sources
 from conestool.diffusion.devices import memory_errors, pick_device, pick_dtype
+from conestool.diffusion.hub import hub_errors
 from conestool.diffusion.models import Defaults, load_model, wrap
 from conestool.diffusion.sources import is_hub_id
 from conestool.errors import ConesError, DeviceError, ModelLoadError, UsageError
@@ -104,7 +105,7 @@ def test_explains_what_the_hub_answers(cause: str, message: str) -> None:
     kind = getattr(errors, cause)
     answer = kind.__new__(kind)  # its __init__ wants a response of the HTTP library in use
     answer.args = ("the reason\nmore",)
-    with pytest.raises(ModelLoadError, match=message) as caught, sources.hub_errors("owner/name", "v9", False):
+    with pytest.raises(ModelLoadError, match=message) as caught, hub_errors("owner/name", "v9", False):
         raise OSError("Cannot load model") from answer
     assert "\n" not in str(caught.value) and caught.value.hint
 

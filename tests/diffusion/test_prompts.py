@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conestool.diffusion.families import Conditioning
+from conestool.diffusion.conditioning import Conditioning
 from conestool.diffusion.models import Model, load_model
 from conestool.diffusion.prompts import (
     choose_identifier,

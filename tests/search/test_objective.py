@@ -13,7 +13,7 @@ from conestool.diffusion.prompts import encode
 from conestool.search.density import CANDIDATES, choose
 from conestool.search.layout import Layout, borrowed
 from conestool.search.methods import Ranking
-from conestool.search.objective import Objective, Term
+from conestool.search.objective import Objective, Pictures, Term
 from tests.tiny import save_pipeline
 
 
@@ -34,7 +34,10 @@ def latents(count: int) -> Tensor:
 
 def make(model: Model, layout: Layout, *, keep: bool = False, prior: float = 1.0, seed: int = 0) -> Objective:
     dog, cat = encode(model, ["a sks dog"]), encode(model, ["a dog", "a picture of a dog"])
-    terms = [Term("instance", latents(3), dog, 1.0, 4), Term("class", latents(5), cat, prior, 4, keep)]
+    terms = [
+        Term("instance", Pictures(latents(3)), dog, 1.0, 4),
+        Term("class", Pictures(latents(5)), cat, prior, 4, keep),
+    ]
     return Objective(model, layout, terms, seed, largest=3, pool=8)
 
 

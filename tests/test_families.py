@@ -1,0 +1,154 @@
+"""Every family from a folder and from a single file: find, inspect, merge, render, apply, and the digest ladder."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from conestool import format as cones_format
+from conestool.diffusion.models import Model, load_model, wrap
+from conestool.errors import BaseModelMismatchError
+from conestool.identity import Level, match
+from conestool.patch import check_base
+from tests.cli.conftest import Cones, cones, work
+from tests.ldm import save_original
+from tests.packagings import FAMILIES, change_denoiser, recast
+from tests.tiny import random_cone, save
+
+__all__ = ["cones", "work"]
+
+FIND = ("--steps", "2", "--density", "0.02", "--class-images", "dog", "--device", "cpu")
+HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One model as a diffusers folder, as a single file in the original layout, and loaded from the folder."""
+
+    folder: Path
+    single: Path
+    model: Model
+
+    def stored_at(self, path: Path) -> Model:
+        """The model as if loaded from another folder or single file: its identity is read from there."""
+        return replace(self.model, path=path)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A small random checkpoint of each family; tests must not change its files."""
+    place = tmp_path_factory.mktemp(request.param)
+    folder = save(FAMILIES[request.param](place), place / "base")
+    model = load_model(str(folder))
+    return Checkpoint(folder, save_original(model.pipe, place / "base.safetensors"), model)
+
+
+def draw_photos(folder: Path, colour: str, count: int = 2) -> Path:
+    """A folder of pictures that are not square."""
+    folder.mkdir()
+    for number in range(count):
+        image = Image.new("RGB", (60 + number, 40), "white")
+        image.paste(colour, (12, 8 + number, 40, 30))
+        image.save(folder / f"{number}.png")
+    return folder
+
+
+def pixels(png: bytes) -> bytes:
+    """The picture without its records."""
+    with Image.open(io.BytesIO(png)) as image:
+        return image.tobytes()
+
+
+def test_find_inspect_merge_render_apply(checkpoint: Checkpoint, cones: Cones, work: Path) -> None:
+    """What is found on the single file merges with a concept of the folder, fits both, and draws alike on both.
+
+    The patched folder has its weights at zero, and draws without concepts what the base model draws with them.
+    """
+    single = ("--model", checkpoint.single)
+    draw_photos(work / "dog", "teal")
+    assert cones("find", "dog", *FIND, *single).code == 0
+    cones_format.save(random_cone(checkpoint.model, "hat"), work / "hat.cone")
+    assert cones("merge", "dog.cone", "hat.cone").lines == ["dog+hat.cone"]
+    (check,) = [each["model_check"] for each in cones("inspect", "dog+hat.cone", *single, "--json").json]
+    assert check["text"] == "equal"
+    draw = ("render", "a dog in a hat", "--literal", "--steps", "2", "--guidance", "3", "-o", "-")
+    alike = [cones(*draw, "--model", path, "-c", "dog+hat.cone").out for path in (checkpoint.folder, checkpoint.single)]
+    assert cones("apply", "dog+hat.cone", *single, "-o", "patched").code == 0
+    weights = load_file(work / "patched" / "unet" / "diffusion_pytorch_model.safetensors")
+    for concept in cones_format.load(work / "dog+hat.cone").concepts:
+        assert concept.neurons and all(
+            (weights[p].view(-1)[torch.tensor(i)] == 0).all() for p, i in concept.indices.items()
+        )
+    alike.append(cones(*draw, "--model", "patched", "--no-cones").out)
+    assert pixels(alike[0]) == pixels(alike[1]) == pixels(alike[2])
+
+
+def test_packagings_are_equal_and_rounded_copies_equal_at_their_dtype(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Folder, single file and memory; each rounded, and rounded and cast up again, in both packagings."""
+    info = checkpoint.model.info
+    assert match(info, checkpoint.stored_at(checkpoint.single).info).level is Level.EQUAL
+    assert match(info, wrap(checkpoint.model.pipe).info).level is Level.EQUAL
+    for source in (checkpoint.folder, checkpoint.single):
+        for name, dtype in HALVES.items():
+            copy = recast(source, tmp_path / f"{name}-{source.name}", dtype)
+            widened = recast(copy, tmp_path / f"wide-{name}-{source.name}", torch.float32)
+            texts = {match(info, checkpoint.stored_at(path).info).text for path in (copy, widened)}
+            assert texts == {f"equal at {name}"}, copy
+
+
+def test_siblings_are_probable_and_never_more(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """A concept found on the float16 copy, used on the bfloat16 copy, folder and single file crossed."""
+    half = recast(checkpoint.folder, tmp_path / "half", torch.float16)
+    brain = recast(checkpoint.single, tmp_path / "brain.safetensors", torch.bfloat16)
+    found = match(checkpoint.stored_at(half).info, checkpoint.stored_at(brain).info)
+    assert found.level is Level.PROBABLE
+
+
+def noisy(tensor: Tensor) -> Tensor:
+    """A light fine-tune."""
+    return tensor + 1e-3 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
+
+
+def patched(tensor: Tensor) -> Tensor:
+    """0.01 % of the weights set to zero, in these small matrices one."""
+    out = tensor.clone()
+    out.view(-1)[:: max(1, min(10_000, out.numel()))] = 0
+    return out
+
+
+def other(tensor: Tensor) -> Tensor:
+    """Another model of the same shape."""
+    return torch.randn(tensor.shape, generator=torch.Generator().manual_seed(2)) * tensor.std()
+
+
+@pytest.mark.parametrize("change", [noisy, patched, other])
+def test_another_model_is_refused(checkpoint: Checkpoint, tmp_path: Path, change: Callable[[Tensor], Tensor]) -> None:
+    """Exit code 5 for a fine-tuned, a patched and a different model, also rounded, and whichever way round."""
+    changed = change_denoiser(checkpoint.folder, tmp_path / "changed", change)
+    for path in (changed, recast(changed, tmp_path / "half", torch.float16)):
+        there = checkpoint.stored_at(path)
+        for model, cone in ((there, random_cone(checkpoint.model)), (checkpoint.model, random_cone(there))):
+            with pytest.raises(BaseModelMismatchError) as caught:
+                check_base(model, cone)
+            assert caught.value.exit_code == 5
+
+
+def test_a_fine_tune_as_a_single_file_is_refused_by_the_command(
+    checkpoint: Checkpoint, tmp_path: Path, cones: Cones, work: Path
+) -> None:
+    """Loaded for real: exit code 5, with a hint."""
+    pipe: Any = load_model(str(change_denoiser(checkpoint.folder, tmp_path / "tuned", noisy))).pipe
+    file = save_original(pipe, tmp_path / "tuned.safetensors")
+    cones_format.save(random_cone(checkpoint.model), work / "dog.cone")
+    done = cones("render", "a dog", "--model", file, "--config", checkpoint.folder)
+    assert done.code == 5
+    assert "--force-model" in done.err
