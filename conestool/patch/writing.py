@@ -21,7 +21,8 @@ from conestool.diffusion.sources import denoiser_files, weight_files
 from conestool.diffusion.weights import kv_weights, param_name
 from conestool.errors import ModelLoadError, UsageError
 from conestool.files import atomic_file, atomic_folder
-from conestool.patch.shutting import Strength, applied, check_base, check_shapes, factors, scale_tensor, strengths
+from conestool.patch.layers import applied, refuse_layers
+from conestool.patch.shutting import Strength, check_base, check_shapes, factors, scale_tensor, strengths
 from conestool.patch.stored import keys_of, patch_copy, read_tensors, share
 
 __all__ = ["write_denoiser", "write_folder"]
@@ -80,6 +81,8 @@ def write_denoiser(
 def checked(pipe: Any, cone: Cone, force_model: bool) -> Model:
     """The model, once base and shapes are known to fit."""
     model = wrap(pipe)
+    if not model.in_folder:
+        refuse_layers(model)
     check_base(model, cone, force=force_model)
     check_shapes(kv_weights(model.denoiser), cone, model.id)
     return model

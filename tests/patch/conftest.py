@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
+from conestool.diffusion.models import Model, load_model
 from conestool.diffusion.quiet import quiet
 from tests.patch.real import shrunk
 from tests.tiny import make_pipeline
@@ -22,13 +24,44 @@ def make_family(folder: Path, family: str) -> Any:
     return pipe
 
 
-@pytest.fixture(scope="session", params=["sd1", "sd2"])
-def family_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small base model of each family, its U-Net in several shards; tests must not change its files."""
-    place: Path = tmp_path_factory.mktemp("families")
+def make_sdxl(folder: Path) -> Any:
+    """A random StableDiffusionXLPipeline with few channels, whose text encoders have different widths."""
+    plain = make_pipeline(folder, tiny=False)
+    second = CLIPTextConfig(**plain.text_encoder.config.to_dict() | {"hidden_size": 24, "projection_dim": 20})
+    second.hidden_act = "gelu"
+    small = {"transformer_layers_per_block": (1, 1, 2), "addition_time_embed_dim": 8}
+    unet = UNet2DConditionModel(
+        **shrunk("sdxl", 40) | small | {"projection_class_embeddings_input_dim": 6 * 8 + second.projection_dim}
+    )
+    return StableDiffusionXLPipeline(
+        vae=plain.vae,
+        text_encoder=plain.text_encoder,
+        text_encoder_2=CLIPTextModelWithProjection(second),
+        tokenizer=plain.tokenizer,
+        tokenizer_2=plain.tokenizer,
+        unet=unet,
+        scheduler=plain.scheduler,
+        add_watermarker=False,
+    )
+
+
+def save_family(place: Path, family: str) -> Path:
+    """A folder with a small base model of the family, its U-Net in several shards."""
     with quiet():
-        pipe = make_family(place / "parts", request.param)
+        pipe = make_family(place / "parts", family)
         pipe.save_pretrained(place / "base")
         (place / "base" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
         pipe.unet.save_pretrained(place / "base" / "unet", max_shard_size="100KB")
     return place / "base"
+
+
+@pytest.fixture(scope="session")
+def sd1(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A small Stable Diffusion 1.x, from a folder; tests must leave it as it is."""
+    return load_model(str(save_family(tmp_path_factory.mktemp("sd1"), "sd1")))
+
+
+@pytest.fixture(scope="session")
+def sd2(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A small Stable Diffusion 2.x, from a folder; tests must leave it as it is."""
+    return load_model(str(save_family(tmp_path_factory.mktemp("sd2"), "sd2")))

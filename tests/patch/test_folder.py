@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from conestool.concept import Concept, Cone
-from conestool.diffusion.models import load_model
+from conestool.diffusion.models import Model
 from conestool.patch import write_folder, writing
 from conestool.patch.stored import share
 from tests.tiny import random_cone
@@ -22,14 +22,14 @@ def files(folder: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_keeps_the_shards_and_links_what_is_unchanged(family_folder: Path, tmp_path: Path, link: bool) -> None:
+def test_keeps_the_shards_and_links_what_is_unchanged(sd1: Model, tmp_path: Path, link: bool) -> None:
     """Only the shards that hold neurons differ; with link the other weights are the same files, configurations not."""
-    model = load_model(str(family_folder))
-    whole = random_cone(model)["dog"]
+    whole = random_cone(sd1)["dog"]
     param = min(whole.indices)
     cone = Cone((Concept("dog", "dog", "sks", {param: whole.indices[param]}, whole.base),))
-    out = write_folder(model, cone, tmp_path / "out", link=link)
-    old, new = files(family_folder), files(out)
+    out = write_folder(sd1, cone, tmp_path / "out", link=link)
+    assert sd1.path is not None
+    old, new = files(sd1.path), files(out)
     assert new.keys() == old.keys() and len([name for name in new if name.startswith("unet/diff")]) > 3
     changed = [name for name, file in new.items() if file.read_bytes() != old[name].read_bytes()]
     [shard] = changed
@@ -63,11 +63,10 @@ def test_copies_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("stage", ["copy_parts", "patch_shards", "card"])
 def test_a_stopped_folder_never_has_the_name(
-    family_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    sd1: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     """Ctrl-C at any stage leaves nothing, and a folder that was to be replaced stays whole."""
-    model = load_model(str(family_folder))
-    cone = random_cone(model)
+    cone = random_cone(sd1)
     work = getattr(writing, stage)
 
     def stop(*arguments: object) -> None:
@@ -78,11 +77,11 @@ def test_a_stopped_folder_never_has_the_name(
     with monkeypatch.context() as patch:
         patch.setattr(writing, stage, stop)
         with pytest.raises(KeyboardInterrupt):
-            write_folder(model, cone, tmp_path / "out")
+            write_folder(sd1, cone, tmp_path / "out")
         (tmp_path / "kept").mkdir()
         (tmp_path / "kept" / "mine").write_text("mine")
         with pytest.raises(KeyboardInterrupt):
-            write_folder(model, cone, tmp_path / "kept", force=True)
+            write_folder(sd1, cone, tmp_path / "kept", force=True)
     names = sorted(item.name for item in tmp_path.iterdir())
     assert [name for name in names if name != "cones-cache"] == ["kept"]
     assert [item.name for item in (tmp_path / "kept").iterdir()] == ["mine"]
