@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from conestool.concept import Cone
 from conestool.diffusion.models import Model
@@ -56,8 +56,8 @@ def write_lora(
 ) -> Lora:
     """Write the weight change as a LoRA safetensors under kohya's names, which diffusers, A1111 and ComfyUI read.
 
-    A weight with a side shorter than `rank` gets that side's length, and then loses nothing. In float16, or float32 for
-    a model stored as that. UsageError for a denoiser that is no U-Net; the rest as `write_folder`.
+    All weights get the same rank, padded with zeros where a side is shorter: diffusers mistakes the scale of some if the
+    ranks differ. In float16, or float32 for a model stored as that. UsageError for a denoiser that is no U-Net; the rest as `write_folder`.
     """
     if rank < 1:
         raise UsageError(f"rank {rank}: expected at least 1")
@@ -67,6 +67,7 @@ def write_lora(
     wanted = factors(cone, strength)
     if not wanted:
         raise UsageError("every strength is 0: there is no change to write")
+    rank = min(rank, max(min(model.info.tensors[param]) for param in wanted))
     tensors: dict[str, Tensor] = {}
     total = lost = 0.0
     for count, (param, change) in enumerate(changes(model, wanted)):
@@ -76,11 +77,10 @@ def write_lora(
         tensors |= named(param, up, down)
         if progress:
             progress(count + 1, len(wanted))
-    largest = max(len(value) for key, value in tensors.items() if key.endswith("down.weight"))
     energy = 1 - lost / total if total else 1.0
     with atomic_file(Path(out), force=force) as temporary:
-        save_file(tensors, temporary, lora_metadata(model, cone, strength, largest, energy))
-    return Lora(Path(out), largest, energy)
+        save_file(tensors, temporary, lora_metadata(model, cone, strength, rank, energy))
+    return Lora(Path(out), rank, energy)
 
 
 def energy_of(change: Tensor) -> float:
@@ -98,10 +98,12 @@ def changes(model: Model, wanted: Mapping[str, Change]) -> Iterator[tuple[str, T
 
 
 def factorise(change: Tensor, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The best `up` (out, r) and `down` (r, in) with up @ down near `change`; each has half of the singular values."""
+    """The best `up` (out, rank) and `down` (rank, in) with up @ down near `change`, the singular values in both alike."""
     u, s, vh = torch.linalg.svd(change, full_matrices=False)
     root = s[:rank].sqrt()
-    return (u[:, :rank] * root).to(dtype).contiguous(), (root[:, None] * vh[:rank]).to(dtype).contiguous()
+    up, down = u[:, :rank] * root, root[:, None] * vh[:rank]
+    missing = rank - len(root)
+    return nn.functional.pad(up, (0, missing)).to(dtype), nn.functional.pad(down, (0, 0, 0, missing)).to(dtype)
 
 
 def named(param: str, up: Tensor, down: Tensor) -> dict[str, Tensor]:

@@ -84,13 +84,13 @@ def test_leaves_in_any_order(model: Model, strength: float) -> None:
 
 def test_schedulers_may_be_swapped(model: Model) -> None:
     """Another scheduler while concepts are loaded draws what it draws with `applied`."""
-    from diffusers import EulerDiscreteScheduler
+    from diffusers import EulerAncestralDiscreteScheduler
 
     pipe, cone = model.pipe, random_cone(model, density=0.3)
     before = bits(pipe)
     load_cones(pipe, cone)
     first = drawn(pipe)
-    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
     second = drawn(pipe)
     unload_cones(pipe)
     assert bits(pipe) == before
