@@ -56,8 +56,9 @@ def write_lora(
 ) -> Lora:
     """Write the weight change as a LoRA safetensors under kohya's names, which diffusers, A1111 and ComfyUI read.
 
-    All weights get the same rank, padded with zeros where a side is shorter: diffusers mistakes the scale of some if the
-    ranks differ. In float16, or float32 for a model stored as that. UsageError for a denoiser that is no U-Net; the rest as `write_folder`.
+    All weights get the same rank, padded with zeros where a side is shorter: diffusers mistakes the scale of some if
+    the ranks differ. In float16, or float32 for a model stored as that. UsageError for a denoiser that is no U-Net; the
+    rest as `write_folder`.
     """
     if rank < 1:
         raise UsageError(f"rank {rank}: expected at least 1")
@@ -98,12 +99,13 @@ def changes(model: Model, wanted: Mapping[str, Change]) -> Iterator[tuple[str, T
 
 
 def factorise(change: Tensor, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The best `up` (out, rank) and `down` (rank, in) with up @ down near `change`, the singular values in both alike."""
+    """The best `up` (out, rank) and `down` (rank, in) with up @ down near `change`; singular values are shared out."""
     u, s, vh = torch.linalg.svd(change, full_matrices=False)
     root = s[:rank].sqrt()
     up, down = u[:, :rank] * root, root[:, None] * vh[:rank]
     missing = rank - len(root)
-    return nn.functional.pad(up, (0, missing)).to(dtype), nn.functional.pad(down, (0, 0, 0, missing)).to(dtype)
+    padded = nn.functional.pad(up, (0, missing)), nn.functional.pad(down, (0, 0, 0, missing))
+    return padded[0].to(dtype).contiguous(), padded[1].to(dtype).contiguous()
 
 
 def named(param: str, up: Tensor, down: Tensor) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ def test_full_rank_is_the_patched_model(tmp_path: Path, model: Model) -> None:
     cone = random_cone(model, density=0.1)
     done = write_lora(model, cone, tmp_path / "lora.safetensors", rank=1000, strength=0.75)
     assert done.rank == 16 and done.energy == pytest.approx(1, abs=1e-6)
-    assert {len(value) for key, value in load_file(done.path).items() if "down" in key} == {16}
+    assert {len(value) for key, value in load_file(done.path).items() if key.endswith("down.weight")} == {16}
     sums = [weight + product for weight, product in products(done.path, model)]
     with applied(model, cone, strength=0.75):
         for total, weight in zip(sums, kv_weights(model.denoiser).values(), strict=True):
