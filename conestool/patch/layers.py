@@ -167,7 +167,7 @@ def refuse_layers(model: Model) -> None:
 def refuse_copies(model: Model) -> None:
     """Refuse a denoiser that does not compute with the parameters that it shows, but with copies kept elsewhere."""
     modules = list(model.denoiser.modules())
-    registries = [module._diffusers_hook for module in modules if hasattr(module, "_diffusers_hook")]
+    registries: list[Any] = [module._diffusers_hook for module in modules if hasattr(module, "_diffusers_hook")]
     if any(registry.get_hook("group_offloading") is not None for registry in registries):
         raise UsageError(
             f"{model.id} is offloaded in groups, from copies of its weights",
