@@ -175,7 +175,7 @@ def refuse_copies(model: Model) -> None:
         )
     compiled = bare(model.denoiser) is not model.denoiser or any(module._compiled_call_impl for module in modules)
     inductor = sys.modules.get("torch._inductor.config")
-    if compiled and inductor is not None and inductor.freezing:
+    if compiled and getattr(inductor, "freezing", False):
         raise UsageError(
             f"{model.id} is compiled with frozen weights",
             "set torch._inductor.config.freezing = False and compile anew",

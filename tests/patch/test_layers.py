@@ -256,18 +256,18 @@ def near(one: bytes, other: bytes) -> bool:
     return int((next(pair) - next(pair)).abs().max()) <= 2
 
 
-def test_refuses_compiling_with_frozen_weights(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refuses_compiling_with_frozen_weights(model: Model) -> None:
     """Inductor's freezing makes constants of weights; the change would have no effect."""
     import torch._inductor.config as inductor
 
     cone = random_cone(model)
-    monkeypatch.setattr(inductor, "freezing", True)
-    with applied(model.pipe, cone):
-        pass
-    model.pipe.unet = torch.compile(model.pipe.unet)
-    for use in (load_cones, lambda pipe, cone: applied(pipe, cone).__enter__()):
-        with pytest.raises(UsageError, match="frozen"):
-            use(model.pipe, cone)
+    with inductor.patch(freezing=True):
+        with applied(model.pipe, cone):
+            pass
+        model.pipe.unet = torch.compile(model.pipe.unet)
+        for use in (load_cones, lambda pipe, cone: applied(pipe, cone).__enter__()):
+            with pytest.raises(UsageError, match="frozen"):
+                use(model.pipe, cone)
 
 
 def test_refuses_to_make_permanent_or_write_what_is_loaded(model: Model, tmp_path: Path) -> None:
