@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from conestool.diffusion.models import load_model
     from conestool.errors import ConesError
     from conestool.format import dumps, load, loads, save
-    from conestool.patch import applied
+    from conestool.patch import applied, load_cones, unload_cones
     from conestool.records import BaseInfo, Losses, Origin
     from conestool.search import Settings, find
 
@@ -42,10 +42,12 @@ __all__ = [
     "extract",
     "find",
     "load",
+    "load_cones",
     "load_model",
     "loads",
     "merge",
     "save",
+    "unload_cones",
 ]
 
 HOMES = {
@@ -54,7 +56,7 @@ HOMES = {
     "conestool.diffusion.models": ("load_model",),
     "conestool.errors": ("ConesError",),
     "conestool.format": ("dumps", "load", "loads", "save"),
-    "conestool.patch": ("applied",),
+    "conestool.patch": ("applied", "load_cones", "unload_cones"),
     "conestool.records": ("BaseInfo", "Losses", "Origin"),
     "conestool.search": ("Settings", "find"),
 }

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,13 @@ from torch import Tensor, nn
 from conestool.diffusion.cache import recall, remember
 from conestool.diffusion.models import Model
 from conestool.diffusion.sources import denoiser_files, original_denoiser, reading
-from conestool.diffusion.weights import kv_weights
+from conestool.diffusion.weights import bare, kv_weights
 from conestool.errors import UsageError
 from conestool.files import expand_user
 from conestool.identity import Fingerprint
 from conestool.records import BaseInfo
 
-__all__ = ["describe", "patched"]
+__all__ = ["begin_patch", "describe", "end_patch"]
 
 Fields = dict[str, Any]
 FIELDS = {"structure", "tensors", "digests", "zeros", "samples"}
@@ -38,7 +37,7 @@ CACHE_VERSION = 2
 
 @dataclass
 class Patches:
-    """How many contexts have patched a denoiser at the moment, and what it was before the first."""
+    """How many layers of concepts a denoiser has at the moment, and what it was before the first."""
 
     depth: int
     fields: Fields | None
@@ -109,7 +108,7 @@ def converted(model: Model, file: Path, wanted: set[str]) -> Iterator[tuple[str,
 
 def from_memory(model: Model) -> Fields:
     """The fields of BaseInfo by the weights in memory; hashed anew only if a checksum says that they changed."""
-    denoiser = model.denoiser
+    denoiser = bare(model.denoiser)
     if denoiser in PATCHED:
         before = PATCHED[denoiser].fields
         if before is None:
@@ -146,24 +145,24 @@ def as_array(tensor: Tensor) -> Any:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-@contextmanager
-def patched(model: Model, info: BaseInfo | None) -> Iterator[None]:
-    """Within it `describe` answers for the weights as they were before, with `info` if it is known; may be nested."""
-    denoiser = model.denoiser
+def begin_patch(model: Model, info: BaseInfo | None) -> None:
+    """From now `describe` answers for the weights as they are, with `info` if it is known; may be nested."""
+    denoiser = bare(model.denoiser)
     if denoiser not in PATCHED:
         PATCHED[denoiser] = Patches(0, info.model_dump(include=FIELDS) if info else known_fields(model))
     PATCHED[denoiser].depth += 1
-    try:
-        yield
-    finally:
-        PATCHED[denoiser].depth -= 1
-        if not PATCHED[denoiser].depth:
-            del PATCHED[denoiser]
+
+
+def end_patch(denoiser: nn.Module) -> None:
+    """The weights of a bare denoiser are again what they were before the last `begin_patch`."""
+    PATCHED[denoiser].depth -= 1
+    if not PATCHED[denoiser].depth:
+        del PATCHED[denoiser]
 
 
 def known_fields(model: Model) -> Fields | None:
     """The fields of the weights in memory if they have been hashed before."""
-    known = KNOWN.get(model.denoiser)
+    known = KNOWN.get(bare(model.denoiser))
     return known[1] if known and known[0] == checksums(kv_weights(model.denoiser)) else None
 
 

@@ -18,6 +18,7 @@ from conestool.errors import ModelLoadError, UsageError
 from conestool.files import expand_user
 
 __all__ = [
+    "STORED",
     "Source",
     "denoiser_files",
     "is_hub_id",
@@ -27,6 +28,7 @@ __all__ = [
     "pocket_folder",
     "read_json",
     "reading",
+    "weight_files",
 ]
 
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -200,7 +202,12 @@ def fp16_only(folder: Path) -> str | None:
 
 def denoiser_files(folder: Path) -> list[Path]:
     """The weight files of the denoiser that are loaded from a diffusers folder; a variant only if there is no other."""
-    files = [file for name in DENOISERS for file in sorted((folder / name).glob("*.safetensors"))]
+    return [file for name in DENOISERS for file in weight_files(folder / name)]
+
+
+def weight_files(part: Path) -> list[Path]:
+    """The weight files of one component that are loaded from its folder; a variant only if there is no other."""
+    files = sorted(part.glob("*.safetensors"))
     plain = [file for file in files if re.fullmatch(r"[^.]+\.safetensors", file.name)]
     return plain or [file for file in files if ".fp16." in file.name]
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from conestool.errors import UsageError
 
-__all__ = ["kv_weights", "param_name"]
+__all__ = ["bare", "kv_weights", "param_name"]
 
 SUFFIXES = (".to_k.weight", ".to_v.weight", ".add_k_proj.weight", ".add_v_proj.weight")
 FUSED = (".to_qkv.weight", ".to_kv.weight", ".to_added_qkv.weight")
@@ -37,6 +37,12 @@ def kv_weights(denoiser: nn.Module) -> dict[str, nn.Parameter]:
 def param_name(key: str) -> str:
     """A state-dict key as the bare denoiser has it: without the marks of torch.compile and of peft's wrappers."""
     return key.replace("_orig_mod.", "").replace(".base_layer.", ".")
+
+
+def bare(module: nn.Module) -> nn.Module:
+    """The module itself where torch.compile returned a wrapper around it."""
+    inner: nn.Module = getattr(module, "_orig_mod", module)
+    return inner
 
 
 def check_plain(name: str, param: nn.Parameter) -> None:

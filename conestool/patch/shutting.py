@@ -1,4 +1,4 @@
-"""Shutting concept neurons in a model's weights, and putting every bit of them back.
+"""What shutting concept neurons means: which scalars of which parameters are multiplied by what, and by whom refused.
 
 A weight of a concept applied at strength s is multiplied by 1 - s, so 1 shuts it. Where applied concepts share a
 neuron the largest strength holds: what is shut once cannot be shut further, and the order does not matter.
@@ -7,61 +7,35 @@ neuron the largest strength holds: what is shut once cannot be shut further, and
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from conestool.concept import Cone
-from conestool.diffusion.identity import describe, patched
-from conestool.diffusion.models import Model, wrap
+from conestool.diffusion.identity import describe
+from conestool.diffusion.models import Model
 from conestool.diffusion.weights import kv_weights
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.identity import Match, match
 from conestool.records import BaseInfo
 from conestool.text import quoted
 
-__all__ = ["Strength", "applied", "check_base", "factors", "scale_tensor", "shut", "strengths"]
+__all__ = [
+    "Strength",
+    "check_base",
+    "check_info",
+    "check_shapes",
+    "factors",
+    "gather",
+    "plan",
+    "scale_tensor",
+    "scaled",
+    "scatter",
+    "strengths",
+]
 
 Strength = float | Mapping[str, float]
 """One strength for all concepts, or one by concept name (1.0 for those not named); each from 0 to 1."""
-
-
-@contextmanager
-def applied(
-    pipe: Any, cone: Cone, *, strength: Strength = 1.0, check: bool = True, force: bool = False
-) -> Iterator[Any]:
-    """Within it the concepts of `cone` are shut in `pipe` (a pipeline or a Model); yields `pipe`.
-
-    Afterwards every weight has its former bits, also after an exception; contexts may be nested, also with the same
-    concepts, and end in reverse order. Another base model raises BaseModelMismatchError unless `force`; `check=False`
-    saves the hashing (a second or two for SD 1.5, once per pipeline).
-    """
-    model = wrap(pipe)
-    info = describe(model) if check else None
-    if info:
-        check_info(model.id, info, cone, force)
-    saved: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-    with patched(model, info):
-        try:
-            for param, index, factor in plan(model, cone, strength):
-                saved.append((param, index, gather(param, index)))
-                scale_tensor(param.data, index, factor)
-            yield pipe
-        finally:
-            for param, index, values in reversed(saved):
-                scatter(param.data, index, values)
-
-
-def shut(pipe: Any, cone: Cone, *, strength: Strength = 1.0, check: bool = True, force: bool = False) -> None:
-    """Shut the concepts of `cone` in `pipe` for good; for a while, use `applied`."""
-    model = wrap(pipe)
-    if check:
-        check_base(model, cone, force=force)
-    for param, index, factor in list(plan(model, cone, strength)):
-        scale_tensor(param.data, index, factor)
-    model.forget()
 
 
 def check_base(model: Model, cone: Cone, *, force: bool = False) -> list[Match]:
@@ -142,13 +116,19 @@ def check_shapes(weights: Mapping[str, Tensor], cone: Cone, model_id: str) -> No
 
 def scale_tensor(data: Tensor, index: Tensor, factor: Tensor) -> None:
     """Multiply in place, in fp32 and rounded once to the tensor's dtype; factor 0 gives +0 exactly."""
-    values = gather(data, index).float() * factor
-    scatter(data, index, torch.where(factor == 0, torch.zeros_like(values), values))
+    scatter(data, index, scaled(gather(data, index), factor))
+
+
+def scaled(values: Tensor, factor: Tensor) -> Tensor:
+    """The product as `scale_tensor` leaves it, in the dtype of `values`."""
+    factor = factor.to(values.device)
+    product = values.float() * factor
+    return torch.where(factor == 0, torch.zeros_like(product), product).to(values.dtype)
 
 
 def gather(data: Tensor, index: Tensor) -> Tensor:
     """A copy of the scalars at row-major positions `index` (k,), whatever the tensor's strides."""
-    return data.detach()[torch.unravel_index(index, data.shape)].clone()
+    return data.detach()[torch.unravel_index(index.to(data.device), data.shape)].clone()
 
 
 def scatter(data: Tensor, index: Tensor, values: Tensor) -> None:

@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from conestool.concept import Cone
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.quiet import quiet
-from conestool.diffusion.sources import denoiser_files, reading
+from conestool.diffusion.sources import denoiser_files, weight_files
 from conestool.diffusion.weights import kv_weights, param_name
 from conestool.errors import ModelLoadError, UsageError
 from conestool.files import atomic_file, atomic_folder
+from conestool.patch.layers import applied, refuse_layers
 from conestool.patch.saving import save_tensors, system_errors
-from conestool.patch.shutting import Strength, applied, check_base, check_shapes, factors, scale_tensor, strengths
+from conestool.patch.shutting import Strength, check_base, check_shapes, factors, scale_tensor, strengths
+from conestool.patch.stored import keys_of, patch_copy, read_tensors, share
 from conestool.text import code, markdown
 
 __all__ = ["write_denoiser", "write_folder"]
@@ -37,18 +39,21 @@ def write_folder(
     strength: Strength = 1.0,
     force: bool = False,
     force_model: bool = False,
+    link: bool = False,
 ) -> Path:
     """Write the patched model as a diffusers folder that `from_pretrained` loads; returns its path.
 
-    A model that came from a folder is copied file by file, and only the denoiser's weights are written anew, shard by
-    shard in their stored dtype; any other is saved by diffusers. The README.md says what was applied. Appears whole or
-    not at all. OutputExistsError unless `force`, BaseModelMismatchError unless `force_model`.
+    A model that came from a folder is copied file by file with the concept neurons shut where they lie: shards and
+    dtypes stay as they are. Any other is saved by diffusers. With `link` weight files without concept neurons are hard
+    links: they take no space, but a program that later writes into one changes the base model too. The README.md says
+    what was applied. Appears whole or not at all. OutputExistsError unless `force`, BaseModelMismatchError unless
+    `force_model`.
     """
     model = checked(pipe, cone, force_model)
     with atomic_folder(Path(out), force=force) as folder:
         if model.in_folder:
-            copy_parts(model, folder)
-            patch_shards(model, cone, strength, folder)
+            copy_parts(model, folder, link)
+            patch_shards(model, cone, strength, folder, link)
         else:
             save_parts(model, cone, strength, folder)
         (folder / "README.md").write_text(card(model, cone, strength), encoding="utf-8")
@@ -66,21 +71,19 @@ def write_denoiser(
 ) -> Path:
     """Write the patched denoiser as one `.safetensors` in diffusers naming; its metadata says what was applied."""
     model = checked(pipe, cone, force_model)
-    metadata = {"format": "pt", "cones": json.dumps(applied_concepts(cone, strength)), "cones_base": model.info.id}
-    with atomic_file(Path(out), force=force) as temporary:
-        if model.in_folder:
-            tensors = stored_tensors(model)
-            patch_tensors(tensors, cone, strength)
-            save_tensors(tensors, temporary, metadata)
-        else:
-            with applied(model, cone, strength=strength, check=False):
-                save_tensors(memory_tensors(model), temporary, metadata)
+    with (
+        atomic_file(Path(out), force=force) as temporary,
+        patched_tensors(model, cone, strength) as tensors,
+    ):
+        save_tensors(tensors, temporary, metadata(model, cone, strength))
     return Path(out)
 
 
 def checked(pipe: Any, cone: Cone, force_model: bool) -> Model:
     """The model, once base and shapes are known to fit."""
     model = wrap(pipe)
+    if not model.in_folder:
+        refuse_layers(model)
     check_base(model, cone, force=force_model)
     check_shapes(kv_weights(model.denoiser), cone, model.id)
     return model
@@ -91,7 +94,7 @@ def component(model: Model) -> str:
     return next(str(name) for name, part in model.pipe.components.items() if part is model.denoiser)
 
 
-def copy_parts(model: Model, folder: Path) -> None:
+def copy_parts(model: Model, folder: Path, link: bool) -> None:
     """Copy the parts that the pipeline lists, all but the denoiser's weights; no pickles, no stray checkpoints."""
     source = source_folder(model)
     listed = json.loads((source / "model_index.json").read_text(encoding="utf-8"))
@@ -99,15 +102,16 @@ def copy_parts(model: Model, folder: Path) -> None:
         if item.is_file() and item.suffix in PLAIN - {".safetensors"} and not item.name.startswith("."):
             shutil.copyfile(item, folder / item.name)
         elif item.is_dir() and item.name in listed:
-            copy_part(item, folder / item.name, weights=item.name != component(model))
+            copy_part(item, folder / item.name, weights=item.name != component(model), link=link)
 
 
-def copy_part(source: Path, target: Path, weights: bool) -> None:
-    """Copy the plain files of one component."""
+def copy_part(source: Path, target: Path, weights: bool, link: bool) -> None:
+    """Copy the plain files of one component; with `link` its weights are linked."""
     target.mkdir()
     for item in sorted(source.iterdir()):
-        if item.is_file() and item.suffix in PLAIN and (weights or item.suffix != ".safetensors"):
-            shutil.copyfile(item, target / item.name)
+        is_weights = item.suffix == ".safetensors"
+        if item.is_file() and item.suffix in PLAIN and (weights or not is_weights):
+            share(item, target / item.name, link=link and is_weights)
 
 
 def source_folder(model: Model) -> Path:
@@ -117,48 +121,54 @@ def source_folder(model: Model) -> Path:
     return model.path
 
 
-def patch_shards(model: Model, cone: Cone, strength: Strength, folder: Path) -> None:
-    """Write each weight file of the denoiser anew with its concept neurons shut; its metadata stays."""
-    name = component(model)
+def patch_shards(model: Model, cone: Cone, strength: Strength, folder: Path, link: bool) -> None:
+    """Copy each weight file of the denoiser with its concept neurons shut."""
+    name, wanted = component(model), factors(cone, strength)
     touched: set[str] = set()
     for file in denoiser_files(source_folder(model)):
-        tensors, metadata = read_tensors(file)
-        touched |= patch_tensors(tensors, cone, strength)
-        save_tensors(tensors, folder / name / file.name, metadata)
-    missing = factors(cone, strength).keys() - touched
+        changes = {key: wanted[key] for key in wanted.keys() & keys_of(file)}
+        touched |= changes.keys()
+        if changes:
+            patch_copy(file, folder / name / file.name, changes)
+        else:
+            share(file, folder / name / file.name, link=link)
+    refuse_missing(model, wanted.keys() - touched)
+
+
+def refuse_missing(model: Model, missing: Set[str]) -> None:
+    """Raise ModelLoadError if weights that should be shut are in none of the denoiser's files."""
     if missing:
-        raise ModelLoadError(f"{model.id}: {name} has no weights called {min(missing)}")
+        raise ModelLoadError(f"{model.id}: its {component(model)} folder has no weights called {min(missing)}")
 
 
-def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a safetensors file, and its metadata."""
-    with reading(str(file)), safe_open(file, "pt") as opened:
-        return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {"format": "pt"}  # noqa: SIM118
+@contextmanager
+def patched_tensors(model: Model, cone: Cone, strength: Strength) -> Iterator[dict[str, Tensor]]:
+    """The denoiser's weights with the concept neurons shut, in the stored dtype; they may share the model's memory."""
+    if model.in_folder:
+        tensors = component_tensors(model, component(model))
+        wanted = factors(cone, strength)
+        refuse_missing(model, wanted.keys() - tensors.keys())
+        for param, change in wanted.items():
+            scale_tensor(tensors[param], *change)
+        yield tensors
+    else:
+        with applied(model, cone, strength=strength, check=False):
+            yield component_tensors(model, component(model))
 
 
-def patch_tensors(tensors: Mapping[str, Tensor], cone: Cone, strength: Strength) -> set[str]:
-    """Shut the concept neurons among `tensors`, in place; returns the param names that were there."""
-    there = {param: change for param, change in factors(cone, strength).items() if param in tensors}
-    for param, (index, factor) in there.items():
-        scale_tensor(tensors[param], index, factor)
-    return set(there)
-
-
-def stored_tensors(model: Model) -> dict[str, Tensor]:
-    """The denoiser's weights as they are stored in the model's folder."""
-    return dict(pair for file in denoiser_files(source_folder(model)) for pair in read_tensors(file)[0].items())
-
-
-def memory_tensors(model: Model) -> dict[str, Tensor]:
-    """The denoiser's weights as they are in memory, in the stored dtype if it is known; they may share the memory."""
-    refuse_adapters(model)
-    state = {param_name(key): value for key, value in model.denoiser.state_dict().items()}
-    return {key: recast(value, model.stored_dtype).cpu().contiguous() for key, value in state.items()}
+def component_tensors(model: Model, name: str) -> dict[str, Tensor]:
+    """The weights of one component in the stored dtype: from the files of the model's folder, else from memory."""
+    files = weight_files(source_folder(model) / name) if model.in_folder else []
+    if files:
+        return dict(pair for file in files for pair in read_tensors(file)[0].items())
+    state = model.pipe.components[name].state_dict()
+    refuse_adapters(model.id, state)
+    return {param_name(key): recast(value, model.stored_dtype).cpu().contiguous() for key, value in state.items()}
 
 
 def save_parts(model: Model, cone: Cone, strength: Strength, folder: Path) -> None:
     """Let diffusers save the pipeline with the concepts applied, then return its weights to the stored dtype."""
-    refuse_adapters(model)
+    refuse_adapters(model.id, model.denoiser.state_dict())
     with applied(model, cone, strength=strength, check=False), quiet(), system_errors(folder):
         model.pipe.save_pretrained(folder)
     if model.stored_dtype in (None, model.dtype):
@@ -168,11 +178,11 @@ def save_parts(model: Model, cone: Cone, strength: Strength, folder: Path) -> No
         save_tensors({key: recast(value, model.stored_dtype) for key, value in tensors.items()}, file, metadata)
 
 
-def refuse_adapters(model: Model) -> None:
-    """Refuse to write a denoiser in memory that carries LoRA layers: the file would hold neither."""
-    if any(".base_layer." in key for key in model.denoiser.state_dict()):
+def refuse_adapters(model_id: str, state: Mapping[str, Tensor]) -> None:
+    """Refuse to write a part in memory that carries LoRA layers: the file would hold neither."""
+    if any(".base_layer." in key for key in state):
         raise UsageError(
-            f"{model.id} carries LoRA layers that are not part of its weights",
+            f"{model_id} carries LoRA layers that are not part of its weights",
             "call pipe.fuse_lora() and pipe.unload_lora_weights() first",
         )
 
@@ -180,6 +190,16 @@ def refuse_adapters(model: Model) -> None:
 def recast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
     """A floating-point tensor in `dtype`, any other as it is."""
     return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+
+
+def metadata(model: Model, cone: Cone, strength: Strength) -> dict[str, str]:
+    """What a file tells of itself: the concepts applied, and the words that draw them."""
+    return {
+        "format": "pt",
+        "cones": json.dumps(applied_concepts(cone, strength)),
+        "cones_base": model.info.id,
+        "modelspec.trigger_phrase": ", ".join(concept.phrase for concept in cone.concepts),
+    }
 
 
 def applied_concepts(cone: Cone, strength: Strength) -> list[dict[str, Any]]:

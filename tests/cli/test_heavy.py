@@ -294,12 +294,52 @@ def test_apply_writes_one_file(cones: Cones, here: Path) -> None:
     """A .safetensors with the denoiser, in which the concept's weights are zero."""
     from safetensors.numpy import load_file
 
-    done = cones("apply", "dog.cone", "hat.cone:0.5", "-o", "unet.safetensors", "--json")
+    done = cones("apply", "dog.cone", "hat.cone:0.5", "-o", "unet.safetensors", "--as", "denoiser", "--json")
     assert [used["strength"] for used in done.json["concepts"]] == [1.0, 0.5]
     weights = load_file("unet.safetensors")
     (dog,) = cones_format.load("dog.cone").concepts
     assert all((weights[param].reshape(-1)[values] == 0).all() for param, values in dog.indices.items())
     assert cones("apply", "dog.cone", "-o", "unet.safetensors").code == 2
+
+
+def test_apply_writes_a_lora_and_says_what_it_keeps(cones: Cones, here: Path) -> None:
+    """The kept energy is on stderr, in the JSON and in the file, and a larger rank keeps more."""
+    from safetensors import safe_open
+
+    told = cones("apply", "dog.cone", "-o", "dog.safetensors", "--as", "lora", "--rank", "2")
+    assert told.code == 0 and "a LoRA of rank 2, an approximation" in told.err
+    assert "of the energy of the weight change" in told.err
+    few, all_of_it = (
+        cones("apply", "dog.cone", "-o", "dog.safetensors", "--as", "lora", "--json", "--force", *more).json
+        for more in (("--rank", "2"), ())
+    )
+    assert few["energy"] < all_of_it["energy"] == pytest.approx(1)
+    with safe_open("dog.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["cones_approximation"])["rank"] == all_of_it["rank"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("-o", "x.safetensors", "--as", "folder"), "leave out .safetensors"),
+        (("-o", "x", "--as", "lora"), "name it x.safetensors"),
+        (("-o", "x", "--rank", "4"), "--as lora"),
+        (("-o", "x.safetensors", "--link"), "--link"),
+        (("-o", "-"), "stdout"),
+    ],
+)
+def test_apply_refuses_contradictions(cones: Cones, here: Path, options: tuple[str, ...], words: str) -> None:
+    """Before a model is loaded; nothing is written."""
+    done = cones("apply", "dog.cone", *options)
+    assert done.code == 2 and words in done.err
+    assert not [item for item in here.iterdir() if item.name.startswith("x")]
+
+
+def test_apply_refuses_a_checkpoint_that_no_program_could_load(cones: Cones, here: Path) -> None:
+    """The small model's autoencoder has no place in the original layout; what does work is named."""
+    done = cones("apply", "dog.cone", "-o", "x.safetensors")
+    assert done.code == 2 and "AutoencoderTiny" in done.err and "diffusers folder" in done.err
+    assert not [item for item in here.iterdir() if "x." in item.name]
 
 
 def test_inspect_checks_the_model(cones: Cones, here: Path, model: Path, v_folder: Path) -> None:
