@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 WORK ?= build/pocket
+RELIABILITY ?= build/reliability
 
-.PHONY: demo test check format lint types docs pocket clean
+.PHONY: demo test check format lint types docs pocket fuzz torture clean
 
 demo: $(VENV)/.demo-ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh $(DEMO)
@@ -31,6 +32,21 @@ docs: $(VENV)/.test-ready
 pocket: $(VENV)/.test-ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
 	$(BIN)/python -m training.pocket --work $(WORK) --out conestool/models/pocket --processes 2
+
+# Long campaigns, kept in $(RELIABILITY) and gone on with if run again; the figures stand in docs/reliability.md.
+fuzz: $(VENV)/.test-ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	mkdir -p $(RELIABILITY)
+	$(BIN)/python -m benchmarks.reliability.bombs
+	$(BIN)/python -m benchmarks.reliability.text --count 800 --seed 1
+	$(BIN)/python -m benchmarks.reliability.coverage --seconds 300 --folder $(RELIABILITY)/coverage
+	$(BIN)/python -m benchmarks.reliability.fuzz --count 1000000 --processes 2 --out $(RELIABILITY)/fuzz.json
+
+torture: $(VENV)/.test-ready
+	mkdir -p $(RELIABILITY)
+	$(BIN)/python -m benchmarks.reliability.photos --large
+	$(BIN)/python -m benchmarks.reliability.cycles --count 1000 --lora
+	$(BIN)/python -m benchmarks.reliability.torture --kills 200 --seed 0 --out $(RELIABILITY)/torture.json
 
 $(VENV)/.demo-ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
