@@ -60,7 +60,9 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
     "merge": (Command(MERGE, MERGE_OTHER, ("both.cone",)),),
     "apply": (
         Command(APPLY.format("dog", "patched"), APPLY.format("hat", "patched"), ("patched",), folder=True),
-        Command(APPLY.format("dog", SINGLE), APPLY.format("hat", SINGLE), (SINGLE,)),
+        Command(
+            APPLY.format("dog", SINGLE) + " --as denoiser", APPLY.format("hat", SINGLE) + " --as denoiser", (SINGLE,)
+        ),
     ),
     "render": (Command(RENDER, f"{RENDER} --guidance 2", PICTURES),),
 }

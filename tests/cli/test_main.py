@@ -21,6 +21,7 @@ CODES = {
     errors.VersionError: 4,
     errors.BaseModelMismatchError: 5,
     errors.DeviceError: 6,
+    errors.NumbersError: 6,
     errors.ModelLoadError: 7,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 from conestool.errors import UsageError
 from conestool.patch.original import clip_state, open_clip_state, unet_names, unet_state, vae_state
 from tests.patch.real import UNETS, shrunk
-from tests.tiny import make_text_encoder, make_vae
+from tests.tiny import make_text_encoder, make_tokenizer, make_vae
 
 KNOWN = {
     "sd1": {
@@ -116,9 +117,9 @@ def test_the_autoencoder_is_read_back(deprecated: bool) -> None:
 
 
 @pytest.mark.parametrize("projection", [False, True])
-def test_open_clip_is_read_back(projection: bool) -> None:
+def test_open_clip_is_read_back(projection: bool, tmp_path: Path) -> None:
     """Stacked Q, K and V come apart again; the projection returns transposed."""
-    encoder = make_text_encoder(0, 30, 29)
+    encoder = make_text_encoder(0, make_tokenizer(tmp_path))
     state = {f"text_model.{key}": value for key, value in encoder.state_dict().items()}
     if projection:
         state["text_projection.weight"] = torch.randn(16, 16)
