@@ -51,6 +51,7 @@ FIND = "find {inputs}/photos -o dog.cone --class-images 4 --steps 4 --density 0.
 PICTURES = tuple(f"drawn/a-dog-in-a-hat-{seed}.png" for seed in (0, 1))
 ORDER = ("find", "merge", "apply", "render")
 APPLY = "apply {{inputs}}/{}.cone -o {}"
+DENOISER = f"{APPLY} --as denoiser"
 SINGLE = "denoiser.safetensors"
 MERGE = "merge {inputs}/dog.cone {inputs}/hat.cone -o both.cone"
 MERGE_OTHER = "merge {inputs}/hat.cone {inputs}/cat.cone -o both.cone"
@@ -60,9 +61,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
     "merge": (Command(MERGE, MERGE_OTHER, ("both.cone",)),),
     "apply": (
         Command(APPLY.format("dog", "patched"), APPLY.format("hat", "patched"), ("patched",), folder=True),
-        Command(
-            APPLY.format("dog", SINGLE) + " --as denoiser", APPLY.format("hat", SINGLE) + " --as denoiser", (SINGLE,)
-        ),
+        Command(DENOISER.format("dog", SINGLE), DENOISER.format("hat", SINGLE), (SINGLE,)),
     ),
     "render": (Command(RENDER, f"{RENDER} --guidance 2", PICTURES),),
 }
