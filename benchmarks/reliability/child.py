@@ -58,6 +58,7 @@ class Child:
 def start(stage: Stage, place: Place, arguments: Sequence[str], prepare: Callable[[], None] | None = None) -> Child:
     """Run a command line in a fork of this process; `prepare` is called there first."""
     log = stage.root / f"{place.root.name}-{time.monotonic_ns()}.log"
+    log.touch()  # a kill may come before the fork opens it
     began = time.monotonic()
     pid = os.fork()
     if pid == 0:
