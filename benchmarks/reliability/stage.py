@@ -44,7 +44,7 @@ class Command:
 
     def arguments(self, inputs: Path, *more: str) -> list[str]:
         """The words of the command line, with inputs from the folder `inputs`."""
-        return [*(word.format(inputs=inputs).replace("_", " ") for word in self.line.split()), *more]
+        return [*(word.replace("_", " ").format(inputs=inputs) for word in self.line.split()), *more]
 
 
 FIND = "find {inputs}/photos -o dog.cone --class-images 4 --steps 4 --density 0.05"
