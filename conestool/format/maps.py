@@ -227,14 +227,26 @@ def read_map(data: bytes) -> HeaderMap:
             raise VersionError(
                 f"header: needs {', '.join(unknown)[:200]}", "update conestool: pip install -U conestool"
             )
+    header = validated(raw)
+    if isinstance(header, str):
+        raise FormatError(f"header: {header}")
+    return header
+
+
+def validated(raw: Any) -> HeaderMap | str:
+    """The checked header, or its first fault.
+
+    As text, since an error raised while pydantic's is handled would refer to that, and the garbage collector cannot
+    look into it: whoever kept our error would never be freed.
+    """
     try:
         header = HeaderMap.model_validate(raw)
         for concept in header.concepts:
             read_origin(concept.origin)
     except ValidationError as error:
-        raise FormatError(f"header: {first(error)}") from error
+        return first(error)
     except ValueError as error:
-        raise FormatError(f"header: {error}") from error
+        return str(error)
     return header
 
 

@@ -73,7 +73,7 @@ def checked(record: Mapping[str, Any]) -> dict[str, Any]:
         return PictureRecord.model_validate(record).model_dump()
     except ValidationError as error:
         fault = error.errors()[0]
-        raise UsageError(f"{'.'.join(map(str, fault['loc']))} {fault['input']}: {fault['msg']}") from error
+    raise UsageError(f"{'.'.join(map(str, fault['loc']))} {fault['input']}: {fault['msg']}")
 
 
 def within(model: Model, cone: Cone | None, strength: Strength, force: bool) -> Any:

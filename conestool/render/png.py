@@ -125,6 +125,7 @@ def parse(text: str, name: str) -> dict[str, Any]:
         return PictureRecord.model_validate(json.loads(text)).model_dump()
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"])) or "record"
-        raise InputError(f"{name}: cones record: {where}: {error.errors()[0]['msg']}") from error
+        fault = f"{where}: {error.errors()[0]['msg']}"
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: cones record: {error}") from error
+        fault = str(error)
+    raise InputError(f"{name}: cones record: {fault}")
