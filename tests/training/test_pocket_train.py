@@ -31,7 +31,6 @@ def test_reading_loss_tells_lost_words_from_kept_ones() -> None:
         reader.heads[0].weight.copy_(torch.eye(models.TEXT_WIDTH))
         reader.heads[0].bias.zero_()
         reader.sharpness.fill_(4.0)
-        reader.REACH = 1
         reader.heads = reader.heads[:1]
         assert reader(embedding[tokens], tokens, embedding, end=0) < 1e-6
         blank = embedding[torch.full_like(tokens, 9)]
@@ -47,6 +46,14 @@ def test_reading_loss_ignores_the_padding() -> None:
     other = states.clone()
     other[:, 3:] = 7.0
     assert torch.equal(reader(states, tokens, embedding, 0), reader(other, tokens, embedding, 0))
+
+
+def test_reading_loss_of_dropped_captions_is_finite() -> None:
+    """A small batch whose captions were all dropped has one word to name, its beginning, and none before that."""
+    torch.manual_seed(0)
+    tokens = torch.tensor([[1, 0, 0, 0], [1, 0, 0, 0]])
+    loss = models.Reader()(torch.randn(2, 4, models.TEXT_WIDTH), tokens, torch.randn(16, models.TEXT_WIDTH), 0)
+    assert loss.isfinite()
 
 
 @pytest.mark.timeout(120)

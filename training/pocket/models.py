@@ -67,7 +67,7 @@ class Reader(nn.Module):
     """Names, from the text encoder's state at a token, that token and the two before it; used in training only.
 
     A noun's state has to keep the colour or identifier in front of it, also where the U-Net has no use for it yet:
-    without this the states behind two identifiers became equal (cosine 0.99998), and no concept could be bound to one.
+    without this the states behind two identifiers became equal, and no concept could be bound to one.
     """
 
     REACH = 3
@@ -78,14 +78,18 @@ class Reader(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(3.0))
 
     def forward(self, states: Tensor, tokens: Tensor, embedding: Tensor, end: int) -> Tensor:
-        """Return the mean cross-entropy for ``states`` (B, T, D) of ``tokens`` (B, T) before the first ``end``."""
+        """Return the mean cross-entropy for ``states`` (B, T, D) of ``tokens`` (B, T) before the first ``end``.
+
+        A head that has nothing to name, since all captions were dropped, counts as 0.
+        """
         known = F.normalize(embedding.detach(), dim=1)
         real = (tokens != end).cumprod(1).bool()
         losses = []
         for back, head in enumerate(self.heads):
             logits = F.normalize(head(states[:, back:]), dim=2) @ known.T * self.sharpness.exp()
             chosen = real[:, back:]
-            losses.append(F.cross_entropy(logits[chosen], tokens[:, : tokens.shape[1] - back][chosen]))
+            total = F.cross_entropy(logits[chosen], tokens[:, : tokens.shape[1] - back][chosen], reduction="sum")
+            losses.append(total / chosen.sum().clamp(min=1))
         return torch.stack(losses).mean()
 
 
