@@ -161,9 +161,28 @@ def vanished(stage: Stage, names: tuple[str, ...] = ORDER, times: int = 12, seed
             whole = all(not state or state == one for state, one in zip(states, new, strict=True))
             if not whole or ended.code not in (0, 2, 3, 4, 7) or "Traceback" in ended.said:
                 problems.append(f"{command.line}, {victim.name} deleted: exit code {ended.code}, {ended.said}")
-            problems += [f"left over: {stray}" for stray in place.strays(command)] if place.out.exists() else []
+            if place.out.exists():
+                problems += robbed_leaves(stage, place, command, inputs, ended, new)
     counts = {str(code): codes.count(code) for code in sorted(set(codes), key=str)}
     return {"tried": len(codes), "how": "deleted at random events", "exit codes": counts, "problems": problems}
+
+
+def robbed_leaves(
+    stage: Stage, place: Place, command: Command, inputs: Path, ended: Ended, new: list[Content]
+) -> Iterator[str]:
+    """What is wrong with what a robbed command left: nothing may stay but the saved search of one that failed.
+
+    That must be of use: with the inputs back, `--resume` ends as the undisturbed command does, and takes it away.
+    """
+    strays = place.strays(command)
+    if ended.code and strays and all(stray.endswith(".part") for stray in strays):
+        shutil.copytree(stage.inputs, inputs, dirs_exist_ok=True)
+        again = start(stage, place, command.arguments(inputs, "--force", "--resume"), use_model(inputs)).wait()
+        yield from completed(command, place, again, "resumed after its inputs came back")
+        if place.contents(command) != new:
+            yield f"{command.line}: resumed after its inputs came back, it wrote something else"
+    else:
+        yield from (f"left over: {stray}" for stray in strays)
 
 
 def undisturbed(stage: Stage, command: Command) -> tuple[list[dict[str, str]], int]:
@@ -178,10 +197,15 @@ def rob(place: Place, inputs: Path, victim: Path, number: int) -> Callable[[], N
     """A `prepare` after which the base model among `inputs` is used, and `victim` deleted at event `number`."""
 
     def prepare() -> None:
-        os.environ["CONES_MODEL"] = str(inputs / "model")
+        use_model(inputs)()
         at_event(place.root, delete(victim, number))()
 
     return prepare
+
+
+def use_model(inputs: Path) -> Callable[[], None]:
+    """A `prepare` after which the base model among `inputs` is used."""
+    return lambda: os.environ.update(CONES_MODEL=str(inputs / "model"))
 
 
 def delete(victim: Path, number: int) -> Callable[[int], None]:
