@@ -23,10 +23,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zstandard
 
 from conestool.errors import FormatError
-from conestool.format import loads
+from conestool.format import grid, loads
 from tests.independent.attacks import MAGIC
 from tests.independent.edges import VALID, Change, base, concept
 from tests.independent.forging import Header, Packed, join, parts, relabelled
@@ -69,6 +70,25 @@ def full(codec: int, k: int, coded: bytes) -> bytes:
         concept(header).update(tensors=[[0, codec, k, 0, size]], id=digest.digest())
 
     return changed(change, [coded])
+
+
+def grids() -> bytes:
+    """2^26 indices in 128 tensors with as many rows as a grid may have, in as many classes as there may be."""
+    height, names = 2**20 - 1, [f"{number:03d}" for number in range(128)]
+    values = np.arange(0, height, 2)
+    classes = grid.Grid((np.arange(height) % 32).astype(np.uint8), np.zeros(1, np.uint8), 32, 1, (height, 1))
+    raw, coded = (piece.tobytes() for piece in grid.encode(values, [height, 1], classes))
+    digest = hashlib.sha256(b"cone-concept-1\0")
+    for name in names:
+        digest.update(struct.pack("<Q", 3) + name.encode() + struct.pack("<4Q", 2, height, 1, len(values)))
+        digest.update(values.astype("<u4").tobytes())
+
+    def change(header: Header) -> None:
+        base(header)["tensors"] = [[name, [height, 1]] for name in names]
+        rows = [[number, 2, len(values), len(raw), len(coded)] for number in range(128)]
+        concept(header).update(tensors=rows, id=digest.digest())
+
+    return changed(change, [raw * 128 + zstandard.ZstdCompressor().compress(coded * 128)])
 
 
 def ones(size: int) -> bytes:
@@ -116,6 +136,7 @@ def many_tensors() -> bytes:
 BOMBS: list[Bomb] = [
     ("valid: gaps, 2^26 indices", lambda: full(1, NEURONS, repeated(NEURONS))),
     ("valid: bitmap, 2^26 indices", lambda: full(0, NEURONS, ones(NEURONS // 8))),
+    ("valid: grids, 2^26 indices", grids),
     ("valid: 1 MiB of empty arrays", lambda: header_with([[]] * ROOM)),
     ("valid: 1 MiB of empty maps", lambda: header_with([{}] * ROOM)),
     ("valid: 1 MiB of nested arrays", lambda: header_with([nested(14)] * (ROOM // 14))),
@@ -125,7 +146,7 @@ BOMBS: list[Bomb] = [
     ("grid of 256 MiB, quotients missing", long_grid),
     ("grid of 256 MiB of ones", lambda: long_grid(b"\xff")),
     ("bitmap with 2^29 ones for 2^26", lambda: (INVALID / "bitmap-flood.cone").read_bytes()),
-    ("grid of 2^29 rows without bits", lambda: (INVALID / "grid-flat.cone").read_bytes()),
+    ("grid of 2^20 - 1 rows without bits", lambda: (INVALID / "grid-flat.cone").read_bytes()),
     ("frame of 128 MiB for 3 bytes", lambda: changed(lambda header: None, [repeated(2**27)])),
     ("1 MiB of nil among the zeros", lambda: changed(lambda header: base(header).update(zeros=[None] * ROOM))),
     ("1 MiB of rows without items", lambda: changed(lambda header: concept(header).update(tensors=[[]] * ROOM))),

@@ -38,6 +38,8 @@ CLASSES = 32
 CHUNK = 1 << 20
 SIDE = 16
 """Rows plus columns are at most this many times k, so that the classes do not outgrow the indices."""
+SIDES = 1 << 20
+"""Rows plus columns are at most this many, so that a reader can order them by class in a few milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class Blocks:
 
 
 def allowed(shape: list[int], k: int) -> bool:
-    """Whether this codec may be used: two dimensions or more, and not more rows and columns than 16 k."""
-    return len(shape) >= 2 and sum(sides(shape)) <= SIDE * k
+    """Whether this codec may be used: two dimensions or more, and at most 2^20 rows and columns, and 16 k."""
+    return len(shape) >= 2 and sum(sides(shape)) <= min(SIDE * k, SIDES)
 
 
 def sizes(side: Bytes, number: int, length: int) -> Indices:

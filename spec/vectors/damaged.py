@@ -41,13 +41,14 @@ def write_tables(refuse: Callable[..., None]) -> None:
         "more than 16 k rows and columns",
         payload(2, [16, 1], 1, b"\1\1\1\x80", b"", values=[0]),
     )
+    tall = payload(2, [2**20, 1], 2**20, b"", None, frame=ref.zstd(b""), size=2**20)
+    refuse("grid-tall.cone", 27, "2^20 rows and a column", tall)
     refuse("grid-coded.cone", 27, "a wrong number of classes", payload(2, [4, 8], 1, b"\1\1\1\x80", b"\0"))
     long = b"\1\1\1" + bytes(4099 + 5 - 2)
     refuse("grid-long.cone", 27, "4,100 + 5 k bytes of a grid", payload(2, [4, 8], 1, long, b"", values=[0]))
     large = payload(0, [2**15, 2**12], 2**26 + 1, b"", None, frame=ref.zstd(b""), size=2**24)
     refuse("neurons-many.cone", 28, "2**26 + 1 neurons", large)
-    large = payload(2, [2**29, 1], 2**26, b"", None, frame=ref.zstd(b""), size=2**29)
-    refuse("coded-many.cone", 28, "512 MiB of classes", large)
+    refuse("coded-many.cone", 28, "129 MiB of classes", many_classes())
     refuse("section-short.cone", 29, "a section that ends with its raw pieces", short_section())
     refuse("section-full.cone", 29, "a section of a byte for a concept without tensors", full_section())
     data = build(good())
@@ -56,6 +57,16 @@ def write_tables(refuse: Callable[..., None]) -> None:
     header = good()
     header["concepts"][1]["sections"].append({"type": "x-more", "length": 2**63, "sha256": H})
     refuse("length-huge.cone", 30, "a section of 2**63 bytes", build(header))
+
+
+def many_classes() -> bytes:
+    """129 tensors with as many rows as a grid may have, and a frame without their classes."""
+    header, data = good(), ref.zstd(b"")
+    header["bases"][0]["tensors"] = [[f"{number:03d}", [2**20 - 1, 1]] for number in range(129)]
+    del header["bases"][0]["zeros"], header["bases"][0]["samples"]
+    rows = [[number, 2, 2**16, 0, 2**20 - 1] for number in range(129)]
+    header["concepts"] = [header["concepts"][0] | {"tensors": rows, "sections": [ref.section(data)], "data": data}]
+    return build(header)
 
 
 def short_section() -> bytes:
@@ -179,8 +190,8 @@ def write_grids(refuse: Callable[..., None]) -> None:
     refuse("grid-ones-many.cone", 40, "a quotient too many", file(raw + b"\x80"))
     refuse("grid-bytes.cone", 40, "a byte of zeros after the last quotient", file(raw + b"\0"))
     refuse("grid-short.cone", 40, "too few low bits", file(raw[:4]))
-    flat = payload(2, [2**29, 1], 2**26, b"\1\1" + (2**26).to_bytes(4, "little") + b"\x80", b"")
-    refuse("grid-flat.cone", 40, "2**29 rows of one class, and next to no bits, in a file of 1 kB", flat)
+    flat = payload(2, [2**20 - 1, 1], 2**18, b"\1\1" + (2**18).to_bytes(3, "little") + b"\x80", b"")
+    refuse("grid-flat.cone", 40, "2**20 - 1 rows of one class, and next to no bits, in a file of 1 kB", flat)
     refuse("grid-outside.cone", 41, "an index outside its block", file(b"\2\1\0\6" + outside()))
 
 

@@ -179,5 +179,5 @@ def check_row(row: list[int], shape: list[int]) -> None:
     else:
         need(27, len(shape) >= 2, "grid of one dimension")
         height, width = shape[0], n // shape[0]
-        need(27, height + width <= 16 * k and coded in (0, height, width, height + width), "grid")
+        need(27, height + width <= min(16 * k, 2**20) and coded in (0, height, width, height + width), "grid")
         need(27, raw <= 4099 + 5 * k, "raw piece of a grid")

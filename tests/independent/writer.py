@@ -71,7 +71,7 @@ def encoded(indices: list[int], shape: list[int], rng: random.Random) -> tuple[i
     codecs = [1]
     if n <= 8 * k:
         codecs.append(0)
-    if len(shape) > 1 and shape[0] + n // shape[0] <= 16 * k:
+    if len(shape) > 1 and shape[0] + n // shape[0] <= min(16 * k, 2**20):
         codecs += [2, 2, 2]
     codec = rng.choice(codecs)
     if codec == 2:

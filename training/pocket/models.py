@@ -93,6 +93,17 @@ class Reader(nn.Module):
         return torch.stack(losses).mean()
 
 
+def crowding(states: Tensor, allowed: float) -> Tensor:
+    """Return the mean squared excess over ``allowed`` of the cosines between all pairs of ``states`` (K, P, D).
+
+    The cosines are taken at each of the P places on its own.
+    """
+    unit = F.normalize(states, dim=2).transpose(0, 1)
+    pairs = torch.triu_indices(len(states), len(states), 1, device=states.device)
+    cosines = (unit @ unit.transpose(1, 2))[:, pairs[0], pairs[1]]
+    return (cosines - allowed).clamp(min=0).square().mean()
+
+
 def build_scheduler() -> DDIMScheduler:
     """Return the noise schedule of training, as the scheduler that samples."""
     return DDIMScheduler(
