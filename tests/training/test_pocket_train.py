@@ -17,7 +17,15 @@ from training.pocket.train import Trainer, rate_at
 def arguments(work: Path) -> argparse.Namespace:
     """What the command line gives."""
     return argparse.Namespace(
-        work=work, device="cpu", seed=0, lr=1e-3, text_from=None, from_average=False, pool="core-*.pt", ema=0.9
+        work=work,
+        device="cpu",
+        seed=0,
+        lr=1e-3,
+        text_from=None,
+        from_average=False,
+        new_average=False,
+        pool="core-*.pt",
+        ema=0.9,
     )
 
 
@@ -54,6 +62,34 @@ def test_reading_loss_of_dropped_captions_is_finite() -> None:
     tokens = torch.tensor([[1, 0, 0, 0], [1, 0, 0, 0]])
     loss = models.Reader()(torch.randn(2, 4, models.TEXT_WIDTH), tokens, torch.randn(16, models.TEXT_WIDTH), 0)
     assert loss.isfinite()
+
+
+def test_crowding_is_the_squared_excess_of_the_cosines() -> None:
+    """Equal states exceed what is allowed by all the rest; orthogonal ones do not, and their lengths do not matter."""
+    equal = torch.ones(3, 2, 8)
+    assert models.crowding(equal, 0.6) == pytest.approx(0.16)
+    apart = torch.eye(3)[:, None] * torch.tensor([1.0, 5.0, 9.0])[:, None, None]
+    assert models.crowding(apart, 0.0) == 0
+    mixed = torch.stack([torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])])
+    assert models.crowding(mixed, 0.0) == pytest.approx(0.5), "each place counts on its own"
+
+
+@pytest.mark.timeout(120)
+def test_separation_loss_moves_the_states_of_identifiers_apart(tmp_path: Path) -> None:
+    """A few steps on that loss alone bring it down, and its gradient reaches the text encoder only."""
+    save_state(tmp_path / "scale.pt", {"scaling_factor": 1.0})
+    trainer = Trainer(arguments(tmp_path), Team())
+    optimizer = torch.optim.Adam(trainer.text.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(12):
+        torch.manual_seed(3)
+        loss = trainer.separation()
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(parameter.grad is None for parameter in trainer.unet.parameters())
 
 
 @pytest.mark.timeout(120)

@@ -100,6 +100,7 @@ class Trainer:
         scale = load_state(args.work / "scale.pt")
         self.scale = float(scale["scaling_factor"]) if scale else 1.0
         self._resume()
+        self.first = self.steps if args.new_average else 0
         self.identifiers = models.identifier_rows(self.words).to(self.device)
         self.directions = F.normalize(embedding.data[self.identifiers], dim=1)
         self.ordinary = torch.unique(torch.cat([self.words(w, return_tensors="pt").input_ids[0] for w in ("dog red",)]))
@@ -115,7 +116,7 @@ class Trainer:
         elif self.args.text_from:
             self._take_text(self.args.text_from)
         self.average = [p.detach().clone() for p in self.parameters]
-        if state:
+        if state and not self.args.new_average:
             for mean, stored in zip(self.average, state["average"], strict=True):
                 mean.copy_(stored)
         if state and self.args.from_average:
@@ -202,7 +203,8 @@ class Trainer:
         self.hold_identifiers()
         self.steps, self.seen = self.steps + 1, self.seen + len(latents) * self.team.size
         if self.team.leads and self.steps % EMA_EVERY == 0:
-            decay = min(self.args.ema, (1 + self.steps) / (10 + self.steps)) ** EMA_EVERY
+            steps = self.steps - self.first
+            decay = min(self.args.ema, (1 + steps) / (10 + steps)) ** EMA_EVERY
             torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
         return loss.item()
 
@@ -256,6 +258,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=4e-4, help="at 1e-3 the weights walk at random")
     parser.add_argument("--text-from", type=Path, help="a checkpoint whose text encoder a new run begins with")
     parser.add_argument("--from-average", action="store_true", help="go on from the averaged weights")
+    parser.add_argument("--new-average", action="store_true", help="average anew, after a change that moved the weights")
     parser.add_argument("--warm-up", type=int, default=300)
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--device", default="cpu")
