@@ -76,6 +76,16 @@ def find(
     prior_weight: Annotated[
         float | None, value("--lambda", metavar="X", text="Weight of the class images.", panel=SEARCH, min=0.0)
     ] = None,
+    contrast: Annotated[
+        float | None,
+        value("--contrast", metavar="X", text="Weight of the photos without the identifier.", panel=SEARCH, min=0.0),
+    ] = None,
+    noise: Annotated[
+        tuple[float, float] | None,
+        value(
+            "--noise", metavar="LOW HIGH", text="Part of the noise schedule to look at. Default: 0.6 1.", panel=SEARCH
+        ),
+    ] = None,
     class_images: Annotated[
         str | None,
         value("--class-images", metavar="N|DIR", text="How many to draw, or a folder of them.", panel=SEARCH),
@@ -113,7 +123,8 @@ def find(
     images = read_photos(paths, skip_broken)
     _show.say(f"{name}: {_show.amount(len(images), 'photo')} of {class_noun!r}")
     options = {} if steps is None else {"steps": steps}
-    settings = make_settings(method, density=density, seed=seed, prior_weight=prior_weight, options=options)
+    weights = {"prior_weight": prior_weight, "contrast": contrast}
+    settings = make_settings(method, density=density, seed=seed, noise=noise, options=options, **weights)
     settings, pictures = use_class_images(settings, class_images, skip_broken)
     words = {"class_noun": class_noun, "name": name, "identifier": identifier}
     if identifier is not None:

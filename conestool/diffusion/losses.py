@@ -110,11 +110,14 @@ def sample_losses(
     return error.square().flatten(1).mean(1)
 
 
-def stratified_timesteps(n: int, steps: int, generator: torch.Generator | None = None) -> Tensor:
-    """`n` timestep indices below `steps`, one drawn uniformly from each n-th of the range, in random order.
+def stratified_timesteps(
+    n: int, steps: int, generator: torch.Generator | None = None, span: tuple[float, float] = (0.0, 1.0)
+) -> Tensor:
+    """`n` timestep indices in `span` (as shares of `steps`), one drawn uniformly from each n-th of it, in random order.
 
     int64 on the CPU. Their spread over the range lowers the variance of the loss against independent draws.
     """
     places = (torch.arange(n) + torch.rand(n, generator=generator)) / n
     order = torch.randperm(n, generator=generator)
-    return (places[order] * steps).long().clamp_(max=steps - 1)
+    low, high = span
+    return ((low + (high - low) * places[order]) * steps).long().clamp_(max=steps - 1)

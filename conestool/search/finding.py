@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from PIL import Image
@@ -15,7 +16,7 @@ from conestool.diffusion.finite import check_weights
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.photos import Photo, as_photo, to_latents
 from conestool.diffusion.prior import class_images
-from conestool.diffusion.prompts import choose_identifier, encode, frames_on, is_one_token
+from conestool.diffusion.prompts import choose_identifier, encode, frames_on, identifiers, is_one_token
 from conestool.diffusion.sampling import versions
 from conestool.errors import PhotoError
 from conestool.records import Origin
@@ -144,13 +145,22 @@ def prepare(
     if settings.prior_weight:
         terms.append(Term("class", prior[cut:], of_class, settings.prior_weight, settings.batch, keep=True))
     if settings.contrast:
-        terms.append(Term("no identifier", learn, of_class, settings.contrast, settings.batch, keep=True))
-    objective = Objective(model, layout, terms, settings.seed)
+        others = encode(model, unbound_prompts(model, words, settings))
+        terms.append(Term("contrast", learn, others, settings.contrast, settings.batch, keep=True))
+    objective = Objective(model, layout, terms, settings.seed, settings.noise)
     return objective, Probes(
         held_out=objective.probe(report, instance[:1], PROBES),
         no_identifier=objective.probe(report, of_class[:1], PROBES),
         class_images=objective.probe(prior[:cut], of_class[:1], PROBES),
     )
+
+
+def unbound_prompts(model: Model, words: Words, settings: Settings) -> list[str]:
+    """Prompts that must not draw the subject: half without an identifier, half with rivals, if the model has any."""
+    free = sorted(set(identifiers(model)) - {words.identifier, *words.name.split()})
+    rivals = Random(f"rivals {settings.seed}").sample(free, min(settings.rivals, len(free)))
+    bound = [prompt for word in rivals for prompt in instance_prompts(f"{word} {words.class_noun}")]
+    return words.of_class * max(1, len(rivals)) + bound
 
 
 def encoded(model: Model, images: Sequence[Image.Image]) -> Pictures:

@@ -18,6 +18,7 @@ __all__ = ["Batch", "Objective", "Pictures", "Term"]
 
 GRADIENT_SCALE = {torch.float16: 1024.0}
 PROBE_SEED = 20_230_309
+WHOLE = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Term:
 class Objective:
     """L_con over `terms` on `model`, whose K/V weights are borrowed as `layout`; batch k depends on (seed, k) alone.
 
+    Timesteps come from `noise`, a part of the schedule (0: no noise, 1: nothing but noise); probes see all of it.
     `pool` kept answers per term with `keep` are computed once, at the untouched weights. At most `largest` samples go
     through the denoiser at once.
     """
@@ -77,6 +79,7 @@ class Objective:
     layout: Layout
     terms: Sequence[Term]
     seed: int = 0
+    noise: tuple[float, float] = WHOLE
     largest: int = 32
     pool: int = 128
     theta: Tensor = field(init=False)
@@ -89,16 +92,16 @@ class Objective:
         for number, term in enumerate(self.terms):
             if term.keep:
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + 7 + number)
-                self.kept[term.name] = self.answered(self.draw(term, self.pool, generator))
+                self.kept[term.name] = self.answered(self.draw(term, self.pool, generator, self.noise))
 
-    def draw(self, term: Term, count: int, generator: torch.Generator) -> Batch:
-        """`count` samples of `term`: pictures in turn, any prompt, stratified timesteps, CPU noise."""
+    def draw(self, term: Term, count: int, generator: torch.Generator, span: tuple[float, float]) -> Batch:
+        """`count` samples of `term`: pictures in turn, any prompt, stratified timesteps of `span`, CPU noise."""
         order = torch.randperm(len(term.pictures), generator=generator)
         pictures = term.pictures[order.repeat(-(-count // len(order)))[:count]]
         latents = pictures.latents
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         prompts = torch.randint(len(term.conditioning), (count,), generator=generator).to(latents.device)
-        timesteps = stratified_timesteps(count, len(self.schedule), generator).to(latents.device)
+        timesteps = stratified_timesteps(count, len(self.schedule), generator, span).to(latents.device)
         return Batch(
             noisy=self.schedule.add_noise(latents, noise, timesteps),
             timesteps=timesteps,
@@ -110,7 +113,10 @@ class Objective:
     def batch(self, index: int) -> Batch:
         """The batch of step `index`: `size` samples of every term."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + 1000 + index)
-        parts = [self.kept_sample(term, generator) or self.draw(term, term.size, generator) for term in self.terms]
+        parts = [
+            self.kept_sample(term, generator) or self.draw(term, term.size, generator, self.noise)
+            for term in self.terms
+        ]
         return join(parts)
 
     def batch_of(self, size: int) -> Batch:
@@ -118,13 +124,15 @@ class Objective:
         parts = []
         for number, term in enumerate(self.terms):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + 500 + number)
-            parts.append(self.kept.get(term.name) or self.draw(term, size, generator))
+            parts.append(self.kept.get(term.name) or self.draw(term, size, generator, self.noise))
         return join(parts)
 
-    def probe(self, pictures: Pictures, conditioning: Conditioning, size: int) -> Batch:
+    def probe(
+        self, pictures: Pictures, conditioning: Conditioning, size: int, span: tuple[float, float] = WHOLE
+    ) -> Batch:
         """`size` samples of `pictures` on fixed noise whose weighted errors add up to their mean, whatever the seed."""
         term = Term("probe", pictures, conditioning, 1.0, size)
-        return self.draw(term, size, torch.Generator().manual_seed(PROBE_SEED))
+        return self.draw(term, size, torch.Generator().manual_seed(PROBE_SEED), span)
 
     def kept_sample(self, term: Term, generator: torch.Generator) -> Batch | None:
         """`size` of the kept answers of `term`, or None if it has none."""

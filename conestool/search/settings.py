@@ -16,18 +16,22 @@ DEFAULT_METHOD = "mask"
 class Settings:
     """How `find` searches.
 
-    `prior_weight` is lambda of L_con, `contrast` the weight of a term that holds the model still on the photos when the
-    identifier is missing (0: off, since it costs gain and binds little, see docs/method.md); `batch` the photos and the
-    class images per step; `class_images` how many the base model draws (a quarter of them only for the report); `crops`
-    how many crops of each photo are seen besides the whole; `held_out` how many photos only the report sees (None: one
-    of four or more); `density` fixes the fraction of K/V weights to shut; `options` are the method's own parameters.
+    `prior_weight` is lambda of L_con; `contrast` the weight of a term that holds the model still on the photos when the
+    identifier is missing or is one of `rivals` other identifiers; `noise` the part of the noise schedule that the
+    search looks at (0: no noise, 1: nothing but noise): where there is much, the prompt decides, and with all of it no
+    concept is bound to its identifier (docs/method.md). `batch` is the number of samples of each term in a step;
+    `class_images` how many the base model draws (a quarter of them only for the report); `crops` how many crops of each
+    photo are seen besides the whole; `held_out` how many photos only the report sees (None: one of four or more);
+    `density` fixes the fraction of K/V weights to shut; `options` are the method's own parameters.
     """
 
     method: str = DEFAULT_METHOD
     density: float | None = None
     seed: int = 0
     prior_weight: float = 1.0
-    contrast: float = 0.0
+    contrast: float = 1.0
+    rivals: int = 8
+    noise: tuple[float, float] = (0.6, 1.0)
     batch: int = 8
     class_images: int = 32
     crops: int = 3
@@ -38,6 +42,8 @@ class Settings:
         require(self.density is None or 0 < self.density < 1, "density", self.density, "between 0 and 1")
         require(self.prior_weight >= 0, "prior_weight", self.prior_weight, "at least 0")
         require(self.contrast >= 0, "contrast", self.contrast, "at least 0")
+        require(self.rivals >= 0, "rivals", self.rivals, "at least 0")
+        require(0 <= self.noise[0] < self.noise[1] <= 1, "noise", self.noise, "two rising numbers from 0 to 1")
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(self.class_images >= 4, "class_images", self.class_images, "at least 4")
         require(self.crops >= 0, "crops", self.crops, "at least 0")

@@ -12,10 +12,12 @@ from PIL import Image
 
 from conestool.concept import Cone
 from conestool.diffusion.models import Model, load_model
+from conestool.diffusion.prompts import identifiers
 from conestool.errors import NumbersError, PhotoError, UsageError
 from conestool.format import dumps
 from conestool.records import Losses
 from conestool.search import Event, Note, Progress, Settings, find
+from conestool.search.finding import Words, unbound_prompts
 from conestool.search.report import doubts
 from tests.tiny import save_pipeline
 
@@ -162,7 +164,16 @@ def test_doubtful_results_are_named(values: dict[str, float], words: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"density": 0.0}, {"density": 1.5}, {"batch": 0}, {"prior_weight": -1.0}, {"held_out": -1}]
+    "wrong",
+    [
+        {"density": 0.0},
+        {"density": 1.5},
+        {"batch": 0},
+        {"prior_weight": -1.0},
+        {"held_out": -1},
+        {"noise": (0.8, 0.8)},
+        {"rivals": -1},
+    ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
@@ -178,3 +189,17 @@ def test_a_search_that_cannot_be_saved_goes_on(
     search(model, photos, steps=2, density=0.1, progress=events.append, state=tmp_path / "nowhere" / "dog.cone.part")
     warnings = [event.text for event in events if isinstance(event, Note) and event.warning]
     assert any("goes on unsaved" in text and "nowhere" in text for text in warnings)
+
+
+def test_half_of_the_unbound_prompts_name_no_identifier_and_half_a_rival() -> None:
+    """The subject's own identifier is in none of them, rivals are as many as asked for, and a seed draws the same."""
+    model = load_model("pocket")
+    words, settings = Words("dog", "dog", "sks"), Settings(rivals=5)
+    prompts = unbound_prompts(model, words, settings)
+    bare = [prompt for prompt in prompts if prompt in words.of_class]
+    rivals = {prompt.split()[-2] for prompt in prompts} & set(identifiers(model))
+    assert len(bare) * 2 == len(prompts)
+    assert len(rivals) == 5
+    assert "sks" not in rivals
+    assert prompts == unbound_prompts(model, words, settings)
+    assert set(unbound_prompts(model, words, Settings(rivals=0))) == set(words.of_class)

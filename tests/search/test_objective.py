@@ -105,3 +105,16 @@ def test_density_rules(model: Model, layout: Layout) -> None:
         shut = scores >= scores.sort(descending=True).values[count - 1]
         losses.append((objective.loss(objective.theta * ~shut, probe), count))
     assert int(best.shut.sum()) == min(losses)[1]
+
+
+def test_the_search_looks_at_its_part_of_the_noise_and_probes_at_all_of_it(model: Model, layout: Layout) -> None:
+    """Steps, kept answers and the batch that sets are compared on lie in the span; probes spread over the schedule."""
+    terms = make(model, layout, keep=True).terms
+    objective = Objective(model, layout, terms, noise=(0.6, 0.8), pool=8)
+    steps = len(objective.schedule)
+    for batch in (objective.batch(0), objective.batch(5), objective.batch_of(32)):
+        assert batch.timesteps.min() >= 0.6 * steps
+        assert batch.timesteps.max() < 0.8 * steps
+    probe = objective.probe(terms[0].pictures, terms[0].conditioning, 32)
+    assert probe.timesteps.min() < 0.1 * steps
+    assert probe.timesteps.max() > 0.9 * steps

@@ -258,7 +258,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=4e-4, help="at 1e-3 the weights walk at random")
     parser.add_argument("--text-from", type=Path, help="a checkpoint whose text encoder a new run begins with")
     parser.add_argument("--from-average", action="store_true", help="go on from the averaged weights")
-    parser.add_argument("--new-average", action="store_true", help="average anew, after a change that moved the weights")
+    parser.add_argument(
+        "--new-average", action="store_true", help="average anew, after a change that moved the weights"
+    )
     parser.add_argument("--warm-up", type=int, default=300)
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--device", default="cpu")
