@@ -13,8 +13,8 @@ import torch
 from conestool.diffusion.families import FAMILIES, Family, family_of_file
 from conestool.diffusion.hub import fetch
 from conestool.diffusion.quiet import quiet
-from conestool.diffusion.reading import first_line, reading
-from conestool.errors import ModelLoadError, UsageError
+from conestool.diffusion.reading import reading
+from conestool.errors import ModelLoadError, UsageError, first_line
 from conestool.files import expand_user
 
 __all__ = [
