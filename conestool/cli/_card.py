@@ -11,7 +11,7 @@ from conestool.cli._facts import ConceptFacts, FileFacts
 from conestool.records import BaseInfo
 from conestool.text import code, markdown, quoted
 
-__all__ = ["MARK", "card", "public_base"]
+__all__ = ["MARK", "card", "licence_of", "public_base"]
 
 MARK = "<!-- Written by cones push, and anew with every push. Delete this line and it is left alone. -->"
 PLAIN = re.compile(r"[\w./-]+")
@@ -45,6 +45,14 @@ def front_matter(files: Sequence[FileFacts], licence: str | None) -> str:
     bases = sorted({one.base.id for one in files if one.base.revision and is_repository(one.base.id)})
     data = ModelCardData(base_model=bases or None, library_name="conestool", license=licence, tags=TAGS)
     return f"---\n{data.to_yaml()}\n---"
+
+
+def licence_of(text: str) -> str | None:
+    """The licence that an earlier card names."""
+    from huggingface_hub import ModelCard
+
+    named = ModelCard(text, ignore_metadata_errors=True).data.get("license")
+    return named if isinstance(named, str) else None
 
 
 def public_base(base: BaseInfo) -> str:

@@ -88,8 +88,8 @@ def read(files: Sequence[Path]) -> list[Upload]:
     _io.refuse_twice_stdin(files)
     uploads = []
     for path in files:
-        data = _io.read_bytes("a .cone file") if str(path) == _io.STDIO else cones.read_file(path)
-        cone = cones.loads(data, "stdin" if str(path) == _io.STDIO else str(path))
+        data, shown = bytes_of(path)
+        cone = cones.loads(data, shown)
         name = default_output(cone.names).name if str(path) == _io.STDIO else path.name
         if not plain_name(name):
             raise UsageError(
@@ -101,6 +101,16 @@ def read(files: Sequence[Path]) -> list[Upload]:
     if twice:
         raise UsageError(f"{', '.join(twice)}: named twice", "files have the same place in the repository")
     return uploads
+
+
+def bytes_of(path: Path) -> tuple[bytes, str]:
+    """What to upload, and what errors call it; as `conestool.load` for what is not there or cannot be a .cone file."""
+    from conestool import format as cones
+
+    if str(path) == _io.STDIO:
+        return _io.read_bytes("a .cone file"), "stdin"
+    cones.read_header(path)
+    return path.read_bytes(), str(path)
 
 
 def warn_of_folders(uploads: Sequence[Upload]) -> None:
@@ -117,20 +127,25 @@ def make_card(target: Target, uploads: Sequence[Upload], licence: str | None) ->
     """The model card of all .cone files that the branch will hold; None if its README.md was written by others."""
     from conestool import hub
     from conestool.cli import _card, _facts
-    from conestool.errors import UsageError
 
     if hub.CARD in target.files:
         text = hub.fetch(target.repository, hub.CARD, target.head)[0].decode("utf-8", "replace")
         if _card.MARK not in text:
-            if licence is not None:
-                raise UsageError(
-                    f"{target.repository}: its {hub.CARD} was not written by cones push", "name the licence there"
-                )
+            refuse_licence(target, licence)
             _show.say(f"{target.repository}: {hub.CARD} was not written by cones push and stays as it is")
             return None
+        licence = licence or _card.licence_of(text)
     facts = [_facts.facts_of(upload.name, len(upload.data), upload.cone) for upload in uploads]
     facts += others(target, {upload.name for upload in uploads})
     return _card.card(target.repository, sorted(facts, key=lambda one: one.path), licence)
+
+
+def refuse_licence(target: Target, licence: str | None) -> None:
+    """UsageError for a licence that would go into a card which is left alone."""
+    from conestool.errors import UsageError
+
+    if licence is not None:
+        raise UsageError(f"{target.repository}: its README.md was not written by cones push", "name the licence there")
 
 
 def others(target: Target, names: set[str]) -> list[FileFacts]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conestool.format.container import dumps, load, loads, read_file, read_header, save
+from conestool.format.container import dumps, load, loads, read_header, save
 from conestool.format.header import ConceptHeader, Header
 
-__all__ = ["ConceptHeader", "Header", "dumps", "load", "loads", "read_file", "read_header", "save"]
+__all__ = ["ConceptHeader", "Header", "dumps", "load", "loads", "read_header", "save"]

@@ -21,7 +21,7 @@ from conestool.format.indices import BITMAP, Entry, decode, encode, frame, total
 from conestool.format.maps import ConceptMap, HeaderMap, SectionMap, read_map
 from conestool.records import BaseInfo
 
-__all__ = ["MAJOR", "MINOR", "SIGNATURE", "dumps", "load", "loads", "read_file", "read_header", "save"]
+__all__ = ["MAJOR", "MINOR", "SIGNATURE", "dumps", "load", "loads", "read_header", "save"]
 
 SIGNATURE = b"\x89CONE\r\n\x1a\n"
 MAJOR, MINOR = 1, 0
@@ -33,15 +33,10 @@ MESSAGE = 1000
 
 def load(path: str | Path) -> Cone:
     """Read a .cone file; FormatError or VersionError for anything that spec/cone-1.md does not allow."""
-    return loads(read_file(path), str(path))
-
-
-def read_file(path: str | Path) -> bytes:
-    """The bytes of a file that may be a .cone file by its size; FormatError if not, UsageError if it is not there."""
     path = Path(path)
     refuse_large(path)
     try:
-        return path.read_bytes()
+        return loads(path.read_bytes(), str(path))
     except OSError as error:
         raise unreadable(path, error) from error
 

@@ -119,14 +119,14 @@ def test_what_is_there_stays_without_force(hub: Hub, dog: Path, cones: Cones) ->
 
 
 def test_the_card_describes_all_files(hub: Hub, dog: Path, work: Path, cones: Cones) -> None:
-    """A second push adds to the first one's; a damaged file is left out with a warning."""
+    """A second push adds to the first one's and keeps its licence; a damaged file is left out with a warning."""
     save_cone(work / "hat.cone", concept("hat", "zwx", seed=1))
-    assert cones("push", "dog.cone", NAME).code == 0
+    assert cones("push", "dog.cone", NAME, "--license", "mit").code == 0
     (hub.repositories[NAME]["main"] / "bad.cone").write_bytes(b"junk")
     done = cones("push", "hat.cone", NAME)
     assert done.code == 0 and "bad.cone" in done.err
     card = there(hub)["README.md"].decode()
-    assert "sks dog" in card and "zwx hat" in card
+    assert "sks dog" in card and "zwx hat" in card and "license: mit" in card
 
 
 def test_a_card_that_people_wrote_is_kept(hub: Hub, dog: Path, cones: Cones) -> None:
