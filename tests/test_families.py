@@ -93,8 +93,12 @@ def test_find_inspect_merge_render_apply(checkpoint: Checkpoint, cones: Cones, w
     assert pixels(alike[0]) == pixels(alike[1]) == pixels(alike[2])
 
 
+@pytest.mark.parametrize("checkpoint", ["sdxl"], indirect=True)
 def test_apply_writes_a_checkpoint_that_draws_alike(checkpoint: Checkpoint, cones: Cones, work: Path) -> None:
-    """From folder and single file the same tensors, which diffusers' own reader takes, and `render`'s picture."""
+    """From folder and single file the same tensors, which diffusers' own reader takes, and `render`'s picture.
+
+    SDXL alone: tests/patch/test_checkpoint.py has the other families below the command.
+    """
     cones_format.save(random_cone(checkpoint.model, "hat", density=0.3), work / "hat.cone")
     draw = ("render", "a hat", "--literal", "--steps", "2", "-o", "-")
     expected = pixels(cones(*draw, "--model", checkpoint.folder, "-c", "hat.cone").out)
