@@ -12,18 +12,22 @@
     ├── BaseModelMismatchError      5  a concept meets a base model it was not found on
     ├── DeviceError                 6  device missing, or out of memory
     │   └── NumbersError            6  the arithmetic gave NaN or infinity
-    └── ModelLoadError              7  a base model cannot be fetched or read
+    └── HubError                    7  the Hub cannot be reached, or refuses
+        └── ModelLoadError          7  a base model cannot be fetched or read
 
 Every message names the thing (file, option, concept) first and then what is wrong; `hint` says what to do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 __all__ = [
     "BaseModelMismatchError",
     "ConesError",
     "DeviceError",
     "FormatError",
+    "HubError",
     "InputError",
     "ModelLoadError",
     "NameClashError",
@@ -33,6 +37,8 @@ __all__ = [
     "PromptError",
     "UsageError",
     "VersionError",
+    "causes",
+    "first_line",
 ]
 
 
@@ -104,7 +110,24 @@ class NumbersError(DeviceError):
     """
 
 
-class ModelLoadError(ConesError):
-    """A base model that cannot be fetched, found or read."""
+class HubError(ConesError):
+    """The Hub cannot be reached, does not have what was asked for, or refuses."""
 
     exit_code = 7
+
+
+class ModelLoadError(HubError):
+    """A base model that cannot be fetched, found or read."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first non-empty line of an exception's text, else its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those that it was raised from, outermost first."""
+    while error is not None:
+        yield error
+        error = error.__cause__

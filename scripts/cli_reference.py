@@ -23,7 +23,7 @@ stdout carries paths, JSON (`--json`) or bytes (`-o -`); everything for people i
 | 4 | not a `.cone` file, damaged, or of a later version |
 | 5 | the concept was found on another base model |
 | 6 | device missing, out of memory, or its arithmetic gave NaN or infinity |
-| 7 | a base model that cannot be fetched or read |
+| 7 | a base model that cannot be fetched or read, or a Hub that cannot be reached or refuses |
 | 70 | a bug in cones; `--traceback` shows the rest |
 | 130 | stopped with Ctrl-C |
 
@@ -32,6 +32,8 @@ stdout carries paths, JSON (`--json`) or bytes (`-o -`); everything for people i
 | `CONES_MODEL` | base model where `--model` is not given |
 | `CONES_PATH` | more folders in which `render` looks for `.cone` files |
 | `CONES_CACHE` | where class images and model hashes are kept |
+| `HF_TOKEN` | login to the Hub, in place of what `hf auth login` stored |
+| `HF_HUB_OFFLINE` | the Hub is never asked |
 | `NO_COLOR` | no colour and no moving bars |
 """
 

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub on this machine: the few addresses that a download asks, and their answers."""
+"""A stand-in for the Hugging Face Hub on this machine: the few addresses that its client asks, and their answers."""
 
 from __future__ import annotations
 
@@ -16,28 +16,43 @@ import huggingface_hub.constants
 import huggingface_hub.hf_api
 import pytest
 
-__all__ = ["TOKEN", "Hub", "serving"]
+from tests.hub_writing import WRITER, Writing
+
+__all__ = ["TOKEN", "WRITER", "Hub", "serving"]
 
 TOKEN = "hf_accepted"
+"""Of somebody who accepted all terms; WRITER is that of the owner of all repositories."""
 
 
 @dataclass
 class Hub:
-    """Repositories by name: branch -> folder. Those in `gated` show their files to TOKEN alone. Notes every request."""
+    """Repositories by name: branch -> folder. Those in `gated` show their files to TOKEN alone, those in `private`
+    nothing to anybody without a token. Notes every request; what is uploaded ends up in folders below `place`.
+    """
 
     repositories: dict[str, dict[str, Path]]
     gated: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
+    private: set[str] = field(default_factory=set)
+    place: Path = Path()
+    commits: dict[tuple[str, str], int] = field(default_factory=dict)
+    stored: dict[str, bytes] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
-    def commit(repository: str, branch: str) -> str:
-        """The commit that a branch points to."""
-        return hashlib.sha1(f"{repository} {branch}".encode(), usedforsecurity=False).hexdigest()
+    def commit(repository: str, branch: str, number: int = 0) -> str:
+        """The commit that a branch points to after so many uploads."""
+        name = f"{repository} {branch}" + (f" {number}" if number else "")
+        return hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()
+
+    def head(self, repository: str, branch: str) -> str:
+        """The commit that a branch points to now."""
+        return self.commit(repository, branch, self.commits.get((repository, branch), 0))
 
     def find(self, repository: str, revision: str) -> tuple[str, Path] | None:
         """Commit and folder of a branch or commit; None if there is none."""
         for branch, folder in self.repositories[repository].items():
-            if revision in (branch, commit := self.commit(repository, branch)):
+            if revision in (branch, commit := self.head(repository, branch)):
                 return commit, folder
         return None
 
@@ -60,8 +75,10 @@ def serving(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the stand-in speaks LFS, as the Hub also does
+    monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", endpoint)
-    monkeypatch.setenv("HF_TOKEN_PATH", str(cache / "no-token"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no-token"))
     try:
         yield
     finally:
@@ -69,7 +86,7 @@ def serving(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         server.server_close()
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Writing, BaseHTTPRequestHandler):
     """Answers as the Hub does: metadata to everyone, also of gated repositories; files of those with a token only."""
 
     served: Hub
@@ -86,27 +103,42 @@ class Handler(BaseHTTPRequestHandler):
         """Metadata, a list of files, or a file."""
         self.answer()
 
+    @property
+    def token(self) -> str | None:
+        """What the client logs in with."""
+        given = self.headers.get("Authorization")
+        return given.removeprefix("Bearer ") if given else None
+
     def answer(self) -> None:
         """Find out what is asked for, and whether it may be had."""
         path = unquote(urlsplit(self.path).path).strip("/")
         self.served.asked.append(path)
         parts = path.removeprefix("api/models/").split("/")
         repository, rest = "/".join(parts[:2]), parts[2:]
-        if repository not in self.served.repositories:
-            return self.refuse(401, "RepoNotFound", "Repository not found")
+        if self.hidden(repository):
+            return None
         found = self.served.find(repository, rest[1] if rest else "main")
         if found is None:
             return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {rest[1]}")
         commit, folder = found
         if path.startswith("api/"):
-            files = sorted(file for file in folder.rglob("*") if file.is_file())
-            return self.send_json(describe(repository, commit, folder, files, tree=rest[:1] == ["tree"]))
-        if repository in self.served.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.send_json(describe(self.served, repository, commit, folder, tree=rest[:1] == ["tree"]))
+        if repository in self.served.gated and self.token != TOKEN:
             return self.refuse(403, "GatedRepo", f"Access to model {repository} is restricted")
         file = folder.joinpath(*rest[2:])
         if not file.is_file():
             return self.refuse(404, "EntryNotFound", "Entry not found")
         return self.send(200, file.read_bytes(), {"X-Repo-Commit": commit})
+
+    def hidden(self, repository: str) -> bool:
+        """Whether a repository is not there for this client, who is then told so."""
+        if self.token not in (None, TOKEN, WRITER):
+            self.refuse(401, "", "Invalid credentials in Authorization header")
+        elif repository not in self.served.repositories or (repository in self.served.private and not self.token):
+            self.refuse(404 if self.token else 401, "RepoNotFound", "Repository not found")
+        else:
+            return False
+        return True
 
     def send_json(self, value: object) -> None:
         """Send a value."""
@@ -115,22 +147,31 @@ class Handler(BaseHTTPRequestHandler):
     def refuse(self, status: int, code: str, message: str) -> None:
         """Send an error with the headers that huggingface_hub reads."""
         body = json.dumps({"error": message}).encode()
-        self.send(status, body, {"X-Error-Code": code, "X-Error-Message": message})
+        self.send(status, body, ({"X-Error-Code": code} if code else {}) | {"X-Error-Message": message})
 
     def send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         """Send a response."""
         self.send_response(status)
         etag = hashlib.sha256(body).hexdigest()
-        for key, value in {**headers, "Content-Length": str(len(body)), "ETag": f'"{etag}"'}.items():
+        for key, value in {
+            **headers,
+            **self.served.headers,
+            "Content-Length": str(len(body)),
+            "ETag": f'"{etag}"',
+        }.items():
             self.send_header(key, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
 
-def describe(repository: str, commit: str, folder: Path, files: list[Path], tree: bool) -> object:
+def describe(hub: Hub, repository: str, commit: str, folder: Path, tree: bool) -> object:
     """The JSON of a repository, or the list of its files."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
     names = {file: file.relative_to(folder).as_posix() for file in files}
-    if not tree:
-        return {"id": repository, "sha": commit, "siblings": [{"rfilename": name} for name in names.values()]}
-    return [{"type": "file", "path": name, "size": file.stat().st_size, "oid": name} for file, name in names.items()]
+    if tree:
+        return [
+            {"type": "file", "path": name, "size": file.stat().st_size, "oid": name} for file, name in names.items()
+        ]
+    siblings = [{"rfilename": name, "size": file.stat().st_size} for file, name in names.items()]
+    return {"id": repository, "sha": commit, "private": repository in hub.private, "siblings": siblings}

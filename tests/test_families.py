@@ -88,8 +88,29 @@ def test_find_inspect_merge_render_apply(checkpoint: Checkpoint, cones: Cones, w
         assert concept.neurons and all(
             (weights[p].view(-1)[torch.tensor(i)] == 0).all() for p, i in concept.indices.items()
         )
+    assert load_model("patched").defaults == checkpoint.model.defaults
     alike.append(cones(*draw, "--model", "patched", "--no-cones").out)
     assert pixels(alike[0]) == pixels(alike[1]) == pixels(alike[2])
+
+
+@pytest.mark.parametrize("checkpoint", ["sdxl"], indirect=True)
+def test_apply_writes_a_checkpoint_that_draws_alike(checkpoint: Checkpoint, cones: Cones, work: Path) -> None:
+    """From folder and single file the same tensors, which diffusers' own reader takes, and `render`'s picture.
+
+    SDXL alone: tests/patch/test_checkpoint.py has the other families below the command.
+    """
+    cones_format.save(random_cone(checkpoint.model, "hat", density=0.3), work / "hat.cone")
+    draw = ("render", "a hat", "--literal", "--steps", "2", "-o", "-")
+    expected = pixels(cones(*draw, "--model", checkpoint.folder, "-c", "hat.cone").out)
+    for number, source in enumerate((checkpoint.folder, checkpoint.single)):
+        done = cones("apply", "hat.cone", "--model", source, "-o", f"{number}.safetensors")
+        assert (done.code, done.lines) == (0, [f"{number}.safetensors"]), done.err
+    one, other = (load_file(work / f"{number}.safetensors") for number in range(2))
+    assert one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
+    written = ("--model", "0.safetensors", "--config", checkpoint.folder)
+    assert pixels(cones(*draw, *written, "--no-cones").out) == expected
+    changed = {key for key, value in load_file(checkpoint.single).items() if not torch.equal(value, one[key])}
+    assert len(changed) == len(checkpoint.model.info.tensors)
 
 
 def test_packagings_are_equal_and_rounded_copies_equal_at_their_dtype(checkpoint: Checkpoint, tmp_path: Path) -> None:

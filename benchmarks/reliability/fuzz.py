@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import resource
 import signal
 import sys
@@ -175,7 +176,10 @@ def main() -> int:
     if not options.show:
         run(state, options.out, options.processes)
         print(file=sys.stderr)
-    print(summary(state))
+    try:
+        print(summary(state), flush=True)
+    except BrokenPipeError:  # a reader such as head has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1 if state.tally.findings else 0
 
 

@@ -214,18 +214,52 @@ def facts(rows: Sequence[Sequence[str]], indent: int = 2) -> None:
             say(((lead if number == 0 else " " * len(lead)) + line).rstrip())
 
 
-def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), head: bool = True, indent: int = 2) -> None:
-    """Rows in aligned columns (those in `right` flush right), each line cut at the terminal's edge, never wrapped."""
+def table(
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[int] = (),
+    head: bool = True,
+    indent: int = 2,
+    stack: bool = False,
+) -> None:
+    """Rows in aligned columns (those in `right` flush right), each line cut at the terminal's edge, never wrapped.
+
+    With `stack` nothing but a long cell is cut: where a line would not fit, the first cell stands above the others.
+    """
     if state["level"] < NORMAL or not rows:
         return
     cells = [[clean(cell, CELL) for cell in row] for row in rows[:ROWS]]
-    widths = [max(columns(row[index]) for row in cells if index < len(row)) for index in range(max(map(len, cells)))]
-    for number, row in enumerate(cells):
-        padded = [pad(cell, widths[index], index in right) for index, cell in enumerate(row)]
-        line = (" " * indent + "  ".join(padded)).rstrip()
-        put(cut(line, width()) if sys.stderr.isatty() else line, "dim" if head and number == 0 else None)
+    lines = [(" " * indent + line).rstrip() for line in aligned(cells, right)]
+    heads = [head and number == 0 for number in range(len(lines))]
+    if stack and sys.stderr.isatty() and max(map(columns, lines)) > width():
+        lines, heads = stacked(cells, right, head)
+    for line, is_head in zip(lines, heads, strict=True):
+        put(cut(line, width()) if sys.stderr.isatty() else line, "dim" if is_head else None)
     if len(rows) > ROWS:
         put(f"{' ' * indent}and {len(rows) - ROWS:,} rows more")
+
+
+def aligned(cells: Sequence[Sequence[str]], right: Sequence[int]) -> list[str]:
+    """Each row as a line, its cells padded to their columns."""
+    widths = [max(columns(row[index]) for row in cells if index < len(row)) for index in range(max(map(len, cells)))]
+    return ["  ".join(pad(cell, widths[index], index in right) for index, cell in enumerate(row)) for row in cells]
+
+
+def stacked(cells: Sequence[Sequence[str]], right: Sequence[int], head: bool) -> tuple[list[str], list[bool]]:
+    """The lines of a table that is too wide, and which are its head: first cells, and the others indented below them.
+
+    The others stand side by side where that fits, else each on its own line after its column's name.
+    """
+    below = [f"  {line}".rstrip() for line in aligned([row[1:] for row in cells], [index - 1 for index in right])]
+    names = cells[0]
+    lines, heads = [], []
+    for number, row in enumerate(cells):
+        beside = [below[number]]
+        if max(map(columns, below)) > width():
+            beside = [f"  {name}  {cell}" for name, cell in zip(names[1:], row[1:], strict=False)] if number else []
+        lines += [row[0], *beside]
+        heads += [head and number == 0] * (1 + len(beside))
+    return lines, heads
 
 
 def fold(text: str, room: int) -> list[str]:

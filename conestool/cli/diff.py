@@ -45,11 +45,11 @@ def show(found: Diff) -> None:
         return
     rows = [["layer", "only A", "only B", "both", "Jaccard"], cells("all", found.total)]
     rows += [cells(name, counts) for name, counts in ordered(found.layers).items()]
-    _show.table(rows, right=(1, 2, 3, 4), indent=0)
+    _show.table(rows, right=(1, 2, 3, 4), indent=0, stack=True)
     if found.metadata:
         _show.say("")
         changes = [[each.key, short(each.a), short(each.b)] for each in found.metadata]
-        _show.table([["metadata", "A", "B"], *changes], indent=0)
+        _show.table([["metadata", "A", "B"], *changes], indent=0, stack=True)
     else:
         _show.say("same metadata")
 

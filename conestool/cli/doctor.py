@@ -9,7 +9,6 @@ from typing import Any
 
 from conestool.cli import _io, _show
 from conestool.cli._options import Json
-from conestool.files import expand_user
 
 __all__ = ["doctor"]
 
@@ -18,6 +17,7 @@ LIBRARIES = (
     "torch",
     "diffusers",
     "transformers",
+    "huggingface_hub",
     "safetensors",
     "numpy",
     "pillow",
@@ -157,6 +157,8 @@ def folder_size(folder: Path) -> int:
 
 def tilde(path: str | Path) -> str:
     """`path` with the home folder written as ~."""
+    from conestool.files import expand_user
+
     home, text = str(expand_user("~")), str(path)
     return "~" + text[len(home) :] if text == home or text.startswith(home + os.sep) else text
 

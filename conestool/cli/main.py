@@ -21,8 +21,10 @@ from conestool.cli.extract import extract
 from conestool.cli.find import find
 from conestool.cli.inspect import inspect
 from conestool.cli.merge import merge
+from conestool.cli.pull import pull
+from conestool.cli.push import push
 from conestool.cli.render import render
-from conestool.errors import ConesError
+from conestool.errors import ConesError, first_line
 
 __all__ = ["app", "main"]
 
@@ -39,7 +41,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for each in (find, inspect, merge, extract, diff, apply, render, doctor):
+for each in (find, inspect, merge, extract, diff, apply, render, pull, push, doctor):
     app.command(cls=Command, no_args_is_help=each is not doctor)(_options.command(each))
 
 
@@ -154,11 +156,6 @@ def out_of_memory(error: BaseException) -> bool:
     text = str(error)
     told = isinstance(error, RuntimeError) and ("out of memory" in text or "not enough memory" in text)
     return isinstance(error, MemoryError) or "OutOfMemoryError" in names or told
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of the error's text, or its type's name if it has none."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def calm_libraries() -> None:

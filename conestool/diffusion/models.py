@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from conestool.diffusion.families import Family, family_of
-from conestool.diffusion.sources import is_hub_id, load_pipeline, locate, read_json
+from conestool.diffusion.sources import SETTINGS, is_hub_id, load_pipeline, locate, read_json
 from conestool.errors import ModelLoadError
 from conestool.records import BaseInfo
 
@@ -122,7 +122,7 @@ def wrap(pipe: Any, id: str | None = None) -> Model:
     family = family_of(pipe)
     denoiser = family.denoiser(pipe)
     origin = str(pipe.name_or_path or "")
-    settings = read_json(Path(origin) / "pocket.json") if origin else {}
+    settings = read_json(Path(origin) / SETTINGS) if origin else {}
     id = id or (origin if is_hub_id(origin) and not Path(origin).exists() else "pipeline")
     plain = Defaults(guidance=family.guidance, size=sample_side(denoiser) * int(pipe.vae_scale_factor))
     return Model(pipe, id, family, read_defaults(settings, plain), settings=settings)

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
-from conestool.errors import ModelLoadError
+from conestool.errors import ModelLoadError, first_line
 
-__all__ = ["causes", "first_line", "reading"]
+__all__ = ["reading"]
 
 
 @contextmanager
@@ -21,16 +21,3 @@ def reading(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ModelLoadError(f"{name}: cannot be read: {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first non-empty line of an exception's text, else its type."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those that it was raised from, outermost first."""
-    while error is not None:
-        yield error
-        error = error.__cause__

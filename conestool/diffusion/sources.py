@@ -13,11 +13,12 @@ import torch
 from conestool.diffusion.families import FAMILIES, Family, family_of_file
 from conestool.diffusion.hub import fetch
 from conestool.diffusion.quiet import quiet
-from conestool.diffusion.reading import first_line, reading
-from conestool.errors import ModelLoadError, UsageError
+from conestool.diffusion.reading import reading
+from conestool.errors import ModelLoadError, UsageError, first_line
 from conestool.files import expand_user
 
 __all__ = [
+    "SETTINGS",
     "STORED",
     "Source",
     "denoiser_files",
@@ -34,6 +35,8 @@ __all__ = [
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 LIBRARIES = ("diffusers", "transformers")
 DENOISERS = ("unet", "transformer")
+SETTINGS = "pocket.json"
+"""A model folder's defaults for drawing, where it has some: see `conestool.diffusion.models.read_defaults`."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def folder_source(model_id: str, path: Path, revision: str | None = None) -> Sou
         raise ModelLoadError(
             f"{model_id}: no .safetensors weights in unet/ or transformer/", "pickled .bin weights are never loaded"
         )
-    settings = read_json(path / "pocket.json")
+    settings = read_json(path / SETTINGS)
     size = sum(file.stat().st_size for file in files)
     return Source(model_id, path, revision, None, stored_dtype(files[0]), size, settings)
 
@@ -126,7 +129,7 @@ def file_source(model_id: str, path: Path, config: str | None, offline: bool) ->
     if path.suffix.lower() != ".safetensors":
         raise ModelLoadError(f"{model_id}: not a .safetensors file", "pickled checkpoints are never loaded; convert it")
     dtype, folder = stored_dtype(path), find_config(path, config, offline)
-    return Source(model_id, path, None, folder, dtype, path.stat().st_size, read_json(folder / "pocket.json"))
+    return Source(model_id, path, None, folder, dtype, path.stat().st_size, read_json(folder / SETTINGS))
 
 
 def find_config(path: Path, config: str | None, offline: bool) -> Path:

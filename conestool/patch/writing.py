@@ -16,7 +16,7 @@ from torch import Tensor
 from conestool.concept import Cone
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.quiet import quiet
-from conestool.diffusion.sources import denoiser_files, weight_files
+from conestool.diffusion.sources import SETTINGS, denoiser_files, weight_files
 from conestool.diffusion.weights import kv_weights, param_name
 from conestool.errors import ModelLoadError, UsageError
 from conestool.files import atomic_file, atomic_folder
@@ -171,6 +171,8 @@ def save_parts(model: Model, cone: Cone, strength: Strength, folder: Path) -> No
     refuse_adapters(model.id, model.denoiser.state_dict())
     with applied(model, cone, strength=strength, check=False), quiet(), system_errors(folder):
         model.pipe.save_pretrained(folder)
+        if model.settings:
+            (folder / SETTINGS).write_text(json.dumps(model.settings, indent=2) + "\n", encoding="utf-8")
     if model.stored_dtype in (None, model.dtype):
         return
     for file in sorted(folder.rglob("*.safetensors")):

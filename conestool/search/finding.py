@@ -19,7 +19,7 @@ from conestool.diffusion.prior import class_images
 from conestool.diffusion.prompts import choose_identifier, encode, frames_on, identifiers, is_one_token
 from conestool.diffusion.sampling import versions
 from conestool.errors import PhotoError
-from conestool.records import Origin
+from conestool.records import BaseInfo, Origin
 from conestool.search import cones, mask, taylor, tstat
 from conestool.search.density import Choice, choose
 from conestool.search.events import Note, Progress, Report, ignore
@@ -109,7 +109,7 @@ def find(
         saved = SavedRun(state, run_key([origin.model_dump(), words.identifier, info.digests])) if state else None
         run(method, saved, resume, progress)
         choice = choose(objective, method.ranking(), settings.density, objective.batch_of(PROBES))
-        concept = describe(model, words, origin, choice, objective, probes)
+        concept = describe(info, words, origin, choice, objective, probes)
     return Cone((concept,))
 
 
@@ -170,9 +170,12 @@ def encoded(model: Model, images: Sequence[Image.Image]) -> Pictures:
 
 
 def describe(
-    model: Model, words: Words, origin: Origin, choice: Choice, objective: Objective, probes: Probes
+    base: BaseInfo, words: Words, origin: Origin, choice: Choice, objective: Objective, probes: Probes
 ) -> Concept:
-    """The concept of the chosen weights, with what it does to held-out losses."""
+    """The concept of the chosen weights, with what it does to held-out losses.
+
+    `base` was taken before the search: by now the model's weights are not its own.
+    """
     losses = measure(objective, probes, choice.shut, objective.seed)
     chosen = {**origin.parameters, "density_rule": choice.rule}
     return Concept(
@@ -180,6 +183,6 @@ def describe(
         class_noun=words.class_noun,
         identifier=words.identifier,
         indices=objective.layout.indices(choice.shut),
-        base=model.info,
+        base=base,
         origin=origin.model_copy(update={"losses": losses, "warnings": doubts(losses), "parameters": chosen}),
     )

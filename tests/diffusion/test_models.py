@@ -13,7 +13,7 @@ import torch
 
 from conestool.diffusion import sources
 from conestool.diffusion.devices import memory_errors, pick_device, pick_dtype
-from conestool.diffusion.hub import hub_errors
+from conestool.diffusion.hub import model_errors
 from conestool.diffusion.models import Defaults, load_model, wrap
 from conestool.diffusion.sources import is_hub_id
 from conestool.errors import ConesError, DeviceError, ModelLoadError, UsageError
@@ -95,7 +95,7 @@ def test_an_id_that_is_not_cached_is_explained_offline() -> None:
         ("GatedRepoError", "gated on the Hub"),
         ("RevisionNotFoundError", "no revision 'v9'"),
         ("RepositoryNotFoundError", "no such model here or on the Hub"),
-        ("HfHubHTTPError", "cannot be fetched: the reason"),
+        ("HfHubHTTPError", "the Hub cannot be used: the reason"),
     ],
 )
 def test_explains_what_the_hub_answers(cause: str, message: str) -> None:
@@ -105,16 +105,16 @@ def test_explains_what_the_hub_answers(cause: str, message: str) -> None:
     kind = getattr(errors, cause)
     answer = kind.__new__(kind)  # its __init__ wants a response of the HTTP library in use
     answer.args = ("the reason\nmore",)
-    with pytest.raises(ModelLoadError, match=message) as caught, hub_errors("owner/name", "v9", False):
+    with pytest.raises(ModelLoadError, match=message) as caught, model_errors("owner/name", "v9", False):
         raise OSError("Cannot load model") from answer
     assert "\n" not in str(caught.value) and caught.value.hint
 
 
-def test_does_not_hang_without_a_connection() -> None:
-    """With the Hub out of reach an id that is not cached is an error in one short line."""
-    with pytest.raises(ModelLoadError, match="owner/name: cannot be fetched") as caught:
+def test_does_not_ask_a_hub_that_is_forbidden() -> None:
+    """With HF_HUB_OFFLINE an id that is not cached is an error in one short line that names the variable."""
+    with pytest.raises(ModelLoadError, match="owner/name: HF_HUB_OFFLINE forbids to ask the Hub") as caught:
         load_model("owner/name")
-    assert len(str(caught.value)) < 300
+    assert "--offline" in str(caught.value.hint)
 
 
 def broken(folder: Path, change: str) -> Path:

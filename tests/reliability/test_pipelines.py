@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.reliability.tally import State
 from conestool import files
 from conestool import format as cones_format
 from conestool.diffusion import cache
@@ -261,3 +262,14 @@ def test_names_of_wide_letters_fit_the_file_system(size: int, tmp_path: Path) ->
     assert len(os.fsencode(slug("𠮷" * 60) + "-12-345.png")) <= 255
     longest = tmp_path / ("ね" * size)[:83]
     assert files.write_atomic(longest, b"x").read_bytes() == b"x"
+
+
+def test_a_reader_of_the_fuzzer_may_leave(tmp_path: Path) -> None:
+    """`fuzz --show | head` ends without a traceback."""
+    state = State("0", 2000, 2000, "code")
+    state.save(tmp_path / "fuzz.json")
+    command = [sys.executable, "-m", "benchmarks.reliability.fuzz", "--show", "--out", str(tmp_path / "fuzz.json")]
+    out = left()
+    done = subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(out)
+    assert (done.returncode, done.stderr) == (0, b"")

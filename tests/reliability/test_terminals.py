@@ -59,6 +59,19 @@ def test_tables_stay_in_a_narrow_terminal(line: str, columns: int, folder: Path)
     assert columns < 40 or 0 < max(map(cell_len, rows)) <= columns
 
 
+def test_diff_keeps_its_last_column_in_forty_columns(folder: Path) -> None:
+    """Counts stand below the layer's name, and metadata values below their key; on 80 columns they stand beside it."""
+    save_cone(folder / "c.cone", concept("dog", "sks", seed=1, share=0.9, notes="by night " * 5))
+    narrow, wide = (
+        on_terminal("diff", "a.cone", "c.cone", cwd=folder, columns=columns, NO_COLOR="1").out.decode()
+        for columns in (40, 80)
+    )
+    for text in ("Jaccard", "by night by", "down.0.0.0 cross"):
+        assert text in narrow and text in wide
+    (last,) = [line for line in wide.splitlines() if line.startswith("all ")]
+    assert last.split()[1:] in [line.split() for line in narrow.splitlines()]
+
+
 def test_bars_fit_forty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bar with the longest title, and a spinner with an endless one, take one line."""
     out = io.StringIO()

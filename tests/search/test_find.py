@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from conestool.concept import Cone
-from conestool.diffusion.models import Model, load_model
+from conestool.diffusion.models import Model, load_model, wrap
 from conestool.diffusion.prompts import identifiers
 from conestool.errors import NumbersError, PhotoError, UsageError
 from conestool.format import dumps
@@ -60,6 +60,13 @@ def test_find_fills_in_the_whole_origin(model: Model, photos: list[Image.Image],
     assert origin.losses is not None
     assert None not in origin.losses.model_dump().values()
     assert 0 < concept.density < 0.0201
+
+
+def test_the_base_model_is_the_one_before_the_search(model: Model, photos: list[Image.Image]) -> None:
+    """Also where its identity is read from weights in memory, which the search has shut by the end."""
+    pipe = wrap(model.pipe)
+    (concept,) = search(pipe, photos, steps=1, density=0.02).concepts
+    assert concept.base == wrap(model.pipe).info
 
 
 def test_weights_are_bit_identical_after_find(model: Model, photos: list[Image.Image]) -> None:

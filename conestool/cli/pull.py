@@ -1,0 +1,94 @@
+"""`cones pull`: a .cone file from the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from conestool.cli import _io, _show
+from conestool.cli._options import Force, Json, flag, value
+
+if TYPE_CHECKING:
+    from conestool.hub import Pulled
+
+__all__ = ["pull"]
+
+
+def pull(
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="Repository on the Hub, owner/name.")],
+    file: Annotated[str | None, typer.Argument(metavar="FILE", help="Its .cone file. Default: the only one.")] = None,
+    output: Annotated[
+        Path | None, value("-o", "--output", metavar="F", text="Default: the file's name; - is stdout.")
+    ] = None,
+    revision: Annotated[str | None, value("--revision", metavar="R", text="Branch, tag or commit.")] = None,
+    offline: Annotated[bool, flag("--offline", text="Never ask the Hub: use what was fetched before.")] = False,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Fetch a .cone file from the Hugging Face Hub.
+
+    It is read as a whole before it is put anywhere. A private or gated repository needs a login: hf auth login, or
+    HF_TOKEN.
+    """
+    from conestool import hub
+    from conestool.cli import _progress
+    from conestool.errors import UsageError
+
+    if json and str(output) == _io.STDIO:
+        raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give one of them a file")
+    hub.check_repository(repository)
+    if output is not None:
+        _io.check_outputs([output], "a .cone file", force=force)
+    with _progress.waiting(f"fetching from {repository}"):
+        found = hub.pull(repository, file, revision=revision, offline=offline)
+    path = write(found, output or default_output(found), force=force)
+    tell(found, path)
+    if json:
+        _io.emit_json(record(found, path))
+    elif str(path) != _io.STDIO:
+        _io.emit_paths([path])
+
+
+def default_output(found: Pulled) -> Path:
+    """The file's own name, in the current folder; UsageError where a stranger chose it too cleverly."""
+    from conestool.errors import UsageError
+    from conestool.hub import plain_name
+
+    name = PurePosixPath(found.path).name
+    if not plain_name(name):
+        raise UsageError(f"{found.path}: not a plain name for a file", "choose one with -o")
+    return Path(name)
+
+
+def write(found: Pulled, path: Path, *, force: bool) -> Path:
+    """Put the file where it is wanted."""
+    from conestool.files import write_atomic
+
+    if str(path) == _io.STDIO:
+        _io.emit_bytes(found.data, "a .cone file")
+        return path
+    return write_atomic(path, found.data, force=force)
+
+
+def tell(found: Pulled, path: Path) -> None:
+    """What it is, where it came from, and the words that draw it."""
+    commit = f" at {found.revision[:12]}" if found.revision else ""
+    phrases = ", ".join(f"{each.phrase!r}" for each in found.cone.concepts)
+    name = "stdout" if str(path) == _io.STDIO else path
+    _show.say(f"{name}: {phrases}, found on {found.cone.base.id}; from {found.repository}{commit}")
+
+
+def record(found: Pulled, path: Path) -> dict[str, object]:
+    """What JSON tells."""
+    return {
+        "output": str(path),
+        "repository": found.repository,
+        "file": found.path,
+        "revision": found.revision,
+        "bytes": len(found.data),
+        "id": found.cone.id,
+        "concepts": list(found.cone.names),
+        "base": found.cone.base.id,
+    }

@@ -1,0 +1,168 @@
+"""`cones push`: .cone files to the Hugging Face Hub, with a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from conestool.cli import _io, _show
+from conestool.cli._options import Force, Json, flag, value
+
+if TYPE_CHECKING:
+    from conestool.cli._facts import FileFacts
+    from conestool.concept import Cone
+    from conestool.hub import Target
+
+__all__ = ["push"]
+
+MOST_READ = 100
+"""Files in the repository beside the new ones that the card describes."""
+
+
+class Upload(NamedTuple):
+    """A file as it goes out: its name in the repository, its bytes, and what they hold."""
+
+    name: str
+    data: bytes
+    cone: Cone
+
+
+def push(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".cone files; - reads stdin.")],
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="Repository on the Hub, owner/name.")],
+    private: Annotated[bool, flag("--private", text="Make a new repository private.")] = False,
+    licence: Annotated[
+        str | None, value("--licence", "--license", metavar="ID", text="For the card, as the Hub names it.")
+    ] = None,
+    message: Annotated[str | None, value("--message", metavar="TEXT", text="Of the commit. Default: made up.")] = None,
+    revision: Annotated[
+        str | None, value("--revision", metavar="R", text="Branch, made if it is not there. Default: main.")
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Upload .cone files to the Hugging Face Hub.
+
+    The repository is made if it is not there. README.md becomes a model card of all its .cone files, unless somebody
+    else wrote one. Needs a login that may write: hf auth login, or HF_TOKEN.
+    """
+    from conestool import hub
+    from conestool.cli import _progress
+
+    hub.check_repository(repository)
+    uploads = read(files)
+    warn_of_folders(uploads)
+    with _progress.waiting(f"uploading to {repository}"):
+        target = hub.open_target(repository, branch=revision, private=private)
+        if not force:
+            target.refuse_existing(upload.name for upload in uploads)
+        card = make_card(target, uploads, licence)
+        data = {upload.name: upload.data for upload in uploads} | ({} if card is None else {hub.CARD: card.encode()})
+        done = hub.push(target, data, message or f"Add {', '.join(upload.name for upload in uploads)}", force=force)
+    names = [upload.name for upload in uploads]
+    _show.say(f"{repository}: {', '.join(names)} on {target.branch}, commit {done.commit[:12]}")
+    if json:
+        _io.emit_json(
+            {
+                "repository": repository,
+                "url": done.url,
+                "branch": target.branch,
+                "commit": done.commit,
+                "files": list(data),
+            }
+        )
+    else:
+        _io.emit_paths([done.url])
+
+
+def read(files: Sequence[Path]) -> list[Upload]:
+    """The files with their names in the repository; UsageError where these are odd, or the same."""
+    from conestool import format as cones
+    from conestool.cli.merge import default_output
+    from conestool.errors import UsageError
+    from conestool.hub import plain_name
+
+    _io.refuse_twice_stdin(files)
+    uploads = []
+    for path in files:
+        data, shown = bytes_of(path)
+        cone = cones.loads(data, shown)
+        name = default_output(cone.names).name if str(path) == _io.STDIO else path.name
+        if not plain_name(name):
+            raise UsageError(
+                f"{path}: not a name for others to use", "name it with letters and digits, and end it in .cone"
+            )
+        uploads.append(Upload(name, data, cone))
+    names = [upload.name for upload in uploads]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"{', '.join(twice)}: named twice", "files have the same place in the repository")
+    return uploads
+
+
+def bytes_of(path: Path) -> tuple[bytes, str]:
+    """What to upload, and what errors call it; as `conestool.load` for what is not there or cannot be a .cone file."""
+    from conestool import format as cones
+
+    if str(path) == _io.STDIO:
+        return _io.read_bytes("a .cone file"), "stdin"
+    cones.read_header(path)
+    return path.read_bytes(), str(path)
+
+
+def warn_of_folders(uploads: Sequence[Upload]) -> None:
+    """Say so where a file is about to publish what may be a folder's name."""
+    for upload in uploads:
+        base = upload.cone.base
+        if not base.revision and set(base.id) & set("/\\"):
+            _show.warn(
+                f"{upload.name}: the file, not the card, names its base model {base.id!r}: is that a folder of yours?"
+            )
+
+
+def make_card(target: Target, uploads: Sequence[Upload], licence: str | None) -> str | None:
+    """The model card of all .cone files that the branch will hold; None if its README.md was written by others."""
+    from conestool import hub
+    from conestool.cli import _card, _facts
+
+    if hub.CARD in target.files:
+        text = hub.fetch(target.repository, hub.CARD, target.head)[0].decode("utf-8", "replace")
+        if _card.MARK not in text:
+            refuse_licence(target, licence)
+            _show.say(f"{target.repository}: {hub.CARD} was not written by cones push and stays as it is")
+            return None
+        licence = licence or _card.licence_of(text)
+    facts = [_facts.facts_of(upload.name, len(upload.data), upload.cone) for upload in uploads]
+    facts += others(target, {upload.name for upload in uploads})
+    return _card.card(target.repository, sorted(facts, key=lambda one: one.path), licence)
+
+
+def refuse_licence(target: Target, licence: str | None) -> None:
+    """UsageError for a licence that would go into a card which is left alone."""
+    from conestool.errors import UsageError
+
+    if licence is not None:
+        raise UsageError(f"{target.repository}: its README.md was not written by cones push", "name the licence there")
+
+
+def others(target: Target, names: set[str]) -> list[FileFacts]:
+    """The facts of the .cone files that are there already and stay."""
+    from conestool import hub
+    from conestool.cli import _facts
+    from conestool.errors import FormatError
+
+    found = []
+    staying = sorted(path for path in target.files - names if path.endswith(hub.ENDING))
+    for path in staying[:MOST_READ]:
+        try:
+            there = hub.read_cone(target.repository, path, revision=target.head)
+        except FormatError as error:
+            _show.warn(f"left out of the card: {error}")
+        else:
+            found.append(_facts.facts_of(path, len(there.data), there.cone))
+    if len(staying) > MOST_READ:
+        _show.warn(f"left out of the card: {len(staying) - MOST_READ} files more")
+    return found
