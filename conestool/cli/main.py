@@ -22,6 +22,7 @@ from conestool.cli.find import find
 from conestool.cli.inspect import inspect
 from conestool.cli.merge import merge
 from conestool.cli.render import render
+from conestool.cli.tune import tune
 from conestool.errors import ConesError
 
 __all__ = ["app", "main"]
@@ -39,7 +40,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for each in (find, inspect, merge, extract, diff, apply, render, doctor):
+for each in (find, inspect, merge, tune, extract, diff, apply, render, doctor):
     app.command(cls=Command, no_args_is_help=each is not doctor)(_options.command(each))
 
 
