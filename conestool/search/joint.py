@@ -17,12 +17,14 @@ __all__ = ["JointMask"]
 
 @dataclass
 class JointMask:
-    """One gate per weight, at 1/2 - `margin` where a concept shuts it and at 1/2 + `margin` elsewhere.
+    """One gate per weight, at 1/2 - `margin` where a concept shuts it and at 1/2 + `caution` elsewhere.
 
-    A weight is shut while its gate is below 1/2. Each step runs every subject's batch under the hard mask of the union
-    and moves all gates along the sum of their straight-through gradients theta * dL_con/dtheta, as method `mask` does
-    (Adam's step with its denominator floored at its `floor` quantile over all weights). With `reopen_only` nothing new
-    is shut. `owned` is boolean, (concepts, n). Our choice; the paper says only that a few further steps help.
+    A weight is shut while its gate is below 1/2. Reopening is quick, and shutting takes as long as in `mask`, whose
+    gates start at 1: with both at the same distance many weights are shut at once and overshoot, and reopening alone
+    does better. Each step runs every subject's batch under the hard mask of the union and moves all gates along the sum
+    of their straight-through gradients theta * dL_con/dtheta, as method `mask` does (Adam's step with its denominator
+    floored at its `floor` quantile over all weights). With `reopen_only` nothing new is shut. `owned` is boolean,
+    (concepts, n). Our choice; the paper says only that a few further steps help.
     """
 
     objectives: Sequence[Objective]
@@ -30,6 +32,7 @@ class JointMask:
     steps: int = 20
     rate: float = 0.05
     margin: float = 0.1
+    caution: float = 0.5
     reopen_only: bool = False
     momentum: float = 0.9
     decay: float = 0.95
@@ -41,7 +44,7 @@ class JointMask:
 
     def __post_init__(self) -> None:
         theta = self.objectives[0].theta
-        self.gates = torch.where(self.owned.any(0), 0.5 - self.margin, 0.5 + self.margin)
+        self.gates = torch.where(self.owned.any(0), 0.5 - self.margin, 0.5 + self.caution)
         self.asked = torch.zeros(len(self.objectives), len(theta), device=theta.device)
         self.second = torch.zeros_like(theta)
 

@@ -47,13 +47,15 @@ class Tuning:
     steps: int = 20
     rate: float = 0.05
     margin: float = 0.1
+    caution: float = 0.5
     reopen_only: bool = False
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", self.steps, "at least 1")
         require(self.rate > 0, "rate", self.rate, "above 0")
-        require(0 < self.margin < 0.5, "margin", self.margin, "between 0 and 0.5")
+        require(0 < self.margin <= 0.5, "margin", self.margin, "above 0 and at most 0.5")
+        require(0 < self.caution <= 0.5, "caution", self.caution, "above 0 and at most 0.5")
 
     def own(self) -> dict[str, Any]:
         """The mask's parameters by name."""

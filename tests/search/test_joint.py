@@ -79,9 +79,10 @@ def test_reopen_only_shuts_nothing_new() -> None:
     ]
 
 
-def test_nothing_moves_before_the_margin_is_crossed() -> None:
-    """A gate at 1/2 - 0.1 needs more than two steps of 0.05."""
+def test_reopening_is_quick_and_shutting_is_not() -> None:
+    """Steps of 0.05: nothing changes in the first, a gate at 0.4 has opened in the fourth, one at 1 shuts later."""
     assert torch.equal(stepped(1).divided(), OWNED)
+    assert stepped(4).shut.tolist() == [True, False, True, False, False, False]
 
 
 def test_a_restored_mask_goes_on_as_if_never_stopped() -> None:
@@ -122,7 +123,7 @@ def both(model: Model) -> Cone:
 
 def tuned(model: Model, cone: Cone, photos: dict[str, list[Image.Image]], **options: Any) -> Cone:
     """Four large steps with small batches and probes; the dog's photos serve as class images."""
-    tuning = Tuning(steps=4, margin=0.06, settings=Settings(batch=2, crops=1, held_out=0))
+    tuning = Tuning(steps=4, margin=0.06, caution=0.06, settings=Settings(batch=2, crops=1, held_out=0))
     pictures = dict.fromkeys(cone.names, photos["dog"])
     with pytest.MonkeyPatch.context() as context:
         context.setattr("conestool.search.finding.PROBES", 8)
