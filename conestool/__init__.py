@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from conestool.patch import applied, load_cones, unload_cones
     from conestool.records import BaseInfo, Losses, Origin
     from conestool.search import Settings, find
+    from conestool.search.tuning import Tuning, tune
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ __all__ = [
     "Losses",
     "Origin",
     "Settings",
+    "Tuning",
     "__version__",
     "applied",
     "diff",
@@ -47,6 +49,7 @@ __all__ = [
     "loads",
     "merge",
     "save",
+    "tune",
     "unload_cones",
 ]
 
@@ -59,6 +62,7 @@ HOMES = {
     "conestool.patch": ("applied", "load_cones", "unload_cones"),
     "conestool.records": ("BaseInfo", "Losses", "Origin"),
     "conestool.search": ("Settings", "find"),
+    "conestool.search.tuning": ("Tuning", "tune"),
 }
 
 

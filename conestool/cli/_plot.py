@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conestool.cli import _layers, _show
+from conestool.cli import _layers, _show, _where
 from conestool.errors import UsageError
 from conestool.text import clean
 
@@ -24,7 +24,9 @@ __all__ = ["draw_map", "heat", "map_png"]
 
 CELL = (200, 30)
 """Width and height in pixels of one matrix."""
-GAP, MARGIN, HEAD, NAMES, NUMBERS = 6, 20, 64, 150, 74
+GAP, MARGIN, HEAD, NAMES, NUMBERS = 10, 20, 104, 150, 80
+STRIP = 4
+"""Thickness in pixels of the profiles: the shares of the columns below a matrix, and of its rows to the right."""
 INK, FAINT, PAPER, EMPTY = (32, 34, 40), (128, 132, 140), (255, 255, 255), (242, 243, 246)
 LABEL = 160
 """Characters of a text that are drawn."""
@@ -71,9 +73,18 @@ def draw_map(concept: Concept) -> Image:
             left = MARGIN + NAMES + column * (CELL[0] + NUMBERS + GAP)
             if row == 0:
                 draw.text((left, HEAD + 2), clean(title(param), LABEL), fill=FAINT, font=font(13))
-            image.paste(paint(shares[param] / brightest), (left, top))
-            draw.text((left + CELL[0] + 6, top + 8), share_text(concept, param), fill=FAINT, font=font(12))
+            paste_matrix(image, (left, top), shares[param], brightest)
+            draw.text((left + CELL[0] + STRIP + 8, top + 8), share_text(concept, param), fill=FAINT, font=font(12))
     return image
+
+
+def paste_matrix(image: Image, place: tuple[int, int], share: NDArray[np.float32], brightest: float) -> None:
+    """One heat map with its profiles, each of them relative to its own brightest place."""
+    left, top = place
+    image.paste(paint(share / brightest), place)
+    rows, columns = share.mean(1, keepdims=True), share.mean(0, keepdims=True)
+    image.paste(paint(rows / (rows.max() or 1), (STRIP, CELL[1])), (left + CELL[0] + 2, top))
+    image.paste(paint(columns / (columns.max() or 1), (CELL[0], STRIP)), (left, top + CELL[1] + 2))
 
 
 def size_of_map(layers: Mapping[str, list[str]]) -> tuple[int, int]:
@@ -86,12 +97,23 @@ def size_of_map(layers: Mapping[str, list[str]]) -> tuple[int, int]:
 
 
 def heading(draw: ImageDraw, concept: Concept) -> None:
-    """Name, prompt, number of neurons and base model above the map."""
+    """Name, prompt, number of neurons and base model above the map, and where in it they crowd."""
     first = f"{clean(concept.name, LABEL)}: {clean(concept.phrase, LABEL)}"
     density = _show.percent(concept.density)
     second = f"{concept.neurons:,} concept neurons, {density} of the K/V weights of {clean(concept.base.id, LABEL)}"
     draw.text((MARGIN, MARGIN - 4), first, fill=INK, font=font(18))
-    draw.text((MARGIN, MARGIN + 20), second, fill=FAINT, font=font(13))
+    counts = {param: len(values) for param, values in concept.indices.items()}
+    lie = ", ".join(
+        f"{kind} {_show.percent(each['share'])}" for kind, each in _where.kinds(counts, concept.base.tensors).items()
+    )
+    crowd = _where.crowding(concept)
+    fullest = ", ".join(
+        f"{line} {_show.percent(crowd[line])} (random {_show.percent(crowd[f'random {line}'])})"
+        for line in ("rows", "columns")
+    )
+    lines = (second, f"they lie in {clean(lie, LABEL)}", f"in the fullest tenth of each matrix's {fullest}")
+    for number, text in enumerate(lines):
+        draw.text((MARGIN, MARGIN + 20 + 20 * number), text, fill=FAINT, font=font(13))
 
 
 def group(tensors: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -129,13 +151,13 @@ def heat(values: Indices | None, shape: list[int]) -> NDArray[np.float32]:
     return share
 
 
-def paint(share: NDArray[np.float32]) -> Image:
-    """Shares 0 to 1 of the brightest as colours, of CELL size; the root, so that sparse places show too."""
+def paint(share: NDArray[np.float32], size: tuple[int, int] = CELL) -> Image:
+    """Shares 0 to 1 of the brightest as colours, of `size`; the root, so that sparse places show too."""
     from PIL import Image
 
     level = np.sqrt(share)[..., None]
     colour = np.where(level < 0.5, blend(np.array(EMPTY), WARM, 2 * level), blend(WARM, DARK, 2 * level - 1))
-    return Image.fromarray(colour.astype(np.uint8), "RGB").resize(CELL, Image.Resampling.NEAREST)
+    return Image.fromarray(colour.astype(np.uint8), "RGB").resize(size, Image.Resampling.NEAREST)
 
 
 def blend(one: NDArray[Any], other: NDArray[Any], level: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import prod
 
-from conestool.cli import _facts, _layers, _show
+from conestool.cli import _facts, _layers, _show, _where
 from conestool.cli._facts import ConceptFacts, FileFacts
 
 __all__ = ["show_concept", "show_file", "show_found", "show_layers", "size_rows"]
@@ -48,7 +48,7 @@ def show_concept(concept: ConceptFacts, facts: FileFacts) -> None:
     _show.say(f"{concept.name}: {prompt}", "bold")
     density = _show.percent(concept.neurons / max(1, facts.base.weights()))
     rows = [["neurons", f"{concept.neurons:,} ({density} of the K/V weights)"], ["found by", found_by(concept)]]
-    rows += loss_rows(concept)
+    rows += [["where", where(concept, facts)], *loss_rows(concept)]
     rows += [[key, str(value)] for key in ("author", "licence", "notes") if (value := getattr(origin, key))]
     rows += [["id", concept.id[:16]]]
     _show.facts(rows)
@@ -56,6 +56,12 @@ def show_concept(concept: ConceptFacts, facts: FileFacts) -> None:
         _show.warn(f"{concept.name}: {text}")
     if len(origin.warnings) > WARNINGS:
         _show.warn(f"{concept.name}: {len(origin.warnings) - WARNINGS:,} warnings more; --json has them")
+
+
+def where(concept: ConceptFacts, facts: FileFacts) -> str:
+    """The shares of the neurons in K and V of self- and cross-attention."""
+    kinds = _where.kinds(concept.counts, facts.base.tensors)
+    return ", ".join(f"{kind} {_show.percent(each['share'])}" for kind, each in kinds.items())
 
 
 def found_by(concept: ConceptFacts) -> str:

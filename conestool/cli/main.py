@@ -24,6 +24,7 @@ from conestool.cli.merge import merge
 from conestool.cli.pull import pull
 from conestool.cli.push import push
 from conestool.cli.render import render
+from conestool.cli.tune import tune
 from conestool.errors import ConesError, first_line
 
 __all__ = ["app", "main"]
@@ -41,7 +42,7 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for each in (find, inspect, merge, extract, diff, apply, render, pull, push, doctor):
+for each in (find, inspect, merge, tune, extract, diff, apply, render, pull, push, doctor):
     app.command(cls=Command, no_args_is_help=each is not doctor)(_options.command(each))
 
 

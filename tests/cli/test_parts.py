@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conestool.cli import _io, _layers, _show
+from conestool.cli import _io, _layers, _show, _where
 from conestool.cli._models import Wanted, parse_wanted
 from conestool.cli._pictures import free, settle, slug
 from conestool.cli._plot import heat
@@ -16,6 +17,7 @@ from conestool.cli.find import Method, place, state_path
 from conestool.cli.render import parse_size
 from conestool.errors import PromptError, UsageError
 from conestool.format import limits
+from tests.cli.support import concept
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,24 @@ def test_heat_of_a_small_matrix_is_the_matrix() -> None:
     """A matrix smaller than the grid keeps its own cells."""
     share = heat(np.array([5], dtype=np.int64), [2, 4])
     assert share.tolist() == [[0, 0, 0, 0], [0, 1, 0, 0]]
+
+
+def test_kinds_count_where_neurons_lie() -> None:
+    """Three of four neurons in self-attention's V; densities by hand."""
+    tensors = {"a.attn1.to_k.weight": [2, 2], "a.attn1.to_v.weight": [3, 2], "a.attn2.to_k.weight": [2, 5]}
+    kinds = _where.kinds({"a.attn1.to_v.weight": 3, "a.attn2.to_k.weight": 1}, tensors)
+    assert {kind: each["share"] for kind, each in kinds.items()} == {"self K": 0, "self V": 0.75, "cross K": 0.25}
+    assert {kind: each["density"] for kind, each in kinds.items()} == {"self K": 0, "self V": 0.5, "cross K": 0.1}
+
+
+def test_crowding_tells_a_full_row_from_scattered_neurons() -> None:
+    """One whole row of 32: all neurons are in the fullest tenth of rows (3 of 32), 3 of 32 in that of columns."""
+    row = np.arange(5 * 32, 6 * 32, dtype=np.int64)
+    one = concept()
+    found = _where.crowding(replace(one, indices={next(iter(one.base.tensors)): row}))
+    assert found["rows"] == 1
+    assert found["columns"] == pytest.approx(3 / 32)
+    assert 3 / 32 < found["random rows"] < 0.5
 
 
 def test_endless_stdin_is_read_only_up_to_the_limit_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

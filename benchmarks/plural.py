@@ -1,0 +1,233 @@
+"""Several concepts at once: `python -m benchmarks.plural --out FOLDER [--judge WORK]`.
+
+For the first 2, 3, 4 and 6 of the subjects: the loss on every subject's held-out photos with its concept alone, with
+all merged, after `tune` and after `tune` with `reopen_only`, beside as many random indices; floats on the same indices
+as the ceiling; what the concepts share against chance; and, with a judge, how often all subjects are in a picture,
+beside what the bare model draws of the same words. Finished rows are kept in FOLDER/plural.json and not repeated;
+concepts that are not in FOLDER yet are found first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.interpretation import overlaps
+from conestool import algebra
+from conestool.concept import Cone
+from conestool.diffusion.models import load_model
+from conestool.diffusion.photos import Photo, read_photos
+from conestool.files import write_atomic
+from conestool.format import load, save
+from conestool.render import grid, render
+from conestool.search import Settings, find
+from conestool.search.events import ignore
+from conestool.search.layout import borrowed
+from conestool.search.tuning import TUNED, Tuning, owned_by, photos_of, subject_of, tune
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SUBJECTS = ("dog", "hat", "cat", "rabbit", "car", "bear")
+PLACES = ("", " on the beach", " in a field", " in the snow", " at night", " on the street")
+STEPS = ("alone", "merged", "reopened", "tuned", "random", "floats")
+SHOWN = 6
+"""Pictures of a group on its sheet."""
+
+
+class Bench:
+    """The model, the subjects' concepts and photos, and the rows that are done."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        args.out.mkdir(parents=True, exist_ok=True)
+        self.file = args.out / "plural.json"
+        self.rows: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
+        self.model = load_model(args.model)
+
+    def row(self, key: str, make: Callable[[], Any]) -> Any:
+        """The row `key`, made if it is not there yet, with its CPU seconds."""
+        if key not in self.rows:
+            begun = time.process_time()
+            self.rows[key] = {"value": make(), "cpu_seconds": round(time.process_time() - begun, 1)}
+            write_atomic(self.file, (json.dumps(self.rows, indent=1) + "\n").encode(), force=True)
+            print(f"{key}: {self.rows[key]['cpu_seconds']} s", flush=True)
+        return self.rows[key]["value"]
+
+    def photos(self, name: str) -> list[Photo]:
+        """The photos of one subject."""
+        return read_photos([self.args.photos / name])[0]
+
+    def concept(self, name: str) -> Cone:
+        """The concept of one subject, found if its file is not there yet."""
+        file = self.args.out / f"{name}.cone"
+        if not file.exists():
+            options = {"steps": self.args.search_steps} if self.args.search_steps else {}
+            settings = Settings(seed=self.args.seed, options=options)
+            begun = time.process_time()
+            save(find(self.model, self.photos(name), name, settings=settings), file)
+            print(f"find {name}: {time.process_time() - begun:.1f} s", flush=True)
+        return load(file)
+
+    def tuning(self, reopen_only: bool) -> Tuning:
+        """The tuning that was asked for."""
+        return Tuning(steps=self.args.steps, reopen_only=reopen_only, settings=Settings(seed=self.args.seed))
+
+
+def tuned(bench: Bench, cone: Cone, file: Path, reopen_only: bool) -> dict[str, Any]:
+    """Tune `cone` into `file`; what it says of every concept, empty where the cone came back as it was."""
+    photos = {name: bench.photos(name) for name in cone.names}
+    done = tune(bench.model, cone, photos, tuning=bench.tuning(reopen_only))
+    save(done, file, force=True)
+    return {each.name: each.origin.parameters.get(TUNED, {}) for each in done.concepts}
+
+
+def floats(bench: Bench, cone: Cone) -> dict[str, float]:
+    """Held-out loss per subject with free floats on the union's indices: Adam, as many steps, from shut on."""
+    photos, settings = photos_of(cone, {name: bench.photos(name) for name in cone.names}), bench.tuning(False).settings
+    with borrowed(bench.model.denoiser) as layout:
+        subjects = [subject_of(bench.model, layout, c, photos[c.name], settings, None, ignore) for c in cone.concepts]
+        union = torch.stack([owned_by(layout, each) for each in cone.concepts]).any(0)
+        weights = subjects[0].objective.theta * ~union
+        optimizer = torch.optim.Adam([weights], lr=bench.args.rate)
+        for index in range(bench.args.steps):
+            total = sum(each.objective.gradient(weights, index)[0] for each in subjects)
+            weights.grad = total * union
+            optimizer.step()
+        return {each.concept.name: each.objective.loss(weights, each.probes.held_out) for each in subjects}
+
+
+def sentence(names: Sequence[str]) -> str:
+    """ "a dog in a hat, a cat and a car": the hat on the first animal, as pocket's captions have it."""
+    others = [name for name in names if name != "hat"]
+    phrases = [f"a {name}" for name in others]
+    if "hat" in names:
+        phrases[0] += " in a hat"
+    return " and ".join(part for part in (", ".join(phrases[:-1]), phrases[-1]) if part)
+
+
+def judged(images: Sequence[Image.Image], names: Sequence[str], judge: Path) -> list[list[bool]]:
+    """Per picture, whether each of `names` is among as many of the judge's likeliest nouns; any top hat is a hat."""
+    from training.pocket import domain, evaluator
+
+    network = evaluator.load(judge, torch.device("cpu"))
+    pixels = np.stack([np.asarray(image) for image in images])
+    with torch.no_grad():
+        nouns = network(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1)[0]
+    accepted = [set(domain.GENERIC_HATS) if name == "hat" else {name} for name in names]
+    found = [{evaluator.NOUNS[int(i)] for i in row.topk(len(names)).indices} for row in nouns]
+    return [[bool(kinds & seen) for kinds in accepted] for seen in found]
+
+
+def present(bench: Bench, names: Sequence[str], cone: Cone | None) -> dict[str, Any]:
+    """Share of pictures that hold all subjects, and each; the same words, places and seeds for every cone."""
+    count = bench.args.renders
+    images: list[Image.Image] = []
+    for number in range(count):
+        prompt = sentence(names) + PLACES[number % len(PLACES)]
+        images += [
+            each.image for each in render(bench.model, [prompt], cone, seeds=[number], steps=bench.args.draw_steps)
+        ]
+    rows = judged(images, names, bench.args.judge)
+    each = {name: sum(row[i] for row in rows) / count for i, name in enumerate(names)}
+    strip(bench.args.out / f"{len(names)}-{'bare' if cone is None else cone.id[:8]}.png", images)
+    return {"all": sum(all(row) for row in rows) / count, "each": each, "pictures": count}
+
+
+def strip(file: Path, images: Sequence[Image.Image]) -> None:
+    """The first pictures in one row."""
+    import io
+
+    out = io.BytesIO()
+    grid([list(images[:SHOWN])]).save(out, "PNG")
+    write_atomic(file, out.getvalue(), force=True)
+
+
+def group(bench: Bench, count: int) -> None:
+    """All rows of the first `count` subjects."""
+    names = bench.args.subjects[:count]
+    cone = algebra.merge(*[bench.concept(name) for name in names])
+    files = {kind: bench.args.out / f"{count}-{kind}.cone" for kind in ("reopened", "tuned")}
+    bench.row(f"{count} overlap", lambda: overlaps(cone))
+    bench.row(f"{count} reopened", lambda: tuned(bench, cone, files["reopened"], True))
+    bench.row(f"{count} tuned", lambda: tuned(bench, cone, files["tuned"], False))
+    bench.row(f"{count} floats", lambda: floats(bench, cone))
+    if bench.args.judge:
+        cones = {"bare": None, "merged": cone, "reopened": load(files["reopened"]), "tuned": load(files["tuned"])}
+        for kind, each in cones.items():
+            bench.row(f"{count} present {kind}", lambda each=each: present(bench, names, each))
+
+
+def losses_of(rows: dict[str, Any], count: int, name: str) -> dict[str, float]:
+    """Change of one subject's held-out loss against the bare model's, in per cent, per step of the table."""
+    full, opened = rows[f"{count} tuned"]["value"][name], rows[f"{count} reopened"]["value"][name]
+    source = (full or opened).get("losses")
+    if not source:
+        return {}
+    found = {key: source[key] for key in ("alone", "merged", "random")}
+    found |= {"tuned": full["losses"]["tuned"]} if full else {"tuned": source["merged"]}
+    found |= {"reopened": opened["losses"]["tuned"]} if opened else {"reopened": source["merged"]}
+    found["floats"] = rows[f"{count} floats"]["value"][name]
+    return {key: 100 * (found[key] / source["bare"] - 1) for key in STEPS}
+
+
+def tables(rows: dict[str, Any], groups: Sequence[int], subjects: Sequence[str]) -> str:
+    """The results as Markdown."""
+    lines = ["Change of the loss on held-out photos against the bare model, in per cent.", ""]
+    lines += [f"| concepts | subject | {' | '.join(STEPS)} |", f"|{'---|' * (len(STEPS) + 2)}"]
+    for count in groups:
+        for name in subjects[:count]:
+            cells = losses_of(rows, count, name)
+            lines.append(
+                f"| {count} | {name} | " + " | ".join(f"{cells[k]:+.1f}" if cells else "" for k in STEPS) + " |"
+            )
+    kinds = ("bare", "merged", "reopened", "tuned")
+    lines += [
+        "",
+        "Pictures that hold all subjects, by the judge.",
+        "",
+        f"| concepts | {' | '.join(kinds)} |",
+        "|---|---|---|---|---|",
+    ]
+    for count in groups:
+        if f"{count} present bare" in rows:
+            values = [rows[f"{count} present {kind}"]["value"]["all"] for kind in kinds]
+            lines.append(f"| {count} | " + " | ".join(f"{value:.0%}" for value in values) + " |")
+    lines += ["", "| pair | shared | by chance |", "|---|---|---|"]
+    for pair, found in rows[f"{max(groups)} overlap"]["value"].items():
+        lines.append(f"| {pair} | {found['shared']:,} | {found['chance']:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what is missing and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--photos", type=Path, default=EXAMPLES, help="a folder with a folder per subject")
+    parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS))
+    parser.add_argument("--groups", type=int, nargs="+", default=[2, 3, 4, 6])
+    parser.add_argument("--steps", type=int, default=20, help="of tune")
+    parser.add_argument("--search-steps", type=int, help="of find; its default otherwise")
+    parser.add_argument("--rate", type=float, default=1e-3, help="Adam's, for the floats")
+    parser.add_argument("--renders", type=int, default=48)
+    parser.add_argument("--draw-steps", type=int, help="sampling steps; the model's default otherwise")
+    parser.add_argument("--judge", type=Path, help="folder with evaluator.pt; without it no pictures are judged")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    bench = Bench(args)
+    for count in args.groups:
+        group(bench, count)
+    text = tables(bench.rows, args.groups, args.subjects)
+    write_atomic(args.out / "plural.md", text.encode(), force=True)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""`cones tune`: a few further steps for several concepts together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conestool.cli import _io, _show
+from conestool.cli._options import (
+    Config,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    Force,
+    Json,
+    ModelOption,
+    Offline,
+    Revision,
+    flag,
+    value,
+)
+from conestool.cli.find import read_photos, state_path, tell_resume
+
+if TYPE_CHECKING:
+    from conestool.cli._models import Where
+    from conestool.concept import Cone
+    from conestool.diffusion.photos import Photo
+    from conestool.search.tuning import Tuning
+
+__all__ = ["tune"]
+
+TUNING = "Tuning"
+
+
+def tune(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".cone files, merged or not; - reads stdin.")],
+    photos: Annotated[
+        list[str],
+        value("--photos", metavar="NAME=PATH", text="A concept's photos: folder or file; repeat.", show_default=False),
+    ],
+    output: Annotated[
+        Path | None, value("-o", "--output", metavar="F", text="Default: dog+hat-tuned.cone; - is stdout.")
+    ] = None,
+    seed: Annotated[int, value("--seed", metavar="N", text="Seed of all noise.")] = 0,
+    resume: Annotated[bool, flag("--resume", text="Go on after an interruption.")] = False,
+    skip_broken: Annotated[bool, flag("--skip-broken", text="Leave out broken images.")] = False,
+    steps: Annotated[
+        int | None, value("--steps", metavar="N", text="Steps, each with all subjects.", panel=TUNING, min=1)
+    ] = None,
+    rate: Annotated[
+        float | None, value("--rate", metavar="X", text="Largest move of a gate in a step.", panel=TUNING)
+    ] = None,
+    reopen_only: Annotated[
+        bool, flag("--reopen-only", text="Reopen neurons that hurt the others; shut no new ones.", panel=TUNING)
+    ] = False,
+    prior_weight: Annotated[
+        float | None, value("--lambda", metavar="X", text="Weight of the class images.", panel=TUNING, min=0.0)
+    ] = None,
+    class_images: Annotated[
+        int | None, value("--class-images", metavar="N", text="How many of each class to draw.", panel=TUNING)
+    ] = None,
+    model: ModelOption = None,
+    revision: Revision = None,
+    config: Config = None,
+    offline: Offline = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = Dtype.auto,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Tune several concepts together, with the photos of all.
+
+    The result is again a set of integers per concept: neurons keep their owner, new ones are shut, and those that hurt
+    the others are opened again.
+    """
+    from conestool import algebra
+    from conestool.cli import _models
+    from conestool.errors import UsageError
+
+    if json and str(output) == _io.STDIO:
+        raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give the file a name")
+    cone = algebra.merge(*_io.load_cones(files))
+    path = output or default_output(cone.names)
+    _io.check_outputs([path], "a .cone file", force=force)
+    tuning = make_tuning(seed, prior_weight, class_images, steps=steps, rate=rate, reopen_only=reopen_only)
+    images = read_all(cone, parse_photos(photos), skip_broken)
+    where = _models.Where(model, device, dtype.value, revision, config, offline)
+    state = state_path(path)
+    tuned = search(cone, images, tuning, where, state, resume)
+    finish(tuned, path, force=force, json=json)
+    if state:
+        state.unlink(missing_ok=True)
+
+
+def default_output(names: Sequence[str]) -> Path:
+    """dog+hat-tuned.cone for the concepts dog and hat."""
+    from conestool.cli.merge import default_output as merged
+
+    file = merged(names)
+    return file.with_name(f"{file.stem}-tuned.cone")
+
+
+def parse_photos(given: Sequence[str]) -> dict[str, list[Path]]:
+    """Paths by concept name from `dog=./photos`; a name that occurs again adds to its paths."""
+    from conestool.errors import UsageError
+
+    out: dict[str, list[Path]] = {}
+    for text in given:
+        name, sign, path = text.partition("=")
+        if not (sign and name and path):
+            raise UsageError(f"--photos {text}: expected NAME=PATH", "for example --photos dog=./photos")
+        out.setdefault(name, []).append(Path(path))
+    return out
+
+
+def make_tuning(seed: int, prior_weight: float | None, class_images: int | None, **given: Any) -> Tuning:
+    """The tuning of the options that were given; the others keep their defaults."""
+    from conestool.cli.find import make_settings
+    from conestool.search.tuning import Tuning
+
+    settings = make_settings(None, seed=seed, prior_weight=prior_weight, class_images=class_images)
+    return Tuning(settings=settings, **{key: value for key, value in given.items() if value is not None})
+
+
+def read_all(cone: Cone, paths: Mapping[str, list[Path]], skip_broken: bool) -> dict[str, list[Photo]]:
+    """The photos of every concept; UsageError before anything is read if a name is unknown or one is missing."""
+    from conestool.errors import UsageError
+
+    named = {cone[name].name for name in paths}
+    missing = [name for name in cone.names if name not in named]
+    if missing:
+        raise UsageError(f"no photos of {', '.join(missing)}", f"add --photos {missing[0]}=FOLDER")
+    out: dict[str, list[Photo]] = {}
+    for name, places in paths.items():
+        out.setdefault(cone[name].name, []).extend(read_photos(places, skip_broken))
+    for name, photos in out.items():
+        _show.say(f"{name}: {_show.amount(len(photos), 'photo')} of {cone[name].class_noun!r}")
+    return out
+
+
+def search(
+    cone: Cone, images: Mapping[str, list[Photo]], tuning: Tuning, where: Where, state: Path | None, resume: bool
+) -> Cone:
+    """Load the model and tune, showing the progress; on Ctrl-C say how to go on."""
+    from conestool.cli import _models
+
+    if state and state.exists() and not resume:
+        _show.say(f"note: {state} holds an interrupted search; --resume goes on from it")
+    try:
+        base = _models.open_model(where, (cone.base.id, cone.base.revision))
+        from conestool.cli._events import Stages
+        from conestool.search.tuning import tune as tune_concepts
+
+        with Stages() as stages:
+            return tune_concepts(base, cone, images, tuning=tuning, progress=stages, state=state, resume=resume)
+    except KeyboardInterrupt:
+        tell_resume(state)
+        raise
+
+
+def finish(cone: Cone, path: Path, *, force: bool, json: bool) -> None:
+    """Write the file, then report what became of each subject."""
+    from conestool.cli.merge import save
+
+    save(cone, path, force=force, json=json)
+    records = {each.name: each.origin.parameters.get("tune") for each in cone.concepts}
+    show(cone, {name: record for name, record in records.items() if record})
+    if json:
+        _io.emit_json({"output": str(path), "id": cone.id, "concepts": list(cone.names), "tune": records})
+
+
+def show(cone: Cone, records: Mapping[str, Any]) -> None:
+    """Tables of the losses against the bare model's: on each subject's photos, and on its class images."""
+    if not records:
+        return
+    steps = ("alone", "merged", "tuned", "random", "alone_tuned")
+    heads = ["alone", "merged", "tuned", "random", "alone after"]
+    for title, prefix in (("photos", ""), ("class", "class_")):
+        rows = [[title, *heads]]
+        for name, record in records.items():
+            losses = record["losses"]
+            cells = [_show.percent(losses[prefix + key] / losses[f"{prefix}bare"] - 1, signed=True) for key in steps]
+            rows.append([name, *cells])
+        _show.table(rows, right=range(1, 6))
+    rows = [["neurons", "now", "kept", "new", "reopened"]]
+    for name, record in records.items():
+        counts = (cone[name].neurons, record["kept"], record["shut"], record["reopened"])
+        rows.append([name, *(f"{count:,}" for count in counts)])
+    _show.table(rows, right=range(1, 5))
+    for concept in cone.concepts:
+        for text in concept.origin.warnings:
+            _show.warn(f"{concept.name}: {text}")

@@ -1,0 +1,223 @@
+"""A few further steps for several concepts together: a merged cone and the photos of all subjects in, a cone out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from conestool.concept import Concept, Cone
+from conestool.diffusion.finite import check_weights
+from conestool.diffusion.models import Model, wrap
+from conestool.diffusion.photos import Photo, as_photo
+from conestool.errors import PhotoError
+from conestool.patch.shutting import check_base
+from conestool.search.controls import random
+from conestool.search.events import Note, Report, ignore
+from conestool.search.finding import Words, draw_class, prepare
+from conestool.search.joint import JointMask
+from conestool.search.layout import Layout, borrowed
+from conestool.search.objective import Objective
+from conestool.search.report import Probes, doubts, measure
+from conestool.search.run import run
+from conestool.search.saved import SavedRun, run_key
+from conestool.search.settings import Settings, require
+from conestool.search.subject import split
+
+__all__ = ["TUNED", "Tuning", "tune"]
+
+TUNED = "tune"
+"""The key of `Origin.parameters` under which a tuned concept says how, with whom, and what became of the losses."""
+COMPARED = 64
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How `tune` works: its mask's parameters (see JointMask), and what `find` would do with the photos.
+
+    Of `settings` seed, prior_weight, contrast, batch, class_images, crops and held_out count. With the photos and
+    settings of the search the same photos are held out again.
+    """
+
+    steps: int = 20
+    rate: float = 0.05
+    margin: float = 0.1
+    caution: float = 0.5
+    reopen_only: bool = False
+    settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, "steps", self.steps, "at least 1")
+        require(self.rate > 0, "rate", self.rate, "above 0")
+        require(0 < self.margin <= 0.5, "margin", self.margin, "above 0 and at most 0.5")
+        require(0 < self.caution <= 0.5, "caution", self.caution, "above 0 and at most 0.5")
+
+    def own(self) -> dict[str, Any]:
+        """The mask's parameters by name."""
+        return {key: value for key, value in asdict(self).items() if key != "settings"}
+
+    def record(self) -> dict[str, Any]:
+        """The values in force, for the file's header."""
+        return self.own() | {key: value for key, value in self.settings.record().items() if key != "density"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One concept of the cone with its photos, objective and probes; all objectives share one layout."""
+
+    concept: Concept
+    photos: tuple[str, ...]
+    objective: Objective
+    probes: Probes
+
+    def losses(self, sets: Mapping[str, Tensor]) -> dict[str, float]:
+        """The loss on held-out photos, and as `class_...` on class images, under each named set, and untouched."""
+        theta, out = self.objective.theta, {}
+        for name, shut in {"bare": torch.zeros_like(theta, dtype=torch.bool), **sets}.items():
+            out[name] = self.objective.loss(theta * ~shut, self.probes.held_out)
+            out[f"class_{name}"] = self.objective.loss(theta * ~shut, self.probes.class_images)
+        return out
+
+
+def tune(
+    pipe: Any,
+    cone: Cone,
+    photos_by_name: Mapping[str, Sequence[Photo | Image.Image]],
+    *,
+    tuning: Tuning | None = None,
+    class_pictures: Mapping[str, Sequence[Image.Image]] | None = None,
+    progress: Report = ignore,
+    state: Path | None = None,
+    resume: bool = False,
+) -> Cone:
+    """Improve the concepts of `cone` together, so that each still draws its subject while all are shut.
+
+    `photos_by_name` has photos of every concept's subject. Every neuron keeps its owner; newly shut ones go to the
+    concept whose loss asked for them, and reopened ones leave all their owners. If that does not lower the sum of L_con
+    on the photos it learned from, the cone comes back as it was, with a warning. `pipe`, `progress`, `state` and
+    `resume` are those of `find`, and so are the errors, with BaseModelMismatchError for a model that the concepts were
+    not found on; the weights of `pipe` are bit-identical afterwards.
+    """
+    tuning = tuning or Tuning()
+    model = wrap(pipe)
+    photos = photos_of(cone, photos_by_name)
+    check_weights(model)
+    check_base(model, cone)
+    with borrowed(model.denoiser) as layout:
+        subjects = [
+            subject_of(model, layout, each, photos[each.name], tuning.settings, class_pictures, progress)
+            for each in cone.concepts
+        ]
+        owned = torch.stack([owned_by(layout, each) for each in cone.concepts])
+        mask = JointMask([each.objective for each in subjects], owned, **tuning.own())
+        facts = [tuning.record(), tuning.settings.seed, [each.photos for each in subjects], model.info.digests]
+        saved = SavedRun(state, run_key([*facts, [each.id for each in cone.concepts]])) if state else None
+        run(mask, saved, resume, progress)
+        if not better(subjects, owned.any(0), mask.shut):
+            progress(
+                Note("tuning did not lower the loss: the concepts stay as they were; try more or smaller steps", True)
+            )
+            return cone
+        return described(cone, subjects, owned, mask.divided(), tuning)
+
+
+def photos_of(cone: Cone, given: Mapping[str, Sequence[Photo | Image.Image]]) -> dict[str, list[Photo]]:
+    """Photos by the concepts' own names; UsageError for a name that the cone lacks, PhotoError for a missing one."""
+    photos = {
+        cone[name].name: [image if isinstance(image, Photo) else as_photo(image) for image in images]
+        for name, images in given.items()
+    }
+    missing = [name for name in cone.names if not photos.get(name)]
+    if missing:
+        raise PhotoError(f"no photos of {', '.join(missing)}", "give photos of every concept's subject")
+    return photos
+
+
+def subject_of(
+    model: Model,
+    layout: Layout,
+    concept: Concept,
+    photos: list[Photo],
+    settings: Settings,
+    class_pictures: Mapping[str, Sequence[Image.Image]] | None,
+    progress: Report,
+) -> Subject:
+    """One concept's L_con and probes, made as `find` makes them; the layout's weights must be untouched."""
+    words = Words(concept.name, concept.class_noun, concept.identifier)
+    pictures = split(photos, settings.crops, settings.held_out, settings.seed)
+    priors = list((class_pictures or {}).get(concept.name) or draw_class(model, words, settings, progress))
+    if len(priors) < 2:
+        raise PhotoError(
+            f"fewer than 2 class images of {concept.class_noun}", "give several, or let the model draw them"
+        )
+    objective, probes = prepare(model, layout, words, pictures, priors, settings)
+    return Subject(concept, tuple(sorted(photo.sha256 for photo in photos)), objective, probes)
+
+
+def owned_by(layout: Layout, concept: Concept) -> Tensor:
+    """The weights that a concept shuts, boolean, (n,), on the CPU or wherever the weights lie."""
+    parts = []
+    for name, parameter in layout.parameters.items():
+        part = torch.zeros(parameter.numel(), dtype=torch.bool)
+        if name in concept.indices:
+            part[torch.from_numpy(concept.indices[name].copy())] = True
+        parts.append(part.to(parameter.device))
+    return torch.cat(parts)
+
+
+def better(subjects: Sequence[Subject], before: Tensor, after: Tensor) -> bool:
+    """Whether `after` has the lower sum of L_con, on fixed noise and the pictures that were learned from."""
+    sums = [0.0, 0.0]
+    for each in subjects:
+        batch = each.objective.batch_of(COMPARED)
+        for place, shut in enumerate((before, after)):
+            sums[place] += each.objective.loss(each.objective.theta * ~shut, batch)
+    return sums[1] < sums[0]
+
+
+def described(cone: Cone, subjects: Sequence[Subject], before: Tensor, after: Tensor, tuning: Tuning) -> Cone:
+    """The cone with the concepts' new sets, `before` and `after` being boolean, (concepts, n)."""
+    layout, seed = subjects[0].objective.layout, tuning.settings.seed
+    merged, tuned = before.any(0), after.any(0)
+    concepts = []
+    for subject, old, new in zip(subjects, before, after, strict=True):
+        sets = {
+            "alone": old,
+            "merged": merged,
+            "tuned": tuned,
+            "random": random(layout, tuned, seed),
+            "alone_tuned": new,
+        }
+        facts = {
+            **tuning.record(),
+            "seed": seed,
+            "with": [name for name in cone.names if name != subject.concept.name],
+            "photos": list(subject.photos),
+            "kept": int((old & new).sum()),
+            "shut": int((new & ~old).sum()),
+            "reopened": int((old & ~new).sum()),
+            "losses": subject.losses(sets),
+        }
+        concepts.append(changed(subject, layout, new, facts))
+    return replace(cone, concepts=tuple(concepts))
+
+
+def changed(subject: Subject, layout: Layout, shut: Tensor, facts: Mapping[str, Any]) -> Concept:
+    """The concept with a new set; sections of a file that spoke of the old one are dropped, as the format asks."""
+    concept, origin = subject.concept, subject.concept.origin
+    losses = measure(subject.objective, subject.probes, shut, facts["seed"])
+    told = {"parameters": {**origin.parameters, TUNED: facts}, "losses": losses, "warnings": warnings_of(facts, losses)}
+    return replace(concept, indices=layout.indices(shut), origin=origin.model_copy(update=told), parts=(), section={})
+
+
+def warnings_of(facts: Mapping[str, Any], losses: Any) -> list[str]:
+    """What a user should be warned of: the doubts about the set alone, and a subject that lost by the tuning."""
+    found = doubts(losses)
+    if facts["losses"]["tuned"] > facts["losses"]["merged"]:
+        found.append("tuning for all subjects together made this one worse than the plain merge")
+    return found

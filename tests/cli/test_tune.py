@@ -1,0 +1,64 @@
+"""`cones tune` from end to end, on a small random base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conestool import format as cones_format
+from conestool.diffusion.models import load_model
+from tests.cli.conftest import Cones
+from tests.cli.test_heavy import draw_photos
+from tests.tiny import random_cone
+
+TUNE = ("--class-images", "4", "--steps", "3", "--rate", "0.2", "--device", "cpu")
+PHOTOS = ("--photos", "dog=dogs", "--photos", "hat=hats")
+
+
+@pytest.fixture
+def here(work: Path, cones: Cones, epsilon_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with both.cone and photos of its two subjects; the base model through CONES_MODEL."""
+    monkeypatch.setenv("CONES_MODEL", str(epsilon_folder))
+    cones_format.save(random_cone(load_model(str(epsilon_folder), device="cpu"), "dog", "hat"), work / "both.cone")
+    draw_photos(work / "dogs", "teal")
+    draw_photos(work / "hats", "red")
+    return work
+
+
+def test_tune_writes_beside_and_reports_every_subject(
+    cones: Cones, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """stderr has the losses beside their controls, stdout the JSON that agrees with the file; no .part file stays."""
+    monkeypatch.setattr("conestool.search.finding.PROBES", 8)
+    done = cones("tune", "both.cone", *PHOTOS, *TUNE, "--reopen-only", "--json")
+    assert (done.code, done.json["output"]) == (0, "dog+hat-tuned.cone")
+    for text in ("dog: 3 photos", "hat: 3 photos", "merged", "tuned", "random", "reopened"):
+        assert text in done.err
+    assert list(here.glob("*.part")) == []
+    cone, record = cones_format.load(here / "dog+hat-tuned.cone"), done.json["tune"]["dog"]
+    assert cone.names == ("dog", "hat")
+    assert record["kept"] + record["shut"] == cone["dog"].neurons
+    assert record["shut"] == 0
+    assert record["reopened"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--photos", "dog=dogs"), 2, "no photos of hat"),
+        (("--photos", "dog"), 2, "expected NAME=PATH"),
+        ((*PHOTOS, "--photos", "cat=hats"), 2, "no concept named 'cat'"),
+        ((*PHOTOS, "-o", "both.cone"), 2, "--force"),
+        ((*PHOTOS, "--rate", "0"), 2, "above 0"),
+    ],
+    ids=["a subject without photos", "no name", "an unknown name", "an existing output", "no rate"],
+)
+def test_tune_refuses_before_it_loads_a_model(
+    cones: Cones, here: Path, arguments: tuple[str, ...], code: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a base model that is not there, every one of these comes first."""
+    monkeypatch.setenv("CONES_MODEL", "nowhere")
+    done = cones("tune", "both.cone", *arguments)
+    assert done.code == code
+    assert words in done.err
