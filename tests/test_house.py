@@ -123,6 +123,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--version",
         "find --help",
         "render --help",
+        "eval --help",
         "inspect dog.cone both.cone",
         "inspect dog.cone --json",
         "inspect dog.cone --plot map.png",
