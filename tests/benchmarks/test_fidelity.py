@@ -21,7 +21,8 @@ from conestool.search.layout import borrowed
 from conestool.search.objective import Objective, Pictures, Term
 
 VARIANT = "mask,rate=0.2,contrast=1"
-FAST = [*"--quick --steps 2 --densities 0.01 --cross 0.01 --ceilings fine-tune --methods".split(), VARIANT]
+FAST = ["--quick", "--steps", "2", "--densities", "0.01", "--cross", "0.01", "--ceilings", "fine-tune"]
+FAST += ["--methods", VARIANT]
 
 
 @pytest.fixture(scope="module")
