@@ -14,6 +14,7 @@ from benchmarks.fidelity.report import best_rates, write_page
 from benchmarks.fidelity.store import CELL_FOLDER, Store
 from benchmarks.fidelity.subjects import DEVELOPMENT, EXAMPLES, TEST, subject_of
 from conestool.diffusion.models import load_model
+from conestool.evaluate import TEMPLATES, check_templates, load_aligners
 from conestool.search import METHODS
 
 VARIANTS = (*sorted(METHODS), "mask,contrast=1")
@@ -46,6 +47,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rates", type=int, default=3, help="learning rates tried for each ceiling")
     parser.add_argument("--steps", type=int, default=Options.steps)
     parser.add_argument("--renders", type=int, default=Options.renders, help="pictures per prompt; 0 for none")
+    parser.add_argument("--prompts", type=Path, help="a file of prompts, {} for the subject, for the pictures")
+    parser.add_argument("--clip", help="CLIP-I and CLIP-T by this folder or Hub id")
+    parser.add_argument("--dino", help="DINO-I by this folder or Hub id")
     parser.add_argument("--quick", action="store_true", help="under five minutes: shows that it works, no more")
     if "--quick" in (arguments or []):
         parser.set_defaults(**QUICK)
@@ -56,7 +60,9 @@ def options_of(args: argparse.Namespace) -> Options:
     """What all runs share."""
     if args.quick:
         return Options(args.steps, 16, 8, args.renders, QUICK_TEMPLATES, drawn=(AUTO,), unrelated=1)
-    return Options(args.steps, renders=args.renders)
+    lines = args.prompts.read_text(encoding="utf-8").splitlines() if args.prompts else TEMPLATES
+    templates = check_templates(line for line in lines if line.strip())
+    return Options(args.steps, renders=args.renders, templates=templates)
 
 
 def run(args: argparse.Namespace) -> Iterator[str]:
@@ -64,7 +70,8 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     model = load_model(args.model)
     info = model.info
     store = Store(args.out / CELL_FOLDER / info.digests["f32"][:12])
-    benches = {n: Bench(model, info, subject_of(n, args.root), options_of(args), store) for n in args.subjects}
+    aligners, options = load_aligners(model.settings, args.clip, args.dino), options_of(args)
+    benches = {n: Bench(model, info, subject_of(n, args.root), options, store, aligners) for n in args.subjects}
     for name, bench in benches.items():
         if bench.options.renders and bench.bare():
             yield f"{name}: bare model"

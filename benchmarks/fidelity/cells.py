@@ -19,10 +19,10 @@ from conestool.concept import Concept, Cone
 from conestool.diffusion.models import Model
 from conestool.diffusion.photos import read_photos
 from conestool.diffusion.prior import class_images
-from conestool.evaluate.alignment import judge_for
+from conestool.evaluate.alignment import Aligner
 from conestool.evaluate.losses import LossProbes, make_probes
 from conestool.evaluate.pictures import Gallery, draw
-from conestool.evaluate.wording import TEMPLATES, Text, unrelated_nouns
+from conestool.evaluate.wording import Text, unrelated_nouns
 from conestool.format import dumps
 from conestool.records import BaseInfo
 from conestool.search.controls import largest, random
@@ -58,11 +58,7 @@ class Bench:
     subject: Subject
     options: Options
     store: Store
-
-    @property
-    def templates(self) -> Sequence[str]:
-        """The prompts of the pictures."""
-        return self.options.templates or TEMPLATES
+    aligners: Sequence[Aligner] = ()
 
     @cached_property
     def words(self) -> Words:
@@ -191,21 +187,19 @@ class Bench:
         return Gallery([photo.image for photo in self.photos], self.store.load_pictures(self.bare_key), self.aligners)
 
     @cached_property
-    def aligners(self) -> list[Any]:
-        """Pocket's judge, or none on other models."""
-        judge = judge_for(self.model.settings)
-        return [judge] if judge else []
-
-    @cached_property
     def texts(self) -> list[Text]:
         """What every picture was asked for, the class noun in the subject's place."""
-        return [Text(template, self.subject.noun) for template in self.templates for _ in range(self.options.renders)]
+        return [
+            Text(template, self.subject.noun)
+            for template in self.options.templates
+            for _ in range(self.options.renders)
+        ]
 
     def drawn(self, layout: Layout, weights: Tensor, identifier: bool) -> list[Image.Image]:
         """Pictures of every template at `weights`; the untouched weights are back afterwards."""
         noun = self.subject.noun
         subject = f"{self.words.identifier} {noun}" if identifier else noun
-        texts = [str(Text(template, subject)) for template in self.templates]
+        texts = [str(Text(template, subject)) for template in self.options.templates]
         return draw(self.model, layout, weights, texts, range(self.options.renders))
 
     def pictures(self, layout: Layout, weights: Tensor, identifier: bool, key: str | None = None) -> dict[str, Any]:

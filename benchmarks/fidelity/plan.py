@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from conestool.evaluate.wording import TEMPLATES
 from conestool.search.settings import Settings
 
 __all__ = ["AUTO", "CEILINGS", "DENSITIES", "Ceiling", "Options", "Search", "Variant", "parse_density", "parse_variant"]
@@ -59,7 +60,7 @@ class Options:
     samples: int = 64
     class_images: int = 32
     renders: int = 2
-    templates: tuple[str, ...] = ()
+    templates: tuple[str, ...] = TEMPLATES
     drawn: tuple[str, ...] = (AUTO, "0.01")
     batch: int = 8
     unrelated: int = 3

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.fidelity.store import CELL_FOLDER, Store
 from benchmarks.fidelity.subjects import DEVELOPMENT, TEST
-from benchmarks.fidelity.tables import Records, average, mean_of, percent, plain, table
+from benchmarks.fidelity.tables import (
+    Measure,
+    Records,
+    average,
+    control,
+    loss,
+    mean_of,
+    percent,
+    plain,
+    score,
+    table,
+)
 from conestool.files import write_atomic
 from conestool.render import grid
 
@@ -30,7 +41,7 @@ untouched model drew. **Share** is the part of the float fine-tune's held-out ga
 **Image** and **text** are the alignments of pictures as `cones eval` measures them. Values are means over subjects,
 each the mean of its seeds; ± is the standard deviation between subjects.
 """
-CELLS = ("held-out", "share", "no identifier", "class", "other nouns", "random", "largest", "image", "text")
+CELLS = ("held-out", "share", "no identifier", "class", "other nouns", "random", "largest")
 
 
 def best_rates(store: Store) -> dict[str, float]:
@@ -45,21 +56,6 @@ def best_rates(store: Store) -> dict[str, float]:
         kind: min(by_rate, key=lambda rate: average(by_rate[rate], loss("held_out")) or 0.0)
         for kind, by_rate in rates.items()
     }
-
-
-def loss(name: str) -> Callable[[dict[str, Any]], float | None]:
-    """The change of one loss in a record."""
-    return lambda record: record["losses"].get(name)
-
-
-def control(name: str) -> Callable[[dict[str, Any]], float | None]:
-    """The held-out change under one control, where there is one."""
-    return lambda record: record.get("controls", {}).get(name, {}).get("held_out")
-
-
-def score(kind: str, part: str = "score") -> Callable[[dict[str, Any]], float | None]:
-    """The judge's alignment in a record, where pictures were drawn."""
-    return lambda record: record.get(part, {}).get(kind, {}).get("judge")
 
 
 def write_page(out: Path, page: Path) -> Path:
@@ -84,6 +80,12 @@ class Study:
         self.rates = best_rates(store) if any(r["kind"] in ("fine-tune", "lora") for r in self.records) else {}
         tuned = [r for r in self.records if r["kind"] == "fine-tune" and r["rate"] == self.rates.get("fine-tune")]
         self.gains = {(r["subject"], r["seed"]): r["losses"]["held_out"] for r in tuned}
+
+    @property
+    def measures(self) -> list[Measure]:
+        """The measures of pictures that any record has."""
+        scores = [record["score"] for record in self.records if "score" in record]
+        return sorted({(kind, name) for found in scores for kind in ("image", "text") for name in found[kind]})
 
     def share(self, record: dict[str, Any]) -> float | None:
         """The part of the fine-tune's held-out gain."""
@@ -119,13 +121,13 @@ class Study:
                 rows.append([f"{kind}, {rate:g}", "floats", *self.cells(group)])
         bare = [r for r in self.records if r["kind"] == "bare" and r["half"] == half]
         if bare:
-            seen = [plain(mean_of(bare, score(kind))) for kind in ("image", "text")]
-            real = [plain(mean_of(bare, score(kind, "photos"))) for kind in ("image", "text")]
-            blank = [""] * (len(CELLS) - 1)
+            seen = [plain(mean_of(bare, score(measure))) for measure in self.measures]
+            real = [plain(mean_of(bare, score(measure, "photos"))) for measure in self.measures]
+            blank = [""] * (len(CELLS) + 1)
             rows += [["bare model", *blank, *seen], ["the photos themselves", *blank, *real]]
         if not rows:
             return ""
-        return f"## {half.capitalize()} half\n\n" + table(["search", "shut", *CELLS], rows)
+        return f"## {half.capitalize()} half\n\n" + table(["search", "shut", *CELLS, *map(title, self.measures)], rows)
 
     def density(self, asked: str, group: Records) -> str:
         """How much was shut, in per cent of the K/V weights."""
@@ -141,7 +143,7 @@ class Study:
             "" if share is None else f"{100 * share[0]:.0f} %",
             *(percent(mean_of(group, loss(name))) for name in ("no_identifier", "class", "unrelated")),
             *(percent(found) for found in controls),
-            *(plain(mean_of(group, score(kind))) for kind in ("image", "text")),
+            *(plain(mean_of(group, score(measure))) for measure in self.measures),
         ]
 
     def by_subject(self) -> str:
@@ -172,9 +174,9 @@ class Study:
             group = [r for r in self.searches if r["variant"] == variant and r["density"] == density and "score" in r]
             if group:
                 parts = ("score", "score_no_identifier", "score_random")
-                values = [plain(mean_of(group, score(k, p))) for k in ("image", "text") for p in parts]
+                values = [plain(mean_of(group, score(measure, part))) for measure in self.measures for part in parts]
                 rows.append([f"`{variant}`", self.density(density, group), *values])
-        head = ["search", "shut", *(f"{kind}: {name}" for kind in ("image", "text") for name in PICTURED)]
+        head = ["search", "shut", *(f"{title(m)}: {name}" for m in self.measures for name in PICTURED)]
         return "## Pictures, both halves\n\n" + table(head, rows) if rows else ""
 
     def matrices(self) -> str:
@@ -244,6 +246,11 @@ class Study:
 
 HALVES = ("development", "test")
 PICTURED = ("with", "without identifier", "random indices")
+
+
+def title(measure: Measure) -> str:
+    """A measure as the head of a column."""
+    return f"{measure[0]} ({measure[1]})"
 
 
 def ratio(record: dict[str, Any]) -> str:

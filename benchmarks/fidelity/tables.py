@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-__all__ = ["Records", "average", "mean_of", "percent", "plain", "table"]
+__all__ = ["Measure", "Records", "average", "control", "loss", "mean_of", "percent", "plain", "score", "table"]
 
 Records = list[dict[str, Any]]
 Get = Callable[[dict[str, Any]], float | None]
+Measure = tuple[str, str]
 
 
 def mean_of(records: Iterable[dict[str, Any]], get: Get) -> tuple[float, float] | None:
@@ -27,6 +28,22 @@ def average(records: Iterable[dict[str, Any]], get: Get) -> float | None:
     """The mean alone."""
     found = mean_of(records, get)
     return None if found is None else found[0]
+
+
+def loss(name: str) -> Get:
+    """The change of one loss in a record."""
+    return lambda record: record["losses"].get(name)
+
+
+def control(name: str) -> Get:
+    """The held-out change under one control, where there is one."""
+    return lambda record: record.get("controls", {}).get(name, {}).get("held_out")
+
+
+def score(measure: Measure, part: str = "score") -> Get:
+    """The alignment in a record, where pictures were drawn; `measure` is image or text, and by whom."""
+    kind, name = measure
+    return lambda record: record.get(part, {}).get(kind, {}).get(name)
 
 
 def percent(found: tuple[float, float] | None, spread: bool = False) -> str:

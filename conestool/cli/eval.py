@@ -83,7 +83,7 @@ def evaluate(
     Losses on photos, on the class and on other nouns; and how well pictures show the subject and the rest of their
     prompt. Exits with 1 if a --min gate fails.
     """
-    from conestool.cli import _evaluation, _models
+    from conestool.cli import _evaluation, _models, _progress
 
     cone = _io.load_cone(file)
     shown = read_photos(cone, photos or [])
@@ -91,11 +91,12 @@ def evaluate(
     templates = read_templates(prompts)
     where = _models.Where(model, device, dtype.value, revision, config, offline)
     base = _models.open_model(where, (cone.base.id, cone.base.revision))
-    from conestool.evaluate import Gates
+    from conestool.evaluate import Gates, load_aligners
 
     gates = Gates(min_gain, min_image, min_text)
     plan = make_plan(templates, quick, range(seed, seed + number))
-    aligners = open_aligners(base, clip, dino, offline)
+    with _progress.waiting("loading what judges pictures"):
+        aligners = load_aligners(base.settings, clip, dino, offline)
     gates.check(cone.names, shown, bool(aligners))
     report, sheets = run(base, cone, shown, aligners, plan, force_model)
     _evaluation.show_report(report)
@@ -162,20 +163,6 @@ def make_plan(templates: tuple[str, ...] | None, quick: bool, seeds: Sequence[in
     if quick:
         return replace(Plan.quick(), seeds=tuple(seeds)[:1], templates=templates or Plan.quick().templates)
     return Plan(templates or TEMPLATES, tuple(seeds))
-
-
-def open_aligners(base: Model, clip: str | None, dino: str | None, offline: bool) -> list[Aligner]:
-    """Pocket's judge where it knows the model's pictures, and the encoders that were named."""
-    from conestool.cli import _progress
-    from conestool.evaluate import judge_for, load_clip, load_dino
-
-    judge = judge_for(base.settings)
-    found: list[Aligner] = [judge] if judge else []
-    for name, load in ((clip, load_clip), (dino, load_dino)):
-        if name is not None:
-            with _progress.waiting(f"loading {name}"):
-                found.append(load(name, offline))
-    return found
 
 
 def run(

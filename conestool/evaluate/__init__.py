@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conestool.evaluate.alignment import Aligner, JudgeAligner, judge_for
-from conestool.evaluate.encoders import load_clip, load_dino
+from conestool.evaluate.encoders import load_aligners, load_clip, load_dino
 from conestool.evaluate.evaluating import Plan, evaluate
 from conestool.evaluate.report import ConceptReport, Gates, Presence, Report, Row
 from conestool.evaluate.wording import TEMPLATES, check_templates
@@ -21,6 +21,7 @@ __all__ = [
     "check_templates",
     "evaluate",
     "judge_for",
+    "load_aligners",
     "load_clip",
     "load_dino",
 ]

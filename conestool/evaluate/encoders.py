@@ -16,11 +16,11 @@ from conestool.diffusion.quiet import quiet
 from conestool.diffusion.reading import reading
 from conestool.diffusion.sources import is_hub_id, read_json
 from conestool.errors import ModelLoadError, UsageError
-from conestool.evaluate.alignment import Images, cosines, pixels
+from conestool.evaluate.alignment import Aligner, Images, cosines, judge_for, pixels
 from conestool.evaluate.wording import Text
 from conestool.files import expand_user
 
-__all__ = ["ClipAligner", "DinoAligner", "load_clip", "load_dino"]
+__all__ = ["ClipAligner", "DinoAligner", "load_aligners", "load_clip", "load_dino"]
 
 DINO = {"vit": "ViTModel", "dinov2": "Dinov2Model"}
 LOCAL: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
@@ -95,6 +95,17 @@ class DinoAligner:
     def text(self, pictures: Images, texts: Sequence[Text]) -> Tensor | None:
         """None: it reads no text."""
         return None
+
+
+def load_aligners(settings: dict[str, Any], clip: str | None, dino: str | None, offline: bool = False) -> list[Aligner]:
+    """Pocket's judge where it knows what a model with this pocket.json draws, and the encoders that are named."""
+    judge = judge_for(settings)
+    found: list[Aligner] = [judge] if judge else []
+    if clip is not None:
+        found.append(load_clip(clip, offline))
+    if dino is not None:
+        found.append(load_dino(dino, offline))
+    return found
 
 
 def load_clip(name: str, offline: bool = False) -> ClipAligner:

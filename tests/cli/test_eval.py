@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conestool import format as cones_format
+from conestool.cli.eval import read_photos
 from conestool.concept import Cone
 from conestool.diffusion.models import load_model
 from tests.cli.conftest import Cones
@@ -60,12 +61,15 @@ def test_several_concepts_need_to_be_told_apart(cones: Cones, here: Path) -> Non
     done = cones("eval", "both.cone", "--photos", "photos", *FAST)
     assert done.code == 3
     assert "no subfolder is named as a concept (dog, hat)" in done.err
+
+
+def test_photos_belong_to_a_concept_by_name_or_by_subfolder(here: Path) -> None:
+    both = cones_format.load(here / "both.cone")
     (here / "all").mkdir()
     (here / "photos").rename(here / "all" / "hat")
-    done = cones("eval", "both.cone", "--photos", "all", *FAST)
-    assert done.code == 0
-    assert "dog: no photos" in done.err
-    assert "all concepts together" in done.err
+    assert set(read_photos(both, ["all"])) == {"hat"}
+    assert set(read_photos(both, ["dog=all/hat"])) == {"dog"}
+    assert len(read_photos(both, ["all", "dog=all/hat"])["dog"]) == 3
 
 
 @pytest.mark.parametrize(

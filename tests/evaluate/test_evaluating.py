@@ -14,8 +14,9 @@ from conestool.concept import Cone
 from conestool.diffusion.models import Model, load_model
 from conestool.diffusion.photos import Photo, as_photo
 from conestool.errors import BaseModelMismatchError, PromptError, UsageError
-from conestool.evaluate import Gates, Plan, Report, check_templates, evaluate, load_dino
-from conestool.evaluate.evaluating import held_back
+from conestool.evaluate import Gates, JudgeAligner, Plan, Report, check_templates, evaluate, load_dino
+from conestool.evaluate.evaluating import held_back, missing
+from conestool.evaluate.judge import load_judge
 from conestool.evaluate.losses import shut_of
 from conestool.evaluate.wording import Text, joined, unrelated_nouns
 from conestool.records import Origin
@@ -53,7 +54,7 @@ def report(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Report:
     dino = load_dino(str(save_dino(tmp_path_factory.mktemp("encoders") / "dino")))
     cone = known(random_cone(model, "dog", "hat"), 1)
     before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
-    found, sheets = evaluate(model, cone, {"dog": photos()}, aligners=[dino], plan=PLAN)
+    found, sheets = evaluate(model, cone, {"dog": photos()}, aligners=[JudgeAligner(load_judge()), dino], plan=PLAN)
     assert all(torch.equal(value, before[name]) for name, value in model.denoiser.state_dict().items())
     assert [len(row) for row in sheets["dog"]] == [4, 2, 2, 2, 2]
     return found
@@ -78,8 +79,20 @@ def test_losses_are_of_photos_that_the_search_did_not_see(report: Report) -> Non
 
 def test_what_was_not_measured_is_said(report: Report) -> None:
     assert set(report.concepts[1].row("concept").losses) == {"class", "unrelated"}
-    assert any(text.startswith("hat: no photos") for text in report.missing)
-    assert any("presence" in text for text in report.missing)
+    (text,) = report.missing
+    assert text.startswith("hat: no photos")
+    texts = missing(report.concepts, [], None)
+    assert any("no alignment" in text for text in texts)
+    assert any("no presence" in text for text in texts)
+
+
+def test_presence_is_told_of_all_together_of_the_bare_model_and_of_the_photos(report: Report) -> None:
+    found = report.presence
+    assert found is not None
+    dog, hat = report.concepts
+    assert found.prompt == f"a {dog.identifier} dog and a {hat.identifier} hat"
+    assert found.pictures == 2
+    assert (set(found.concepts), set(found.bare), set(found.photos)) == ({"dog", "hat"}, {"dog", "hat"}, {"dog"})
 
 
 def test_photos_of_the_search_flatter_and_say_so(model: Model) -> None:
@@ -94,11 +107,15 @@ def test_gates_name_what_falls_short(report: Report) -> None:
     only = replace(report, concepts=report.concepts[:1])
     row = only.concepts[0].row("concept")
     gain = -row.losses["held_out"]
-    assert Gates(gain=gain - 0.01, image=row.score.image["DINO"] - 0.01).failures(only) == []
+    assert Gates(gain=gain - 0.01, image=min(row.score.image.values()) - 0.01).failures(only) == []
     failures = Gates(gain=gain + 0.01, image=1.1).failures(only)
-    assert [text.split(" ")[:2] for text in failures] == [["dog:", "gain"], ["dog:", "image"]]
-    with pytest.raises(UsageError, match=r"--min-text: it was not measured for dog"):
-        Gates(text=0.5).failures(only)
+    assert [text.split(" ")[1:3] for text in failures] == [
+        ["gain", f"{gain:.3f}"],
+        ["image", "(judge)"],
+        ["image", "(DINO)"],
+    ]
+    with pytest.raises(UsageError, match=r"--min-gain: it was not measured for hat"):
+        Gates(gain=0.5).failures(report)
 
 
 def test_a_concept_of_another_model_is_refused(model: Model, v_folder: Path) -> None:
