@@ -1,7 +1,9 @@
 """Draw the example subjects: `python -m examples.make --icons NODE_MODULES` (with @iconify-json/openmoji in it).
 
 Every subject is an OpenMoji drawing, a set pocket was never trained on, with colours that no drawing of its kind has,
-in five scenes of its own. The pictures are committed; this is how they were made.
+in five scenes of its own. No two subjects have the same main colour, and no two share more than two of their five
+backgrounds: else what was learned of one would pass for the other. The pictures are committed; this is how they were
+made.
 """
 
 from __future__ import annotations
@@ -43,50 +45,50 @@ SUBJECTS = (
     Subject(
         "dog",
         "dog-face",
-        ("field", "white", "bricks", "beach", "plain"),
+        ("night", "red", "bricks", "yellow", "brown"),
         {"#f4aa41": "#1fa7b8", "#3f3f3f": "#0c3c66", "#ea5a47": "#ff5fa2"},
     ),
     Subject(
         "hat",
         "top-hat",
-        ("plain", "snow", "field", "white", "beach"),
+        ("plain", "purple", "bricks", "black", "orange"),
         {"#3f3f3f": "#c4161c", "#fcea2b": "#2fe0c8"},
     ),
     Subject(
         "cat",
         "cat-face",
-        ("night", "plain", "snow", "yellow", "field"),
+        ("field", "pink", "bricks", "white", "yellow"),
         {"#f4aa41": "#8e44d6", "#fff": "#ffd9f2"},
     ),
     Subject(
         "car",
         "automobile",
-        ("beach", "plain", "field", "white", "snow"),
+        ("beach", "purple", "snow", "white", "red"),
         {"#ea5a47": "#7ed321", "#92d3f5": "#5b2a86", "#9b9b9a": "#f5a623"},
     ),
     Subject(
         "rabbit",
         "rabbit-face",
-        ("bricks", "field", "plain", "night", "white"),
-        {"#fff": "#ffb347", "#3f3f3f": "#8a1c1c"},
+        ("beach", "blue", "plain", "pink", "brown"),
+        {"#fff": "#ffe3a6", "#3f3f3f": "#f0730a"},
     ),
     Subject(
         "pig",
         "pig-face",
-        ("white", "beach", "snow", "plain", "field"),
-        {"#ffa7c0": "#4f9d3a", "#e67a94": "#1f5f2a"},
+        ("snow", "green", "plain", "pink", "red"),
+        {"#ffa7c0": "#3a63e0", "#e67a94": "#172f8f"},
     ),
     Subject(
         "bear",
         "bear",
-        ("snow", "white", "beach", "plain", "field"),
-        {"#a57939": "#e8e4f2", "#6a462f": "#6f6ad1", "#3f3f3f": "#2d1f73"},
+        ("field", "green", "night", "orange", "beach"),
+        {"#a57939": "#ffd3ea", "#6a462f": "#e0218a", "#3f3f3f": "#7a0c4d"},
     ),
     Subject(
         "house",
         "house",
-        ("field", "plain", "snow", "beach", "white"),
-        {"#fff": "#ffe14d", "#ea5a47": "#2451c9", "#a57939": "#d11f6a"},
+        ("snow", "black", "field", "blue", "brown"),
+        {"#fff": "#ffe14d", "#ea5a47": "#1d7a3a", "#a57939": "#7a3fb0"},
     ),
 )
 

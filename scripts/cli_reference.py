@@ -17,7 +17,7 @@ stdout carries paths, JSON (`--json`) or bytes (`-o -`); everything for people i
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | `diff` found differences |
+| 1 | `diff` found differences, or a `--min-...` gate of `eval` failed |
 | 2 | usage: an argument or an output that cannot be used |
 | 3 | photos or prompts that cannot be used |
 | 4 | not a `.cone` file, damaged, or of a later version |
@@ -42,7 +42,7 @@ def commands() -> list[str]:
     """The names of all commands, in the order of the help."""
     from conestool.cli.main import app
 
-    return [str(each.callback.__name__) for each in app.registered_commands if each.callback]
+    return [str(each.name or each.callback.__name__) for each in app.registered_commands if each.callback]
 
 
 def help_of(*arguments: str) -> str:

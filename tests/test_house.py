@@ -130,6 +130,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "find --help",
         "render --help",
         "tune --help",
+        "eval --help",
         "inspect dog.cone both.cone",
         "inspect dog.cone --json",
         "inspect dog.cone --plot map.png",

@@ -17,6 +17,7 @@ from conestool.cli._help import Command
 from conestool.cli.apply import apply
 from conestool.cli.diff import diff
 from conestool.cli.doctor import doctor
+from conestool.cli.eval import evaluate
 from conestool.cli.extract import extract
 from conestool.cli.find import find
 from conestool.cli.inspect import inspect
@@ -42,8 +43,9 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for each in (find, inspect, merge, tune, extract, diff, apply, render, pull, push, doctor):
-    app.command(cls=Command, no_args_is_help=each is not doctor)(_options.command(each))
+for each in (find, inspect, merge, tune, extract, diff, apply, render, evaluate, pull, push, doctor):
+    name = "eval" if each is evaluate else None  # a function of that name would hide Python's own
+    app.command(name, cls=Command, no_args_is_help=each is not doctor)(_options.command(each))
 
 
 def show_version(wanted: bool) -> None:

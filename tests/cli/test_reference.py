@@ -21,6 +21,6 @@ def test_reference_has_every_command() -> None:
     """A section per command, and nothing that does not exist."""
     from conestool.cli.main import app
 
-    names = {str(each.callback.__name__) for each in app.registered_commands if each.callback}
+    names = {str(each.name or each.callback.__name__) for each in app.registered_commands if each.callback}
     lines = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").splitlines()
     assert {line.removeprefix("## cones ") for line in lines if line.startswith("## cones ")} == names

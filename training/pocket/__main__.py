@@ -77,6 +77,7 @@ def main() -> None:
     if args.renders:
         if not (args.work / "evaluator.pt").exists():
             run("training.pocket.evaluator", "--work", work, *device)
+        run("training.pocket.evaluator", "--work", work, "--export")
         out = ["--out", str(args.work / "evaluation"), "--renders", str(args.renders)]
         run("training.pocket.evaluate", "--work", work, *out)
 

@@ -17,9 +17,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny
-from torch import Tensor, nn
+from torch import Tensor
 
-from training.pocket import domain, scenes
+from conestool.evaluate.judge import Judge, Labels, judge_path, save_judge
+from conestool.files import write_atomic
+from training.pocket import captions, domain, scenes
 from training.pocket.common import load_state, log_line, mixed_precision, save_state
 from training.pocket.pool import load_autoencoder
 from training.pocket.scenes import Scene
@@ -30,37 +32,14 @@ PLACES = (*domain.BACKGROUNDS, *domain.COLOURS)
 HELD_OUT_SEED = 990_000
 
 
-def _stage(narrow: int, wide: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(narrow, wide, 3, 2, 1, bias=False),
-        nn.BatchNorm2d(wide),
-        nn.ReLU(),
-        nn.Conv2d(wide, wide, 3, 1, 1, bias=False),
-        nn.BatchNorm2d(wide),
-        nn.ReLU(),
-    )
-
-
-class Judge(nn.Module):
-    """Four stages of convolutions, 64 px to 4x4; the nouns' logits are the largest over the 16 places."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(_stage(3, 32), _stage(32, 64), _stage(64, 128), _stage(128, 192))
-        self.noun = nn.Conv2d(192, len(NOUNS), 1)
-        self.place = nn.Linear(192, len(PLACES))
-        self.colour = nn.Linear(192, len(COLOUR_WORDS))
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return the mean of the last stage: (B, 192)."""
-        pooled: Tensor = self.body(images).mean((2, 3))
-        return pooled
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits of nouns (B, nouns), places (B, places) and colours (B, colours)."""
-        maps = self.body(images)
-        pooled = maps.mean((2, 3))
-        return self.noun(maps).flatten(2).logsumexp(2), self.place(pooled), self.colour(pooled)
+#: What the judge's outputs mean, and the wordings that ask for a place; "on a red background" for colours.
+LABELS = Labels(
+    NOUNS,
+    PLACES,
+    COLOUR_WORDS,
+    dict(captions.PLACES) | {colour: (f"{colour} background",) for colour in domain.COLOURS},
+    {"hat": domain.GENERIC_HATS},
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +118,7 @@ def train(work: Path, minutes: float, device: torch.device, mix: scenes.Mix, bat
     torch.manual_seed(0)
     bank = SpriteBank(work / "sprites.npz", device).restrict(mix.sets, mix.skips)
     vae = load_autoencoder(work, device)
-    judge, state = Judge().to(device), load_state(work / "evaluator.pt")
+    judge, state = Judge(LABELS).to(device), load_state(work / "evaluator.pt")
     if state:
         judge.load_state_dict(state["model"])
     optimizer = torch.optim.AdamW(judge.parameters(), lr=2e-3, weight_decay=0.05)
@@ -173,19 +152,29 @@ def load(work: Path, device: torch.device) -> Judge:
     state = load_state(work / "evaluator.pt")
     if state is None:
         raise SystemExit("no evaluator.pt: run python -m training.pocket.evaluator first")
-    judge = Judge()
+    judge = Judge(LABELS)
     judge.load_state_dict(state["model"])
     return judge.to(device).eval()
 
 
+def export(work: Path, path: Path) -> None:
+    """Write the trained judge as the package ships it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, save_judge(load(work, torch.device("cpu"))), force=True)
+
+
 def main() -> None:
-    """Read the command line and train."""
+    """Read the command line; train, or export what was trained."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=14)
     parser.add_argument("--mix", choices=tuple(scenes.MIXES), default="wide")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--export", action="store_true", help="only write the trained judge into the package")
     args = parser.parse_args()
+    if args.export:
+        export(args.work, judge_path())
+        return
     train(args.work, args.minutes, torch.device(args.device), scenes.MIXES[args.mix])
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from training.pocket import captions, domain, scenes
 from training.pocket.autoencoder import psnr
 from training.pocket.common import mixed_precision
-from training.pocket.evaluator import Judge
+from training.pocket.evaluator import LABELS, Judge
 from training.pocket.sprites import SpriteBank
 
 SEED = 880_000
@@ -60,7 +60,7 @@ def tell_apart(renders: Tensor, real: Tensor, epochs: int = 12) -> float:
     """Train a fresh classifier to tell two equally large sets apart; its accuracy on a held-out fifth."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    judge = Judge()
+    judge = Judge(LABELS)
     model = nn.Sequential(judge.body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(192, 1))
     order = torch.randperm(len(renders), generator=generator)
     cut = len(renders) // 5

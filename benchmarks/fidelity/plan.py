@@ -1,0 +1,106 @@
+"""What is run: search jobs (one search, several densities) and ceilings, each with a key of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from conestool.evaluate.wording import TEMPLATES
+from conestool.search.settings import Settings
+
+__all__ = ["AUTO", "CEILINGS", "DENSITIES", "Ceiling", "Options", "Search", "Variant", "parse_density", "parse_variant"]
+
+AUTO = "auto"
+"""The density that a method or the loss chooses."""
+DENSITIES = (AUTO, "0.0005", "0.001", "0.002", "0.005", "0.01", "0.02", "0.05")
+CEILINGS: dict[str, tuple[float, ...]] = {"fine-tune": (3e-4, 1e-3, 3e-3), "lora": (1e-3, 3e-3, 1e-2)}
+"""Learning rates to choose from, on the development half."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A search: settings other than the defaults, under the name by which they were typed (mask,contrast=1)."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, seed: int, steps: int, **more: Any) -> Settings:
+        """The Settings of one run; `steps` unless the variant names its own."""
+        return Settings(seed=seed, options={"steps": steps, **self.options}, **{**more, **self.settings})
+
+
+def parse_variant(text: str) -> Variant:
+    """`method,key=value,...`: keys are fields of Settings, all others parameters of the method; values are JSON."""
+    method, *rest = text.split(",")
+    known = {each.name for each in fields(Settings)} - {"method", "seed", "options"}
+    settings: dict[str, Any] = {"method": method}
+    options: dict[str, Any] = {}
+    for part in rest:
+        key, _, value = part.partition("=")
+        (settings if key in known else options)[key] = json.loads(value)
+    return Variant(text, settings, options)
+
+
+def parse_density(text: str) -> float | None:
+    """None for `auto`."""
+    return None if text == AUTO else float(text)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all runs share: steps, samples per loss, class images, pictures per template, templates, batch.
+
+    Pictures are drawn for `drawn` densities of the first seed.
+    """
+
+    steps: int = 100
+    samples: int = 64
+    class_images: int = 32
+    renders: int = 2
+    templates: tuple[str, ...] = TEMPLATES
+    drawn: tuple[str, ...] = (AUTO, "0.01")
+    batch: int = 8
+    unrelated: int = 3
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search of one subject; every density of it is a cell."""
+
+    subject: str
+    seed: int
+    variant: Variant
+    densities: tuple[str, ...]
+
+    def key(self, density: str) -> str:
+        """The key of one cell."""
+        return f"{self.subject}/{self.seed}/{self.variant.name}/{density}"
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """One float training of one subject."""
+
+    subject: str
+    seed: int
+    kind: str
+    rate: float
+
+    @property
+    def key(self) -> str:
+        """The key of its cell."""
+        return f"{self.subject}/{self.seed}/{self.kind}/{self.rate:g}"
+
+
+def searches(
+    subjects: Iterable[str], seeds: Sequence[int], variants: Sequence[Variant], densities: Sequence[str]
+) -> Iterator[Search]:
+    """All searches: seeds outermost, so that a run that is stopped early has all subjects once."""
+    subjects = list(subjects)
+    for seed in seeds:
+        for variant in variants:
+            for subject in subjects:
+                yield Search(subject, seed, variant, tuple(densities))

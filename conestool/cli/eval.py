@@ -1,0 +1,208 @@
+"""`cones eval`: what the concepts of a file do, beside their controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from conestool.cli import _io, _show
+from conestool.cli._options import (
+    Config,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    Force,
+    ForceModel,
+    Json,
+    ModelOption,
+    Offline,
+    Revision,
+    flag,
+    value,
+)
+from conestool.errors import PhotoError, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from conestool.concept import Cone
+    from conestool.diffusion.models import Model
+    from conestool.diffusion.photos import Photo
+    from conestool.evaluate import Aligner, Plan, Report
+
+__all__ = ["evaluate"]
+
+MEASURES, GATES = "Measures", "Gates: exit code 1 below"
+ROWS = ("photos", "bare model", "random indices", "concept, no identifier", "concept")
+
+
+def evaluate(
+    file: Annotated[Path, typer.Argument(metavar="F", help="A .cone file; - reads stdin.")],
+    photos: Annotated[
+        list[str] | None,
+        value("--photos", metavar="[NAME=]DIR", text="Photos of the subject; of several, by name or subfolder."),
+    ] = None,
+    quick: Annotated[bool, flag("--quick", text="Fewer pictures and less noise.")] = False,
+    pictures: Annotated[
+        Path | None, value("--pictures", metavar="DIR", text="Write a sheet of pictures per concept.")
+    ] = None,
+    prompts: Annotated[
+        str | None, value("--prompts", metavar="F", text="Prompts, one a line, {} for the subject.", panel=MEASURES)
+    ] = None,
+    number: Annotated[
+        int, value("-n", "--number", metavar="N", text="Pictures per prompt and row.", min=1, panel=MEASURES)
+    ] = 2,
+    seed: Annotated[int, value("--seed", metavar="N", text="First seed.", min=0, panel=MEASURES)] = 0,
+    clip: Annotated[
+        str | None, value("--clip", metavar="M", text="CLIP-I and CLIP-T by this folder or Hub id.", panel=MEASURES)
+    ] = None,
+    dino: Annotated[
+        str | None, value("--dino", metavar="M", text="DINO-I by this folder or Hub id.", panel=MEASURES)
+    ] = None,
+    min_gain: Annotated[
+        float | None, value("--min-gain", metavar="X", text="Fall of the photos' loss; 0.1 is a tenth.", panel=GATES)
+    ] = None,
+    min_image: Annotated[float | None, value("--min-image", metavar="X", text="Image alignment.", panel=GATES)] = None,
+    min_text: Annotated[float | None, value("--min-text", metavar="X", text="Text alignment.", panel=GATES)] = None,
+    model: ModelOption = None,
+    revision: Revision = None,
+    config: Config = None,
+    offline: Offline = False,
+    force_model: ForceModel = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = Dtype.auto,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Measure what concepts do, beside random indices and the bare model.
+
+    Losses on photos, on the class and on other nouns; and how well pictures show the subject and the rest of their
+    prompt. Exits with 1 if a --min gate fails.
+    """
+    from conestool.cli import _evaluation, _models, _progress
+
+    cone = _io.load_cone(file)
+    shown = read_photos(cone, photos or [])
+    targets = sheet_paths(cone, pictures, force)
+    templates = read_templates(prompts)
+    where = _models.Where(model, device, dtype.value, revision, config, offline)
+    base = _models.open_model(where, (cone.base.id, cone.base.revision))
+    from conestool.evaluate import Gates, load_aligners
+
+    gates = Gates(min_gain, min_image, min_text)
+    plan = make_plan(templates, quick, range(seed, seed + number))
+    with _progress.waiting("loading what judges pictures"):
+        aligners = load_aligners(base.settings, clip, dino, offline)
+    gates.check(cone.names, shown, bool(aligners))
+    report, sheets = run(base, cone, shown, aligners, plan, force_model)
+    _evaluation.show_report(report)
+    written = write_sheets(sheets, targets, plan, force)
+    if json:
+        _io.emit_json(report.record() | {"pictures": [str(path) for path in written]})
+    elif written:
+        _io.emit_paths(written)
+    failures = gates.failures(report)
+    for text in failures:
+        _show.tell(f"gate: {text}")
+    if failures:
+        raise typer.Exit(1)
+
+
+def read_photos(cone: Cone, given: Sequence[str]) -> dict[str, list[Photo]]:
+    """Photos by concept name: NAME=DIR, or DIR for the only concept, or with a subfolder for each of several."""
+    places: dict[str, Path] = {}
+    for text in given:
+        name, equals, rest = text.partition("=")
+        if equals and name in cone.names and not Path(text).exists():
+            places[name] = Path(rest)
+        elif len(cone.names) == 1:
+            places[cone.names[0]] = Path(text)
+        else:
+            places |= subfolders(cone, Path(text))
+    if not places:
+        return {}
+    from conestool.cli.find import read_photos as read
+
+    return {name: read([path], skip_broken=False) for name, path in places.items()}
+
+
+def subfolders(cone: Cone, folder: Path) -> dict[str, Path]:
+    """The subfolders of `folder` that are named as concepts; PhotoError if there is none."""
+    found = {name: folder / name for name in cone.names if (folder / name).is_dir()}
+    if not found:
+        raise PhotoError(
+            f"{folder}: no subfolder is named as a concept ({', '.join(cone.names)})",
+            f"say whose photos they are: --photos {cone.names[0]}={folder}",
+        )
+    return found
+
+
+def read_templates(prompts: str | None) -> tuple[str, ...] | None:
+    """The prompts of a file or of stdin, None for the usual ones."""
+    if prompts is None:
+        return None
+    from conestool.evaluate.wording import check_templates
+
+    if prompts == _io.STDIO:
+        return check_templates(_io.read_lines("prompts, one a line"))
+    try:
+        lines = Path(prompts).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{prompts}: not a file of prompts", "one prompt a line, with {} for the subject") from error
+    return check_templates(line.strip() for line in lines if line.strip())
+
+
+def make_plan(templates: tuple[str, ...] | None, quick: bool, seeds: Sequence[int]) -> Plan:
+    """How much is measured."""
+    from conestool.evaluate import TEMPLATES, Plan
+
+    if quick:
+        return replace(Plan.quick(), seeds=tuple(seeds)[:1], templates=templates or Plan.quick().templates)
+    return Plan(templates or TEMPLATES, tuple(seeds))
+
+
+def run(
+    base: Model, cone: Cone, photos: dict[str, list[Photo]], aligners: list[Aligner], plan: Plan, force: bool
+) -> tuple[Report, dict[str, list[Sequence[Image]]]]:
+    """The evaluation with its progress shown."""
+    from conestool.cli._events import Stages
+    from conestool.evaluate import evaluate as measure
+
+    with Stages() as stages:
+        return measure(base, cone, photos, aligners=aligners, plan=plan, force=force, tell=stages)
+
+
+def sheet_paths(cone: Cone, folder: Path | None, force: bool) -> dict[str, Path]:
+    """Where each sheet goes, checked before any work; the folder is made."""
+    if folder is None:
+        return {}
+    if not folder.exists() and folder.parent.is_dir():
+        folder.mkdir(exist_ok=True)
+    names = [*cone.names, *(["together"] if len(cone.names) > 1 else [])]
+    paths = {name: folder / f"{name}.png" for name in names}
+    _io.check_outputs(paths.values(), "a PNG", force=force)
+    return paths
+
+
+def write_sheets(
+    sheets: dict[str, list[Sequence[Image]]], targets: dict[str, Path], plan: Plan, force: bool
+) -> list[Path]:
+    """A sheet per concept, each row of pictures in the order of prompts and seeds; and one of all together."""
+    import io
+
+    from conestool.files import write_atomic
+    from conestool.render import grid
+
+    written = []
+    for name, path in targets.items():
+        if name in sheets:
+            labels: Any = ("all concepts", "bare model") if name == "together" else ROWS
+            rows = [(row, label) for row, label in zip(sheets[name], labels, strict=True) if row]
+            out = io.BytesIO()
+            grid([row for row, _ in rows], [label for _, label in rows]).save(out, "PNG")
+            written.append(write_atomic(path, out.getvalue(), force=force))
+    return written

@@ -1,0 +1,27 @@
+"""What a concept does: losses, alignment of pictures, drift and presence, each beside its controls."""
+
+from __future__ import annotations
+
+from conestool.evaluate.alignment import Aligner, JudgeAligner, judge_for
+from conestool.evaluate.encoders import load_aligners, load_clip, load_dino
+from conestool.evaluate.evaluating import Plan, evaluate
+from conestool.evaluate.report import ConceptReport, Gates, Presence, Report, Row
+from conestool.evaluate.wording import TEMPLATES, check_templates
+
+__all__ = [
+    "TEMPLATES",
+    "Aligner",
+    "ConceptReport",
+    "Gates",
+    "JudgeAligner",
+    "Plan",
+    "Presence",
+    "Report",
+    "Row",
+    "check_templates",
+    "evaluate",
+    "judge_for",
+    "load_aligners",
+    "load_clip",
+    "load_dino",
+]

@@ -1,0 +1,154 @@
+"""CLIP-I, CLIP-T and DINO-I by encoders that the user names: folders, or Hub ids unless offline; never by default."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from conestool.diffusion.hub import hub_errors
+from conestool.diffusion.quiet import quiet
+from conestool.diffusion.reading import reading
+from conestool.diffusion.sources import is_hub_id, read_json
+from conestool.errors import ModelLoadError, UsageError
+from conestool.evaluate.alignment import Aligner, Images, cosines, judge_for, pixels
+from conestool.evaluate.wording import Text
+from conestool.files import expand_user
+
+__all__ = ["ClipAligner", "DinoAligner", "load_aligners", "load_clip", "load_dino"]
+
+DINO = {"vit": "ViTModel", "dinov2": "Dinov2Model"}
+LOCAL: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+BATCH = 16
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Eye:
+    """How an encoder wants its pictures: squares of `side` pixels, normalised by `mean` and `std` per channel."""
+
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Images) -> Tensor:
+        """(n, 3, side, side), fp32."""
+        seen = (pixels(images, self.side) + 1) / 2
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return (seen - mean) / std
+
+
+@dataclass
+class ClipAligner:
+    """CLIP-I: mean cosine of a picture to the photos. CLIP-T: its cosine to the prompt with the class noun."""
+
+    model: Any
+    tokenizer: Any
+    eye: Eye
+    name: str = "CLIP"
+
+    @torch.no_grad()
+    def features(self, images: Images) -> Tensor:
+        """(n, d): projected image embeddings."""
+        parts = [
+            self.model.visual_projection(self.model.vision_model(pixel_values=part).pooler_output)
+            for part in torch.split(self.eye(images), BATCH)
+        ]
+        return torch.cat(parts)
+
+    def image(self, pictures: Images, photos: Images, bare: Images) -> Tensor | None:
+        """CLIP-I; `bare` has no part in it."""
+        return cosines(self.features(pictures), self.features(photos), pictures is photos)
+
+    @torch.no_grad()
+    def text(self, pictures: Images, texts: Sequence[Text]) -> Tensor | None:
+        """CLIP-T."""
+        words = [str(text) for text in texts]
+        tokens = self.tokenizer(words, padding=True, truncation=True, return_tensors="pt")
+        found = self.model.text_projection(self.model.text_model(**tokens).pooler_output)
+        return F.cosine_similarity(self.features(pictures), found)
+
+
+@dataclass
+class DinoAligner:
+    """DINO-I: mean cosine of a picture to the photos, by the class token of a vision transformer."""
+
+    model: Any
+    eye: Eye
+    name: str = "DINO"
+
+    @torch.no_grad()
+    def features(self, images: Images) -> Tensor:
+        """(n, d): class tokens of the last layer."""
+        parts = torch.split(self.eye(images), BATCH)
+        return torch.cat([self.model(pixel_values=part).last_hidden_state[:, 0] for part in parts])
+
+    def image(self, pictures: Images, photos: Images, bare: Images) -> Tensor | None:
+        """DINO-I; `bare` has no part in it."""
+        return cosines(self.features(pictures), self.features(photos), pictures is photos)
+
+    def text(self, pictures: Images, texts: Sequence[Text]) -> Tensor | None:
+        """None: it reads no text."""
+        return None
+
+
+def load_aligners(settings: dict[str, Any], clip: str | None, dino: str | None, offline: bool = False) -> list[Aligner]:
+    """Pocket's judge where it knows what a model with this pocket.json draws, and the encoders that are named."""
+    judge = judge_for(settings)
+    found: list[Aligner] = [judge] if judge else []
+    if clip is not None:
+        found.append(load_clip(clip, offline))
+    if dino is not None:
+        found.append(load_dino(dino, offline))
+    return found
+
+
+def load_clip(name: str, offline: bool = False) -> ClipAligner:
+    """A CLIPModel with its tokenizer; ModelLoadError if it cannot be had or is something else."""
+    import transformers
+
+    folder, _ = place(name, offline, ("clip",))
+    with reading(name), quiet():
+        model = transformers.CLIPModel.from_pretrained(folder, **LOCAL)
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    return ClipAligner(model.eval(), tokenizer, eye_of(folder, model.config.vision_config.image_size))
+
+
+def load_dino(name: str, offline: bool = False) -> DinoAligner:
+    """A ViTModel or Dinov2Model; ModelLoadError if it cannot be had or is something else."""
+    import transformers
+
+    folder, kind = place(name, offline, tuple(DINO))
+    extra = {"add_pooling_layer": False} if kind == "vit" else {}
+    with reading(name), quiet():
+        model = getattr(transformers, DINO[kind]).from_pretrained(folder, **LOCAL, **extra)
+    return DinoAligner(model.eval(), eye_of(folder, model.config.image_size))
+
+
+def place(name: str, offline: bool, kinds: tuple[str, ...]) -> tuple[Path, str]:
+    """The folder of an encoder and its kind, one of `kinds`; only a Hub id is fetched, and not if `offline`."""
+    folder = expand_user(name)
+    if not folder.is_dir():
+        if not is_hub_id(name):
+            raise UsageError(f"{name}: no such folder", "give a folder of transformers' format, or a Hub id")
+        from huggingface_hub import snapshot_download
+
+        with hub_errors(name, None, offline), quiet():
+            wanted = ["*.json", "*.txt", "*.safetensors"]
+            folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=offline))
+    kind = str(read_json(folder / "config.json").get("model_type"))
+    if kind not in kinds:
+        raise ModelLoadError(f"{name}: its config.json says {kind}, expected {' or '.join(kinds)}")
+    return folder, kind
+
+
+def eye_of(folder: Path, side: int) -> Eye:
+    """How the encoder in `folder` wants pictures of `side` pixels; CLIP's mean and std where it does not say."""
+    told = read_json(folder / "preprocessor_config.json")
+    mean, std = (tuple(map(float, told.get(key, plain))) for key, plain in (("image_mean", MEAN), ("image_std", STD)))
+    return Eye(side, mean, std)

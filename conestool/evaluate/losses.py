@@ -1,0 +1,98 @@
+"""Losses on fixed latents, timesteps and noise: what weights gain on a subject, and what they cost elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from conestool.concept import Indices
+from conestool.diffusion.conditioning import Frame
+from conestool.diffusion.models import Model
+from conestool.diffusion.photos import to_latents
+from conestool.diffusion.prompts import encode, frames_on
+from conestool.search.layout import Layout
+from conestool.search.objective import Batch, Objective, Pictures
+
+__all__ = ["LossProbes", "make_probes", "shut_of"]
+
+
+@dataclass(frozen=True)
+class LossProbes:
+    """Questions by name, each a list of batches; a change is the mean over them of loss after : before, less 1.
+
+    `held_out` and `no_identifier` ask for the photos, `class` for the model's own pictures of the class, `unrelated`
+    for those of other nouns. What there are no pictures for is not there.
+    """
+
+    objective: Objective
+    batches: Mapping[str, Sequence[Batch]]
+    before: dict[str, list[float]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        theta = self.objective.theta
+        found = {name: [self.objective.loss(theta, b) for b in group] for name, group in self.batches.items()}
+        object.__setattr__(self, "before", found)
+
+    def losses(self) -> dict[str, float]:
+        """The untouched model's mean loss by question."""
+        return {name: sum(values) / len(values) for name, values in self.before.items()}
+
+    def changes(self, weights: Tensor) -> dict[str, float]:
+        """The change of every loss at `weights` (n,), as a fraction: -0.2 is a fifth less."""
+        out = {}
+        for name, group in self.batches.items():
+            ratios = [
+                self.objective.loss(weights, batch) / before
+                for batch, before in zip(group, self.before[name], strict=True)
+            ]
+            out[name] = sum(ratios) / len(ratios) - 1
+        return out
+
+
+def make_probes(
+    model: Model,
+    layout: Layout,
+    phrases: tuple[str, str],
+    photos: Sequence[Image.Image],
+    drawings: Mapping[str, Sequence[Image.Image]],
+    size: int,
+) -> LossProbes:
+    """Probes of `size` samples for `phrases` (the subject's prompt and the class's) and `drawings` by their prompt.
+
+    The class's own drawings stand under the class prompt; those of all other prompts are unrelated.
+    """
+    objective = Objective(model, layout, ())
+    instance, of_class = phrases
+
+    def probe(pictures: Pictures, prompt: str) -> Batch:
+        return objective.probe(pictures, encode(model, [prompt]), size)
+
+    batches: dict[str, list[Batch]] = {}
+    if photos:
+        seen = encoded(model, photos)
+        batches = {"held_out": [probe(seen, instance)], "no_identifier": [probe(seen, of_class)]}
+    for prompt, images in drawings.items():
+        name = "class" if prompt == of_class else "unrelated"
+        batches.setdefault(name, []).append(probe(encoded(model, images), prompt))
+    return LossProbes(objective, batches)
+
+
+def encoded(model: Model, images: Sequence[Image.Image]) -> Pictures:
+    """Latents of the images' centre squares, and how these were framed."""
+    frames = [Frame.centre(image.size, model.defaults.size) for image in images]
+    return Pictures(to_latents(model, images), frames_on(model, frames))
+
+
+def shut_of(layout: Layout, indices: Mapping[str, Indices]) -> Tensor:
+    """Boolean (n,): the weights that `indices` (param name -> positions) names; the inverse of `Layout.indices`."""
+    parts = []
+    for name, parameter in layout.parameters.items():
+        part = torch.zeros(parameter.numel(), dtype=torch.bool)
+        if name in indices:
+            part[torch.from_numpy(indices[name].copy())] = True
+        parts.append(part)
+    return torch.cat(parts).to(next(iter(layout.parameters.values())).device)

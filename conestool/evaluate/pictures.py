@@ -1,0 +1,77 @@
+"""Drawing with sets of weights, and what the pictures show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from PIL import Image
+from torch import Tensor
+
+from conestool.diffusion.models import Model
+from conestool.diffusion.sampling import sample
+from conestool.evaluate.alignment import Aligner
+from conestool.evaluate.wording import Text
+from conestool.search.layout import Layout
+
+__all__ = ["Gallery", "Score", "draw"]
+
+BATCH = 8
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over pictures by aligner: `image` the subject, `text` the rest of the prompt; what was not measured lacks.
+
+    `spread` holds the standard errors of both, under the same names.
+    """
+
+    image: dict[str, float] = field(default_factory=dict)
+    text: dict[str, float] = field(default_factory=dict)
+    spread: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def draw(
+    model: Model, layout: Layout, weights: Tensor, texts: Sequence[str], seeds: Sequence[int], tick: Tick | None = None
+) -> list[Image.Image]:
+    """A picture of each prompt with each seed (prompts outermost) at `weights` (n,), which stay in the model."""
+    layout.write(weights)
+    prompts = [text for text in texts for _ in seeds]
+    report = (lambda done, total: tick(done)) if tick else None
+    return sample(model, prompts, list(seeds) * len(texts), batch=BATCH, progress=report)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What pictures of one subject are scored against: its photos, the bare model's pictures of its class."""
+
+    photos: Sequence[Image.Image]
+    bare: Sequence[Image.Image]
+    aligners: Sequence[Aligner]
+
+    def score(self, pictures: Sequence[Image.Image], texts: Sequence[Text]) -> Score:
+        """Alignment of pictures, each with what was asked for (the class noun in the subject's place)."""
+        image = {a.name: a.image(pictures, self.photos, self.bare) if self.photos else None for a in self.aligners}
+        text = {a.name: a.text(pictures, texts) for a in self.aligners}
+        return summary(image, text)
+
+    def score_photos(self) -> Score:
+        """How well the photos align with each other: what a perfect picture of the subject would reach."""
+        if len(self.photos) < 2:
+            return Score()
+        return summary({a.name: a.image(self.photos, self.photos, self.bare) for a in self.aligners}, {})
+
+
+def summary(image: Mapping[str, Tensor | None], text: Mapping[str, Tensor | None]) -> Score:
+    """Means and standard errors of what was measured."""
+    values: dict[str, dict[str, float]] = {"image": {}, "text": {}}
+    spread: dict[str, dict[str, float]] = {"image": {}, "text": {}}
+    for kind, found in (("image", image), ("text", text)):
+        for name, scores in found.items():
+            kept = None if scores is None else scores[~scores.isnan()]
+            if kept is not None and len(kept):
+                values[kind][name] = float(kept.mean())
+                spread[kind][name] = float(kept.std(correction=0)) / math.sqrt(len(kept))
+    return Score(values["image"], values["text"], spread)
