@@ -17,7 +17,7 @@ from conestool.diffusion.models import load_model
 from conestool.evaluate import TEMPLATES, check_templates, load_aligners
 from conestool.search import METHODS
 
-VARIANTS = (*sorted(METHODS), "mask,contrast=1")
+VARIANTS = (*sorted(METHODS), "mask,contrast=0,noise=[0,1]")
 QUICK = {
     "subjects": ["dog", "cat"],
     "seeds": [0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -34,7 +35,7 @@ class Variant:
 
 def parse_variant(text: str) -> Variant:
     """`method,key=value,...`: keys are fields of Settings, all others parameters of the method; values are JSON."""
-    method, *rest = text.split(",")
+    method, *rest = re.split(r",(?![^[]*\])", text)
     known = {each.name for each in fields(Settings)} - {"method", "seed", "options"}
     settings: dict[str, Any] = {"method": method}
     options: dict[str, Any] = {}

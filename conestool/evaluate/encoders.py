@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conestool.diffusion.hub import hub_errors
+from conestool.hub import hub_errors
 from conestool.diffusion.quiet import quiet
 from conestool.diffusion.reading import reading
 from conestool.diffusion.sources import is_hub_id, read_json
