@@ -99,7 +99,8 @@ def test_variants_take_any_setting_and_any_parameter() -> None:
     made = parse_variant("mask,contrast=2,rate=0.1").make(3, 7, batch=4)
     assert (made.method, made.contrast, made.seed, made.batch) == ("mask", 2, 3, 4)
     assert made.options == {"steps": 7, "rate": 0.1}
-    assert parse_variant("mask,noise=[0,0.5],contrast=0").settings == dict(method="mask", noise=[0, 0.5], contrast=0)
+    listed = parse_variant("mask,noise=[0,0.5],contrast=0")
+    assert listed.settings == {"method": "mask", "noise": [0, 0.5], "contrast": 0}
 
 
 def test_means_are_over_subjects_first() -> None:
