@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from conestool.hub import hub_errors
 from conestool.diffusion.quiet import quiet
 from conestool.diffusion.reading import reading
 from conestool.diffusion.sources import is_hub_id, read_json
@@ -19,6 +18,7 @@ from conestool.errors import ModelLoadError, UsageError
 from conestool.evaluate.alignment import Aligner, Images, cosines, judge_for, pixels
 from conestool.evaluate.wording import Text
 from conestool.files import expand_user
+from conestool.hub import hub_errors
 
 __all__ = ["ClipAligner", "DinoAligner", "load_aligners", "load_clip", "load_dino"]
 
