@@ -38,6 +38,8 @@ from conestool.search.subject import Split, class_prompts, split
 __all__ = ["Bench"]
 
 UNRELATED_SEED = 0
+CONTROLLED = ("held_out",)
+"""What is measured of the controls; a loss takes as long as half a step of the search."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class Bench:
         return {
             "kind": "search",
             "losses": ready.probes.changes(theta * ~shut),
-            "controls": {name: ready.probes.changes(theta * ~control) for name, control in controls.items()},
+            "controls": {name: ready.probes.changes(theta * ~c, CONTROLLED) for name, c in controls.items()},
             "neurons": int(shut.sum()),
             "share": float(shut.float().mean()),
             "bytes": self.size(layout, shut),

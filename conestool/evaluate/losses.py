@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,10 +41,12 @@ class LossProbes:
         """The untouched model's mean loss by question."""
         return {name: sum(values) / len(values) for name, values in self.before.items()}
 
-    def changes(self, weights: Tensor) -> dict[str, float]:
-        """The change of every loss at `weights` (n,), as a fraction: -0.2 is a fifth less."""
+    def changes(self, weights: Tensor, names: Collection[str] | None = None) -> dict[str, float]:
+        """The change of every loss, or of those in `names`, at `weights` (n,), as a fraction: -0.2 is a fifth less."""
         out = {}
         for name, group in self.batches.items():
+            if names is not None and name not in names:
+                continue
             ratios = [
                 self.objective.loss(weights, batch) / before
                 for batch, before in zip(group, self.before[name], strict=True)
