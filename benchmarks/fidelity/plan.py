@@ -57,7 +57,7 @@ class Options:
     Pictures are drawn for `drawn` densities of the first seed.
     """
 
-    steps: int = 100
+    steps: int = 60
     samples: int = 64
     class_images: int = 32
     renders: int = 2

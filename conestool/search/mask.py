@@ -26,8 +26,8 @@ class LearnedMask:
     """
 
     objective: Objective
-    steps: int = 100
-    rate: float = 0.05
+    steps: int = 60
+    rate: float = 0.1
     momentum: float = 0.9
     decay: float = 0.95
     floor: float = 0.98
