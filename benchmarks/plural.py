@@ -1,8 +1,8 @@
-"""Several concepts at once: `python -m benchmarks.plural --out FOLDER [--judge WORK]`.
+"""Several concepts at once: `python -m benchmarks.plural --out FOLDER`.
 
 For the first 2, 3, 4 and 6 of the subjects: the loss on every subject's held-out photos with its concept alone, with
 all merged, after `tune` and after `tune` with `reopen_only`, beside as many random indices; floats on the same indices
-as the ceiling; what the concepts share against chance; and, with a judge, how often all subjects are in a picture,
+as the ceiling; what the concepts share against chance; and, by pocket's judge, how often all subjects are in a picture,
 beside what the bare model draws of the same words. Finished rows are kept in FOLDER/plural.json and not repeated;
 concepts that are not in FOLDER yet are found first.
 """
@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -25,6 +24,8 @@ from conestool import algebra
 from conestool.concept import Cone
 from conestool.diffusion.models import load_model
 from conestool.diffusion.photos import Photo, read_photos
+from conestool.evaluate.alignment import SIDE, pixels
+from conestool.evaluate.judge import Judge, load_judge
 from conestool.files import write_atomic
 from conestool.format import load, save
 from conestool.render import grid, render
@@ -50,6 +51,7 @@ class Bench:
         self.file = args.out / "plural.json"
         self.rows: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
         self.model = load_model(args.model)
+        self.judge = load_judge()
 
     def row(self, key: str, make: Callable[[], Any]) -> Any:
         """The row `key`, made if it is not there yet, with its CPU seconds."""
@@ -112,16 +114,13 @@ def sentence(names: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(phrases[:-1]), phrases[-1]) if part)
 
 
-def judged(images: Sequence[Image.Image], names: Sequence[str], judge: Path) -> list[list[bool]]:
+def judged(images: Sequence[Image.Image], names: Sequence[str], judge: Judge) -> list[list[bool]]:
     """Per picture, whether each of `names` is among as many of the judge's likeliest nouns; any top hat is a hat."""
-    from training.pocket import domain, evaluator
-
-    network = evaluator.load(judge, torch.device("cpu"))
-    pixels = np.stack([np.asarray(image) for image in images])
+    labels = judge.labels
     with torch.no_grad():
-        nouns = network(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1)[0]
-    accepted = [set(domain.GENERIC_HATS) if name == "hat" else {name} for name in names]
-    found = [{evaluator.NOUNS[int(i)] for i in row.topk(len(names)).indices} for row in nouns]
+        nouns = judge(pixels(images, SIDE))[0]
+    accepted = [set(labels.kinds.get(name, (name,))) for name in names]
+    found = [{labels.nouns[int(i)] for i in row.topk(len(names)).indices} for row in nouns]
     return [[bool(kinds & seen) for kinds in accepted] for seen in found]
 
 
@@ -134,7 +133,7 @@ def present(bench: Bench, names: Sequence[str], cone: Cone | None) -> dict[str, 
         images += [
             each.image for each in render(bench.model, [prompt], cone, seeds=[number], steps=bench.args.draw_steps)
         ]
-    rows = judged(images, names, bench.args.judge)
+    rows = judged(images, names, bench.judge)
     each = {name: sum(row[i] for row in rows) / count for i, name in enumerate(names)}
     strip(bench.args.out / f"{len(names)}-{'bare' if cone is None else cone.id[:8]}.png", images)
     return {"all": sum(all(row) for row in rows) / count, "each": each, "pictures": count}
@@ -158,7 +157,7 @@ def group(bench: Bench, count: int) -> None:
     bench.row(f"{count} reopened", lambda: tuned(bench, cone, files["reopened"], True))
     bench.row(f"{count} tuned", lambda: tuned(bench, cone, files["tuned"], False))
     bench.row(f"{count} floats", lambda: floats(bench, cone))
-    if bench.args.judge:
+    if bench.args.renders:
         cones = {"bare": None, "merged": cone, "reopened": load(files["reopened"]), "tuned": load(files["tuned"])}
         for kind, each in cones.items():
             bench.row(f"{count} present {kind}", lambda each=each: present(bench, names, each))
@@ -218,7 +217,6 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3, help="Adam's, for the floats")
     parser.add_argument("--renders", type=int, default=48)
     parser.add_argument("--draw-steps", type=int, help="sampling steps; the model's default otherwise")
-    parser.add_argument("--judge", type=Path, help="folder with evaluator.pt; without it no pictures are judged")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     bench = Bench(args)

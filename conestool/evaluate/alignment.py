@@ -16,7 +16,7 @@ from conestool.diffusion.photos import square
 from conestool.evaluate.judge import SIDE, Judge, load_judge
 from conestool.evaluate.wording import Text
 
-__all__ = ["Aligner", "JudgeAligner", "cosines", "judge_for", "pixels"]
+__all__ = ["SIDE", "Aligner", "JudgeAligner", "cosines", "judge_for", "pixels"]
 
 Images = Sequence[Image.Image]
 
