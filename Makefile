@@ -11,8 +11,9 @@ RELIABILITY ?= build/reliability
 demo: $(VENV)/.demo-ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh $(DEMO)
 
+# Two files at a time, each with a core of its own: half the time of one after the other.
 test: $(VENV)/.test-ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: format lint types test
 

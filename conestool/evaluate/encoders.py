@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conestool.diffusion.hub import model_errors
 from conestool.diffusion.quiet import quiet
 from conestool.diffusion.reading import reading
 from conestool.diffusion.sources import is_hub_id, read_json
@@ -18,7 +19,6 @@ from conestool.errors import ModelLoadError, UsageError
 from conestool.evaluate.alignment import Aligner, Images, cosines, judge_for, pixels
 from conestool.evaluate.wording import Text
 from conestool.files import expand_user
-from conestool.hub import hub_errors
 
 __all__ = ["ClipAligner", "DinoAligner", "load_aligners", "load_clip", "load_dino"]
 
@@ -138,7 +138,7 @@ def place(name: str, offline: bool, kinds: tuple[str, ...]) -> tuple[Path, str]:
             raise UsageError(f"{name}: no such folder", "give a folder of transformers' format, or a Hub id")
         from huggingface_hub import snapshot_download
 
-        with hub_errors(name, None, offline), quiet():
+        with model_errors(name, None, offline), quiet():
             wanted = ["*.json", "*.txt", "*.safetensors"]
             folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=offline))
     kind = str(read_json(folder / "config.json").get("model_type"))
