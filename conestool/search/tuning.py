@@ -17,6 +17,7 @@ from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.photos import Photo, as_photo
 from conestool.errors import PhotoError
 from conestool.patch.shutting import check_base
+from conestool.records import plain
 from conestool.search.controls import random
 from conestool.search.events import Note, Report, ignore
 from conestool.search.finding import Words, draw_class, prepare
@@ -211,7 +212,8 @@ def changed(subject: Subject, layout: Layout, shut: Tensor, facts: Mapping[str, 
     """The concept with a new set; sections of a file that spoke of the old one are dropped, as the format asks."""
     concept, origin = subject.concept, subject.concept.origin
     losses = measure(subject.objective, subject.probes, shut, facts["seed"])
-    told = {"parameters": {**origin.parameters, TUNED: facts}, "losses": losses, "warnings": warnings_of(facts, losses)}
+    parameters = {**origin.parameters, TUNED: plain(facts)}
+    told = {"parameters": parameters, "losses": losses, "warnings": warnings_of(facts, losses)}
     return replace(concept, indices=layout.indices(shut), origin=origin.model_copy(update=told), parts=(), section={})
 
 

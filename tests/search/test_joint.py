@@ -126,8 +126,8 @@ LOOSE = Settings(batch=2, crops=1, held_out=0, contrast=0.0, noise=(0.0, 1.0))
 
 
 def tuned(model: Model, cone: Cone, photos: dict[str, list[Image.Image]], **options: Any) -> Cone:
-    """Four large steps with small batches and probes; the dog's photos serve as class images."""
-    tuning = Tuning(steps=4, margin=0.06, caution=0.06, settings=LOOSE)
+    """Twelve large steps with small batches and probes; the dog's photos serve as class images."""
+    tuning = Tuning(steps=12, margin=0.06, caution=0.06, settings=LOOSE)
     pictures = dict.fromkeys(cone.names, photos["dog"])
     with pytest.MonkeyPatch.context() as context:
         context.setattr("conestool.search.finding.PROBES", 8)
