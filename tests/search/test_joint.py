@@ -178,7 +178,7 @@ def test_a_resumed_tuning_gives_the_same_file(
         tuned(model, both, photos, state=state, progress=stop)
     seen: list[Event] = []
     resumed = tuned(model, both, photos, state=state, resume=True, progress=seen.append)
-    assert Note("resumed after step 2 of 4") in seen
+    assert Note("resumed after step 2 of 12") in seen
     assert dumps(resumed) == dumps(result)
 
 
