@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -20,11 +23,17 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 WAIT = 200.0
 
 
-def start(folder: Path, model: Path, *arguments: str) -> subprocess.Popen[str]:
-    """A `find` that takes far longer than any test."""
+@contextmanager
+def finding(folder: Path, model: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A `find` that takes far longer than any test; it is gone afterwards, whatever happened."""
     command = [*COMMAND, "find", "photos", "-o", "dog.cone", "--class-images", "4", "--steps", "1000000", *arguments]
     env = environment(PYTHONPATH=str(ROOT), CONES_MODEL=str(model), CONES_CACHE=str(folder / "cache"))
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=folder, env=env, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def read_until(process: subprocess.Popen[str], words: str) -> str:
@@ -44,19 +53,19 @@ def test_ctrl_c_leaves_a_search_that_can_be_resumed(tmp_path: Path, epsilon_fold
     (tmp_path / "photos").mkdir()
     for number in range(2):
         Image.new("RGB", (40, 40 + number), "teal").save(tmp_path / "photos" / f"{number}.png")
-    first = start(tmp_path, epsilon_folder)
-    read_until(first, "search: about")
-    first.send_signal(signal.SIGINT)
-    out, err = first.communicate(timeout=WAIT)
+    with finding(tmp_path, epsilon_folder) as first:
+        read_until(first, "search: about")
+        first.send_signal(signal.SIGINT)
+        out, err = first.communicate(timeout=WAIT)
     assert (first.returncode, out) == (130, "")
     assert "cones find photos -o dog.cone --class-images 4 --steps 1000000 --resume" in err
     assert "Traceback" not in err
     assert (tmp_path / "dog.cone.part").is_file()
     assert not (tmp_path / "dog.cone").exists()
-    second = start(tmp_path, epsilon_folder, "--resume")
-    read_until(second, "resumed after step")
-    second.send_signal(signal.SIGINT)
-    second.communicate(timeout=WAIT)
+    with finding(tmp_path, epsilon_folder, "--resume") as second:
+        read_until(second, "resumed after step")
+        second.send_signal(signal.SIGINT)
+        second.communicate(timeout=WAIT)
     assert second.returncode == 130
 
 
