@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 from hypothesis import strategies as st
@@ -53,5 +54,5 @@ def odd_headers(draw: st.DrawFn) -> bytes:
         place, key = draw(st.sampled_from(list(places(header))))
         if isinstance(place, dict) and draw(st.booleans()):
             key = draw(st.sampled_from(KEYS) | texts())
-        place[key] = draw(values())
+        place[key] = deepcopy(draw(values()))  # what is sampled is shared, and a later round may change it
     return mend(join(header, sections, data))
