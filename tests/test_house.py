@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -161,11 +162,12 @@ def test_light_commands_never_import_torch(command: str, folder: Path) -> None:
     assert done.stderr.splitlines()[-1] == f"{expected} []"
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(os.name != "posix", reason="needs the children's CPU time")
 def test_help_takes_little_cpu() -> None:
-    """`cones --help` stays under a quarter of a second of CPU, in the best of several runs: other work only adds."""
+    """`cones --help` stays under a quarter of a second of CPU, in the median of several runs."""
     times = [child_seconds([sys.executable, "-m", "conestool.cli", "--help"]) for _ in range(RUNS)]
-    assert min(times) < CPU_LIMIT
+    assert statistics.median(times) < CPU_LIMIT
 
 
 def child_seconds(command: list[str]) -> float:
