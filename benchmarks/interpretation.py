@@ -37,7 +37,7 @@ from conestool.search import Settings
 from conestool.search.controls import random
 from conestool.search.events import ignore
 from conestool.search.layout import Layout, borrowed
-from conestool.search.tuning import Subject, owned_by, subject_of
+from conestool.search.tuning import Subject, subject_of
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STRENGTHS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
@@ -127,7 +127,7 @@ def subject_on(model: Model, concept: Concept, photos: Path) -> Iterator[tuple[S
     found = read_photos([photos / concept.name])[0]
     with borrowed(model.denoiser) as layout:
         pictures = {concept.name: [photo.image for photo in found] * 2}
-        yield subject_of(model, layout, concept, found, Settings(), pictures, ignore), owned_by(layout, concept)
+        yield subject_of(model, layout, concept, found, Settings(), pictures, ignore), layout.shut(concept.indices)
 
 
 def measure(model: Model, concept: Concept, photos: Path) -> dict[str, Callable[[], Any]]:

@@ -32,7 +32,7 @@ from conestool.render import grid, render
 from conestool.search import Settings, find
 from conestool.search.events import ignore
 from conestool.search.layout import borrowed
-from conestool.search.tuning import TUNED, Tuning, owned_by, photos_of, subject_of, tune
+from conestool.search.tuning import TUNED, Tuning, photos_of, subject_of, tune
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SUBJECTS = ("dog", "hat", "cat", "rabbit", "car", "bear")
@@ -95,7 +95,7 @@ def floats(bench: Bench, cone: Cone) -> dict[str, float]:
     photos, settings = photos_of(cone, {name: bench.photos(name) for name in cone.names}), bench.tuning(False).settings
     with borrowed(bench.model.denoiser) as layout:
         subjects = [subject_of(bench.model, layout, c, photos[c.name], settings, None, ignore) for c in cone.concepts]
-        union = torch.stack([owned_by(layout, each) for each in cone.concepts]).any(0)
+        union = torch.stack([layout.shut(each.indices) for each in cone.concepts]).any(0)
         weights = subjects[0].objective.theta * ~union
         optimizer = torch.optim.Adam([weights], lr=bench.args.rate)
         for index in range(bench.args.steps):

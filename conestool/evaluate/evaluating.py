@@ -13,7 +13,7 @@ from conestool.diffusion.models import Model
 from conestool.diffusion.photos import Photo
 from conestool.diffusion.prior import class_images
 from conestool.evaluate.alignment import Aligner, JudgeAligner
-from conestool.evaluate.losses import LossProbes, make_probes, shut_of
+from conestool.evaluate.losses import LossProbes, make_probes
 from conestool.evaluate.pictures import Gallery, draw
 from conestool.evaluate.report import ConceptReport, Presence, Report, Row
 from conestool.evaluate.wording import TEMPLATES, Text, joined, unrelated_nouns
@@ -64,10 +64,6 @@ class Study:
     def __post_init__(self) -> None:
         self.theta = self.layout.read()
 
-    def shut(self, concept: Concept) -> Tensor:
-        """Boolean (n,): the concept's neurons."""
-        return shut_of(self.layout, concept.indices)
-
     def pictures(self, what: str, weights: Tensor, subject: str) -> Images:
         """The plan's pictures of `subject` at `weights`, with progress under the name of `what`."""
         texts = [str(Text(template, subject)) for template in self.plan.templates]
@@ -82,7 +78,7 @@ class Study:
         """Every row of one concept."""
         learned, fresh = held_back(concept, photos)
         probes = self.probes(concept, [photo.image for photo in fresh or learned])
-        shut = self.shut(concept)
+        shut = self.layout.shut(concept.indices)
         controls = {
             "random": self.theta * ~random(self.layout, shut, CONTROL_SEED),
             "largest": self.theta * ~largest(self.layout, shut, self.theta),
@@ -106,7 +102,7 @@ class Study:
         """The weights with all concepts applied."""
         weights = self.theta
         for concept in self.cone.concepts:
-            weights = weights * ~self.shut(concept)
+            weights = weights * ~self.layout.shut(concept.indices)
         return weights
 
     def probes(self, concept: Concept, photos: Images) -> LossProbes:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from PIL import Image
 from torch import Tensor
 
-from conestool.concept import Indices
-from conestool.diffusion.conditioning import Frame
 from conestool.diffusion.models import Model
-from conestool.diffusion.photos import to_latents
-from conestool.diffusion.prompts import encode, frames_on
+from conestool.diffusion.prompts import encode
+from conestool.search.finding import encoded
 from conestool.search.layout import Layout
 from conestool.search.objective import Batch, Objective, Pictures
 
-__all__ = ["LossProbes", "make_probes", "shut_of"]
+__all__ = ["LossProbes", "make_probes"]
 
 
 @dataclass(frozen=True)
@@ -81,20 +78,3 @@ def make_probes(
         name = "class" if prompt == of_class else "unrelated"
         batches.setdefault(name, []).append(probe(encoded(model, images), prompt))
     return LossProbes(objective, batches)
-
-
-def encoded(model: Model, images: Sequence[Image.Image]) -> Pictures:
-    """Latents of the images' centre squares, and how these were framed."""
-    frames = [Frame.centre(image.size, model.defaults.size) for image in images]
-    return Pictures(to_latents(model, images), frames_on(model, frames))
-
-
-def shut_of(layout: Layout, indices: Mapping[str, Indices]) -> Tensor:
-    """Boolean (n,): the weights that `indices` (param name -> positions) names; the inverse of `Layout.indices`."""
-    parts = []
-    for name, parameter in layout.parameters.items():
-        part = torch.zeros(parameter.numel(), dtype=torch.bool)
-        if name in indices:
-            part[torch.from_numpy(indices[name].copy())] = True
-        parts.append(part)
-    return torch.cat(parts).to(next(iter(layout.parameters.values())).device)

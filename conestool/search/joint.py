@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from conestool.search.layout import quantile
+from conestool.search.mask import move
 from conestool.search.methods import Ranking
 from conestool.search.objective import Objective
 
@@ -65,10 +65,8 @@ class JointMask:
             total += loss
         self.seen += 1
         self.second.lerp_(effect.square(), 1 - self.decay)
-        rms = (self.second / (1 - self.decay**self.seen)).sqrt()
-        rms.clamp_min_(max(quantile(rms, self.floor), 1e-30))
         first = self.asked.sum(0) / (1 - self.momentum**self.seen)
-        self.gates.addcdiv_(first, rms, value=-self.rate).clamp_(0, 1)
+        move(self.gates, first, self.second / (1 - self.decay**self.seen), self.rate, self.floor)
         if self.reopen_only:
             self.gates[~self.owned.any(0)] = 1.0
         return total / len(self.objectives)

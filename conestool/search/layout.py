@@ -57,6 +57,16 @@ class Layout:
             if bool(part.any())
         }
 
+    def shut(self, indices: Mapping[str, Indices]) -> Tensor:
+        """Boolean (n,), on the weights' device: where `indices` (param name -> positions) point; undoes `indices`."""
+        parts = []
+        for name, parameter in self.parameters.items():
+            part = torch.zeros(parameter.numel(), dtype=torch.bool)
+            if name in indices:
+                part[torch.from_numpy(indices[name].copy())] = True
+            parts.append(part.to(parameter.device))
+        return torch.cat(parts)
+
     def counts(self, shut: Tensor) -> list[int]:
         """How many weights of each parameter `shut` (n,) selects."""
         return [int(part.sum()) for part in torch.split(shut, self.sizes)]

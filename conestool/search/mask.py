@@ -11,7 +11,17 @@ from conestool.search.layout import quantile
 from conestool.search.methods import Ranking, method
 from conestool.search.objective import Objective
 
-__all__ = ["LearnedMask"]
+__all__ = ["LearnedMask", "move"]
+
+
+def move(gates: Tensor, first: Tensor, second: Tensor, rate: float, floor: float) -> None:
+    """Move `gates` (n,) in place as Adam would, by bias-corrected moments (n,), and hold them in 0..1.
+
+    The root-mean-square in the denominator is floored at its `floor` quantile over all weights.
+    """
+    rms = second.sqrt()
+    rms.clamp_min_(max(quantile(rms, floor), 1e-30))
+    gates.addcdiv_(first, rms, value=-rate).clamp_(0, 1)
 
 
 @method("mask")
@@ -49,9 +59,8 @@ class LearnedMask:
         self.seen += 1
         self.first.lerp_(effect, 1 - self.momentum)
         self.second.lerp_(effect.square(), 1 - self.decay)
-        rms = (self.second / (1 - self.decay**self.seen)).sqrt()
-        rms.clamp_min_(max(quantile(rms, self.floor), 1e-30))
-        self.gates.addcdiv_(self.first / (1 - self.momentum**self.seen), rms, value=-self.rate).clamp_(0, 1)
+        first, second = self.first / (1 - self.momentum**self.seen), self.second / (1 - self.decay**self.seen)
+        move(self.gates, first, second, self.rate, self.floor)
         return loss
 
     def state(self) -> dict[str, Tensor]:

@@ -114,7 +114,7 @@ def tune(
             subject_of(model, layout, each, photos[each.name], tuning.settings, class_pictures, progress)
             for each in cone.concepts
         ]
-        owned = torch.stack([owned_by(layout, each) for each in cone.concepts])
+        owned = torch.stack([layout.shut(each.indices) for each in cone.concepts])
         mask = JointMask([each.objective for each in subjects], owned, **tuning.own())
         facts = [tuning.record(), tuning.settings.seed, [each.photos for each in subjects], model.info.digests]
         saved = SavedRun(state, run_key([*facts, [each.id for each in cone.concepts]])) if state else None
@@ -158,17 +158,6 @@ def subject_of(
         )
     objective, probes = prepare(model, layout, words, pictures, priors, settings)
     return Subject(concept, tuple(sorted(photo.sha256 for photo in photos)), objective, probes)
-
-
-def owned_by(layout: Layout, concept: Concept) -> Tensor:
-    """The weights that a concept shuts, boolean, (n,), on the CPU or wherever the weights lie."""
-    parts = []
-    for name, parameter in layout.parameters.items():
-        part = torch.zeros(parameter.numel(), dtype=torch.bool)
-        if name in concept.indices:
-            part[torch.from_numpy(concept.indices[name].copy())] = True
-        parts.append(part.to(parameter.device))
-    return torch.cat(parts)
 
 
 def better(subjects: Sequence[Subject], before: Tensor, after: Tensor) -> bool:

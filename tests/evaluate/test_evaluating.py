@@ -17,7 +17,6 @@ from conestool.errors import BaseModelMismatchError, PromptError, UsageError
 from conestool.evaluate import Gates, JudgeAligner, Plan, Report, check_templates, evaluate, load_dino
 from conestool.evaluate.evaluating import held_back, missing
 from conestool.evaluate.judge import load_judge
-from conestool.evaluate.losses import shut_of
 from conestool.evaluate.wording import Text, joined, unrelated_nouns
 from conestool.records import Origin
 from conestool.search.layout import Layout, borrowed
@@ -122,11 +121,6 @@ def test_a_concept_of_another_model_is_refused(model: Model, v_folder: Path) -> 
     other = load_model(str(v_folder))
     with pytest.raises(BaseModelMismatchError):
         evaluate(other, random_cone(model, "dog"), {}, plan=PLAN)
-
-
-def test_shut_of_is_the_inverse_of_indices(layout: Layout) -> None:
-    shut = torch.rand(sum(layout.sizes), generator=torch.Generator().manual_seed(0)) < 0.1
-    assert torch.equal(shut_of(layout, layout.indices(shut)), shut)
 
 
 def test_prompts_are_filled_with_the_right_article() -> None:

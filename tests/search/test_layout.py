@@ -24,6 +24,12 @@ def test_write_then_read_is_identity(unet: nn.Module) -> None:
         assert torch.equal(layout.read(), vector)
 
 
+def test_shut_undoes_indices(unet: nn.Module) -> None:
+    with borrowed(unet) as layout:
+        shut = torch.rand(sum(layout.sizes), generator=torch.Generator().manual_seed(0)) < 0.1
+        assert torch.equal(layout.shut(layout.indices(shut)), shut)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_borrowed_weights_come_back_bit_for_bit_after_an_exception(dtype: torch.dtype) -> None:
     unet = make_unet(1, cross=16).to(dtype)
