@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from conestool.evaluate.evaluating import held_back, missing
 from conestool.evaluate.judge import load_judge
 from conestool.evaluate.wording import Text, joined, unrelated_nouns
 from conestool.records import Origin
-from conestool.search.layout import Layout, borrowed
 from tests.evaluate.encoders import save_dino
 from tests.tiny import random_cone
 
@@ -29,12 +27,6 @@ PLAN = Plan(("a photo of a {}", "a {} on the beach"), (3,), samples=4, drawings=
 @pytest.fixture(scope="module")
 def model(epsilon_folder: Path) -> Model:
     return load_model(str(epsilon_folder))
-
-
-@pytest.fixture
-def layout(model: Model) -> Iterator[Layout]:
-    with borrowed(model.denoiser) as layout:
-        yield layout
 
 
 def photos() -> list[Photo]:
