@@ -28,7 +28,7 @@ from conestool.records import BaseInfo
 from conestool.search.controls import largest, random
 from conestool.search.density import choose
 from conestool.search.events import ignore
-from conestool.search.finding import Words, draw_class, name_subject, prepare
+from conestool.search.finding import Words, captioned, draw_class, name_subject, prepare
 from conestool.search.layout import Layout, borrowed
 from conestool.search.methods import Ranking, make_method
 from conestool.search.objective import Objective
@@ -90,7 +90,8 @@ class Bench:
 
     def split(self, settings: Settings) -> Split:
         """Pictures to learn from, and held-out photos."""
-        return split(self.photos, settings.crops, settings.held_out, settings.seed)
+        photos = captioned(self.model, self.photos, self.words.class_noun, settings, ignore)
+        return split(photos, settings.crops, settings.held_out, settings.seed)
 
     def prepared(self, layout: Layout, settings: Settings, priors: list[Image.Image]) -> Prepared:
         """Objective and probes of one search; the model's weights are untouched and borrowed as `layout`."""

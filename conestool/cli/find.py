@@ -46,6 +46,14 @@ class Method(StrEnum):
     taylor = "taylor"
 
 
+class Captions(StrEnum):
+    """What `--captions` takes."""
+
+    auto = "auto"
+    given = "given"
+    none = "none"
+
+
 def find(
     photos: Annotated[
         list[Path], typer.Argument(metavar="PHOTOS...", help="Folders or files; - reads a list of them.")
@@ -86,6 +94,15 @@ def find(
             "--noise", metavar="LOW HIGH", text="Part of the noise schedule to look at. Default: 0.6 1.", panel=SEARCH
         ),
     ] = None,
+    captions: Annotated[
+        Captions | None,
+        value(
+            "--captions",
+            metavar="auto|given|none",
+            text="Words for the rest of a photo: photo.txt, else the model's own. Default: auto.",
+            panel=SEARCH,
+        ),
+    ] = None,
     class_images: Annotated[
         str | None,
         value("--class-images", metavar="N|DIR", text="How many to draw, or a folder of them.", panel=SEARCH),
@@ -120,11 +137,12 @@ def find(
     check_name(name)
     check_words("class noun", class_noun)
     texts = {key: check_stored(f"--{key}", text) for key, text in stored.items() if text}
-    images = read_photos(paths, skip_broken)
+    images = read_photos(paths, skip_broken, captions=captions != Captions.none)
     _show.say(f"{name}: {_show.amount(len(images), 'photo')} of {class_noun!r}")
     options = {} if steps is None else {"steps": steps}
     weights = {"prior_weight": prior_weight, "contrast": contrast}
-    settings = make_settings(method, density=density, seed=seed, noise=noise, options=options, **weights)
+    told = captions and captions.value
+    settings = make_settings(method, density=density, seed=seed, noise=noise, captions=told, options=options, **weights)
     settings, pictures = use_class_images(settings, class_images, skip_broken)
     words = {"class_noun": class_noun, "name": name, "identifier": identifier}
     if identifier is not None:
@@ -173,11 +191,11 @@ def use_class_images(settings: Settings, option: str | None, skip_broken: bool) 
     return settings, [photo.image for photo in read_photos([Path(option)], skip_broken)]
 
 
-def read_photos(paths: Sequence[Path], skip_broken: bool) -> list[Photo]:
+def read_photos(paths: Sequence[Path], skip_broken: bool, captions: bool = False) -> list[Photo]:
     """The photos, with a note on everything that was passed over."""
     from conestool.diffusion.photos import read_photos as read
 
-    photos, remarks = read(paths, skip_broken=skip_broken)
+    photos, remarks = read(paths, skip_broken=skip_broken, captions=captions)
     for remark in remarks:
         _show.say(f"note: {remark}")
     return photos

@@ -135,7 +135,7 @@ def read_all(cone: Cone, paths: Mapping[str, list[Path]], skip_broken: bool) -> 
         raise UsageError(f"no photos of {', '.join(missing)}", f"add --photos {missing[0]}=FOLDER")
     out: dict[str, list[Photo]] = {}
     for name, places in paths.items():
-        out.setdefault(cone[name].name, []).extend(read_photos(places, skip_broken))
+        out.setdefault(cone[name].name, []).extend(read_photos(places, skip_broken, captions=True))
     for name, photos in out.items():
         _show.say(f"{name}: {_show.amount(len(photos), 'photo')} of {cone[name].class_noun!r}")
     return out

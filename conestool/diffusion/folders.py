@@ -17,6 +17,8 @@ from conestool.errors import PhotoError
 __all__ = ["FORMATS", "expand_paths", "open_file", "reason"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+CAPTION = ".txt"
+"""Ending of the text beside a photo that says what it shows."""
 ENDINGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II", b"MM")
 MAX_BYTES = 1 << 29
@@ -72,6 +74,8 @@ def sort_folder(folder: Path) -> tuple[list[Path], list[str]]:
             others.setdefault(what, []).append(entry.name)
         else:
             files.append(Path(entry))
+    named = {f"{file.stem}{CAPTION}" for file in files}
+    others = {what: kept for what, names in others.items() if (kept := [name for name in names if name not in named])}
     return files, [note for what, names in others.items() for note in tell_skipped(names, what)]
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageOps
 
 from conestool.diffusion.decoding import check_size, decode, to_upright
-from conestool.diffusion.folders import expand_paths
-from conestool.errors import PhotoError
+from conestool.diffusion.folders import CAPTION, expand_paths
+from conestool.errors import PhotoError, PromptError
+from conestool.text import check_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +26,9 @@ MAX_FILES = 1000
 MAX_HELD = 1 << 28
 """Pixels of all photos together; at the 4 bytes that Pillow takes for one, 1 GiB."""
 
+LONGEST = 4096
+"""Bytes of a caption."""
+
 FEWER = "3 to 5 photos are enough: leave some out"
 MEND = "open them in an image program and save them anew, remove them, or pass --skip-broken"
 
@@ -34,17 +38,22 @@ class Photo:
     """One photo as the search sees it: upright RGB pixels, their sha256 (with the size), and a name for messages.
 
     Photos of more than 4,194,304 pixels are reduced to that before anything else. `remarks` are what a person should
-    know of the file.
+    know of the file; `caption` says what it shows besides the subject ("on the beach"), or "".
     """
 
     image: Image.Image
     sha256: str
     name: str
     remarks: tuple[str, ...] = ()
+    caption: str = ""
 
 
-def read_photos(paths: Iterable[str | Path], *, skip_broken: bool = False) -> tuple[list[Photo], list[str]]:
+def read_photos(
+    paths: Iterable[str | Path], *, skip_broken: bool = False, captions: bool = False
+) -> tuple[list[Photo], list[str]]:
     """Photos in `paths` (files and folders), in name order, and notes on what was passed over.
+
+    With `captions` the text beside a photo (dog.txt beside dog.jpg) is its caption, as other trainers have it.
 
     In a folder, what is no image is passed over; a file named outright must be one. Equal pictures count once. Broken
     images raise a PhotoError that names each, unless `skip_broken`; so does finding no photo at all, more than 1,000
@@ -58,6 +67,7 @@ def read_photos(paths: Iterable[str | Path], *, skip_broken: bool = False) -> tu
     for file in files:
         try:
             photo = read_photo(file)
+            photo = replace(photo, caption=read_caption(file)) if captions else photo
         except PhotoError as error:
             broken.append(str(error))
             continue
@@ -87,6 +97,23 @@ def read_photo(path: str | Path) -> Photo:
     """One photo; PhotoError if it is no image, broken, too small or too large."""
     path = Path(path)
     return photo_of(*decode(path), path.name)
+
+
+def read_caption(photo: Path) -> str:
+    """The text in the file of the photo's name with the ending .txt, on one line; "" if there is no text."""
+    path = photo.with_suffix(CAPTION)
+    if path == photo or not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        data = file.read(LONGEST + 1)
+    try:
+        text = "" if len(data) > LONGEST else data.decode("utf-8-sig")
+        return check_prompt(text) if data.strip() else ""
+    except (UnicodeDecodeError, PromptError) as error:
+        raise PhotoError(
+            f"{path.name}: no caption for {photo.name}: expected one line of UTF-8 text, at most {LONGEST:,} bytes",
+            "mend it, or pass --captions none",
+        ) from error
 
 
 def as_photo(image: Image.Image, name: str = "image") -> Photo:

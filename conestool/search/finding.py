@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from conestool.concept import Concept, Cone, check_name, check_words
-from conestool.diffusion.conditioning import Frame
+from conestool.diffusion.conditioning import Conditioning, Frame
 from conestool.diffusion.finite import check_weights
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.photos import Photo, as_photo, to_latents
@@ -21,6 +23,7 @@ from conestool.diffusion.sampling import versions
 from conestool.errors import PhotoError
 from conestool.records import BaseInfo, Origin
 from conestool.search import cones, mask, taylor, tstat
+from conestool.search.captions import describe_photos
 from conestool.search.density import Choice, choose
 from conestool.search.events import Note, Progress, Report, ignore
 from conestool.search.layout import Layout, borrowed
@@ -30,7 +33,7 @@ from conestool.search.report import Probes, doubts, measure
 from conestool.search.run import run
 from conestool.search.saved import SavedRun, run_key
 from conestool.search.settings import Settings
-from conestool.search.subject import Split, class_prompts, instance_prompts, split
+from conestool.search.subject import Split, captioned_prompts, class_prompts, instance_prompts, split
 
 __all__ = ["find"]
 
@@ -47,9 +50,14 @@ class Words:
     identifier: str
 
     @property
+    def phrase(self) -> str:
+        """What stands for the subject in a prompt."""
+        return f"{self.identifier} {self.class_noun}"
+
+    @property
     def instance(self) -> list[str]:
         """The subject's prompts."""
-        return instance_prompts(f"{self.identifier} {self.class_noun}")
+        return instance_prompts(self.phrase)
 
     @property
     def of_class(self) -> list[str]:
@@ -88,6 +96,7 @@ def find(
         progress(Note("one photo only: the concept may hold its background too; 3 to 5 photos are better", True))
     check_weights(model)
     words = name_subject(model, class_noun, name, identifier, progress)
+    photos = captioned(model, photos, class_noun, settings, progress)
     pictures = split(photos, settings.crops, settings.held_out, settings.seed)
     priors = list(class_pictures or draw_class(model, words, settings, progress))
     if len(priors) < 2:
@@ -106,7 +115,11 @@ def find(
             held_out=pictures.held_out,
             versions=versions(),
         )
-        saved = SavedRun(state, run_key([origin.model_dump(), words.identifier, info.digests])) if state else None
+        saved = (
+            SavedRun(state, run_key([origin.model_dump(), words.identifier, pictures.captions, info.digests]))
+            if state
+            else None
+        )
         run(method, saved, resume, progress)
         choice = choose(objective, method.ranking(), settings.density, objective.batch_of(PROBES))
         concept = describe(info, words, origin, choice, objective, probes)
@@ -125,6 +138,19 @@ def name_subject(model: Model, class_noun: str, name: str | None, identifier: st
     return Words(name, class_noun, identifier)
 
 
+def captioned(model: Model, photos: Sequence[Photo], noun: str, settings: Settings, progress: Report) -> list[Photo]:
+    """The photos with the captions that `settings` asks for; a note says what the model saw in them."""
+    if settings.captions == "none":
+        return [replace(photo, caption="") for photo in photos]
+    if settings.captions == "given":
+        return list(photos)
+    told = describe_photos(model, photos, noun, settings.seed)
+    seen = [new.caption or "nothing it has words for" for old, new in zip(photos, told, strict=True) if not old.caption]
+    if seen:
+        progress(Note(f"around the subject the model sees: {', '.join(dict.fromkeys(seen))}"))
+    return told
+
+
 def draw_class(model: Model, words: Words, settings: Settings, progress: Report) -> list[Image.Image]:
     """Pictures of the class by the base model itself, from the cache where they are there."""
 
@@ -141,12 +167,16 @@ def prepare(
     learn, report, prior = (encoded(model, images) for images in (pictures.learn, pictures.report, priors))
     cut = max(1, len(prior) // 4)
     instance, of_class = encode(model, words.instance), encode(model, words.of_class)
-    terms = [Term("instance", learn, instance, 1.0, settings.batch)]
+    noun, captions = words.class_noun, pictures.captions
+    own = [captioned_prompts(words.instance, words.phrase, noun, caption) for caption in captions]
+    prompts, choices = worded(model, own)
+    terms = [Term("instance", learn, prompts, 1.0, settings.batch, choices=choices)]
     if settings.prior_weight:
         terms.append(Term("class", prior[cut:], of_class, settings.prior_weight, settings.batch, keep=True))
     if settings.contrast:
-        others = encode(model, unbound_prompts(model, words, settings))
-        terms.append(Term("contrast", learn, others, settings.contrast, settings.batch, keep=True))
+        others = [unbound_prompts(model, words, settings, caption) for caption in captions]
+        prompts, choices = worded(model, others)
+        terms.append(Term("contrast", learn, prompts, settings.contrast, settings.batch, keep=True, choices=choices))
     objective = Objective(model, layout, terms, settings.seed, settings.noise)
     return objective, Probes(
         held_out=objective.probe(report, instance[:1], PROBES),
@@ -155,12 +185,26 @@ def prepare(
     )
 
 
-def unbound_prompts(model: Model, words: Words, settings: Settings) -> list[str]:
-    """Prompts that must not draw the subject: half without an identifier, half with rivals, if the model has any."""
+def worded(model: Model, prompts: Sequence[Sequence[str]]) -> tuple[Conditioning, Tensor]:
+    """Conditioning of all prompts, each once, and which of its rows may go with each picture, (m, p), int64.
+
+    `prompts` are those of each of the m pictures, p for each.
+    """
+    rows = {text: row for row, text in enumerate(dict.fromkeys(text for texts in prompts for text in texts))}
+    return encode(model, list(rows)), torch.tensor([[rows[text] for text in texts] for texts in prompts])
+
+
+def unbound_prompts(model: Model, words: Words, settings: Settings, caption: str) -> list[str]:
+    """Prompts for a picture with that caption that must not draw the subject.
+
+    Half are without an identifier, half with rivals, if the model has any.
+    """
     free = sorted(set(identifiers(model)) - {words.identifier, *words.name.split()})
     rivals = Random(f"rivals {settings.seed}").sample(free, min(settings.rivals, len(free)))
-    bound = [prompt for word in rivals for prompt in instance_prompts(f"{word} {words.class_noun}")]
-    return words.of_class * max(1, len(rivals)) + bound
+    noun = words.class_noun
+    bare = captioned_prompts(words.of_class, noun, noun, caption) * max(1, len(rivals))
+    phrases = [f"{word} {noun}" for word in rivals]
+    return bare + [text for each in phrases for text in captioned_prompts(instance_prompts(each), each, noun, caption)]
 
 
 def encoded(model: Model, images: Sequence[Image.Image]) -> Pictures:

@@ -52,10 +52,11 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Term:
-    """One expectation of L_con: `pictures` under any of the prompts, `size` of them a step, times `weight`.
+    """One expectation of L_con: `pictures` under any of their prompts, `size` of them a step, times `weight`.
 
-    With `keep` the target is what the untouched model answers instead of the true noise: the term then measures drift
-    alone, with far less variance. Our choice; the paper's prior term has the true noise.
+    `choices` (m, p), int64, are the rows of `conditioning` that may go with each of the m pictures; without it all
+    may go with each. With `keep` the target is what the untouched model answers instead of the true noise: the term
+    then measures drift alone, with far less variance. Our choice; the paper's prior term has the true noise.
     """
 
     name: str
@@ -64,6 +65,13 @@ class Term:
     weight: float
     size: int
     keep: bool = False
+    choices: Tensor | None = None
+
+    def prompts(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
+        """For each of the pictures (their numbers, int64) one of its rows of `conditioning`, drawn at random."""
+        count = len(self.conditioning) if self.choices is None else self.choices.shape[1]
+        drawn = torch.randint(count, (len(pictures),), generator=generator)
+        return drawn if self.choices is None else self.choices[pictures, drawn]
 
 
 @dataclass
@@ -95,12 +103,13 @@ class Objective:
                 self.kept[term.name] = self.answered(self.draw(term, self.pool, generator, self.noise))
 
     def draw(self, term: Term, count: int, generator: torch.Generator, span: tuple[float, float]) -> Batch:
-        """`count` samples of `term`: pictures in turn, any prompt, stratified timesteps of `span`, CPU noise."""
+        """`count` samples of `term`: pictures in turn, prompts at random, stratified timesteps, CPU noise."""
         order = torch.randperm(len(term.pictures), generator=generator)
-        pictures = term.pictures[order.repeat(-(-count // len(order)))[:count]]
+        chosen = order.repeat(-(-count // len(order)))[:count]
+        pictures = term.pictures[chosen]
         latents = pictures.latents
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        prompts = torch.randint(len(term.conditioning), (count,), generator=generator).to(latents.device)
+        prompts = term.prompts(chosen, generator).to(latents.device)
         timesteps = stratified_timesteps(count, len(self.schedule), generator, span).to(latents.device)
         return Batch(
             noisy=self.schedule.add_noise(latents, noise, timesteps),

@@ -10,6 +10,7 @@ from conestool.errors import UsageError
 __all__ = ["DEFAULT_METHOD", "Settings"]
 
 DEFAULT_METHOD = "mask"
+CAPTIONS = ("auto", "given", "none")
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Settings:
     search looks at (0: no noise, 1: nothing but noise): where there is much, the prompt decides, and with all of it no
     concept is bound to its identifier (docs/method.md). `batch` is the number of samples of each term in a step;
     `class_images` how many the base model draws (a quarter of them only for the report); `crops` how many crops of each
-    photo are seen besides the whole; `held_out` how many photos only the report sees (None: one of four or more);
+    photo are seen besides the whole; `captions` are where words for the rest of the photos come from (auto: as given,
+    else by the base model; given; none); `held_out` how many photos only the report sees (None: one of four or more);
     `density` fixes the fraction of K/V weights to shut; `options` are the method's own parameters.
     """
 
@@ -35,6 +37,7 @@ class Settings:
     batch: int = 8
     class_images: int = 32
     crops: int = 3
+    captions: str = "auto"
     held_out: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -47,6 +50,7 @@ class Settings:
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(self.class_images >= 4, "class_images", self.class_images, "at least 4")
         require(self.crops >= 0, "crops", self.crops, "at least 0")
+        require(self.captions in CAPTIONS, "captions", self.captions, f"one of {', '.join(CAPTIONS)}")
         require(self.held_out is None or self.held_out >= 0, "held_out", self.held_out, "at least 0")
 
     def record(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,18 +11,22 @@ from PIL import Image
 
 from conestool.diffusion.photos import Photo
 
-__all__ = ["Split", "class_prompts", "crops", "instance_prompts", "split"]
+__all__ = ["Split", "captioned_prompts", "class_prompts", "crops", "instance_prompts", "split"]
 
 TEMPLATES = ("a photo of {}", "{}", "a picture of {}")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures to learn from and pictures for the report; `held_out` counts the photos among the latter (0: crops)."""
+    """Pictures to learn from and pictures for the report; `held_out` counts the photos among the latter (0: crops).
+
+    `captions` are those of the pictures to learn from, "" where there is none.
+    """
 
     learn: tuple[Image.Image, ...]
     report: tuple[Image.Image, ...]
     held_out: int
+    captions: tuple[str, ...]
 
 
 def split(photos: Sequence[Photo], crop_count: int, held_out: int | None, seed: int) -> Split:
@@ -34,8 +39,9 @@ def split(photos: Sequence[Photo], crop_count: int, held_out: int | None, seed: 
     count = (len(ordered) >= 4) if held_out is None else min(held_out, len(ordered) - 1)
     kept, learn = ordered[:count], ordered[count:]
     pictures = [p for photo in learn for p in (photo.image, *crops(photo, crop_count, seed))]
+    captions = [photo.caption for photo in learn for _ in range(1 + crop_count)]
     report = [photo.image for photo in kept] or [p for photo in learn for p in crops(photo, 2, seed + 1)]
-    return Split(tuple(pictures), tuple(report), int(count))
+    return Split(tuple(pictures), tuple(report), int(count), tuple(captions))
 
 
 def crops(photo: Photo, count: int, seed: int) -> list[Image.Image]:
@@ -55,6 +61,19 @@ def crop(image: Image.Image, rng: random.Random) -> Image.Image:
 def instance_prompts(phrase: str) -> list[str]:
     """Prompts for the subject, `phrase` being "sks dog"; several, so that the concept is not tied to one wording."""
     return [template.format(f"a {phrase}") for template in TEMPLATES]
+
+
+def captioned_prompts(prompts: Sequence[str], phrase: str, noun: str, caption: str) -> list[str]:
+    """`prompts` for `phrase` ("sks dog", or the noun alone), made prompts for a picture with that caption.
+
+    A caption that names the class noun is the prompt, with `phrase` in the noun's place; any other ("on the beach")
+    stands behind each prompt.
+    """
+    named = re.compile(rf"\b(?:(an?) )?{re.escape(noun)}\b", re.IGNORECASE)
+    if not named.search(caption):
+        return [f"{prompt} {caption}".rstrip() for prompt in prompts]
+    whole = named.sub(lambda found: article(phrase) if found[1] else phrase, caption, count=1)
+    return [whole] * len(prompts)
 
 
 def class_prompts(noun: str) -> list[str]:

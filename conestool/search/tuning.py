@@ -20,7 +20,7 @@ from conestool.patch.shutting import check_base
 from conestool.records import plain
 from conestool.search.controls import random
 from conestool.search.events import Note, Report, ignore
-from conestool.search.finding import Words, draw_class, prepare
+from conestool.search.finding import Words, captioned, draw_class, prepare
 from conestool.search.joint import JointMask
 from conestool.search.layout import Layout, borrowed
 from conestool.search.objective import Objective
@@ -116,7 +116,8 @@ def tune(
         ]
         owned = torch.stack([layout.shut(each.indices) for each in cone.concepts])
         mask = JointMask([each.objective for each in subjects], owned, **tuning.own())
-        facts = [tuning.record(), tuning.settings.seed, [each.photos for each in subjects], model.info.digests]
+        told = [[photo.caption for photo in photos[each.name]] for each in cone.concepts]
+        facts = [tuning.record(), tuning.settings.seed, [each.photos for each in subjects], told, model.info.digests]
         saved = SavedRun(state, run_key([*facts, [each.id for each in cone.concepts]])) if state else None
         run(mask, saved, resume, progress)
         if not better(subjects, owned.any(0), mask.shut):
@@ -150,6 +151,7 @@ def subject_of(
 ) -> Subject:
     """One concept's L_con and probes, made as `find` makes them; the layout's weights must be untouched."""
     words = Words(concept.name, concept.class_noun, concept.identifier)
+    photos = captioned(model, photos, words.class_noun, settings, progress)
     pictures = split(photos, settings.crops, settings.held_out, settings.seed)
     priors = list((class_pictures or {}).get(concept.name) or draw_class(model, words, settings, progress))
     if len(priors) < 2:

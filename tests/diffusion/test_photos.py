@@ -113,6 +113,29 @@ def test_reads_folders_in_name_order_and_notes_the_rest(tmp_path: Path) -> None:
     assert notes == ["notes.md: not an image, skipped", "copy.png: same picture as a.png, counted once"]
 
 
+def test_a_text_beside_a_photo_is_its_caption(tmp_path: Path) -> None:
+    """One line of it, only where captions are wanted; it is not noted as a file that was skipped."""
+    for name, colour in (("a.png", RED), ("b.png", BLUE)):
+        Image.new("RGB", (20, 20), colour).save(tmp_path / name)
+    (tmp_path / "a.txt").write_text("on the\nbeach \n")
+    (tmp_path / "b.txt").write_text(" \n")
+    (tmp_path / "c.txt").write_text("beside nothing")
+    photos, notes = read_photos([tmp_path], captions=True)
+    assert [photo.caption for photo in photos] == ["on the beach", ""]
+    assert notes == ["c.txt: not an image, skipped"]
+    assert [photo.caption for photo in read_photos([tmp_path])[0]] == ["", ""]
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"long " * 1000])
+def test_refuses_a_caption_that_is_none(tmp_path: Path, data: bytes) -> None:
+    """Bytes that are no text, and too much of it."""
+    Image.new("RGB", (20, 20), RED).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(PhotoError, match=r"a\.txt: no caption for a\.png"):
+        read_photos([tmp_path], captions=True)
+    assert len(read_photos([tmp_path])[0]) == 1
+
+
 def truncated_jpeg(path: Path) -> Path:
     """A JPEG that ends in the middle."""
     out = BytesIO()

@@ -202,11 +202,12 @@ def test_half_of_the_unbound_prompts_name_no_identifier_and_half_a_rival() -> No
     """The subject's own identifier is in none of them, rivals are as many as asked for, and a seed draws the same."""
     model = load_model("pocket")
     words, settings = Words("dog", "dog", "sks"), Settings(rivals=5)
-    prompts = unbound_prompts(model, words, settings)
-    bare = [prompt for prompt in prompts if prompt in words.of_class]
-    rivals = {prompt.split()[-2] for prompt in prompts} & set(identifiers(model))
+    prompts = unbound_prompts(model, words, settings, "on the beach")
+    bare = [prompt for prompt in prompts if prompt.removesuffix(" on the beach") in words.of_class]
+    assert all(prompt.endswith(" on the beach") for prompt in prompts)
+    rivals = {prompt.split()[-5] for prompt in prompts} & set(identifiers(model))
     assert len(bare) * 2 == len(prompts)
     assert len(rivals) == 5
     assert "sks" not in rivals
-    assert prompts == unbound_prompts(model, words, settings)
-    assert set(unbound_prompts(model, words, Settings(rivals=0))) == set(words.of_class)
+    assert prompts == unbound_prompts(model, words, settings, "on the beach")
+    assert set(unbound_prompts(model, words, Settings(rivals=0), "")) == set(words.of_class)

@@ -48,6 +48,19 @@ def test_batches_depend_on_seed_and_step_alone(model: Model, layout: Layout) -> 
     assert not torch.equal(first.batch(7).noisy, other.batch(7).noisy)
 
 
+def test_pictures_go_under_their_own_prompts_only(model: Model, layout: Layout) -> None:
+    prompts = encode(model, ["one", "two", "three"])
+    pictures = Pictures(torch.stack([torch.full((4, 8, 8), float(value)) for value in range(2)]))
+    term = Term("instance", pictures, prompts, 1.0, 16, choices=torch.tensor([[0, 0], [1, 2]]))
+    objective = Objective(model, layout, [term], noise=(0.0, 1e-6))
+    batch = objective.batch(0)
+    nearest = [
+        int((batch.conditioning.embeds[row] == prompts.embeds).flatten(1).all(1).nonzero()[0]) for row in range(16)
+    ]
+    shown = [round(float(noisy.mean())) for noisy in batch.noisy]
+    assert set(zip(shown, nearest, strict=True)) == {(0, 0), (1, 1), (1, 2)}
+
+
 def test_gradient_is_that_of_the_loss_on_the_same_batch(model: Model, layout: Layout) -> None:
     objective = make(model, layout)
     gradient, loss = objective.gradient(objective.theta, 2)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
 from conestool.diffusion.photos import Photo, as_photo
-from conestool.search.subject import class_prompts, crops, instance_prompts, split
+from conestool.search.subject import captioned_prompts, class_prompts, crops, instance_prompts, split
 
 
 def make_photos(count: int) -> list[Photo]:
@@ -47,6 +49,24 @@ def test_crops_keep_at_least_four_fifths_of_each_side_and_repeat_by_seed() -> No
     assert [c.size for c in first] == [c.size for c in again]
     assert [c.size for c in first] != [c.size for c in other]
     assert all(c.width >= 48 and c.height >= 40 for c in first)
+
+
+def test_a_crop_has_the_caption_of_its_photo() -> None:
+    photos = [replace(photo, caption=f"number {place}") for place, photo in enumerate(make_photos(3))]
+    parts = split(photos, 2, 0, 0)
+    assert len(parts.captions) == len(parts.learn) == 9
+    reds = {image.getpixel((0, 0)): caption for image, caption in zip(parts.learn, parts.captions, strict=True)}
+    assert reds == {(place, 0, 0): f"number {place}" for place in range(3)}
+
+
+def test_a_caption_stands_behind_the_prompts_or_is_the_prompt_if_it_names_the_noun() -> None:
+    prompts = instance_prompts("sks owl")
+    assert captioned_prompts(prompts, "sks owl", "owl", "") == prompts
+    assert captioned_prompts(prompts, "sks owl", "owl", "on a table")[0] == "a photo of a sks owl on a table"
+    own = captioned_prompts(prompts, "sks owl", "owl", "An owl beside another owl")
+    assert own == ["a sks owl beside another owl"] * len(prompts)
+    assert captioned_prompts(prompts, "sks owl", "owl", "my brown Owl")[0] == "my brown sks owl"
+    assert captioned_prompts(prompts, "owl", "owl", "an owl in a fowl house")[0] == "an owl in a fowl house"
 
 
 def test_prompts_name_identifier_and_noun() -> None:

@@ -100,7 +100,7 @@ CORE = Mix(
     domain.CORE_BACKGROUNDS,
     domain.CORE_SETS,
     domain.NARROW_SKIPS,
-    colour=0.2,
+    colour=0.5,
     jitter=0.5,
 )
 #: By the name of their shards; shards of every name together ("*") are the wide domain.

@@ -1,0 +1,72 @@
+"""Words for what photos show besides the subject: the model's own, and what becomes of them in a search."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from conestool import find
+from conestool.diffusion.models import Model, load_model
+from conestool.diffusion.photos import Photo, as_photo
+from conestool.search.captions import COMMON, describe_photos, surroundings
+from conestool.search.events import Event, Note
+from conestool.search.finding import captioned
+from conestool.search.settings import Settings
+from tests.tiny import save_pipeline
+
+SHORT = {"class_images": 4, "crops": 0, "options": {"steps": 1}}
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Model:
+    return load_model("pocket")
+
+
+def on(colour: str) -> Photo:
+    """A brown disc on a plain colour."""
+    image = Image.new("RGB", (64, 64), colour)
+    ImageDraw.Draw(image).ellipse((14, 14, 50, 50), fill=(125, 72, 32))
+    return as_photo(image)
+
+
+def test_pocket_recognises_plain_backgrounds(pocket: Model) -> None:
+    colours = {"red": (214, 30, 36), "yellow": (250, 215, 20), "green": (40, 160, 50)}
+    told = describe_photos(pocket, [on(colour) for colour in colours.values()], "bear", 0)
+    assert [photo.caption for photo in told] == [f"on a {colour} background" for colour in colours]
+
+
+def test_a_given_caption_stays(pocket: Model) -> None:
+    photo = replace(on("red"), caption="on a sofa")
+    assert describe_photos(pocket, [photo], "bear", 0) == [photo]
+
+
+def test_phrases_are_the_models_own_or_common_ones(pocket: Model, tmp_path: Path) -> None:
+    assert {"on the beach", "on an orange background"} <= set(surroundings(pocket))
+    assert surroundings(load_model(str(save_pipeline(tmp_path / "model")))) == list(COMMON)
+
+
+def test_settings_say_where_captions_come_from(pocket: Model) -> None:
+    events: list[Event] = []
+    bare, given = on((214, 30, 36)), replace(on("blue"), caption="in a room")
+    for captions, expected in {
+        "auto": ["on a red background", "in a room"],
+        "given": ["", "in a room"],
+        "none": ["", ""],
+    }.items():
+        told = captioned(pocket, [bare, given], "bear", Settings(captions=captions), events.append)
+        assert [photo.caption for photo in told] == expected
+    assert [event.text for event in events if isinstance(event, Note)] == [
+        "around the subject the model sees: on a red background"
+    ]
+
+
+def test_captions_change_what_is_found(pocket: Model) -> None:
+    photos = [on("red"), on("blue")]
+    one, same, other = (
+        find(pocket, [replace(p, caption=caption) for p in photos], "bear", settings=Settings(density=0.01, **SHORT))
+        for caption in ("on the beach", "on the beach", "in the snow")
+    )
+    assert one["bear"].id == same["bear"].id != other["bear"].id
