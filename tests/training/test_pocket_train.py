@@ -75,11 +75,13 @@ def test_crowding_is_the_squared_excess_of_the_cosines() -> None:
 
 
 @pytest.mark.timeout(120)
-def test_separation_loss_moves_the_states_of_identifiers_apart(tmp_path: Path) -> None:
+def test_separation_loss_moves_the_states_of_words_apart(tmp_path: Path) -> None:
     """A few steps on that loss alone bring it down, and its gradient reaches the text encoder only."""
     save_state(tmp_path / "scale.pt", {"scaling_factor": 1.0})
     trainer = Trainer(arguments(tmp_path), Team())
     optimizer = torch.optim.Adam(trainer.text.parameters(), lr=1e-3)
+    words = [trainer.words(text, add_special_tokens=False).input_ids for text in ("a red dog", "a red car")]
+    drowned = models.crowding(trainer.states_of(words)[:, [3, 4, -1]], 0.0)
     losses = []
     for _ in range(12):
         torch.manual_seed(3)
@@ -89,6 +91,7 @@ def test_separation_loss_moves_the_states_of_identifiers_apart(tmp_path: Path) -
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+    assert models.crowding(trainer.states_of(words)[:, [3, 4, -1]], 0.0) < 0.8 * drowned
     assert all(parameter.grad is None for parameter in trainer.unet.parameters())
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from torch import Tensor, nn
 
-from training.pocket import captions, domain, scenes
+from training.pocket import captions, domain, sample, scenes
 from training.pocket.autoencoder import psnr
 from training.pocket.common import mixed_precision
 from training.pocket.evaluator import LABELS, Judge
@@ -111,21 +115,34 @@ def text_ratio(pipe: StableDiffusionPipeline, work: Path, mix: scenes.Mix, count
 
 
 @torch.no_grad()
-def identifier_cosines(pipe: StableDiffusionPipeline) -> dict[str, float]:
-    """Return the mean cosine, over pairs of identifiers, of the text states at them and at the noun behind them.
+def text_cosines(pipe: StableDiffusionPipeline, nouns: Sequence[str]) -> dict[str, float]:
+    """Return mean cosines of the text states that have to differ, by what they are called in the table.
 
-    1 means that the U-Net cannot tell identifiers apart; the mean state over all identifiers is not subtracted.
+    Over pairs of identifiers: at them and at the noun behind them. Over pairs of nouns, the mean over all colours: at a
+    noun behind a colour, and at the last of the padding. 1 means that the U-Net cannot tell the words apart; no mean
+    state is subtracted.
     """
-    words = [f"a photo of a {identifier} dog" for identifier in domain.IDENTIFIERS]
-    ids = pipe.tokenizer(words, padding="max_length", max_length=32, return_tensors="pt").input_ids
-    states = pipe.text_encoder(ids).last_hidden_state
-    noun = int((ids[0] == pipe.tokenizer.convert_tokens_to_ids("dog</w>")).nonzero()[0])
-    found = {}
-    for name, place in (("identifier", noun - 1), ("noun", noun)):
-        unit = F.normalize(states[:, place], dim=1)
-        pairs = unit @ unit.T
-        found[name] = float((pairs.sum() - pairs.trace()) / (len(unit) * (len(unit) - 1)))
-    return found
+
+    def states(*prompts: str) -> Tensor:
+        ids = pipe.tokenizer(prompts, padding="max_length", max_length=32, return_tensors="pt").input_ids
+        return pipe.text_encoder(ids).last_hidden_state
+
+    bound = states(*(f"a photo of a {identifier} dog" for identifier in domain.IDENTIFIERS))
+    noun = len(pipe.tokenizer("a photo of a red dog", add_special_tokens=False).input_ids)
+    coloured = [states(*(f"a photo of a {colour} {noun}" for noun in nouns)) for colour in domain.COLOURS]
+    return {
+        "identifiers, at them": mean_cosine(bound[:, noun - 1]),
+        "identifiers, at the noun": mean_cosine(bound[:, noun]),
+        "nouns behind a colour": mean([mean_cosine(each[:, noun]) for each in coloured]),
+        "nouns behind a colour, last padding": mean([mean_cosine(each[:, -1]) for each in coloured]),
+    }
+
+
+def mean_cosine(states: Tensor) -> float:
+    """Return the mean cosine of all pairs of rows (K, D)."""
+    unit = F.normalize(states, dim=1)
+    pairs = unit @ unit.T
+    return float((pairs.sum() - pairs.trace()) / (len(unit) * (len(unit) - 1)))
 
 
 def check_not_held_out(bank: SpriteBank) -> None:
@@ -134,3 +151,29 @@ def check_not_held_out(bank: SpriteBank) -> None:
     bad = [i for i in bank.icons if i in icons or i.split(":")[0] in sets]
     if bad:
         raise ValueError(f"held-out icons among the training sprites: {bad}")
+
+
+def costs(folder: Path, repeats: int = 3) -> list[dict[str, Any]]:
+    """Return the size of an exported model, and the median seconds of loading it and of one 20-step picture.
+
+    Loading is timed in this process, in which torch and diffusers are imported already; a picture takes guidance.
+    """
+    loads, pictures = [], []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, safety_checker=None)
+        loads.append(time.perf_counter() - begun)
+        pipe.set_progress_bar_config(disable=True)
+        begun = time.perf_counter()
+        sample.render(pipe, ["a photo of a dog"], seed=SEED, steps=20)
+        pictures.append(time.perf_counter() - begun)
+    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    return [
+        {"measure": "weights, MB", "goal": "< 60", "value": round(size / 1e6, 1)},
+        {"measure": "loading, seconds", "goal": "< 3", "value": round(median(loads), 2)},
+        {
+            "measure": f"one picture of 20 steps, seconds, {torch.get_num_threads()} threads",
+            "goal": "< 3",
+            "value": round(median(pictures), 2),
+        },
+    ]

@@ -1,7 +1,7 @@
 """Train text encoder and U-Net on the pool: ``torchrun --nproc_per_node 2 -m training.pocket.train --work F``.
 
 v-prediction on a cosine schedule, stratified timesteps with more of the noisy ones, captions dropped in 10 %, and two
-losses of the text encoder: its states keep the words readable, and two identifiers apart. Resumes from ``train.pt``.
+losses of the text encoder: its states keep the words readable, and identifiers and nouns apart. Resumes.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ DETAIL = 0.2
 NOISY = 0.7
 #: Weight of the reading loss (`models.Reader`).
 READING = 0.05
-#: Weight of the separation loss, the cosine up to which two identifiers' states may lie together, and how many of
-#: them a step compares. Real text encoders keep rare words apart; in 27,000 images the reading loss alone did not.
+#: Weight of the separation loss, the cosine up to which the states of two words may lie together, and how many words
+#: a step compares. Real text encoders keep rare words apart; in 27,000 images the reading loss alone did not.
 SEPARATION, ALLOWED, COMPARED = 1.0, 0.6, 8
 
 
@@ -95,6 +95,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.99), fused=True)
         self.alphas = models.build_scheduler().alphas_cumprod.to(self.device)
         self.nouns = self.words.convert_tokens_to_ids([f"{n}</w>" for n in domain.NOUNS if " " not in n])
+        self.colours = self.words.convert_tokens_to_ids([f"{colour}</w>" for colour in domain.COLOURS])
         self.empty = torch.tensor(self.words("", padding="max_length", max_length=32).input_ids)
         self.seen = self.steps = 0
         scale = load_state(args.work / "scale.pt")
@@ -152,22 +153,29 @@ class Trainer:
         weight[self.identifiers] = self.directions * weight[self.ordinary].norm(dim=1).mean()
 
     def separation(self) -> Tensor:
-        """Return how closely a random noun's states behind a few identifiers, and behind none, lie together.
+        """Return how closely the states of words that a picture must tell apart lie together, in two sets of prompts.
 
-        Compared are the states at the identifier, at the noun and at the last of the padding.
+        One noun behind a few identifiers and behind none, compared at the identifier, the noun and the last of the
+        padding; and a few nouns behind one colour word or identifier, compared at the noun, the end and the last of the
+        padding. Without the second a colour word drowned its noun: "a blue car" and "a blue dog" had one state.
         """
-        noun = _pick(self.nouns)
         start = self.words(_pick(BEGINNINGS), add_special_tokens=False).input_ids
-        head = torch.tensor([self.words.bos_token_id, *start])
-        chosen = self.identifiers.cpu()[torch.randperm(len(self.identifiers))[:COMPARED]]
-        tokens = self.empty.repeat(COMPARED + 1, 1)
-        tokens[:, : len(head)] = head
-        tokens[:COMPARED, len(head)], tokens[:COMPARED, len(head) + 1], tokens[-1, len(head)] = chosen, noun, noun
-        states = self.text(tokens.to(self.device)).last_hidden_state.float()
-        behind = torch.full((COMPARED + 1,), len(head) + 1)
-        behind[-1] -= 1
-        whole = torch.stack([states[torch.arange(COMPARED + 1), behind], states[:, -1]], 1)
-        return models.crowding(whole, ALLOWED) + models.crowding(states[:-1, len(head) : len(head) + 1], ALLOWED)
+        chosen = self.identifiers[torch.randperm(len(self.identifiers))[:COMPARED]].tolist()
+        nouns = [self.nouns[int(row)] for row in torch.randperm(len(self.nouns))[:COMPARED]]
+        noun, adjective = _pick(self.nouns), _pick(_pick([self.colours, self.identifiers.tolist()]))
+        named = self.states_of([[*start, word, noun] for word in chosen])
+        bare = self.states_of([[*start, noun]])
+        behind = self.states_of([[*start, adjective, each] for each in nouns])
+        at = len(start) + 1
+        whole = torch.cat([named[:, [at + 1, -1]], bare[:, [at, -1]]])
+        groups = (whole, named[:, [at]], behind[:, [at + 1, at + 2, -1]])
+        return torch.stack([models.crowding(group, ALLOWED) for group in groups]).sum()
+
+    def states_of(self, prompts: list[list[int]]) -> Tensor:
+        """Return the text encoder's states (n, 32, width) of prompts of equal length, given as token ids."""
+        tokens = self.empty.repeat(len(prompts), 1)
+        tokens[:, 1 : 1 + len(prompts[0])] = torch.tensor(prompts)
+        return self.text(tokens.to(self.device)).last_hidden_state.float()
 
     def loss(self, latents: Tensor, tokens: Tensor) -> Tensor:
         """Return the weighted mean squared error of v for scaled latents, the reading and the separation loss."""
