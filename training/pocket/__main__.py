@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=90, help="for text encoder and U-Net")
     parser.add_argument("--domain", choices=("core", "narrow", "wide"), default="wide", help="of the last part")
     parser.add_argument("--autoencoder-minutes", type=float, default=12)
+    parser.add_argument("--judge-minutes", type=float, default=14)
     parser.add_argument("--shards", type=int, default=24, help="of 5000 scenes each")
     parser.add_argument("--processes", type=int, default=1, help="one-thread processes on a CPU: one for each core")
     parser.add_argument("--device", default="cpu")
@@ -76,7 +77,7 @@ def main() -> None:
     run("training.pocket.export", "--work", work, "--out", str(args.out))
     if args.renders:
         if not (args.work / "evaluator.pt").exists():
-            run("training.pocket.evaluator", "--work", work, *device)
+            run("training.pocket.evaluator", "--work", work, "--minutes", str(args.judge_minutes), *device)
         run("training.pocket.evaluator", "--work", work, "--export")
         out = ["--out", str(args.work / "evaluation"), "--renders", str(args.renders)]
         run("training.pocket.evaluate", "--work", work, *out)
