@@ -17,7 +17,7 @@ from conestool.diffusion.models import load_model
 from conestool.evaluate import TEMPLATES, check_templates, load_aligners
 from conestool.search import METHODS
 
-VARIANTS = (*sorted(METHODS), "mask,contrast=0,noise=[0,1]")
+VARIANTS = (*sorted(METHODS), 'mask,captions="none"', 'mask,contrast=0,noise=[0,1],captions="none"')
 QUICK = {
     "subjects": ["dog", "cat"],
     "seeds": [0],
@@ -95,7 +95,7 @@ def run_ceilings(args: argparse.Namespace, benches: dict[str, Bench], store: Sto
     for kind in args.ceilings:
         for half in halves:
             names = [name for name, bench in benches.items() if bench.subject.half == half]
-            rates = CEILINGS[kind][-args.rates :] if half == halves[0] else [best_rates(store)[kind]] if names else []
+            rates = CEILINGS[kind][: args.rates] if half == halves[0] else [best_rates(store)[kind]] if names else []
             for job in (Ceiling(name, seed, kind, rate) for seed in args.seeds for rate in rates for name in names):
                 if benches[job.subject].ceiling(job):
                     yield f"{job.subject}, seed {job.seed}: {kind} at {job.rate:g}"
