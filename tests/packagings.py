@@ -7,7 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModelWithProjection
 
@@ -67,7 +81,137 @@ def sdxl(parts: Path, seed: int = 0) -> Any:
     )
 
 
-FAMILIES = {"sd1": sd1, "sd2": sd2, "sdxl": sdxl}
+def pixart(parts: Path, seed: int = 0, sigma: bool = False) -> Any:
+    """PixArt-alpha at 1024 pixels, which is told sizes, or Sigma, which is not; both learn a variance beside the noise."""
+    tokenizer = tiny.make_t5_tokenizer()
+    torch.manual_seed(seed + 2)
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        cross_attention_dim=24,
+        caption_channels=24,
+        sample_size=128,
+        interpolation_scale=2,
+        use_additional_conditions=False if sigma else None,
+    )
+    spread(transformer)
+    kind = PixArtSigmaPipeline if sigma else PixArtAlphaPipeline
+    return kind(
+        tokenizer=tokenizer,
+        text_encoder=tiny.make_t5(seed + 1, tokenizer),
+        vae=tiny.make_vae(seed, tiny=False),
+        transformer=transformer,
+        scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02),
+    )
+
+
+def pixart_sigma(parts: Path, seed: int = 0) -> Any:
+    """PixArt-Sigma."""
+    return pixart(parts, seed, sigma=True)
+
+
+def sixteen(seed: int, **changes: Any) -> Any:
+    """The autoencoder of SD3 and Flux: 16 channels, shifted, without convolutions on the latents."""
+    plain = {"latent_channels": 16, "use_quant_conv": False, "use_post_quant_conv": False}
+    return tiny.make_vae(seed, tiny=False, **plain, **changes)
+
+
+def sd3(parts: Path, seed: int = 0) -> Any:
+    """Stable Diffusion 3.5 medium: as SD3, with normalised queries and keys and a second attention in the first block."""
+    first, second = tiny.make_tokenizer(parts / "tokenizer"), tiny.make_tokenizer(parts / "tokenizer_2")
+    second.pad_token = "!"
+    open_clip = {"hidden_size": 24, "intermediate_size": 48, "projection_dim": 24, "hidden_act": "gelu"}
+    t5 = tiny.make_t5_tokenizer()
+    encoder = tiny.make_text_encoder(seed + 1, first, CLIPTextModelWithProjection, projection_dim=16)
+    with torch.no_grad():
+        encoder.text_projection.weight.copy_(torch.eye(16))
+    torch.manual_seed(seed + 2)
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=48,
+        caption_projection_dim=32,
+        pooled_projection_dim=16 + 24,
+        out_channels=16,
+        pos_embed_max_size=16,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    spread(transformer)
+    return StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=sixteen(seed, scaling_factor=1.5305, shift_factor=0.0609),
+        text_encoder=encoder,
+        tokenizer=first,
+        text_encoder_2=tiny.make_text_encoder(seed + 3, second, CLIPTextModelWithProjection, **open_clip),
+        tokenizer_2=second,
+        text_encoder_3=tiny.make_t5(seed + 4, t5, d_model=48),
+        tokenizer_3=t5,
+    )
+
+
+def flux(parts: Path, seed: int = 0, dev: bool = True) -> Any:
+    """Flux dev, guided by an embedding and shifted by the picture's size, or schnell, neither."""
+    tokenizer, t5 = tiny.make_tokenizer(parts / "tokenizer"), tiny.make_t5_tokenizer()
+    torch.manual_seed(seed + 2)
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        pooled_projection_dim=16,
+        guidance_embeds=dev,
+        axes_dims_rope=(4, 6, 6),
+    )
+    spread(transformer)
+    shifted = {"shift": 3.0, "use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**shifted if dev else {}),
+        vae=sixteen(seed, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=tiny.make_text_encoder(seed + 1, tokenizer),
+        tokenizer=tokenizer,
+        text_encoder_2=tiny.make_t5(seed + 4, t5),
+        tokenizer_2=t5,
+        transformer=transformer,
+    )
+
+
+def flux_schnell(parts: Path, seed: int = 0) -> Any:
+    """Flux schnell."""
+    return flux(parts, seed, dev=False)
+
+
+@torch.no_grad()
+def spread(transformer: Any) -> None:
+    """Widen the random weights, so that the prompt and a few of them matter in a picture."""
+    for name, weight in transformer.named_parameters():
+        if weight.dim() > 1:
+            weight.normal_(std=1.5 / weight[0].numel() ** 0.5)
+        elif name.endswith("bias"):
+            weight.normal_(std=0.1)
+
+
+FAMILIES = {
+    "sd1": sd1,
+    "sd2": sd2,
+    "sdxl": sdxl,
+    "pixart": pixart,
+    "pixart-sigma": pixart_sigma,
+    "sd3": sd3,
+    "flux": flux,
+    "flux-schnell": flux_schnell,
+}
 
 
 def recast(source: Path, target: Path, dtype: torch.dtype) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 from conestool.concept import Concept, Cone
 from conestool.diffusion.quiet import quiet
@@ -17,6 +17,8 @@ from conestool.diffusion.quiet import quiet
 __all__ = [
     "WORDS",
     "make_pipeline",
+    "make_t5",
+    "make_t5_tokenizer",
     "make_text_encoder",
     "make_tokenizer",
     "make_unet",
@@ -51,6 +53,22 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, model_max_length=LENGTH)
 
 
+def make_t5_tokenizer() -> T5Tokenizer:
+    """A T5 tokenizer whose vocabulary holds every ASCII character and WORDS as whole tokens."""
+    pieces = ["▁", *(chr(code) for code in range(33, 127)), *("▁" + word for word in WORDS if len(word) > 1)]
+    scores = [(piece, -10.0 if len(piece) == 1 else -2.0) for piece in pieces]
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    return T5Tokenizer(vocab=[*special, *scores], extra_ids=0)
+
+
+def make_t5(seed: int, tokenizer: Any, **changes: Any) -> Any:
+    """T5's encoder as in version 1.1 (gated, no dropout), two layers, 24 wide unless its shape is changed."""
+    torch.manual_seed(seed)
+    shape = {"d_model": 24, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 3} | changes
+    told = {"vocab_size": len(tokenizer), "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+    return T5EncoderModel(T5Config(**shape, **told, dropout_rate=0.0))
+
+
 def make_unet(seed: int, cross: int, **changes: Any) -> UNet2DConditionModel:
     """A U-Net with self- and cross-attention at two resolutions and 28 K/V matrices, unless its shape is changed."""
     torch.manual_seed(seed)
@@ -70,7 +88,7 @@ def make_unet(seed: int, cross: int, **changes: Any) -> UNet2DConditionModel:
 
 
 def make_vae(seed: int, tiny: bool, **changes: Any) -> Any:
-    """An autoencoder of 4 latent channels, 4 pixels per latent."""
+    """An autoencoder of 4 latent channels, 4 pixels per latent, unless its shape is changed."""
     torch.manual_seed(seed)
     if tiny:
         return AutoencoderTiny(
@@ -80,16 +98,16 @@ def make_vae(seed: int, tiny: bool, **changes: Any) -> Any:
             num_decoder_blocks=(1, 1, 1),
             scaling_factor=0.8,
         )
-    return AutoencoderKL(
-        block_out_channels=(8, 8, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=32,
-        **changes,
-    )
+    shape: dict[str, Any] = {
+        "block_out_channels": (8, 8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 4,
+        "sample_size": 32,
+    }
+    return AutoencoderKL(**shape | changes)
 
 
 def make_text_encoder(seed: int, tokenizer: Any, kind: Any = CLIPTextModel, **changes: Any) -> Any:

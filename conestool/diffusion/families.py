@@ -1,16 +1,6 @@
 """What differs between families of base models, and nothing else: one adapter a family.
 
-To add a family, write a class with the members of `Family` (unets.py holds those of today) and list it in FAMILIES,
-most specific first. The members say how prompts are encoded, what the denoiser is told and how it is called, how
-pictures become latents, which diffusers class builds the pipeline, and by which names a single file is recognised.
-Everything else asks the pipeline's own parts: noise schedule and target (losses.py: epsilon, v, sample or rectified
-flow), K/V weights (weights.py), hashing, photos, patching, search. `tests/packagings.py` builds a small checkpoint of
-each family; add one there, and every test of families and of the digest ladder runs on it.
-
-Missing: transformer denoisers (PixArt, SD3, Flux). The K and V projections of joint attention (`add_k_proj`,
-`add_v_proj`) and rectified flow's schedule are there; their adapters need T5 encoders (PixArt with its attention mask,
-SD3 and Flux with pooled embeddings beside it), Flux also packed latents (2x2 patches with position ids, in `latents`,
-`predict` and the noise of sampling.py), its guidance embedding, and dynamic shifting of the timesteps.
+docs/adding-a-family.md says how one is added.
 """
 
 from __future__ import annotations
@@ -21,6 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from conestool.diffusion.conditioning import Conditioning, Frame
+from conestool.diffusion.dits import Flux, FluxSchnell, PixArtAlpha, PixArtSigma, StableDiffusion3
 from conestool.diffusion.unets import StableDiffusion, StableDiffusionXL
 from conestool.errors import ModelLoadError
 
@@ -31,7 +22,8 @@ class Family(Protocol):
     """One family of base models.
 
     `pipeline` is the diffusers class that a single file of the family is loaded as, `options` what it is given besides,
-    `marks` name prefixes that all occur in a single file in the original layout, and `guidance` the usual scale.
+    `marks` name prefixes that all occur in a single file in the original layout (none if no such file is read), and
+    `guidance` and `steps` the usual settings.
     """
 
     name: str
@@ -39,6 +31,7 @@ class Family(Protocol):
     options: Mapping[str, Any]
     marks: tuple[str, ...]
     guidance: float
+    steps: int
 
     def fits(self, pipe: Any) -> bool:
         """Whether `pipe` is of this family."""
@@ -47,23 +40,40 @@ class Family(Protocol):
         """The module whose K/V weights are meant."""
 
     def tokenizers(self, pipe: Any) -> list[Any]:
-        """The tokenizers that read a prompt; the shortest one limits it."""
+        """The tokenizers that read a prompt, first the one among whose words identifiers are chosen."""
+
+    def readers(self, pipe: Any) -> list[tuple[Any, int]]:
+        """The tokenizers that limit a prompt, each with the most tokens that it keeps, its special ones included."""
+
+    def patch(self, pipe: Any) -> int:
+        """Latents along one side of what the denoiser takes as one."""
 
     def encode(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of `prompts`, in the dtype and on the device of the text encoder, without framing."""
 
-    def framing(self, frames: Sequence[Frame]) -> Mapping[str, Tensor]:
+    def framing(self, pipe: Any, frames: Sequence[Frame]) -> Mapping[str, Tensor]:
         """What the denoiser is told of how pictures were framed, by name, a row for each; empty if nothing."""
 
     def latents(self, pipe: Any, pixels: Tensor) -> Tensor:
         """Latents (n, c, h, w), fp32, as the denoiser expects them, of pixels in -1..1, (n, 3, side, side)."""
 
+    def calling(self, pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of the pipeline's own call, from the common ones (see sampling.py); its noise is `latents`."""
+
     def predict(self, denoiser: nn.Module, latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
         """The denoiser's raw output for noisy `latents` (n, c, h, w) at `timesteps` (n,)."""
 
 
-FAMILIES: tuple[Family, ...] = (StableDiffusionXL(), StableDiffusion())
-KNOWN = ", ".join(family.name for family in FAMILIES)
+FAMILIES: tuple[Family, ...] = (
+    StableDiffusionXL(),
+    StableDiffusion(),
+    PixArtAlpha(),
+    PixArtSigma(),
+    StableDiffusion3(),
+    Flux(),
+    FluxSchnell(),
+)
+KNOWN = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
 
 
 def family_of(pipe: Any) -> Family:
@@ -78,7 +88,7 @@ def family_of(pipe: Any) -> Family:
 def family_of_file(model_id: str, keys: Collection[str]) -> Family:
     """The adapter for a single file with tensors of these names; ModelLoadError if it is no complete checkpoint."""
     for family in FAMILIES:
-        if all(any(key.startswith(mark) for key in keys) for mark in family.marks):
+        if family.marks and all(any(key.startswith(mark) for key in keys) for mark in family.marks):
             return family
     raise ModelLoadError(
         f"{model_id}: not a complete checkpoint in the original layout of a known family (known: {KNOWN})",

@@ -6,6 +6,7 @@ calls L_con; see method.md). Symbols: `latents` z (n, c, h, w), `noise` eps ~ N(
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ def schedule_of(model: Model) -> Schedule:
     scheduler = model.pipe.scheduler
     name = type(scheduler).__name__
     if "FlowMatch" in name:
-        return flow_schedule(scheduler.config, model.device)
+        return flow_schedule(scheduler.config, model.device, tokens(model))
     if "EDM" in name or "beta_schedule" not in scheduler.config:
         raise ModelLoadError(
             f"{model.id}: {name} does not say how the model was trained", "use a DDIM or DDPM scheduler"
@@ -85,14 +86,30 @@ def schedule_of(model: Model) -> Schedule:
     return Schedule(prediction, alphas.sqrt(), (1 - alphas).sqrt(), times)
 
 
-def flow_schedule(config: Any, device: torch.device) -> Schedule:
-    """Rectified flow: sigma from 1/T to 1, shifted as configured; the model is called with T sigma."""
+def flow_schedule(config: Any, device: torch.device, tokens: int) -> Schedule:
+    """Rectified flow: sigma from 1/T to 1, shifted as for pictures of so many `tokens`; the model is called with T sigma.
+
+    The shift is that of sampling (Esser et al. 2024, section 5.3.2): the search looks where the sampler works. Our
+    choice, since how often a model saw each sigma in training is not in its configuration.
+    """
     steps = int(config.num_train_timesteps)
     sigma = torch.arange(1, steps + 1, dtype=torch.float32, device=device) / steps
-    shift = float(config.get("shift") or 1.0)
-    if not config.get("use_dynamic_shifting"):
-        sigma = shift * sigma / (1 + (shift - 1) * sigma)
+    shift = dynamic_shift(config, tokens) if config.get("use_dynamic_shifting") else float(config.get("shift") or 1.0)
+    sigma = shift * sigma / (1 + (shift - 1) * sigma)
     return Schedule("flow", 1 - sigma, sigma, steps * sigma)
+
+
+def dynamic_shift(config: Any, tokens: int) -> float:
+    """The shift for pictures of so many `tokens`: its logarithm (or itself) is linear in their number, as configured."""
+    low, high = float(config.get("base_image_seq_len", 256)), float(config.get("max_image_seq_len", 4096))
+    least, most = float(config.get("base_shift", 0.5)), float(config.get("max_shift", 1.15))
+    mu = least + (most - least) * (tokens - low) / (high - low)
+    return mu if config.get("time_shift_type") == "linear" else math.exp(mu)
+
+
+def tokens(model: Model) -> int:
+    """Patches of a picture of the model's own size, which is what a search shows it."""
+    return (model.defaults.size // (model.scale * model.family.patch(model.pipe))) ** 2
 
 
 def predict(model: Model, schedule: Schedule, noisy: Tensor, t: Tensor, cond: Conditioning) -> Tensor:

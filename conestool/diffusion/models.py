@@ -124,7 +124,7 @@ def wrap(pipe: Any, id: str | None = None) -> Model:
     origin = str(pipe.name_or_path or "")
     settings = read_json(Path(origin) / SETTINGS) if origin else {}
     id = id or (origin if is_hub_id(origin) and not Path(origin).exists() else "pipeline")
-    plain = Defaults(guidance=family.guidance, size=sample_side(denoiser) * int(pipe.vae_scale_factor))
+    plain = Defaults(family.steps, family.guidance, sample_side(pipe, denoiser) * int(pipe.vae_scale_factor))
     return Model(pipe, id, family, read_defaults(settings, plain), settings=settings)
 
 
@@ -134,9 +134,9 @@ def check_vocabulary(model: Model) -> None:
         raise ModelLoadError(f"{model.id}: its tokenizer has no vocabulary", "copy or download the model again")
 
 
-def sample_side(denoiser: nn.Module) -> int:
-    """Side of the latents that the denoiser was trained on."""
-    side: Any = denoiser.config.sample_size  # type: ignore[union-attr]
+def sample_side(pipe: Any, denoiser: nn.Module) -> int:
+    """Side of the latents that the denoiser was trained on; Flux says it in the pipeline alone."""
+    side: Any = denoiser.config.get("sample_size", getattr(pipe, "default_sample_size", None))  # type: ignore[union-attr]
     return int(side if isinstance(side, int) else min(side)) if side else 64
 
 

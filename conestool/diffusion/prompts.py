@@ -26,6 +26,7 @@ __all__ = [
 
 RARE = re.compile(r"[b-df-hj-np-tv-xz]{3}")
 """Three consonants and no vowel: seldom a word in any language written in Latin letters."""
+ENOUGH = 8
 
 
 def encode(model: Model, prompts: Sequence[str], batch: int = 32) -> Conditioning:
@@ -41,7 +42,7 @@ def encode(model: Model, prompts: Sequence[str], batch: int = 32) -> Conditionin
 
 def frames_on(model: Model, frames: Sequence[Frame]) -> Mapping[str, Tensor]:
     """What the model's denoiser is told of `frames`, on its device."""
-    return {key: value.to(model.device) for key, value in model.family.framing(frames).items()}
+    return {key: value.to(model.device) for key, value in model.family.framing(model.pipe, frames).items()}
 
 
 def count_tokens(model: Model, prompt: str) -> int:
@@ -51,12 +52,12 @@ def count_tokens(model: Model, prompt: str) -> int:
 
 def cut_text(model: Model, prompt: str) -> str:
     """The end of `prompt` that a text encoder will not read, "" if it reads all; the longest over several encoders."""
-    return max((cut_by(tokenizer, prompt) for tokenizer in model.family.tokenizers(model.pipe)), key=len)
+    return max((cut_by(tokenizer, most, prompt) for tokenizer, most in model.family.readers(model.pipe)), key=len)
 
 
-def cut_by(tokenizer: Any, prompt: str) -> str:
-    """What one tokenizer cuts, as typed; in tokenizers that keep no offsets, as decoded."""
-    kept = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+def cut_by(tokenizer: Any, most: int, prompt: str) -> str:
+    """What one tokenizer cuts that keeps `most` tokens, as typed; in tokenizers that keep no offsets, as decoded."""
+    kept = most - tokenizer.num_special_tokens_to_add()
     ids = token_ids(tokenizer, prompt)
     if len(ids) <= kept:
         return ""
@@ -88,15 +89,24 @@ def identifiers(model: Model) -> list[str]:
 
     Rare (our choice): three consonants, in the last third of the vocabulary, which byte-pair encoding orders by
     frequency. DreamBooth (Ruiz et al. 2023, section 3.2) argues for such tokens: they bring little meaning along.
+    Of the first tokenizer's words, those that all others know as well, unless these are too few to tell names apart.
     """
     named = model.settings.get("identifiers")
     if isinstance(named, list) and named:
         return [str(word) for word in named]
-    vocabulary: dict[str, int] = model.family.tokenizers(model.pipe)[0].get_vocab()
-    floor = len(vocabulary) * 2 // 3
-    words = {token.removesuffix("</w>"): index for token, index in vocabulary.items() if token.endswith("</w>")}
+    first, *others = model.family.tokenizers(model.pipe)
+    floor, words = len(first.get_vocab()) * 2 // 3, whole_words(first)
     rare = [word for word, index in words.items() if index >= floor and RARE.fullmatch(word)]
-    return sorted(rare, key=lambda word: -words[word])
+    rare.sort(key=lambda word: -words[word])
+    shared = set(rare).intersection(*map(whole_words, others))
+    return [word for word in rare if word in shared or len(shared) < ENOUGH]
+
+
+def whole_words(tokenizer: Any) -> dict[str, int]:
+    """The tokens that are words by themselves, with their ids: `dog</w>` in CLIP's notation, `▁dog` in T5's."""
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    after = {token.removesuffix("</w>"): index for token, index in vocabulary.items() if token.endswith("</w>")}
+    return after or {token[1:]: index for token, index in vocabulary.items() if token.startswith("▁")}
 
 
 def choose_identifier(model: Model, name: str, taken: Iterable[str] = ()) -> str:

@@ -48,7 +48,6 @@ def sample(
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[rows]]
         call = {
             "prompt": list(prompts[rows]),
-            "negative_prompt": [negative] * len(generators) if negative else None,
             "latents": initial_noise(model, generators, size),
             "generator": generators,
             "num_inference_steps": model.defaults.steps if steps is None else steps,
@@ -56,7 +55,8 @@ def sample(
             "width": size[0],
             "height": size[1],
         }
-        images += run(model, call)
+        more = {"negative_prompt": [negative] * len(generators)} if negative else {}
+        images += run(model, model.family.calling(model.pipe, call | more))
         if progress:
             progress(len(images), len(prompts))
     return images
@@ -87,7 +87,7 @@ def initial_noise(model: Model, generators: Sequence[torch.Generator], size: tup
 
 def check_size(model: Model, size: tuple[int, int]) -> None:
     """Refuse a picture size (width, height) that the model cannot draw."""
-    unit = max(8, model.scale)
+    unit = max(8, model.scale * model.family.patch(model.pipe))
     if min(size) < unit or any(side % unit for side in size):
         raise UsageError(f"size {size[0]}x{size[1]}: {model.id} draws sides that are multiples of {unit}")
 

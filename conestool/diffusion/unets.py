@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from conestool.diffusion.conditioning import Conditioning, Frame
 
-__all__ = ["StableDiffusion", "StableDiffusionXL"]
+__all__ = ["StableDiffusion", "StableDiffusionXL", "present", "scaled_latents"]
 
 DENOISER, AUTOENCODER = "model.diffusion_model.", "first_stage_model."
 PARTS = ("unet", "vae", "tokenizer", "text_encoder", "scheduler")
@@ -26,6 +26,7 @@ class StableDiffusion:
     options: Mapping[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
     marks: tuple[str, ...] = (DENOISER, AUTOENCODER, "cond_stage_model.")
     guidance = 7.5
+    steps = 30
 
     def fits(self, pipe: Any) -> bool:
         """A pipeline with a U-Net and exactly one tokenizer and text encoder, that takes text alone."""
@@ -40,6 +41,14 @@ class StableDiffusion:
         """CLIP's tokenizer."""
         return [pipe.tokenizer]
 
+    def readers(self, pipe: Any) -> list[tuple[Any, int]]:
+        """Every tokenizer, with its own length."""
+        return [(tokenizer, tokenizer.model_max_length) for tokenizer in self.tokenizers(pipe)]
+
+    def patch(self, pipe: Any) -> int:
+        """One latent."""
+        return 1
+
     def encode(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
         """Last hidden states of the text encoder over the padded tokens: embeds (n, model_max_length, width)."""
         tokens, encoder = padded(pipe.tokenizer, prompts), pipe.text_encoder
@@ -48,13 +57,17 @@ class StableDiffusion:
         with torch.no_grad():
             return Conditioning(encoder(tokens.input_ids.to(encoder.device), attention_mask=mask)[0])
 
-    def framing(self, frames: Sequence[Frame]) -> Mapping[str, Tensor]:
+    def framing(self, pipe: Any, frames: Sequence[Frame]) -> Mapping[str, Tensor]:
         """Nothing: these models know pictures of one size, and not where they were cropped."""
         return {}
 
     def latents(self, pipe: Any, pixels: Tensor) -> Tensor:
         """The scaled mode of the autoencoder's posterior, or AutoencoderTiny's output."""
         return scaled_latents(pipe.vae, pixels)
+
+    def calling(self, pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
+        """The call as it is."""
+        return dict(call)
 
     def predict(self, denoiser: nn.Module, latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
         """The U-Net's output, of the latents' shape."""
@@ -99,7 +112,7 @@ class StableDiffusionXL(StableDiffusion):
         embeds = torch.cat([out.hidden_states[-2] for out in outs], dim=-1)
         return Conditioning(embeds, {"text_embeds": outs[1].text_embeds})
 
-    def framing(self, frames: Sequence[Frame]) -> Mapping[str, Tensor]:
+    def framing(self, pipe: Any, frames: Sequence[Frame]) -> Mapping[str, Tensor]:
         """`time_ids` (n, 6), fp32: original height and width, top and left of the crop, height and width drawn.
 
         As the model was trained (Podell et al. 2023, section 2.2): a photo is described as it was, small or cropped,
@@ -117,9 +130,12 @@ class StableDiffusionXL(StableDiffusion):
 
 def complete(pipe: Any, names: Sequence[str]) -> bool:
     """Whether all these parts are there, and the U-Net takes latents alone (not a mask or a picture beside them)."""
-    parts = pipe.components
-    there = all(parts.get(name) is not None for name in names)
-    return there and parts["unet"].config.in_channels == parts["vae"].config.latent_channels
+    return present(pipe, names) and pipe.unet.config.in_channels == pipe.vae.config.latent_channels
+
+
+def present(pipe: Any, names: Sequence[str]) -> bool:
+    """Whether all these parts are there."""
+    return all(pipe.components.get(name) is not None for name in names)
 
 
 def padded(tokenizer: Any, prompts: Sequence[str]) -> Any:

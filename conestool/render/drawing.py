@@ -163,8 +163,12 @@ def other_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     import diffusers
 
     kind: Any = getattr(diffusers, name, None)
+    flows = "beta_schedule" not in config
     try:
         if issubclass(kind, diffusers.SchedulerMixin):
+            if flows is not ("FlowMatch" in name):
+                suited = "FlowMatchEulerDiscrete" if flows else "DDIM or EulerDiscrete"
+                raise UsageError(f"scheduler {name}: the model was trained on another kind of noise", f"use {suited}")
             return kind.from_config(config)
     except TypeError:
         pass

@@ -74,7 +74,7 @@ def test_an_empty_negative_prompt_is_none(model: Model) -> None:
 def test_a_frame_is_the_centre_square(model: Model, size: tuple[int, int], expected: tuple[int, ...]) -> None:
     """Original height and width; top and left after resizing; what is drawn. By hand: 60x40 becomes 48x32, 8 too wide
     on either side."""
-    rows = model.family.framing([Frame.centre(size, 32)])["time_ids"].tolist()
+    rows = model.family.framing(model.pipe, [Frame.centre(size, 32)])["time_ids"].tolist()
     assert rows == [[*expected, 32, 32]]
 
 
