@@ -27,7 +27,9 @@ from transformers import CLIPTextModelWithProjection
 
 from tests import tiny
 
-__all__ = ["FAMILIES", "change_denoiser", "recast"]
+__all__ = ["FAMILIES", "VARIANTS", "change_denoiser", "denoiser_file", "recast"]
+
+SUFFIXES = tuple(f".{name}.weight" for name in ("to_k", "to_v", "add_k_proj", "add_v_proj"))
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 
@@ -82,7 +84,7 @@ def sdxl(parts: Path, seed: int = 0) -> Any:
 
 
 def pixart(parts: Path, seed: int = 0, sigma: bool = False) -> Any:
-    """PixArt-alpha at 1024 pixels, which is told sizes, or Sigma, which is not; both learn a variance beside the noise."""
+    """PixArt-alpha at 1024 pixels, which is told sizes, or Sigma, which is not; both learn a variance besides."""
     tokenizer = tiny.make_t5_tokenizer()
     torch.manual_seed(seed + 2)
     transformer = PixArtTransformer2DModel(
@@ -120,7 +122,7 @@ def sixteen(seed: int, **changes: Any) -> Any:
 
 
 def sd3(parts: Path, seed: int = 0) -> Any:
-    """Stable Diffusion 3.5 medium: as SD3, with normalised queries and keys and a second attention in the first block."""
+    """Stable Diffusion 3.5 medium: as SD3, with normalised queries and keys and a second attention in some blocks."""
     first, second = tiny.make_tokenizer(parts / "tokenizer"), tiny.make_tokenizer(parts / "tokenizer_2")
     second.pad_token = "!"
     open_clip = {"hidden_size": 24, "intermediate_size": 48, "projection_dim": 24, "hidden_act": "gelu"}
@@ -207,11 +209,16 @@ FAMILIES = {
     "sd2": sd2,
     "sdxl": sdxl,
     "pixart": pixart,
-    "pixart-sigma": pixart_sigma,
     "sd3": sd3,
     "flux": flux,
-    "flux-schnell": flux_schnell,
 }
+VARIANTS = {"pixart-sigma": pixart_sigma, "flux-schnell": flux_schnell}
+
+
+def denoiser_file(folder: Path) -> Path:
+    """The only weight file of a folder's U-Net or transformer."""
+    [file] = [*folder.glob("unet/*.safetensors"), *folder.glob("transformer/*.safetensors")]
+    return file
 
 
 def recast(source: Path, target: Path, dtype: torch.dtype) -> Path:
@@ -230,8 +237,8 @@ def recast(source: Path, target: Path, dtype: torch.dtype) -> Path:
 def change_denoiser(source: Path, target: Path, change: Any) -> Path:
     """A copy of a folder in which `change(tensor)` replaced each K/V matrix."""
     shutil.copytree(source, target)
-    file = target / "unet" / "diffusion_pytorch_model.safetensors"
+    file = denoiser_file(target)
     tensors = load_file(file)
-    names = [name for name in sorted(tensors) if name.endswith((".to_k.weight", ".to_v.weight"))]
+    names = [name for name in sorted(tensors) if name.endswith(SUFFIXES)]
     save_file(tensors | {name: change(tensors[name]) for name in names}, file, {"format": "pt"})
     return target

@@ -74,8 +74,8 @@ def alternatives(base: BaseInfo) -> dict[str, int]:
     `lora`: rank 4 factors for every K/V weight in fp16, rank * (rows + columns) numbers each. `custom_diffusion`: the
     K/V weights of cross-attention in fp16 (Kumari et al., CVPR 2023), without their compression.
     """
-    shapes = base.tensors.values()
-    cross = [shape for param, shape in base.tensors.items() if _layers.is_cross(param)] or list(shapes)
+    shapes, joint = base.tensors.values(), _layers.is_joint(base.tensors)
+    cross = [shape for param, shape in base.tensors.items() if _layers.is_cross(param, joint)] or list(shapes)
     lora = sum(LORA_RANK * (prod(shape[:1]) + prod(shape[1:])) for shape in shapes)
     return {"lora": FP16 * lora, "custom_diffusion": FP16 * sum(prod(shape) for shape in cross)}
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 
 from conestool.algebra import layer_of
 
-__all__ = ["Detail", "block_of", "by_layer", "is_cross", "label", "layer_of", "natural", "projection"]
+__all__ = [
+    "Detail",
+    "block_of",
+    "by_layer",
+    "is_cross",
+    "is_joint",
+    "kind_of",
+    "label",
+    "layer_of",
+    "natural",
+    "projection",
+]
 
 SHORT = {
     "down_blocks": "down",
@@ -16,7 +27,7 @@ SHORT = {
     "transformer_blocks": "block",
     "single_transformer_blocks": "single",
 }
-KIND = {"attn1": "self", "attn2": "cross"}
+KIND = {"attn1": "self", "attn2": "cross", "attn": "joint"}
 SILENT = {"attentions", "transformer_blocks"}
 
 
@@ -27,17 +38,31 @@ def projection(param: str) -> str:
     return f"added {letter}" if name.startswith("add_") else letter
 
 
-def is_cross(param: str) -> bool:
+def is_joint(names: Iterable[str]) -> bool:
+    """Whether these param or layer names are of a model with joint attention; its `attn2` is of the picture alone."""
+    return any("attn" in name.split(".") for name in names)
+
+
+def is_cross(param: str, joint: bool = False) -> bool:
     """Whether the text alone passes through this projection: cross-attention, or the added ones of joint attention."""
-    return ".attn2." in param or ".add_" in param
+    return ".add_" in param or (".attn2." in param and not joint)
 
 
-def label(layer: str) -> str:
+def kind_of(param: str, joint: bool) -> str:
+    """What passes through a projection: self K, cross V; in joint attention image K, text V, or both K."""
+    letter = projection(param)[-1]
+    if not joint:
+        return f"{'cross' if is_cross(param) else 'self'} {letter}"
+    both = param.startswith("single_transformer_blocks.")
+    return f"{'text' if is_cross(param, joint) else 'both' if both else 'image'} {letter}"
+
+
+def label(layer: str, joint: bool = False) -> str:
     """A layer's name as shown: `down_blocks.0.attentions.1.transformer_blocks.0.attn2` is `down.0.1.0 cross`."""
     first, *rest = layer.split(".")
     *path, last = rest or [first]
     kept = [SHORT.get(first, first), *(part for part in path if part not in SILENT)]
-    return f"{'.'.join(kept)} {KIND.get(last, last)}"
+    return f"{'.'.join(kept)} {'self' if joint and last == 'attn2' else KIND.get(last, last)}"
 
 
 def block_of(layer: str) -> str:
@@ -54,26 +79,31 @@ class Detail(Enum):
     BLOCK = "block"
 
 
-def shown_name(param: str, detail: Detail) -> str:
+def shown_name(param: str, detail: Detail, joint: bool) -> str:
     """The name under which a parameter is counted."""
     layer = layer_of(param)
     if detail is Detail.BLOCK:
         return block_of(layer)
-    return f"{label(layer)} {projection(param)}" if detail is Detail.PARAM else label(layer)
+    name = label(layer, joint)
+    return f"{name} {projection(param)}" if detail is Detail.PARAM else name
 
 
 def by_layer(counts: Mapping[str, int], detail: Detail = Detail.LAYER) -> dict[str, int]:
     """Counts per param name summed under the names shown, in the order of the network."""
     out: dict[str, int] = {}
+    joint = is_joint(counts)
     for param in sorted(counts, key=natural):
-        name = shown_name(param, detail)
+        name = shown_name(param, detail, joint)
         out[name] = out.get(name, 0) + counts[param]
     return out
 
 
 def natural(param: str) -> list[tuple[int, int | str]]:
-    """A sort key that follows the network (down, mid, up) and puts block 2 before block 10."""
-    order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
+    """A sort key that follows the network (down, mid, up; double, single) and puts block 2 before block 10.
+
+    The added projections of joint attention come behind the others.
+    """
+    order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2, "single_transformer_blocks": 4}
     parts = param.split(".")
     key: list[tuple[int, int | str]] = [(0, order.get(parts[0], 3))]
-    return key + [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+    return key + [(0, int(part)) if part.isdecimal() else (1 + part.startswith("add_"), part) for part in parts]

@@ -119,8 +119,9 @@ def heading(draw: ImageDraw, concept: Concept) -> None:
 def group(tensors: Mapping[str, Any]) -> dict[str, list[str]]:
     """Param names per layer as shown, in the order of the network, K before V."""
     out: dict[str, list[str]] = {}
+    joint = _layers.is_joint(tensors)
     for param in sorted(tensors, key=_layers.natural):
-        out.setdefault(_layers.label(_layers.layer_of(param)), []).append(param)
+        out.setdefault(_layers.label(_layers.layer_of(param), joint), []).append(param)
     return out
 
 

@@ -18,14 +18,16 @@ FULLEST = 0.1
 
 
 def kinds(counts: Mapping[str, int], tensors: Mapping[str, Sequence[int]]) -> dict[str, dict[str, float]]:
-    """By self K, self V, cross K and cross V: the share of all neurons that lie there, and their density there.
+    """By self K, self V, cross K and cross V (in joint attention image, text and both, see `kind_of`): the share of all
+    neurons that lie there, and their density there.
 
     `counts` are neurons and `tensors` shapes, by param name.
     """
     sizes: dict[str, int] = {}
     found: dict[str, int] = {}
+    joint = _layers.is_joint(tensors)
     for param in sorted(tensors, key=_layers.natural):
-        kind = f"{'cross' if _layers.is_cross(param) else 'self'} {_layers.projection(param)}"
+        kind = _layers.kind_of(param, joint)
         sizes[kind] = sizes.get(kind, 0) + prod(tensors[param])
         found[kind] = found.get(kind, 0) + counts.get(param, 0)
     total = max(1, sum(found.values()))

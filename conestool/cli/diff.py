@@ -64,7 +64,8 @@ def ordered(layers: Mapping[str, Counts]) -> dict[str, Counts]:
     """The layers under their short names, in the order of the network."""
     from conestool.cli import _layers
 
-    return {_layers.label(layer): layers[layer] for layer in sorted(layers, key=_layers.natural)}
+    joint = _layers.is_joint(layers)
+    return {_layers.label(layer, joint): layers[layer] for layer in sorted(layers, key=_layers.natural)}
 
 
 def short(value: Any) -> str:

@@ -22,6 +22,7 @@ from conestool.errors import UsageError
 __all__ = ["Flux", "FluxSchnell", "PixArtAlpha", "PixArtSigma", "StableDiffusion3"]
 
 PARTS = ("transformer", "vae", "tokenizer", "text_encoder", "scheduler")
+CLIP_L, T5 = "text_encoders.clip_l.transformer.", "text_encoders.t5xxl.transformer."
 TEXTS = ("tokenizer_2", "text_encoder_2")
 
 
@@ -31,6 +32,8 @@ class Transformer:
     kind: str
     tokens: int
     options: Mapping[str, Any] = {}
+    marks: tuple[str, ...] = ()
+    parts: Mapping[str, str] = {}
 
     def denoiser(self, pipe: Any) -> nn.Module:
         """The transformer."""
@@ -74,7 +77,6 @@ class PixArtSigma(Transformer):
     name = "pixart"
     pipeline = "PixArtSigmaPipeline"
     kind = "PixArtTransformer2DModel"
-    marks: tuple[str, ...] = ()
     guidance = 4.5
     steps = 20
     tokens = 300
@@ -143,7 +145,13 @@ class StableDiffusion3(Transformer):
     name = "stable-diffusion-3"
     pipeline = "StableDiffusion3Pipeline"
     kind = "SD3Transformer2DModel"
-    marks: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ("joint_blocks.", "context_embedder.")
+    parts: Mapping[str, str] = {
+        "vae": "first_stage_model.",
+        "text_encoder": CLIP_L,
+        "text_encoder_2": "text_encoders.clip_g.transformer.",
+        "text_encoder_3": T5,
+    }
     guidance = 7.0
     steps = 28
     tokens = 256
@@ -190,7 +198,8 @@ class FluxSchnell(Transformer):
     name = "flux"
     pipeline = "FluxPipeline"
     kind = "FluxTransformer2DModel"
-    marks: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ("double_blocks.", "single_blocks.")
+    parts: Mapping[str, str] = {"vae": "vae.", "text_encoder": CLIP_L, "text_encoder_2": T5}
     guidance = 0.0
     steps = 4
     tokens = 256
@@ -247,6 +256,7 @@ class FluxSchnell(Transformer):
 class Flux(FluxSchnell):
     """Flux dev: guided by an embedding of the scale."""
 
+    marks: tuple[str, ...] = (*FluxSchnell.marks, "guidance_in.")
     guidance = 3.5
     steps = 28
     tokens = 512

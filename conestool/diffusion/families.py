@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from conestool.diffusion.conditioning import Conditioning, Frame
 from conestool.diffusion.dits import Flux, FluxSchnell, PixArtAlpha, PixArtSigma, StableDiffusion3
+from conestool.diffusion.stacked import DENOISER
 from conestool.diffusion.unets import StableDiffusion, StableDiffusionXL
 from conestool.errors import ModelLoadError
 
@@ -22,14 +23,16 @@ class Family(Protocol):
     """One family of base models.
 
     `pipeline` is the diffusers class that a single file of the family is loaded as, `options` what it is given besides,
-    `marks` name prefixes that all occur in a single file in the original layout (none if no such file is read), and
-    `guidance` and `steps` the usual settings.
+    `marks` name prefixes that all occur in a single file in the original layout (none if no such file is read), `parts`
+    by component those of what may be missing there, since a configuration folder has it, and `guidance` and `steps` the
+    usual settings.
     """
 
     name: str
     pipeline: str
     options: Mapping[str, Any]
     marks: tuple[str, ...]
+    parts: Mapping[str, str]
     guidance: float
     steps: int
 
@@ -87,10 +90,12 @@ def family_of(pipe: Any) -> Family:
 
 def family_of_file(model_id: str, keys: Collection[str]) -> Family:
     """The adapter for a single file with tensors of these names; ModelLoadError if it is no complete checkpoint."""
+    keys = {*keys, *(key.removeprefix(DENOISER) for key in keys)}
     for family in FAMILIES:
         if family.marks and all(any(key.startswith(mark) for key in keys) for mark in family.marks):
             return family
     raise ModelLoadError(
         f"{model_id}: not a complete checkpoint in the original layout of a known family (known: {KNOWN})",
-        "it takes denoiser, autoencoder and text encoders in one file; for parts, give a diffusers folder",
+        "it takes denoiser, autoencoder and text encoders in one file (SD3 and Flux: at least the transformer); for "
+        "other parts, give a diffusers folder",
     )

@@ -102,8 +102,7 @@ def stored(files: list[Path], wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
 def converted(model: Model, file: Path, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
     """The `wanted` tensors of a single file, under the names of the denoiser that was loaded from it."""
     with reading(model.id):
-        tensors = original_denoiser(file, model.denoiser)
-        yield from ((name, tensors[name]) for name in wanted.intersection(tensors))
+        yield from original_denoiser(file, model.denoiser, wanted)
 
 
 def from_memory(model: Model) -> Fields:

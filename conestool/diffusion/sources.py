@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from conestool.diffusion.families import FAMILIES, Family, family_of_file
 from conestool.diffusion.hub import fetch
 from conestool.diffusion.quiet import quiet
 from conestool.diffusion.reading import reading
+from conestool.diffusion.stacked import has_layout, load_transformer, read_stacked
 from conestool.errors import ModelLoadError, UsageError, first_line
 from conestool.files import expand_user
 
@@ -171,16 +173,63 @@ def load_pipeline(source: Source, dtype: torch.dtype) -> Any:
         check_config(source, family)
         kind = getattr(diffusers, family.pipeline)
         with reading(source.id), quiet():
-            return kind.from_single_file(str(source.path), config=str(source.config), **family.options, **options)
+            more = {**family.options, **loose_parts(source, family, dtype), **options}
+            pipe = kind.from_single_file(str(source.path), config=str(source.config), **more)
+            return whole(pipe, family)
     more = {"variant": fp16_only(source.path), **folder_options(source.path)}
     with reading(source.id), quiet():
         return diffusers.DiffusionPipeline.from_pretrained(source.path, use_safetensors=True, **more, **options)
 
 
+def whole(pipe: Any, family: Family) -> Any:
+    """The pipeline with T5's embedding tied, of which diffusers leaves one copy unread where a file has only the other.
+
+    ModelLoadError if anything else was not read.
+    """
+    for part in family.parts:
+        module = pipe.components[part]
+        if hasattr(module, "tie_weights"):
+            module.tie_weights()
+        for name, value in module.named_parameters() if module is not None else ():
+            if value.is_meta:
+                raise ModelLoadError(f"{part} lacks {name}")
+    return pipe
+
+
+def loose_parts(source: Source, family: Family, dtype: torch.dtype) -> dict[str, Any]:
+    """Of a family whose files may hold the transformer alone: that, and the parts that the configuration folder has.
+
+    The rest diffusers reads from the file. ModelLoadError if a part is in neither.
+    """
+    import diffusers
+    import transformers
+
+    folder, names = Path(source.config or ""), tensor_names(source.path)
+    listed = read_json(folder / "model_index.json")
+    missing = [part for part, mark in family.parts.items() if not any(name.startswith(mark) for name in names)]
+    parts: dict[str, Any] = {}
+    for part in missing:
+        library, name = listed.get(part) or (None, None)
+        if name is None and part == "text_encoder_3":
+            parts[part] = parts["tokenizer_3"] = None
+        elif name is None or not weight_files(folder / part):
+            raise ModelLoadError(
+                f"{source.id}: it holds no {part}, and neither does its configuration {folder.name}",
+                "name a diffusers folder that holds the weights of what the file lacks as its configuration (--config)",
+            )
+        else:
+            kind = getattr(diffusers if library == "diffusers" else transformers, str(name))
+            parts[part] = kind.from_pretrained(folder / part, torch_dtype=dtype, local_files_only=True)
+    if family.parts:
+        kind = getattr(diffusers, read_json(folder / "transformer" / "config.json")["_class_name"])
+        parts["transformer"] = load_transformer(source.path, kind, folder / "transformer", dtype)
+    return parts
+
+
 def check_config(source: Source, family: Family) -> None:
     """Refuse the configuration of another family than the single file's, from which something else would be built."""
     kind = read_json(Path(source.config or "") / "model_index.json").get("_class_name")
-    others = {other.pipeline for other in FAMILIES if other is not family}
+    others = {other.pipeline for other in FAMILIES} - {family.pipeline}
     if kind in others:
         raise ModelLoadError(
             f"{source.id}: it holds {family.name}, and its configuration is that of a {kind}",
@@ -215,18 +264,22 @@ def weight_files(part: Path) -> list[Path]:
     return plain or [file for file in files if ".fp16." in file.name]
 
 
-def original_denoiser(path: Path, denoiser: Any) -> dict[str, torch.Tensor]:
-    """The denoiser's weights in a single file as they are stored there, under the names that `denoiser` gives them.
+def original_denoiser(path: Path, denoiser: Any, wanted: Set[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The `wanted` weights of the denoiser as a single file stores them, under the names that `denoiser` gives them.
 
-    By the conversion with which diffusers loads such files; the tensors are read from the file when they are used.
+    By the conversion with which such files are loaded; the tensors are read from the file when they are used.
     """
     from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
     from safetensors.torch import load_file
 
+    if has_layout(denoiser):
+        yield from read_stacked(path, denoiser, sorted(wanted))
+        return
     kind = type(getattr(denoiser, "_orig_mod", denoiser)).__name__
     convert = SINGLE_FILE_LOADABLE_CLASSES[kind]["checkpoint_mapping_fn"]
     with quiet():
-        return dict(convert(config=denoiser.config, checkpoint=load_file(path)))
+        tensors = convert(config=denoiser.config, checkpoint=load_file(path))
+    yield from ((name, tensors[name]) for name in wanted.intersection(tensors))
 
 
 def tensor_names(path: Path) -> list[str]:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from conestool.diffusion.conditioning import Conditioning, Frame
+from conestool.diffusion.stacked import DENOISER
 
 __all__ = ["StableDiffusion", "StableDiffusionXL", "present", "scaled_latents"]
 
-DENOISER, AUTOENCODER = "model.diffusion_model.", "first_stage_model."
+AUTOENCODER = "first_stage_model."
 PARTS = ("unet", "vae", "tokenizer", "text_encoder", "scheduler")
 PARTS_XL = (*PARTS, "tokenizer_2", "text_encoder_2")
 
@@ -25,6 +26,7 @@ class StableDiffusion:
     pipeline = "StableDiffusionPipeline"
     options: Mapping[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
     marks: tuple[str, ...] = (DENOISER, AUTOENCODER, "cond_stage_model.")
+    parts: Mapping[str, str] = {}
     guidance = 7.5
     steps = 30
 

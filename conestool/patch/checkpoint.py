@@ -6,25 +6,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from conestool.concept import Cone
+from conestool.diffusion.families import family_of
 from conestool.diffusion.models import Model, wrap
+from conestool.diffusion.stacked import DENOISER, has_layout, place_of, prefix_in, stack_state
 from conestool.diffusion.weights import bare
 from conestool.errors import UsageError
 from conestool.files import atomic_file
 from conestool.patch.original import clip_state, open_clip_state, unet_name, unet_names, unet_state, vae_state
 from conestool.patch.saving import save_tensors
 from conestool.patch.shutting import Strength, factors
-from conestool.patch.stored import patch_copy
+from conestool.patch.stored import Change, keys_of, patch_copy
 from conestool.patch.writing import checked, component_tensors, metadata, patched_tensors
 
 __all__ = ["checkpoint_notes", "original_state", "write_checkpoint"]
 
-UNET = "model.diffusion_model."
 VAE = "first_stage_model."
-SCALING = {1: 0.18215, 2: 0.13025}
-"""The factor between latents and the autoencoder's output that programs assume, by number of text encoders."""
+SCALING = {
+    "stable-diffusion": (0.18215, 0.0),
+    "stable-diffusion-xl": (0.13025, 0.0),
+    "stable-diffusion-3": (1.5305, 0.0609),
+    "flux": (0.3611, 0.1159),
+}
+"""Factor and shift between latents and the autoencoder's output that programs assume, by family."""
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 
 
@@ -40,33 +47,68 @@ def write_checkpoint(
     """Write the patched model as one `.safetensors` in the original layout; returns its path.
 
     A model that is such a file is copied byte for byte but for its concept neurons and a few lines of metadata. Any
-    other has U-Net, autoencoder and text encoders converted, in the dtype in which they are stored. UsageError for a
+    other has denoiser, autoencoder and text encoders converted, in the dtype in which they are stored. UsageError for a
     part that has no place in the layout; the rest as `write_folder`.
     """
     model = checked(pipe, cone, force_model)
     told = metadata(model, cone, strength)
-    told["modelspec.prediction_type"] = PREDICTIONS.get(prediction(model), prediction(model))
+    if not has_layout(model.denoiser):
+        told["modelspec.prediction_type"] = PREDICTIONS.get(prediction(model), prediction(model))
     with atomic_file(Path(out), force=force) as temporary:
         if model.path is not None and not model.in_folder:
-            names = unet_names(checked_unet(model).config)
-            changes = {UNET + unet_name(param, names): change for param, change in factors(cone, strength).items()}
-            patch_copy(model.path, temporary, changes, told)
+            patch_copy(model.path, temporary, changes_in(model, model.path, factors(cone, strength)), told)
         else:
             with patched_tensors(model, cone, strength) as tensors:
                 save_tensors(original_state(model.pipe, tensors, other_parts(model)), temporary, told)
     return Path(out)
 
 
+def changes_in(model: Model, file: Path, wanted: Mapping[str, Change]) -> dict[str, Change]:
+    """The changes by the names, and at the positions, that a checkpoint's tensors have."""
+    if not has_layout(model.denoiser):
+        names = unet_names(checked_unet(model).config)
+        return {DENOISER + unet_name(param, names): change for param, change in wanted.items()}
+    prefix, found = prefix_in(keys_of(file)), dict[str, list[tuple[int, Change]]]()
+    for param, (index, factor) in wanted.items():
+        place, shape = place_of(param, model.denoiser), model.info.tensors[param]
+        part = place.part or 0
+        found.setdefault(prefix + place.key, []).append((part, (index + part * shape[0] * shape[1], factor)))
+    return {key: joined([change for _, change in sorted(parts, key=first)]) for key, parts in found.items()}
+
+
+def first(pair: tuple[int, Change]) -> int:
+    """The place of a part in its stack."""
+    return pair[0]
+
+
+def joined(changes: list[Change]) -> Change:
+    """Changes of parts of one tensor, in the order of their rows."""
+    return torch.cat([index for index, _ in changes]), torch.cat([factor for _, factor in changes])
+
+
 def checkpoint_notes(pipe: Any) -> list[str]:
     """What a program cannot tell from such a file alone, and would take to be otherwise."""
     model, notes = wrap(pipe), []
-    texts = text_encoders(model.pipe)
-    usual, factor = SCALING[len(texts)], model.pipe.vae.config.scaling_factor
+    texts, config = text_encoders(model.pipe), model.pipe.vae.config
+    (usual, zero), factor = SCALING[model.family.name], config.scaling_factor
+    shift = getattr(config, "shift_factor", None) or 0.0
     if abs(factor - usual) > 1e-6:
         notes.append(f"its latents are scaled by {factor:g}; programs assume {usual:g}")
+    if abs(shift - zero) > 1e-6:
+        notes.append(f"its latents are shifted by {shift:g}; programs assume {zero:g}")
+    if has_layout(model.denoiser):
+        return notes + projection_notes(texts["text_encoder"])
     if prediction(model) != "epsilon" and not (len(texts) == 1 and is_open_clip(texts["text_encoder"])):
         notes.append(f"it was trained for {prediction(model)}; choose that by hand, programs assume epsilon")
     return notes
+
+
+def projection_notes(encoder: Any) -> list[str]:
+    """A note where SD3's first text encoder has a projection of its own; programs take it for the identity."""
+    weight = getattr(getattr(encoder, "text_projection", None), "weight", None)
+    if weight is None or torch.equal(weight, torch.eye(len(weight)).to(weight)):
+        return []
+    return ["its first text encoder projects the pooled vector; programs take that one as it is"]
 
 
 def prediction(model: Model) -> str:
@@ -76,35 +118,59 @@ def prediction(model: Model) -> str:
 
 def other_parts(model: Model) -> dict[str, Mapping[str, Tensor]]:
     """The tensors of autoencoder and text encoders, by component."""
-    checked_unet(model)
+    if not has_layout(model.denoiser):
+        checked_unet(model)
     return {name: component_tensors(model, name) for name in ("vae", *text_encoders(model.pipe))}
 
 
 def original_state(
-    pipe: Any, unet: Mapping[str, Tensor], parts: Mapping[str, Mapping[str, Tensor]]
+    pipe: Any, denoiser: Mapping[str, Tensor], parts: Mapping[str, Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """All tensors of a checkpoint: the U-Net's, and those of `parts` (vae, text_encoder, text_encoder_2)."""
+    """All tensors of a checkpoint: the denoiser's, and those of `parts` (vae, and each text encoder)."""
     kind = type(bare(pipe.vae)).__name__
     if kind != "AutoencoderKL":
         raise unsupported(f"autoencoder ({kind})")
-    states = {UNET: unet_state(unet, pipe.unet.config), VAE: vae_state(parts["vae"], pipe.vae.config)}
-    texts = text_encoders(pipe)
+    vae, texts = vae_state(parts["vae"], pipe.vae.config), text_encoders(pipe)
+    if has_layout(family_of(pipe).denoiser(pipe)):
+        places = family_of(pipe).parts
+        states = {DENOISER: stack_state(denoiser, pipe.transformer), places["vae"]: vae}
+        states |= {places[name]: text_state(encoder, parts[name]) for name, encoder in texts.items()}
+    else:
+        states = {DENOISER: unet_state(denoiser, pipe.unet.config), VAE: vae}
+        states |= unet_texts(texts, parts)
+    return {place + key: value.contiguous() for place, state in states.items() for key, value in state.items()}
+
+
+def unet_texts(texts: Mapping[str, Any], parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of one or two CLIP text encoders, by their place in a U-Net's checkpoint."""
+    states = {}
     for number, (name, encoder) in enumerate(texts.items()):
         place = "cond_stage_model" if len(texts) == 1 else f"conditioner.embedders.{number}"
         if is_open_clip(encoder):
             states[f"{place}.model."] = open_clip_state(parts[name])
         else:
             states[f"{place}.transformer."] = clip_state(parts[name])
-    return {place + key: value.contiguous() for place, state in states.items() for key, value in state.items()}
+    return states
+
+
+def text_state(encoder: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A text encoder of SD3 or Flux as transformers names it; T5's embedding under both its names.
+
+    Some readers know it by the one, and diffusers reads every tensor that it does not find as missing.
+    """
+    if encoder.config.model_type == "clip_text_model":
+        return clip_state(state)
+    return {**state, "encoder.embed_tokens.weight": state["shared.weight"].clone()}
 
 
 def text_encoders(pipe: Any) -> dict[str, Any]:
-    """The text encoders by component; UsageError unless they are one or two of CLIP's kind."""
+    """The text encoders by component; UsageError unless the layout has a place for them: CLIP's one or two, or T5."""
     found = {
         name: part for name, part in pipe.components.items() if name.startswith("text_encoder") and part is not None
     }
     kinds = [part.config.model_type for part in found.values()]
-    if len(found) not in SCALING or set(kinds) != {"clip_text_model"}:
+    stacked = has_layout(family_of(pipe).denoiser(pipe))
+    if not (stacked and set(kinds) <= {"clip_text_model", "t5"}) and set(kinds) != {"clip_text_model"}:
         raise unsupported(f"text encoders ({', '.join(kinds)})")
     return found
 
@@ -117,7 +183,7 @@ def is_open_clip(encoder: Any) -> bool:
 def checked_unet(model: Model) -> Any:
     """The denoiser, which must be a U-Net."""
     if getattr(model.pipe, "unet", None) is not model.denoiser:
-        raise unsupported(f"denoiser ({type(model.denoiser).__name__})")
+        raise unsupported(f"denoiser ({type(bare(model.denoiser)).__name__})")
     return model.denoiser
 
 

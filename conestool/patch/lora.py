@@ -30,6 +30,7 @@ __all__ = ["Lora", "write_lora"]
 
 RANK = 64
 PREFIX = "lora_unet_"
+FAMILIES = {"stable-diffusion-3": "sd3", "flux": "flux1"}
 Progress = Callable[[int, int], None]
 """Called with the weights done so far and their total."""
 
@@ -54,17 +55,21 @@ def write_lora(
     force_model: bool = False,
     progress: Progress | None = None,
 ) -> Lora:
-    """Write the weight change as a LoRA safetensors under kohya's names, which diffusers, A1111 and ComfyUI read.
+    """Write the weight change as a LoRA safetensors under names that diffusers and ComfyUI read.
 
+    For a U-Net kohya's, which A1111 reads too; for SD3 and Flux those of peft, below `transformer`.
     All weights get the same rank, padded with zeros where a side is shorter: diffusers mistakes the scale of some if
-    the ranks differ. In float16, or float32 for a model stored as that. UsageError for a denoiser that is no U-Net; the
-    rest as `write_folder`.
+    the ranks differ. In float16, or float32 for a model stored as that. UsageError for PixArt, whose pipelines read no
+    LoRA; the rest as `write_folder`.
     """
     if rank < 1:
         raise UsageError(f"rank {rank}: expected at least 1")
     model = checked(pipe, cone, force_model)
-    if component(model) != "unet":
-        raise UsageError(f"{model.id}: a LoRA can be written for a U-Net alone", "write a diffusers folder instead")
+    if component(model) != "unet" and model.family.name not in FAMILIES:
+        raise UsageError(
+            f"{model.id}: no LoRA can be written for {model.family.name}, whose pipelines read none",
+            "write a diffusers folder instead",
+        )
     wanted = factors(cone, strength)
     if not wanted:
         raise UsageError("every strength is 0: there is no change to write")
@@ -75,7 +80,7 @@ def write_lora(
         up, down = factorise(change, rank, lora_dtype(model))
         total += energy_of(change)
         lost += energy_of(change - up.float() @ down.float())
-        tensors |= named(param, up, down)
+        tensors |= named(param, up, down) if component(model) == "unet" else peft_named(param, up, down)
         if progress:
             progress(count + 1, len(wanted))
     energy = 1 - lost / total if total else 1.0
@@ -115,6 +120,12 @@ def named(param: str, up: Tensor, down: Tensor) -> dict[str, Tensor]:
     return {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": alpha}
 
 
+def peft_named(param: str, up: Tensor, down: Tensor) -> dict[str, Tensor]:
+    """The tensors of one weight of a transformer under peft's names; without an alpha the product itself is added."""
+    name = f"transformer.{param.removesuffix('.weight')}"
+    return {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+
+
 def lora_dtype(model: Model) -> torch.dtype:
     """float32 for a model stored in it; else float16, which is finer than bfloat16 and reaches far enough here."""
     return torch.float32 if (model.stored_dtype or model.dtype) == torch.float32 else torch.float16
@@ -122,9 +133,10 @@ def lora_dtype(model: Model) -> torch.dtype:
 
 def lora_metadata(model: Model, cone: Cone, strength: Strength, rank: int, energy: float) -> dict[str, str]:
     """What the file tells: concepts, rank, kept energy, and the family by which programs sort LoRAs."""
-    config = model.pipe.unet.config
-    second = config.cross_attention_dim == 1024
-    family = "sdxl_base_v1-0" if config.get("addition_embed_type") else "sd_v2" if second else "sd_v1"
+    config = model.denoiser.config
+    second = config.get("cross_attention_dim") == 1024  # type: ignore[union-attr]
+    xl = "sdxl_base_v1-0" if config.get("addition_embed_type") else None  # type: ignore[union-attr]
+    family = FAMILIES.get(model.family.name) or xl or ("sd_v2" if second else "sd_v1")
     told = {
         "cones_approximation": json.dumps({"rank": rank, "energy": round(energy, 6)}),
         "modelspec.description": f"Rank {rank}: keeps {energy:.1%} of the energy of the weight change.",

@@ -154,8 +154,9 @@ def vae_state(state: Mapping[str, Tensor], config: Config) -> State:
 
 
 def clip_state(state: Mapping[str, Tensor]) -> State:
-    """The tensors of a CLIPTextModel as its older versions name them, all below `text_model.`."""
-    return {f"text_model.{key.removeprefix('text_model.')}": value for key, value in state.items()}
+    """The tensors of a CLIP text model as older versions name them, below `text_model.` all but the projection."""
+    plain = {key.removeprefix("text_model."): value for key, value in state.items()}
+    return {key if key.startswith("text_projection.") else f"text_model.{key}": value for key, value in plain.items()}
 
 
 def open_clip_state(state: Mapping[str, Tensor]) -> State:

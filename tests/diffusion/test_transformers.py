@@ -21,17 +21,17 @@ from conestool.diffusion.sampling import initial_noise, sample
 from conestool.diffusion.weights import kv_weights
 from conestool.errors import ModelLoadError, UsageError
 from conestool.render import render
-from tests.packagings import FAMILIES
+from tests.packagings import FAMILIES, VARIANTS
 from tests.tiny import save
 
-KINDS = ("pixart", "pixart-sigma", "sd3", "flux", "flux-schnell")
+KINDS = {name: FAMILIES[name] for name in ("pixart", "sd3", "flux")} | VARIANTS
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A small random model of each family with a transformer."""
     place = tmp_path_factory.mktemp(request.param)
-    return load_model(str(save(FAMILIES[request.param](place), place / "model")))
+    return load_model(str(save(KINDS[request.param](place), place / "model")))
 
 
 def calls_of(model: Model, act: Any) -> list[tuple[dict[str, Any], Tensor]]:
