@@ -87,7 +87,7 @@ def schedule_of(model: Model) -> Schedule:
 
 
 def flow_schedule(config: Any, device: torch.device, tokens: int) -> Schedule:
-    """Rectified flow: sigma from 1/T to 1, shifted as for pictures of so many `tokens`; the model is called with T sigma.
+    """Rectified flow: sigma from 1/T to 1, shifted for pictures of so many `tokens`; the model is called with T sigma.
 
     The shift is that of sampling (Esser et al. 2024, section 5.3.2): the search looks where the sampler works. Our
     choice, since how often a model saw each sigma in training is not in its configuration.
@@ -100,7 +100,7 @@ def flow_schedule(config: Any, device: torch.device, tokens: int) -> Schedule:
 
 
 def dynamic_shift(config: Any, tokens: int) -> float:
-    """The shift for pictures of so many `tokens`: its logarithm (or itself) is linear in their number, as configured."""
+    """The shift for pictures of so many `tokens`: its logarithm, or itself, is linear in their number, as configured."""
     low, high = float(config.get("base_image_seq_len", 256)), float(config.get("max_image_seq_len", 4096))
     least, most = float(config.get("base_shift", 0.5)), float(config.get("max_shift", 1.15))
     mu = least + (most - least) * (tokens - low) / (high - low)

@@ -136,7 +136,8 @@ def check_vocabulary(model: Model) -> None:
 
 def sample_side(pipe: Any, denoiser: nn.Module) -> int:
     """Side of the latents that the denoiser was trained on; Flux says it in the pipeline alone."""
-    side: Any = denoiser.config.get("sample_size", getattr(pipe, "default_sample_size", None))  # type: ignore[union-attr]
+    config: Any = denoiser.config
+    side: Any = config.get("sample_size", getattr(pipe, "default_sample_size", None))
     return int(side if isinstance(side, int) else min(side)) if side else 64
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -264,7 +264,7 @@ def weight_files(part: Path) -> list[Path]:
     return plain or [file for file in files if ".fp16." in file.name]
 
 
-def original_denoiser(path: Path, denoiser: Any, wanted: Set[str]) -> Iterator[tuple[str, torch.Tensor]]:
+def original_denoiser(path: Path, denoiser: Any, wanted: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
     """The `wanted` weights of the denoiser as a single file stores them, under the names that `denoiser` gives them.
 
     By the conversion with which such files are loaded; the tensors are read from the file when they are used.

@@ -1,7 +1,7 @@
 """The original key layouts of SD3 and Flux: where each tensor of the transformer lies in a checkpoint.
 
-Facts: Stability's sd3-ref (`mmdit.py`) and Black Forest Labs' flux (`model.py`). Both stack Q, K and V along the rows of
-one matrix, Flux's single blocks the MLP's first matrix below them; both have shift before scale where diffusers has
+Facts: Stability's sd3-ref (`mmdit.py`) and Black Forest Labs' flux (`model.py`). Both stack Q, K and V along the rows
+of one matrix, Flux's single blocks the MLP's first matrix below them; both have shift before scale where diffusers has
 scale before shift. diffusers' own conversion of Flux is written for one width alone, and none writes such a file.
 """
 

@@ -133,9 +133,9 @@ def lora_dtype(model: Model) -> torch.dtype:
 
 def lora_metadata(model: Model, cone: Cone, strength: Strength, rank: int, energy: float) -> dict[str, str]:
     """What the file tells: concepts, rank, kept energy, and the family by which programs sort LoRAs."""
-    config = model.denoiser.config
-    second = config.get("cross_attention_dim") == 1024  # type: ignore[union-attr]
-    xl = "sdxl_base_v1-0" if config.get("addition_embed_type") else None  # type: ignore[union-attr]
+    config: Any = model.denoiser.config
+    second = config.get("cross_attention_dim") == 1024
+    xl = "sdxl_base_v1-0" if config.get("addition_embed_type") else None
     family = FAMILIES.get(model.family.name) or xl or ("sd_v2" if second else "sd_v1")
     told = {
         "cones_approximation": json.dumps({"rank": rank, "energy": round(energy, 6)}),

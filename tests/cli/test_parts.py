@@ -102,12 +102,27 @@ def test_methods_offered_are_those_that_exist() -> None:
     [
         ("down_blocks.0.attentions.1.transformer_blocks.0.attn2", "down.0.1.0 cross", "down.0"),
         ("mid_block.attentions.0.transformer_blocks.0.attn1", "mid.0.0 self", "mid"),
-        ("transformer_blocks.10.attn", "block.10 attn", "block.10"),
+        ("transformer_blocks.10.attn", "block.10 joint", "block.10"),
+        ("single_transformer_blocks.3.attn", "single.3 joint", "single.3"),
     ],
 )
 def test_layer_names(layer: str, shown: str, block: str) -> None:
     """Short, and still unambiguous."""
     assert (_layers.label(layer), _layers.block_of(layer)) == (shown, block)
+
+
+def test_joint_attention_tells_picture_text_and_both_apart() -> None:
+    """The second attention of SD3.5 is of the picture alone, although cross-attention has its name elsewhere."""
+    params = [
+        "single_transformer_blocks.0.attn.to_k.weight",
+        "transformer_blocks.0.attn.add_k_proj.weight",
+        "transformer_blocks.0.attn.to_v.weight",
+        "transformer_blocks.0.attn2.to_v.weight",
+    ]
+    counts = _layers.by_layer(dict.fromkeys(params, 1), _layers.Detail.PARAM)
+    assert list(counts) == ["block.0 joint V", "block.0 joint added K", "block.0 self V", "single.0 joint K"]
+    shares = _where.kinds(dict.fromkeys(params, 1), dict.fromkeys(params, [2, 2]))
+    assert {kind: each["share"] for kind, each in shares.items()} == {"both K": 0.25, "image V": 0.5, "text K": 0.25}
 
 
 def test_layers_are_in_the_order_of_the_network() -> None:

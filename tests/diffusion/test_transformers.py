@@ -20,9 +20,10 @@ from conestool.diffusion.prompts import cut_text, encode, frames_on, identifiers
 from conestool.diffusion.sampling import initial_noise, sample
 from conestool.diffusion.weights import kv_weights
 from conestool.errors import ModelLoadError, UsageError
+from conestool.patch import applied
 from conestool.render import render
 from tests.packagings import FAMILIES, VARIANTS
-from tests.tiny import save
+from tests.tiny import random_cone, save
 
 KINDS = {name: FAMILIES[name] for name in ("pixart", "sd3", "flux")} | VARIANTS
 
@@ -76,6 +77,15 @@ def test_which_weights_count(model: Model) -> None:
     assert parts == {"to_k", "to_v"} | ({"add_k_proj", "add_v_proj"} if joint else set())
     count = {"pixart": 2 * 2 * 2, "stable-diffusion-3": 2 * 4 + 2, "flux": 4 + 2 * 2}[model.family.name]
     assert len(kv_weights(model.denoiser)) == count
+
+
+def test_applied_restores_every_bit(model: Model) -> None:
+    """Strength and all; within, every parameter of the concept differs."""
+    weights = kv_weights(model.denoiser)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    with applied(model, random_cone(model, density=0.1), strength=0.7):
+        assert not any(torch.equal(weight, before[name]) for name, weight in weights.items())
+    assert all(torch.equal(weight, before[name]) for name, weight in weights.items())
 
 
 def test_latents_are_what_the_pipeline_decodes(model: Model) -> None:
