@@ -100,7 +100,7 @@ def flow_schedule(config: Any, device: torch.device, tokens: int) -> Schedule:
 
 
 def dynamic_shift(config: Any, tokens: int) -> float:
-    """The shift for pictures of so many `tokens`: its logarithm, or itself, is linear in their number, as configured."""
+    """The shift for pictures of so many `tokens`: its logarithm (or itself) is linear in their number."""
     low, high = float(config.get("base_image_seq_len", 256)), float(config.get("max_image_seq_len", 4096))
     least, most = float(config.get("base_shift", 0.5)), float(config.get("max_shift", 1.15))
     mu = least + (most - least) * (tokens - low) / (high - low)

@@ -34,6 +34,7 @@ __all__ = [
 DENOISER = "model.diffusion_model."
 QKV = {"q": 0, "k": 1, "v": 2}
 REST = 3
+PLAIN = ("F32", "F16", "BF16")
 
 SD3 = (
     (r"pos_embed\.pos_embed", "pos_embed"),
@@ -175,6 +176,11 @@ def read_stacked(file: Path, denoiser: Any, wanted: Iterable[str]) -> Iterator[t
                     f"{file.name}: no tensor {prefix}{place.key}", "is its configuration that of another variant?"
                 )
             part = opened.get_slice(prefix + place.key)
+            if part.get_dtype() not in PLAIN:
+                raise ModelLoadError(
+                    f"{file.name}: {prefix}{place.key} is stored as {part.get_dtype()}",
+                    "load a float32, bfloat16 or float16 model",
+                )
             shape, (count, *rest) = part.get_shape(), shapes[name]
             rows = place.rows(count, shape[0])
             if rows.stop - rows.start != count or shape[1:] != rest or rows.start < 0 or rows.stop > shape[0]:

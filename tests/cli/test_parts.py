@@ -121,7 +121,7 @@ def test_joint_attention_tells_picture_text_and_both_apart() -> None:
     ]
     counts = _layers.by_layer(dict.fromkeys(params, 1), _layers.Detail.PARAM)
     assert list(counts) == ["block.0 joint V", "block.0 joint added K", "block.0 self V", "single.0 joint K"]
-    shares = _where.kinds(dict.fromkeys(params, 1), dict.fromkeys(params, [2, 2]))
+    shares = _where.kinds(dict.fromkeys(params, 1), {param: [2, 2] for param in params})
     assert {kind: each["share"] for kind, each in shares.items()} == {"both K": 0.25, "image V": 0.5, "text K": 0.25}
 
 

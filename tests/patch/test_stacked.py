@@ -171,6 +171,15 @@ def test_says_what_a_file_and_its_configuration_lack(models: dict[str, Model], t
         load_model(str(file), config=str(models["flux"].path))
 
 
+def test_refuses_a_transformer_in_eight_bits(models: dict[str, Model], tmp_path: Path) -> None:
+    """Its scalars cannot be read and set one by one; before anything is loaded."""
+    denoiser: Any = models["flux"].denoiser
+    state = {key: value.to(torch.float8_e4m3fn) for key, value in stack_state(denoiser.state_dict(), denoiser).items()}
+    save_file(state, tmp_path / "eight.safetensors")
+    with pytest.raises(ModelLoadError, match="stored as F8_E4M3"):
+        load_model(str(tmp_path / "eight.safetensors"), config=str(models["flux"].path))
+
+
 def test_notes_what_programs_cannot_tell(models: dict[str, Model], tmp_path: Path) -> None:
     """Another shift of latents, and a projection that sd3 files have no place for."""
     assert checkpoint_notes(models["sd3"]) == checkpoint_notes(models["flux"]) == []
