@@ -17,7 +17,7 @@ import collections
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from conestool.files import write_atomic
 
 __all__ = ["Attempt", "Measured", "attempt", "measure", "summary"]
 
+RESUMED = ("find", "tune")
 LINKS = 3
 """The most kills in a row before a command is let through."""
 
@@ -81,7 +82,7 @@ def attempt(stage: Stage, name: str, measured: Measured, number: int, rng: rando
         resume: list[str] = []
         for _ in range(rng.randint(1, most)):
             kill(stage, place, measured, resume, rng, record, old)
-            resume = ["--resume"] if name == "find" and rng.random() < 0.7 else []
+            resume = ["--resume"] if name in RESUMED and rng.random() < 0.7 else []
         record.resumed = bool(resume and list(place.out.glob("*.part")))
         record.strays = len([stray for stray in place.strays(command) if not stray.endswith(".part")])
         ended = start(stage, place, command.arguments(stage.inputs, "--force", *resume)).wait()
@@ -171,13 +172,14 @@ def torture(stage: Stage, name: str, kills: int, seed: int, results: dict[str, A
     print(json.dumps({name: results["summary"][name]}, indent=1), flush=True)
 
 
-def suffer(stage: Stage, results: dict[str, Any], out: Path) -> None:
-    """The hardships that are not in the results yet."""
-    for name, case in CASES.items():
-        if name not in results["hardships"]:
-            results["hardships"][name] = case(stage)
+def suffer(stage: Stage, names: tuple[str, ...], hardships: Sequence[str], results: dict[str, Any], out: Path) -> None:
+    """The hardships of these commands that are not in the results yet."""
+    for hardship in hardships:
+        key = f"{hardship}: {', '.join(names)}"
+        if key not in results["hardships"]:
+            results["hardships"][key] = CASES[hardship](stage, names)
             save(results, out)
-        print(name, json.dumps(results["hardships"][name]), flush=True)
+        print(key, json.dumps(results["hardships"][key]), flush=True)
 
 
 def save(results: dict[str, Any], out: Path) -> None:
@@ -190,7 +192,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="kills per command")
     parser.add_argument("--commands", nargs="*", default=ORDER, choices=ORDER)
-    parser.add_argument("--no-hardships", action="store_true")
+    parser.add_argument("--hardships", nargs="*", default=list(CASES), choices=list(CASES), help="none: leave them out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -199,8 +201,7 @@ def main() -> int:
     with open_stage() as stage:
         for name in args.commands:
             torture(stage, name, args.kills, args.seed, results, args.out)
-        if not args.no_hardships:
-            suffer(stage, results, args.out)
+        suffer(stage, tuple(args.commands), args.hardships, results, args.out)
     problems = [each["problems"] for each in (*results["summary"].values(), *results["hardships"].values())]
     return 1 if any(problems) else 0
 
