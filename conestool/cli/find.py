@@ -53,8 +53,8 @@ class Method(StrEnum):
 class Captions(StrEnum):
     """What `--captions` takes."""
 
-    auto = "auto"
     given = "given"
+    auto = "auto"
     none = "none"
 
 
@@ -103,8 +103,8 @@ def find(
         Captions | None,
         value(
             "--captions",
-            metavar="auto|given|none",
-            text="Words for the rest of a photo: photo.txt, else the model's own. Default: auto.",
+            metavar="given|auto|none",
+            text="Words for the rest of a photo: photo.txt (given), or else the model's own (auto). Default: given.",
             panel=SEARCH,
         ),
     ] = None,

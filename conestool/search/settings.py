@@ -10,7 +10,7 @@ from conestool.errors import UsageError
 __all__ = ["DEFAULT_METHOD", "Settings"]
 
 DEFAULT_METHOD = "mask"
-CAPTIONS = ("auto", "given", "none")
+CAPTIONS = ("given", "auto", "none")
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,10 @@ class Settings:
     search looks at (0: no noise, 1: nothing but noise): where there is much, the prompt decides, and with all of it no
     concept is bound to its identifier (docs/method.md). `batch` is the number of samples of each term in a step;
     `class_images` how many the base model draws (a quarter of them only for the report); `crops` how many crops of each
-    photo are seen besides the whole; `captions` are where words for the rest of the photos come from (auto: as given,
-    else by the base model; given; none); `held_out` how many photos only the report sees (None: one of four or more);
-    `density` fixes the fraction of K/V weights to shut; `options` are the method's own parameters.
+    photo are seen besides the whole; `captions` are where words for the rest of the photos come from (given: the photos'
+    own captions, where they have any; auto: those, else the base model's; none); `held_out` how many photos only the
+    report sees (None: one of four or more); `density` fixes the fraction of K/V weights to shut; `options` are the
+    method's own parameters.
     """
 
     method: str = DEFAULT_METHOD
@@ -37,7 +38,7 @@ class Settings:
     batch: int = 8
     class_images: int = 32
     crops: int = 3
-    captions: str = "auto"
+    captions: str = "given"
     held_out: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
