@@ -22,7 +22,7 @@ class Settings:
     search looks at (0: no noise, 1: nothing but noise): where there is much, the prompt decides, and with all of it no
     concept is bound to its identifier (docs/method.md). `batch` is the number of samples of each term in a step;
     `class_images` how many the base model draws (a quarter of them only for the report); `crops` how many crops of each
-    photo are seen besides the whole; `captions` are where words for the rest of the photos come from (given: the photos'
+    photo are seen besides the whole; `captions` is where words for the rest of a photo come from (given: the photos'
     own captions, where they have any; auto: those, else the base model's; none); `held_out` how many photos only the
     report sees (None: one of four or more); `density` fixes the fraction of K/V weights to shut; `options` are the
     method's own parameters.
