@@ -53,8 +53,8 @@ class Method(StrEnum):
 class Captions(StrEnum):
     """What `--captions` takes."""
 
-    given = "given"
     auto = "auto"
+    given = "given"
     none = "none"
 
 
@@ -103,8 +103,8 @@ def find(
         Captions | None,
         value(
             "--captions",
-            metavar="given|auto|none",
-            text="Words for the rest of a photo: photo.txt (given), or else the model's own (auto). Default: given.",
+            metavar="auto|given|none",
+            text="Words for the rest of a photo: photo.txt (given), or else the model's own (auto). Default: auto.",
             panel=SEARCH,
         ),
     ] = None,

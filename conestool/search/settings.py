@@ -10,7 +10,7 @@ from conestool.errors import UsageError
 __all__ = ["DEFAULT_METHOD", "Settings"]
 
 DEFAULT_METHOD = "mask"
-CAPTIONS = ("given", "auto", "none")
+CAPTIONS = ("auto", "given", "none")
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Settings:
     search looks at (0: no noise, 1: nothing but noise): where there is much, the prompt decides, and with all of it no
     concept is bound to its identifier (docs/method.md). `batch` is the number of samples of each term in a step;
     `class_images` how many the base model draws (a quarter of them only for the report); `crops` how many crops of each
-    photo are seen besides the whole; `captions` is where words for the rest of a photo come from (given: the photos'
-    own captions, where they have any; auto: those, else the base model's; none); `held_out` how many photos only the
+    photo are seen besides the whole; `captions` is where words for the rest of a photo come from (auto: the photos'
+    own captions, else the base model's; given: only their own; none); `held_out` how many photos only the
     report sees (None: one of four or more); `density` fixes the fraction of K/V weights to shut; `options` are the
     method's own parameters.
     """
@@ -38,7 +38,7 @@ class Settings:
     batch: int = 8
     class_images: int = 32
     crops: int = 3
-    captions: str = "given"
+    captions: str = "auto"
     held_out: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
