@@ -72,23 +72,28 @@ def full(codec: int, k: int, coded: bytes) -> bytes:
     return changed(change, [coded])
 
 
-def grids() -> bytes:
-    """2^26 indices in 128 tensors with as many rows as a grid may have, in as many classes as there may be."""
-    height, names = 2**20 - 1, [f"{number:03d}" for number in range(128)]
-    values = np.arange(0, height, 2)
-    classes = grid.Grid((np.arange(height) % 32).astype(np.uint8), np.zeros(1, np.uint8), 32, 1, (height, 1))
+def grids(height: int = 2**20 - 1, step: int = 2, a: int = 32, tensors: int = 128, concepts: int = 1) -> bytes:
+    """Every `step`th row of `tensors` columns of so many rows in `a` classes, in one concept or the same in several.
+
+    As it stands 2^26 indices in as many rows as grids may have, in as many classes as there may be.
+    """
+    names = [f"{number:04x}" for number in range(tensors)]
+    values = np.arange(0, height, step)
+    classes = grid.Grid((np.arange(height) % a).astype(np.uint8), np.zeros(1, np.uint8), a, 1, (height, 1))
     raw, coded = (piece.tobytes() for piece in grid.encode(values, [height, 1], classes))
     digest = hashlib.sha256(b"cone-concept-1\0")
     for name in names:
-        digest.update(struct.pack("<Q", 3) + name.encode() + struct.pack("<4Q", 2, height, 1, len(values)))
+        digest.update(struct.pack("<Q", 4) + name.encode() + struct.pack("<4Q", 2, height, 1, len(values)))
         digest.update(values.astype("<u4").tobytes())
+    section = raw * tensors + zstandard.ZstdCompressor().compress(coded * tensors)
+    rows = [[number, 2, len(values), len(raw), len(coded)] for number in range(tensors)]
 
     def change(header: Header) -> None:
         base(header)["tensors"] = [[name, [height, 1]] for name in names]
-        rows = [[number, 2, len(values), len(raw), len(coded)] for number in range(128)]
-        concept(header).update(tensors=rows, id=digest.digest())
+        fields = {**concept(header), "tensors": rows, "id": digest.digest(), "sections": [{"type": "indices"}]}
+        header["concepts"] = [{**fields, "name": f"n{n:03d}", "identifier": f"i{n}"} for n in range(concepts)]
 
-    return changed(change, [raw * 128 + zstandard.ZstdCompressor().compress(coded * 128)])
+    return changed(change, [section] * concepts)
 
 
 def ones(size: int) -> bytes:
@@ -137,6 +142,8 @@ BOMBS: list[Bomb] = [
     ("valid: gaps, 2^26 indices", lambda: full(1, NEURONS, repeated(NEURONS))),
     ("valid: bitmap, 2^26 indices", lambda: full(0, NEURONS, ones(NEURONS // 8))),
     ("valid: grids, 2^26 indices", grids),
+    ("valid: 16,380 grids of an index", lambda: grids(8, 8, 8, 4095, 4)),
+    ("8 times 128 MiB of classes", lambda: grids(step=16, concepts=8)),
     ("valid: 1 MiB of empty arrays", lambda: header_with([[]] * ROOM)),
     ("valid: 1 MiB of empty maps", lambda: header_with([{}] * ROOM)),
     ("valid: 1 MiB of nested arrays", lambda: header_with([nested(14)] * (ROOM // 14))),

@@ -33,6 +33,7 @@ from typing import Any
 from benchmarks.reliability.tally import State, Tally, code
 from tests.independent.judge import Verdict, judge
 from tests.independent.source import Source
+from tests.reliability.memory import limit_memory
 
 CHUNK = 2000
 SECONDS = 1.0
@@ -43,13 +44,6 @@ ROOM = 512 << 20
 
 class Hang(BaseException):
     """A mutant that takes too long."""
-
-
-def limit_memory() -> None:
-    """Grant this process so much address space beyond what it has now."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    most = pages * resource.getpagesize() + ROOM
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 @contextmanager
@@ -72,7 +66,7 @@ def start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, stop)
     warnings.simplefilter("error")
-    limit_memory()
+    limit_memory(ROOM)
 
 
 @functools.lru_cache

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from conestool.diffusion.costs import check_cost, check_metadata
 from conestool.diffusion.folders import FORMATS, open_file, reason
 from conestool.errors import PhotoError
 
@@ -41,7 +42,9 @@ def decode(path: Path) -> tuple[Image.Image, Remarks]:
     try:
         with open_file(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            check_cost(file, name)
             with Image.open(file, formats=FORMATS) as image:
+                check_metadata(image, name)
                 check_size(image.size, name, MAX_PIXELS.get(image.format or "", MOST_PIXELS))
                 image.draft(None, kept_size(image.size))
                 return to_upright(image)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from conestool.diffusion.costs import check_cost
 from conestool.errors import PhotoError
 
 __all__ = ["FORMATS", "expand_paths", "open_file", "reason"]
@@ -117,13 +118,23 @@ def why_no_image(path: Path, look: bool) -> str | None:
         with open_file(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if file.peek(4).startswith(SIGNATURES):
-                Image.open(file, formats=FORMATS).close()
+                if not too_costly(file):
+                    Image.open(file, formats=FORMATS).close()
                 return None
     except Image.DecompressionBombError:
         return None
     except Exception:  # whatever a decoder stumbles over: a file without an image's name need not be one
         return "not an image"
     return "not an image"
+
+
+def too_costly(file: BufferedReader) -> bool:
+    """Whether reading the picture will be refused for what it would cost, with its name."""
+    try:
+        check_cost(file, "")
+    except PhotoError:
+        return True
+    return False
 
 
 def open_file(path: Path) -> BufferedReader:

@@ -13,8 +13,10 @@ the quotients in unary (zeros, ended by a one). Coded piece: the class of each r
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from conestool.concept import Indices
 from conestool.errors import FormatError
@@ -52,6 +54,7 @@ class Grid:
     b: int
     shape: tuple[int, int]
 
+    @cached_property
     def sides(self) -> tuple[Indices, Indices]:
         """Number of rows in each row class, of columns in each column class."""
         return sizes(self.rows, self.a, self.shape[0]), sizes(self.columns, self.b, self.shape[1])
@@ -69,7 +72,7 @@ class Blocks:
     @classmethod
     def of(cls, grid: Grid, counts: Indices) -> Blocks:
         """From the counts in the order of the classes."""
-        height, breadth = grid.sides()
+        height, breadth = grid.sides
         cells = np.outer(height, breadth).ravel()
         m = rice(cells, counts)
         order = np.argsort(-m, kind="stable")
@@ -146,7 +149,7 @@ def plan(values: Indices, shape: list[int]) -> tuple[Grid, float]:
 
 def estimate(grid: Grid, counts: Indices) -> float:
     """Bytes that `grid` will take, from entropies (2 % on top for Rice codes)."""
-    height, breadth = grid.sides()
+    height, breadth = grid.sides
     cells = np.outer(height, breadth)
     p = np.clip(counts / np.maximum(cells, 1), 1e-12, 1 - 1e-12)
     bits = float((cells * -(p * np.log2(p) + (1 - p) * np.log2(1 - p))).sum()) * 1.02
@@ -189,7 +192,7 @@ def encode(values: Indices, shape: list[int], grid: Grid) -> tuple[Bytes, Bytes]
 def renumber(values: Indices, shape: list[int], grid: Grid) -> tuple[Indices, Blocks, Indices]:
     """Count of each block, the blocks in stream order, and the gaps, starting again in each block."""
     row, column = np.divmod(values.astype(np.uint32), np.uint32(sides(shape)[1]))
-    breadth = grid.sides()[1]
+    breadth = grid.sides[1]
     block = grid.rows[row].astype(np.int64) * grid.b + grid.columns[column]
     counts = np.bincount(block, minlength=grid.a * grid.b)
     blocks = Blocks.of(grid, counts)
@@ -219,20 +222,20 @@ def decode(raw: Bytes, coded: Bytes, shape: list[int], k: int) -> Indices:
     if (blocks.counts > blocks.cells).any() or int(counts.sum()) != k:
         raise FormatError(f"block counts do not fit their blocks or do not add up to {k}")
     positions = read_positions(rest, blocks, k).astype(np.uint32)
-    height, breadth = grid.sides()
+    height, breadth = grid.sides
     a, b = np.divmod(blocks.order, grid.b)
     row, column = np.divmod(positions, np.repeat(breadth.astype(np.uint32)[b], blocks.counts))
     row_at = np.repeat((np.cumsum(height) - height)[a], blocks.counts) + row
     column_at = np.repeat((np.cumsum(breadth) - breadth)[b], blocks.counts) + column
-    values = members(grid.rows, row_at) * grid.shape[1]
-    values += members(grid.columns, column_at)
-    values.sort()
-    return values
+    values = members(grid.rows, row_at) * np.uint32(grid.shape[1]) + members(grid.columns, column_at)
+    values.sort()  # as 32 bits, in half the time of 64
+    return values.astype(np.int64)
 
 
-def members(side: Bytes, ranks: Indices) -> Indices:
+def members(side: Bytes, ranks: Indices) -> NDArray[np.uint32]:
     """The rows (or columns) at these ranks, when they are ordered by class; in one class they are as they were."""
-    return np.argsort(side, kind="stable")[ranks] if len(side) else ranks
+    order = np.argsort(side, kind="stable")[ranks] if len(side) else ranks
+    return order.astype(np.uint32)
 
 
 def read_tables(raw: Bytes, coded: Bytes, shape: list[int], k: int) -> tuple[Grid, Indices, Bytes]:

@@ -11,6 +11,7 @@ __all__ = [
     "FILE",
     "HEADER",
     "NEURONS",
+    "ROWS",
     "SECTIONS",
     "TENSORS",
     "WINDOW",
@@ -41,7 +42,10 @@ NEURONS = 1 << 26
 """Concept neurons in a file, over all its concepts (10 % of SDXL's K/V weights are 5.5e7)."""
 
 CODED = 1 << 27
-"""Bytes that one section's zstd frame may hold, 128 MiB."""
+"""Bytes that all zstd frames of a file may hold together, 128 MiB."""
+
+ROWS = 1 << 14
+"""Rows of all tensor tables of a file: each takes a reader some time, however few its neurons are."""
 
 WINDOW = 1 << 27
 """Bytes of the window that a zstd frame may ask for, 128 MiB: what zstd's own decoders allow by default."""

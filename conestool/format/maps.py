@@ -184,8 +184,15 @@ class HeaderMap(FileMap):
             raise ValueError(f"concepts do not refer to bases 0 to {len(self.bases) - 1}, each at least once")
         for concept in self.concepts:
             self.check_tensors(concept)
-        if sum(entry.k for concept in self.concepts for entry in concept.entries) > limits.NEURONS:
-            raise ValueError(f"more than {limits.NEURONS} indices")
+        entries = [entry for concept in self.concepts for entry in concept.entries]
+        k, rows, coded = sum(entry.k for entry in entries), len(entries), total(entries)[1]
+        for what, count, most in (
+            ("indices", k, limits.NEURONS),
+            ("rows in tensor tables", rows, limits.ROWS),
+            ("bytes of coded pieces", coded, limits.CODED),
+        ):
+            if count > most:
+                raise ValueError(f"{count} {what}, more than {most}")
         return self
 
     def check_tensors(self, concept: ConceptMap) -> None:
@@ -198,10 +205,8 @@ class HeaderMap(FileMap):
                 check(entry, tensors[entry.tensor][1])
             except FormatError as error:
                 raise ValueError(f"{concept.name}: {tensors[entry.tensor][0]}: {error}") from error
-        raw, coded = total(concept.entries)
+        raw, _ = total(concept.entries)
         length = concept.sections[0].length
-        if coded > limits.CODED:
-            raise ValueError(f"{concept.name}: coded pieces of {coded} bytes, more than {limits.CODED}")
         if length <= raw if concept.tensors else length:
             raise ValueError(f"{concept.name}: section of {length} bytes for raw pieces of {raw} bytes")
 

@@ -48,7 +48,9 @@ def write_tables(refuse: Callable[..., None]) -> None:
     refuse("grid-long.cone", 27, "4,100 + 5 k bytes of a grid", payload(2, [4, 8], 1, long, b"", values=[0]))
     large = payload(0, [2**15, 2**12], 2**26 + 1, b"", None, frame=ref.zstd(b""), size=2**24)
     refuse("neurons-many.cone", 28, "2**26 + 1 neurons", large)
-    refuse("coded-many.cone", 28, "129 MiB of classes", many_classes())
+    refuse("coded-many.cone", 28, "129 MiB of classes", tall_grids(129))
+    refuse("coded-split.cone", 28, "130 MiB of classes in two concepts", tall_grids(65, 65))
+    refuse("rows-many.cone", 28, "2^14 + 1 rows of tensors in five concepts", many_rows(5, 3277))
     refuse("section-short.cone", 29, "a section that ends with its raw pieces", short_section())
     refuse("section-full.cone", 29, "a section of a byte for a concept without tensors", full_section())
     data = build(good())
@@ -59,13 +61,30 @@ def write_tables(refuse: Callable[..., None]) -> None:
     refuse("length-huge.cone", 30, "a section of 2**63 bytes", build(header))
 
 
-def many_classes() -> bytes:
-    """129 tensors with as many rows as a grid may have, and a frame without their classes."""
-    header, data = good(), ref.zstd(b"")
-    header["bases"][0]["tensors"] = [[f"{number:03d}", [2**20 - 1, 1]] for number in range(129)]
-    del header["bases"][0]["zeros"], header["bases"][0]["samples"]
-    rows = [[number, 2, 2**16, 0, 2**20 - 1] for number in range(129)]
-    header["concepts"] = [header["concepts"][0] | {"tensors": rows, "sections": [ref.section(data)], "data": data}]
+def tall_grids(*tensors: int) -> bytes:
+    """Concepts of so many tensors with as many rows as a grid may have, and a frame without their classes."""
+    rows = [[number, 2, 2**16, 0, 2**20 - 1] for number in range(max(tensors))]
+    return concepts_of([2**20 - 1, 1], [rows[:number] for number in tensors], ref.zstd(b""), H)
+
+
+def many_rows(concepts: int, tensors: int) -> bytes:
+    """Concepts of all neurons of so many tensors of one weight."""
+    names = {f"{number:04d}": ([1], [0]) for number in range(tensors)}
+    rows = [[number, ref.GAPS, 1, 0, 1] for number in range(tensors)]
+    return concepts_of([1], [rows] * concepts, ref.zstd(bytes(tensors)), ref.concept_id(names))
+
+
+def concepts_of(shape: list[int], tables: list[list[list[int]]], data: bytes, content_id: bytes) -> bytes:
+    """A file of a concept for each table, on a base of tensors of one shape; all have the same section and id."""
+    header = good()
+    base, first = header["bases"][0], header["concepts"][0]
+    base["tensors"] = [[f"{number:04d}", shape] for number in range(max(map(len, tables)))]
+    del base["zeros"], base["samples"]
+    common = first | {"sections": [ref.section(data)], "data": data, "id": content_id}
+    header["concepts"] = [
+        common | {"name": f"c{number}", "identifier": f"i{number}", "tensors": rows}
+        for number, rows in enumerate(tables)
+    ]
     return build(header)
 
 

@@ -48,7 +48,7 @@ REASONS = {
     25: "indices in a tensor of 32 weights",
     26: "unknown codec 3",
     27: "cannot have these lengths",
-    28: "more than 67108864 indices|more than 134217728",
+    28: "indices, more than 67108864|rows in tensor tables, more than 16384|coded pieces, more than 134217728",
     29: "for raw pieces of",
     30: "truncated|too long",
     31: "sha256 of its indices differs",
@@ -139,5 +139,5 @@ def test_the_manifest_can_be_made_again(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_vectors_are_small() -> None:
-    """All of them together stay below 300 kB."""
-    assert sum(path.stat().st_size for path in VECTORS.rglob("*.*") if path.is_file()) < 300_000
+    """All of them together stay below 450 kB, a third of it the one with too many rows."""
+    assert sum(path.stat().st_size for path in VECTORS.rglob("*.*") if path.is_file()) < 450_000

@@ -103,7 +103,10 @@ def check_header(header: dict[str, Any]) -> None:
         need(20, len({concept[key].casefold() for concept in concepts}) == len(concepts), f"two of one {key}")
     need(21, rising([concept["name"] for concept in concepts]), "concepts out of order")
     need(22, len({concept["base"] for concept in concepts}) == len(bases), "a base that isn't used")
-    need(28, sum(row[2] for concept in concepts for row in concept["tensors"]) <= 2**26, "too many indices")
+    rows = [row for concept in concepts for row in concept["tensors"]]
+    need(28, sum(row[2] for row in rows) <= 2**26, "too many indices")
+    need(28, len(rows) <= 2**14, "too many rows")
+    need(28, sum(row[4] for row in rows) <= 2**27, "coded pieces too long")
 
 
 def check_base(base: dict[str, Any]) -> None:
@@ -143,7 +146,6 @@ def check_concept(concept: dict[str, Any], bases: list[dict[str, Any]]) -> None:
     need(24, rising([row[0] for row in rows]) and all(row[0] < len(tensors) for row in rows), "number of a tensor")
     for row in rows:
         check_row(row, tensors[row[0]][1])
-    need(28, sum(row[4] for row in rows) <= 2**27, "coded pieces too long")
     length = sections[0]["length"]
     need(29, length > sum(row[3] for row in rows) if rows else length == 0, "length of the section of indices")
 

@@ -1,7 +1,8 @@
 """Read photo folders in children of a small process, and tell what came of it and what it cost.
 
 `python -m tests.reliability.reading SECONDS FOLDER...` writes one JSON record a folder: photos, notes, error, seconds
-of CPU, and the peak of resident memory in MiB. A child that takes more than SECONDS of wall clock is killed.
+of CPU, and the peak of resident memory in MiB. A child that takes more than SECONDS of wall clock is killed, and one
+that wants more than CAP of memory does not get it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from typing import Any
 
 from conestool.diffusion.photos import read_photos
 from conestool.errors import PhotoError
+from tests.reliability.memory import limit_memory
 
 __all__ = ["measured"]
 
+CAP = 1 << 30
+"""Bytes of address space that a reader may have more than at its start."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -54,6 +58,7 @@ def main(seconds: int, folders: list[Path]) -> None:
     for folder in folders:
         if not (child := os.fork()):
             signal.alarm(seconds)
+            limit_memory(CAP)
             print(json.dumps(read(folder)), flush=True)
             os._exit(0)
         if os.waitpid(child, 0)[1]:

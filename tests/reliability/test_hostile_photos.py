@@ -17,7 +17,17 @@ from conestool.diffusion import photos as reading
 from conestool.diffusion.decoding import KEPT_PIXELS, reduced
 from conestool.diffusion.photos import as_photo, read_photo, read_photos
 from conestool.errors import PhotoError
-from tests.reliability.bad_photos import BOMBS, claim_jpeg, corrupt_exif, jpeg, mutate, odd_folder, png, zeros
+from tests.reliability.bad_photos import (
+    BOMBS,
+    claim_jpeg,
+    corrupt_exif,
+    jpeg,
+    mutate,
+    odd_folder,
+    png,
+    scans_jpeg,
+    zeros,
+)
 from tests.reliability.reading import measured
 
 SECONDS = 60
@@ -69,6 +79,16 @@ def test_what_is_large_in_truth_is_read_in_bounded_memory(tmp_path: Path) -> Non
         ((_, width, height),) = record["photos"]
         assert KEPT_PIXELS * 0.99 < width * height <= KEPT_PIXELS
         assert record["peak"] < most, record
+
+
+def test_pictures_of_many_scans_and_tags_are_read_below_the_limits(tmp_path: Path) -> None:
+    """A JPEG of 306 scans of a million pixels, and a BigTIFF; one of too many is an error under any name."""
+    (tmp_path / "a.jpg").write_bytes(scans_jpeg(1000, 300))
+    Image.effect_noise((64, 64), 60).save(tmp_path / "b.tif", big_tiff=True)
+    assert [photo.image.size for photo in read_photos([tmp_path])[0]] == [(1000, 1000), (64, 64)]
+    (tmp_path / "strange").write_bytes(scans_jpeg(4000, 300))
+    with pytest.raises(PhotoError, match="strange: 135 scans or more, too many for 16,000,000 pixels"):
+        read_photos([tmp_path])
 
 
 def test_what_is_no_file_gets_a_note_and_never_hangs(tmp_path: Path) -> None:
