@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import torch
 
 from benchmarks.reliability.stage import Place, Stage
@@ -74,6 +75,7 @@ def play(stage: Stage, place: Place, arguments: Sequence[str], log: Path, prepar
     """What the fork does: streams, environment, then the entry point of the command line; returns its exit code."""
     redirect(log)
     os.environ.update(CONES_CACHE=str(place.cache), CONES_MODEL=str(stage.model), HF_HUB_OFFLINE="1")
+    huggingface_hub.constants.HF_HUB_CACHE = str(place.hub)
     os.chdir(place.out)
     torch.set_num_threads(1)
     sys.argv = ["cones", *arguments]

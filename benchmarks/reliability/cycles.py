@@ -108,17 +108,36 @@ class Cycles:
         return {key: bits(value).clone() for key, value in weights.items()}, (flags, grads if not self.lora else None)
 
     def load_lora(self) -> None:
-        """Add a LoRA adapter with random weights and, half of the time, delete it again while concepts are applied."""
+        """Add a LoRA adapter with random weights and, half of the time, delete it again while concepts are applied.
+
+        By `add_adapter`, or by `load_lora_adapter`, which is what a pipeline's `load_lora_weights` calls.
+        """
         from peft import LoraConfig
 
         name = f"adapter{self.counts['adapters']}"
         self.counts["adapters"] += 1
         config = LoraConfig(r=2, target_modules=["to_k", "to_v"], init_lora_weights=False)
+        denoiser: Any = self.model.denoiser
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft's, about several adapters at once
-            self.model.denoiser.add_adapter(config, adapter_name=name)  # type: ignore[operator]
+            if self.rng.random() < 0.5:
+                denoiser.load_lora_adapter(lora_weights(denoiser), prefix=None, adapter_name=name)
+                self.counts["loaded"] += name in denoiser.peft_config
+            else:
+                denoiser.add_adapter(config, adapter_name=name)
             if self.counts["adapters"] > 3 or self.rng.random() < 0.5:
-                self.model.denoiser.delete_adapters(name)  # type: ignore[operator]
+                denoiser.delete_adapters(name)
+
+
+def lora_weights(denoiser: nn.Module, rank: int = 2) -> dict[str, Tensor]:
+    """A LoRA's random weights for every to_k and to_v, under the names that files have."""
+    out = {}
+    for name, module in denoiser.named_modules():
+        if name.endswith(("to_k", "to_v")):
+            height, width = module.weight.shape
+            out[f"{name}.lora_A.weight"] = torch.randn(rank, int(width))
+            out[f"{name}.lora_B.weight"] = torch.randn(int(height), rank)
+    return out
 
 
 def plain_modules(denoiser: nn.Module) -> list[nn.Module]:

@@ -18,7 +18,8 @@ from PIL import Image
 from conestool import format as cones
 from conestool.algebra import extract
 from conestool.diffusion.models import load_model
-from conestool.search import finding, run
+from conestool.search import finding, run, tuning
+from tests.hub import Hub, serving
 from tests.tiny import random_cone, save_pipeline
 
 __all__ = ["COMMANDS", "ORDER", "Command", "Place", "Stage", "content", "open_stage"]
@@ -49,13 +50,18 @@ class Command:
 
 FIND = "find {inputs}/photos -o dog.cone --class-images 4 --steps 4 --density 0.05"
 PICTURES = tuple(f"drawn/a-dog-in-a-hat-{seed}.png" for seed in (0, 1))
-ORDER = ("find", "merge", "apply", "render")
+ORDER = ("find", "merge", "apply", "render", "tune", "eval", "pull")
 APPLY = "apply {{inputs}}/{}.cone -o {}"
 DENOISER = f"{APPLY} --as denoiser"
 SINGLE = "denoiser.safetensors"
 MERGE = "merge {inputs}/dog.cone {inputs}/hat.cone -o both.cone"
 MERGE_OTHER = "merge {inputs}/hat.cone {inputs}/cat.cone -o both.cone"
 RENDER = "render a_dog_in_a_hat -c {inputs}/dog.cone -c {inputs}/hat.cone -o drawn/ -n 2 --steps 2"
+SUBJECTS = "--photos dog={inputs}/photos --photos hat={inputs}/photos"
+TUNE = f"tune {{inputs}}/dog.cone {{inputs}}/hat.cone {SUBJECTS} -o tuned.cone --class-images 4 --steps 3 --rate 0.2"
+EVAL = "eval {inputs}/dog.cone --photos {inputs}/photos --pictures sheets --quick --prompts {inputs}/prompts.txt"
+REPOSITORY = "owner/cones"
+PULL = f"pull {REPOSITORY} {{}}.cone -o pulled.cone"
 COMMANDS: dict[str, tuple[Command, ...]] = {
     "find": (Command(FIND, f"{FIND} --seed 1", ("dog.cone",)),),
     "merge": (Command(MERGE, MERGE_OTHER, ("both.cone",)),),
@@ -64,13 +70,16 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         Command(DENOISER.format("dog", SINGLE), DENOISER.format("hat", SINGLE), (SINGLE,)),
     ),
     "render": (Command(RENDER, f"{RENDER} --guidance 2", PICTURES),),
+    "tune": (Command(TUNE, f"{TUNE} --seed 1", ("tuned.cone",)),),
+    "eval": (Command(EVAL, f"{EVAL} --seed 1", ("sheets/dog.png",)),),
+    "pull": (Command(PULL.format("dog"), PULL.format("hat"), ("pulled.cone",)),),
 }
 """The variants of each command."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder of one attempt: `out`, where the command runs and writes, and `cache`."""
+    """A folder of one attempt: `out`, where the command runs and writes, `cache`, and `hub`, the Hub client's own."""
 
     root: Path
 
@@ -83,6 +92,11 @@ class Place:
     def cache(self) -> Path:
         """What $CONES_CACHE names."""
         return self.root / "cache"
+
+    @property
+    def hub(self) -> Path:
+        """Where the Hub's client keeps what it fetched; what it leaves there is its own affair."""
+        return self.root / "hub"
 
     def put_old(self, command: Command) -> None:
         """Let every output be there already, with other content."""
@@ -98,7 +112,7 @@ class Place:
     def strays(self, command: Command) -> list[str]:
         """Files and folders that are neither output nor cache: temporary ones, and saved searches."""
         parts = {*command.outputs, *(str(Path(name).parent) for name in command.outputs)}
-        found = [path for path in self.root.rglob("*") if path.name.startswith(".")]
+        found = [path for path in self.root.rglob(".*") if self.hub not in path.parents]
         found += [path for path in self.out.iterdir() if path.name not in parts]
         return sorted({str(path.relative_to(self.root)) for path in found})
 
@@ -126,6 +140,7 @@ class Stage:
         for number in range(2):
             pixels = random.Random(number).randbytes(40 * 40 * 3)
             Image.frombytes("RGB", (40, 40), pixels).save(self.inputs / "photos" / f"{number}.png")
+        (self.inputs / "prompts.txt").write_text("a photo of {}\n")
         for path in self.inputs.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -142,11 +157,17 @@ class Stage:
 
 @contextmanager
 def open_stage() -> Iterator[Stage]:
-    """A stage in a temporary folder; searches save themselves after every step there, and measure little."""
+    """A stage in a temporary folder; searches save themselves after every step there, and measure little.
+
+    The Hub is a stand-in on this machine, with the concepts in one repository.
+    """
     with TemporaryDirectory(prefix="torture-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "SAVE_SECONDS", -1.0)
         patch.setattr(finding, "PROBES", 4)
-        yield Stage(Path(folder) / "stage")
+        patch.setattr(tuning, "COMPARED", 4)
+        stage = Stage(Path(folder) / "stage")
+        with serving(Hub({REPOSITORY: {"main": stage.inputs}}), stage.root / "hub", patch):
+            yield stage
 
 
 def content(path: Path) -> Content:

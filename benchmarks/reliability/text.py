@@ -3,7 +3,9 @@
 Each round forges one file with a random string at one to three places of its header (strings, and unknown keys in any
 map), gives it a random name, runs one random command on it in a process of its own, with its outputs in pipes or on a
 terminal of random width, and checks: no crash and no "bug"; nothing that a terminal acts on in any output but what rich
-sends itself; JSON that parses; a bounded length of what people see; no file that a shell would have made.
+sends itself; JSON that parses; a bounded length of what people see; no file that a shell would have made. `pull` and
+`push` talk to a stand-in of the Hub, whose repositories hold the forged files under their names; the model card must be
+as clean as a screen.
 
     python -m benchmarks.reliability.text --count 2000 --seed 0
 """
@@ -14,11 +16,15 @@ import argparse
 import collections
 import json
 import random
+import shutil
 import tempfile
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.cli.support import concept, save_cone
+from tests.hub import WRITER, Hub, serving
 from tests.independent.forging import join, mend, parts
 from tests.reliability import process
 from tests.reliability.hostile import POISON, leaks, on_screen, places, plain, poisoned
@@ -87,6 +93,19 @@ COMMANDS = (
     "render N -c F --size N",
     "render N --from F",
     "find N -o x.cone --notes N",
+    "eval F --photos N",
+    "eval F --photos dog=N --prompts N --json",
+    "eval F --model N --offline --clip N",
+    "tune F --photos N=N -o t.cone",
+    "tune F c.cone --photos dog=N --photos cat=N --model N --offline",
+    "apply F -o a.safetensors --model N --offline",
+    "pull N",
+    "pull there/cones N -o p.cone",
+    "pull there/cones -o p.cone --json",
+    "pull there/cones F -o p.cone --force --json",
+    "push F N",
+    "push F there/made --message N --licence N",
+    "push N F there/cones --force --json",
 )
 
 
@@ -120,17 +139,19 @@ def fill(word: str, file: str, rng: random.Random) -> str:
     return {"F": file, "N": name(rng), "N/x.cone": f"{name(rng)}/x.cone"}.get(word, word)
 
 
-def attack(folder: Path, rng: random.Random) -> tuple[str, str, list[str]]:
+def attack(folder: Path, hub: Hub, rng: random.Random) -> tuple[str, str, list[str]]:
     """One round: the command, how it ended, and what was wrong."""
+    hub.repositories = {"there/cones": {"main": folder}}
+    shutil.rmtree(hub.place, ignore_errors=True)
     file = folder / name(rng)
     file.write_bytes(forged(rng))
     line = rng.choice(COMMANDS)
     words = [fill(word, file.name, rng) for word in line.split()]
     if rng.random() < 0.5:
-        done = process.on_terminal(*words, cwd=folder, columns=rng.choice((1, 20, 40, 80, 200)))
+        done = process.on_terminal(*words, cwd=folder, columns=rng.choice((1, 20, 40, 80, 200)), HF_TOKEN=WRITER)
         found = [f"screen got {on_screen(done.out)!r}"] if on_screen(done.out) else []
     else:
-        done = process.cones(*words, cwd=folder)
+        done = process.cones(*words, cwd=folder, HF_TOKEN=WRITER)
         bad = leaks(done.err) | (leaks(done.out) if "--json" in line else set())
         found = [f"pipe got {bad!r}"] if bad else []
         found += not_json(done.out) if "--json" in line and done.code in (0, 1) else []
@@ -140,7 +161,12 @@ def attack(folder: Path, rng: random.Random) -> tuple[str, str, list[str]]:
         found.append(f"said {len(done.err or done.out)} bytes")
     if list(folder.rglob("pwned")):
         found.append("a shell ran")
-    file.unlink()
+    for card in (folder / "README.md", *hub.place.rglob("README.md")):
+        if card.exists() and (bad := leaks(card.read_bytes())):
+            found.append(f"the card has {bad!r}")
+    for path in folder.iterdir():
+        if path.name != "c.cone":
+            path.unlink()
     return line, str(done.code), [f"{line} {words!r}: {each}" for each in found]
 
 
@@ -161,13 +187,15 @@ def main() -> None:
     options = parser.parse_args()
     rng = random.Random(options.seed)
     begin, codes, wrong = time.monotonic(), collections.Counter[str](), list[str]()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+        folder, hub = Path(place) / "work", Hub({}, place=Path(place) / "served")
+        folder.mkdir()
         save_cone(folder / "c.cone", concept("cat", "vlk", seed=2))
-        for _ in range(options.count):
-            _line, code, found = attack(folder, rng)
-            codes[code] += 1
-            wrong += found
+        with serving(hub, Path(place) / "hub", patch):
+            for _ in range(options.count):
+                _line, code, found = attack(folder, hub, rng)
+                codes[code] += 1
+                wrong += found
     for each in wrong[:20]:
         print(each[:1000])
     took = time.monotonic() - begin

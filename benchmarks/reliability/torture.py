@@ -29,6 +29,7 @@ from conestool.files import write_atomic
 
 __all__ = ["Attempt", "Measured", "attempt", "measure", "summary"]
 
+RESUMED = ("find", "tune")
 LINKS = 3
 """The most kills in a row before a command is let through."""
 
@@ -81,7 +82,7 @@ def attempt(stage: Stage, name: str, measured: Measured, number: int, rng: rando
         resume: list[str] = []
         for _ in range(rng.randint(1, most)):
             kill(stage, place, measured, resume, rng, record, old)
-            resume = ["--resume"] if name == "find" and rng.random() < 0.7 else []
+            resume = ["--resume"] if name in RESUMED and rng.random() < 0.7 else []
         record.resumed = bool(resume and list(place.out.glob("*.part")))
         record.strays = len([stray for stray in place.strays(command) if not stray.endswith(".part")])
         ended = start(stage, place, command.arguments(stage.inputs, "--force", *resume)).wait()
@@ -171,13 +172,14 @@ def torture(stage: Stage, name: str, kills: int, seed: int, results: dict[str, A
     print(json.dumps({name: results["summary"][name]}, indent=1), flush=True)
 
 
-def suffer(stage: Stage, results: dict[str, Any], out: Path) -> None:
-    """The hardships that are not in the results yet."""
-    for name, case in CASES.items():
-        if name not in results["hardships"]:
-            results["hardships"][name] = case(stage)
+def suffer(stage: Stage, names: tuple[str, ...], results: dict[str, Any], out: Path) -> None:
+    """The hardships of these commands that are not in the results yet."""
+    for hardship, case in CASES.items():
+        key = f"{hardship}: {', '.join(names)}"
+        if key not in results["hardships"]:
+            results["hardships"][key] = case(stage, names)
             save(results, out)
-        print(name, json.dumps(results["hardships"][name]), flush=True)
+        print(key, json.dumps(results["hardships"][key]), flush=True)
 
 
 def save(results: dict[str, Any], out: Path) -> None:
@@ -200,7 +202,7 @@ def main() -> int:
         for name in args.commands:
             torture(stage, name, args.kills, args.seed, results, args.out)
         if not args.no_hardships:
-            suffer(stage, results, args.out)
+            suffer(stage, tuple(args.commands), results, args.out)
     problems = [each["problems"] for each in (*results["summary"].values(), *results["hardships"].values())]
     return 1 if any(problems) else 0
 
