@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ def serving(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     class Bound(Handler):
         served = hub
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
+    server = Server(("127.0.0.1", 0), Bound)
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     endpoint = f"http://127.0.0.1:{server.server_port}"
     constants = huggingface_hub.constants
@@ -84,6 +85,15 @@ def serving(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     finally:
         server.shutdown()
         server.server_close()
+
+
+class Server(ThreadingHTTPServer):
+    """A server that is used to clients which are killed."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of connections that were cut."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class Handler(Writing, BaseHTTPRequestHandler):

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.reliability.child import Ended, at_event, count_events, start
 from benchmarks.reliability.stage import COMMANDS, OLD, ORDER, Command, Content, Place, Stage
 
-__all__ = ["CASES", "Case", "clock_jumps", "company", "full_disk", "full_streams", "read_only", "vanished"]
+__all__ = ["CASES", "Case", "Result", "clock_jumps", "company", "full_disk", "full_streams", "read_only", "vanished"]
 
 NOBODY = 65534
 YEAR = 365 * 24 * 3600.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from benchmarks.reliability.stage import COMMANDS, ORDER, Stage, open_stage
 from benchmarks.reliability.torture import attempt, measure, state
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs fork and pidfd_open (Linux)")
-KILLS = {"find": 2, "merge": 12, "apply": 3, "render": 2}
+KILLS = {"find": 2, "merge": 12, "apply": 3, "render": 2, "tune": 1, "eval": 1, "pull": 6}
 """Of the first variant of each command."""
 
 
@@ -42,6 +42,8 @@ def test_a_killed_command_leaves_old_or_new_and_no_strays(name: str, stage: Stag
     [
         pytest.param(lambda stage: hardship.full_disk(stage, ("merge",), (0, 4)), id="full disk: merge"),
         pytest.param(lambda stage: hardship.full_disk(stage, ("apply",), (16,)), id="full disk: apply"),
+        pytest.param(lambda stage: hardship.full_disk(stage, ("pull",), (0,)), id="full disk: pull"),
+        pytest.param(lambda stage: hardship.read_only(stage, ("pull", "eval")), id="read-only folders: pull, eval"),
         pytest.param(hardship.full_streams, id="full streams"),
         pytest.param(lambda stage: hardship.read_only(stage, ("merge",)), id="read-only folders"),
         pytest.param(lambda stage: hardship.vanished(stage, ("merge",), times=4), id="vanished inputs"),
@@ -49,7 +51,7 @@ def test_a_killed_command_leaves_old_or_new_and_no_strays(name: str, stage: Stag
         pytest.param(lambda stage: hardship.company(stage, ("merge",), size=3), id="company"),
     ],
 )
-def test_hardship(result: hardship.Case, stage: Stage) -> None:
+def test_hardship(result: Callable[[Stage], hardship.Result], stage: Stage) -> None:
     """A few of the cases of the long campaign, `python -m benchmarks.reliability.torture`."""
     assert result(stage)["problems"] == []
 

@@ -20,6 +20,7 @@ from conestool.diffusion.models import Model, load_model
 from conestool.diffusion.photos import as_photo, to_latents
 from conestool.diffusion.weights import kv_weights
 from conestool.errors import NumbersError
+from conestool.format import dumps
 from conestool.search import Settings, find
 from conestool.search.layout import Layout
 from tests.tiny import save_pipeline
@@ -131,3 +132,19 @@ def test_lora_adapters_may_come_and_go_while_concepts_are_applied(tmp_path: Path
     counts = Cycles(*make_model(tmp_path, torch.float32), seed=2, lora=True).run(25)
     assert counts["adapters"] >= 3
     assert counts["other bits"] == 0
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Torch may use two threads, whatever this machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.alone
+@pytest.mark.usefixtures("two_threads")
+def test_as_many_threads_give_the_same_file(model: Model) -> None:
+    """What is promised: the same seed and number of threads on the same machine; other tests run with one."""
+    assert dumps(search(model, "mask")) == dumps(search(model, "mask"))
