@@ -22,7 +22,7 @@ __all__ = ["Child", "Ended", "at_event", "count_events", "kill_self", "start"]
 
 Act = Callable[[int], None]
 """What is called with the number of each event."""
-LONGEST = 120.0
+LONGEST = 600.0
 
 
 @dataclass(frozen=True)
