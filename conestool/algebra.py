@@ -12,11 +12,13 @@ import numpy as np
 from conestool.concept import Concept, Cone, Indices
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.identity import match
+from conestool.records import size_of
 
 __all__ = [
     "Change",
     "Counts",
     "Diff",
+    "Sharing",
     "diff",
     "difference",
     "extract",
@@ -25,6 +27,7 @@ __all__ = [
     "layer_of",
     "merge",
     "overlap",
+    "sharing",
     "union",
 ]
 
@@ -32,10 +35,10 @@ KEY = 200
 """Characters of each part of a dotted key, so that one long key does not stand before a thousand others in full."""
 
 
-def join(a: Indices, b: Indices) -> Indices:
-    """Union of two sorted sets (a stable sort merges two runs; np.union1d is 60 times slower in numpy 2.4)."""
-    both, again = together(a, b)
-    out: Indices = np.concatenate((both[:1], both[1:][~again]))
+def join(*sets: Indices) -> Indices:
+    """Union of sorted sets (a stable sort merges their runs; np.union1d is 60 times slower in numpy 2.4)."""
+    everything, again = together(*sets)
+    out: Indices = np.concatenate((everything[:1], everything[1:][~again]))
     return out
 
 
@@ -55,11 +58,11 @@ def difference(a: Indices, b: Indices) -> Indices:
     return out
 
 
-def together(a: Indices, b: Indices) -> tuple[Indices, Any]:
-    """Both sets in order, and for each but the first position whether it equals the one before."""
-    both = np.concatenate((a, b))
-    both.sort(kind="stable")
-    return both, both[1:] == both[:-1]
+def together(*sets: Indices) -> tuple[Indices, Any]:
+    """Sets in order, and for each but the first position whether it equals the one before."""
+    everything = np.concatenate(sets)
+    everything.sort(kind="stable")
+    return everything, everything[1:] == everything[:-1]
 
 
 def merge(*cones: Cone) -> Cone:
@@ -97,17 +100,14 @@ def extract(cone: Cone, name: str) -> Cone:
 
 
 def union(cone: Cone) -> dict[str, Indices]:
-    """All weights that the concepts of `cone` shut, as one index set per param name."""
-    return united(cone.concepts)
+    """All weights that the concepts of `cone` shut, as one index set per param name, in order."""
+    params = sorted({param for concept in cone.concepts for param in concept.indices})
+    return {param: join(*sets_of(cone, param)) for param in params}
 
 
-def united(concepts: Iterable[Concept]) -> dict[str, Indices]:
-    """Union of index sets, by param name in order."""
-    out: dict[str, Indices] = {}
-    for concept in concepts:
-        for param, values in concept.indices.items():
-            out[param] = join(out[param], values) if param in out else values
-    return dict(sorted(out.items()))
+def sets_of(cone: Cone, param: str) -> list[Indices]:
+    """The index sets that the concepts of `cone` have in one parameter, where they have any."""
+    return [concept.indices[param] for concept in cone.concepts if param in concept.indices]
 
 
 def overlap(cone: Cone) -> dict[tuple[str, str], int]:
@@ -118,6 +118,28 @@ def overlap(cone: Cone) -> dict[tuple[str, str], int]:
         )
         for a, b in combinations(cone.concepts, 2)
     }
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Neurons that concepts shut `together`, and by name how many of each concept's own another one `shares`."""
+
+    together: int
+    shares: Mapping[str, int]
+
+
+def sharing(cone: Cone) -> Sharing:
+    """How much the concepts have in common, in time and memory that grow with their number, not with their pairs."""
+    together, shares = 0, dict.fromkeys(cone.names, 0)
+    for param in sorted({param for concept in cone.concepts for param in concept.indices}):
+        holders = [concept for concept in cone.concepts if param in concept.indices]
+        times = np.zeros(size_of(holders[0].base.tensors[param]), np.uint16)
+        for concept in holders:
+            times[concept.indices[param]] += 1
+        together += int(np.count_nonzero(times))
+        for concept in holders:
+            shares[concept.name] += int(np.count_nonzero(times[concept.indices[param]] > 1))
+    return Sharing(together, shares)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,15 @@ from conestool.cli._options import Force, Json, value
 from conestool.text import cut_bytes
 
 if TYPE_CHECKING:
-    from conestool.concept import Cone
+    from conestool.algebra import Sharing
+    from conestool.concept import Concept, Cone
 
 __all__ = ["default_output", "merge"]
 
 LONGEST_NAME = 120
 """Bytes of a name put together from those of concepts."""
+PAIRED = 16
+"""Up to so many concepts are compared pair by pair; more of them each with all others."""
 
 
 def merge(
@@ -42,10 +45,12 @@ def merge(
         _io.check_outputs([output], "a .cone file", force=force)
     merged = algebra.merge(*_io.load_cones(files))
     path = save(merged, output or default_output(merged.names), force=force, json=json)
-    shared = [overlap_record(merged, pair, count) for pair, count in algebra.overlap(merged).items()]
-    tell(merged, path, shared)
+    sharing = algebra.sharing(merged)
+    pairs = overlap_records(merged)
+    tell(merged, path, sharing, pairs)
     if json:
-        _io.emit_json({"output": str(path), "id": merged.id, "concepts": list(merged.names), "overlap": shared})
+        record = {"output": str(path), "id": merged.id, "concepts": list(merged.names)}
+        _io.emit_json(record | {"neurons": sharing.together, "shared": dict(sharing.shares), "overlap": pairs})
 
 
 def default_output(names: Iterable[str]) -> Path:
@@ -72,22 +77,48 @@ def save(cone: Cone, path: Path, *, force: bool, json: bool) -> Path:
     return path
 
 
-def overlap_record(cone: Cone, pair: tuple[str, str], shared: int) -> dict[str, Any]:
-    """How much two concepts share, as counts and as the Jaccard index (shared / either)."""
-    either = cone[pair[0]].neurons + cone[pair[1]].neurons - shared
-    return {"concepts": list(pair), "shared": shared, "jaccard": shared / either if either else 0.0}
+def overlap_records(cone: Cone) -> list[dict[str, Any]] | None:
+    """How much each two concepts share, as counts and as the Jaccard index (shared / either); None for many concepts.
 
-
-def tell(cone: Cone, path: Path, shared: list[dict[str, Any]]) -> None:
-    """The overlap of every pair, as a table."""
+    The pairs of a hundred concepts are 5,000: nobody reads them, and they take minutes to count.
+    """
     from conestool import algebra
 
-    together = sum(len(values) for values in algebra.union(cone).values())
+    if len(cone.concepts) > PAIRED:
+        return None
+    records = []
+    for pair, shared in algebra.overlap(cone).items():
+        either = cone[pair[0]].neurons + cone[pair[1]].neurons - shared
+        records.append({"concepts": list(pair), "shared": shared, "jaccard": shared / either if either else 0.0})
+    return records
+
+
+def tell(cone: Cone, path: Path, sharing: Sharing, pairs: list[dict[str, Any]] | None) -> None:
+    """The overlap of every pair, or of each concept with all others, as a table."""
     name = "stdout" if str(path) == _io.STDIO else str(path)
-    _show.say(f"{name}: {_show.amount(len(cone.concepts), 'concept')}, {_show.amount(together, 'neuron')} together")
+    amounts = _show.amount(len(cone.concepts), "concept"), _show.amount(sharing.together, "neuron")
+    _show.say(f"{name}: {amounts[0]}, {amounts[1]} together")
+    _show.table(each_with_all(cone, sharing) if pairs is None else each_pair(cone, pairs), head=False)
+
+
+def each_pair(cone: Cone, pairs: list[dict[str, Any]]) -> list[list[str]]:
+    """A row for each two concepts."""
     rows = []
-    for record in shared:
+    for record in pairs:
         one, two = record["concepts"]
-        parts = [f"{_show.percent(record['shared'] / max(1, cone[name].neurons))} of {name}" for name in (one, two)]
+        parts = [part_of(record["shared"], cone[name]) for name in (one, two)]
         rows.append([f"{one} and {two}", f"share {record['shared']:,}", *parts])
-    _show.table(rows, head=False)
+    return rows
+
+
+def each_with_all(cone: Cone, sharing: Sharing) -> list[list[str]]:
+    """A row for each concept."""
+    return [
+        [each.name, f"shares {sharing.shares[each.name]:,} with others", part_of(sharing.shares[each.name], each)]
+        for each in cone.concepts
+    ]
+
+
+def part_of(count: int, concept: Concept) -> str:
+    """A number of neurons as a share of the concept's own."""
+    return f"{_show.percent(count / max(1, concept.neurons))} of {concept.name}"

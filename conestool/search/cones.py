@@ -40,11 +40,11 @@ class Cones:
         """One iteration of the algorithm on batch `index`; returns L_con under the mask before it."""
         theta = self.objective.theta
         gradient, loss = self.objective.gradient(theta * self.mask, index)
-        effect = theta * gradient
+        effect = gradient.mul_(theta)
         if not self.seen:
             self.rho = self.rate / (self.steps * max(quantile(effect.abs(), 0.99), 1e-30))
         self.total += effect
-        self.mask.sub_(self.rho * effect).clamp_(0, 1)
+        self.mask.sub_(effect.mul_(self.rho)).clamp_(0, 1)
         self.seen += 1
         return loss
 

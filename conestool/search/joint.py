@@ -59,14 +59,14 @@ class JointMask:
         weights, effect, total = theta * ~self.shut, torch.zeros_like(theta), 0.0
         for asked, objective in zip(self.asked, self.objectives, strict=True):
             gradient, loss = objective.gradient(weights, index)
-            own = theta * gradient
+            own = gradient.mul_(theta)
             asked.lerp_(own, 1 - self.momentum)
             effect += own
             total += loss
         self.seen += 1
-        self.second.lerp_(effect.square(), 1 - self.decay)
-        first = self.asked.sum(0) / (1 - self.momentum**self.seen)
-        move(self.gates, first, self.second / (1 - self.decay**self.seen), self.rate, self.floor)
+        self.second.lerp_(effect.square_(), 1 - self.decay)
+        bias = 1 - self.momentum**self.seen, 1 - self.decay**self.seen
+        move(self.gates, self.asked.sum(0), self.second, bias, self.rate, self.floor)
         if self.reopen_only:
             self.gates[~self.owned.any(0)] = 1.0
         return total / len(self.objectives)

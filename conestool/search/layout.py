@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from conestool.concept import Indices
 from conestool.diffusion.weights import kv_weights
 
-__all__ = ["Layout", "borrowed", "quantile", "top"]
+__all__ = ["Layout", "borrowed", "quantile", "spread", "top"]
 
 SAMPLE = 1_000_000
 
@@ -97,8 +97,12 @@ def borrowed(denoiser: nn.Module) -> Iterator[Layout]:
 
 def quantile(values: Tensor, q: float) -> float:
     """The q-quantile of `values`, from at most 2 million evenly spaced entries (torch.quantile takes 16 million)."""
-    stride = max(1, values.numel() // SAMPLE)
-    return float(torch.quantile(values.flatten()[::stride].float(), q))
+    return float(torch.quantile(spread(values).float(), q))
+
+
+def spread(values: Tensor) -> Tensor:
+    """At most 2 million evenly spaced entries of `values`, shape (m,)."""
+    return values.flatten()[:: max(1, values.numel() // SAMPLE)]
 
 
 def top(scores: Tensor, count: int) -> Tensor:

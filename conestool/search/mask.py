@@ -7,21 +7,25 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from conestool.search.layout import quantile
+from conestool.search.layout import quantile, spread
 from conestool.search.methods import Ranking, method
 from conestool.search.objective import Objective
 
 __all__ = ["LearnedMask", "move"]
 
+PIECE = 2**20
 
-def move(gates: Tensor, first: Tensor, second: Tensor, rate: float, floor: float) -> None:
-    """Move `gates` (n,) in place as Adam would, by bias-corrected moments (n,), and hold them in 0..1.
 
-    The root-mean-square in the denominator is floored at its `floor` quantile over all weights.
+def move(gates: Tensor, first: Tensor, second: Tensor, bias: tuple[float, float], rate: float, floor: float) -> None:
+    """Move `gates` (n,) in place as Adam would, by moments (n,) and what corrects their `bias`, and hold them in 0..1.
+
+    The root-mean-square in the denominator is floored at its `floor` quantile over all weights. A piece at a time, so
+    that what lies between stays in the processor's cache.
     """
-    rms = second.sqrt()
-    rms.clamp_min_(max(quantile(rms, floor), 1e-30))
-    gates.addcdiv_(first, rms, value=-rate).clamp_(0, 1)
+    least = max(quantile((spread(second) / bias[1]).sqrt_(), floor), 1e-30)
+    for gate, one, two in zip(*(vector.split(PIECE) for vector in (gates, first, second)), strict=True):
+        rms = (two / bias[1]).sqrt_().clamp_min_(least)
+        gate.addcdiv_(one / bias[0], rms, value=-rate).clamp_(0, 1)
 
 
 @method("mask")
@@ -55,12 +59,12 @@ class LearnedMask:
         """Learn from batch `index`; returns L_con under the hard mask before the step."""
         theta = self.objective.theta
         gradient, loss = self.objective.gradient(theta * (self.gates >= 0.5), index)
-        effect = theta * gradient
+        effect = gradient.mul_(theta)
         self.seen += 1
         self.first.lerp_(effect, 1 - self.momentum)
-        self.second.lerp_(effect.square(), 1 - self.decay)
-        first, second = self.first / (1 - self.momentum**self.seen), self.second / (1 - self.decay**self.seen)
-        move(self.gates, first, second, self.rate, self.floor)
+        self.second.lerp_(effect.square_(), 1 - self.decay)
+        bias = 1 - self.momentum**self.seen, 1 - self.decay**self.seen
+        move(self.gates, self.first, self.second, bias, self.rate, self.floor)
         return loss
 
     def state(self) -> dict[str, Tensor]:

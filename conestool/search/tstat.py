@@ -37,9 +37,9 @@ class TStatistic:
     def step(self, index: int) -> float:
         """Add batch `index` at the untouched weights; returns its L_con."""
         gradient, loss = self.objective.gradient(self.objective.theta, index)
-        effect = self.objective.theta * gradient
+        effect = gradient.mul_(self.objective.theta)
         self.total += effect
-        self.squares += effect.square()
+        self.squares += effect.square_()
         self.seen += 1
         return loss
 

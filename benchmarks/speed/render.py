@@ -1,0 +1,97 @@
+"""Rendering with a concept beside the bare diffusers pipeline, with the same weights, prompt, seed and steps."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+import conestool
+from benchmarks.speed.shapes import NOISE, TOKENS, fill
+from benchmarks.speed.steps import Setup
+from conestool.diffusion.models import Model, wrap
+from conestool.diffusion.sampling import initial_noise
+from conestool.render import render
+from tests.tiny import random_cone
+
+__all__ = ["Drawing", "make_pipeline"]
+
+POCKET = Path(conestool.__file__).parent / "models" / "pocket"
+VAE: dict[str, Any] = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+}
+CLIP_L: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
+CLIP_L |= {"num_attention_heads": 12, "max_position_embeddings": TOKENS}
+CLIP_G: dict[str, Any] = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32}
+CLIP_G |= {"num_attention_heads": 20, "projection_dim": 1280, "max_position_embeddings": TOKENS, "hidden_act": "gelu"}
+SMALL = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "hidden_size": 16}
+PROMPT = "a photo of a sks dog"
+
+
+def make_pipeline(setup: Setup, unet: Any) -> Any:
+    """The whole pipeline around a U-Net: autoencoder and text encoders of the real sizes, pocket's vocabulary."""
+    small = setup.shape.config["cross_attention_dim"] < 768
+    vae: dict[str, Any] = VAE | ({"block_out_channels": (32, 32, 32, 32)} if small else {})
+    tokenizer = CLIPTokenizer.from_pretrained(POCKET / "tokenizer", model_max_length=TOKENS)
+    parts = {
+        "unet": unet,
+        "scheduler": DDIMScheduler(**NOISE),
+        "vae": filled(lambda: AutoencoderKL(**vae), setup),
+        "tokenizer": tokenizer,
+        "text_encoder": filled(lambda: CLIPTextModel(CLIPTextConfig(**CLIP_L | (SMALL if small else {}))), setup),
+    }
+    if not setup.shape.extra:
+        kind: Any = StableDiffusionPipeline
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    else:
+        kind = StableDiffusionXLPipeline
+        second = filled(lambda: CLIPTextModelWithProjection(CLIPTextConfig(**CLIP_G)), setup)
+        parts |= {"tokenizer_2": tokenizer, "text_encoder_2": second, "add_watermarker": False}
+    pipe = kind(**parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def filled(make: Callable[[], Any], setup: Setup) -> Any:
+    """A module with random weights in their place and type."""
+    module = make().to(setup.device, setup.dtype).eval()
+    fill(module)
+    return module
+
+
+@dataclass
+class Drawing:
+    """A pipeline and a concept on it, to draw pictures of `side` latents in `steps` steps either way."""
+
+    setup: Setup
+    steps: int = 4
+    density: float = 0.01
+
+    def __post_init__(self) -> None:
+        self.model: Model = wrap(make_pipeline(self.setup, self.setup.weights()))
+        self.cone = random_cone(self.model, density=self.density)
+        pixels = self.setup.side * self.model.scale
+        self.size = (pixels, pixels)
+
+    def with_concepts(self) -> None:
+        """As `cones render` draws: check the base model, shut the neurons, draw, put the weights back, make the PNG."""
+        drawn = render(self.model, [PROMPT], self.cone, literal=True, steps=self.steps, size=self.size)
+        with tempfile.TemporaryDirectory() as folder:
+            drawn[0].image.save(Path(folder) / "picture.png")
+
+    def bare(self) -> None:
+        """As diffusers alone draws, to a PNG."""
+        noise = initial_noise(self.model, [torch.Generator().manual_seed(0)], self.size)
+        settings = {"num_inference_steps": self.steps, "guidance_scale": self.model.defaults.guidance}
+        image = self.model.pipe(PROMPT, latents=noise, width=self.size[0], height=self.size[1], **settings).images[0]
+        with tempfile.TemporaryDirectory() as folder:
+            image.save(Path(folder) / "picture.png")

@@ -1,0 +1,127 @@
+"""The denoisers that are measured: the published configurations of Stable Diffusion 1.5 and XL, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from conestool.diffusion.conditioning import Conditioning
+from conestool.diffusion.families import Family
+from conestool.diffusion.models import Defaults, Model
+from conestool.diffusion.unets import StableDiffusion, StableDiffusionXL
+
+__all__ = ["NOISE", "SHAPES", "TOKENS", "Shape", "blank", "fill", "latents", "make_model", "make_unet", "twin"]
+
+NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+TOKENS = 77
+SD15: dict[str, Any] = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+SDXL: dict[str, Any] = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "cross_attention_dim": 2048,
+    "attention_head_dim": (5, 10, 20),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+TOY: dict[str, Any] = {
+    "sample_size": 8,
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 2,
+    "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+    "cross_attention_dim": 16,
+    "attention_head_dim": 2,
+    "norm_num_groups": 4,
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A denoiser's configuration, its family, and what the family is told besides the prompt, with the widths."""
+
+    config: Mapping[str, Any]
+    family: Family
+    extra: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
+
+    def conditioning(self, count: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Conditioning:
+        """Random text states of a prompt of 77 tokens, `count` times."""
+        draw = torch.Generator().manual_seed(1)
+        sizes = {"embeds": (count, TOKENS, self.config["cross_attention_dim"])}
+        sizes |= {name: (count, width) for name, width in self.extra.items()}
+        made = {name: torch.randn(size, generator=draw).to(device, dtype) for name, size in sizes.items()}
+        return Conditioning(made.pop("embeds"), made)
+
+
+XL_EXTRA = {"text_embeds": 1280, "time_ids": 6}
+SHAPES: dict[str, Shape] = {
+    "sd15": Shape(SD15, StableDiffusion(), note="Stable Diffusion 1.5"),
+    "sdxl": Shape(SDXL, StableDiffusionXL(), XL_EXTRA, note="Stable Diffusion XL"),
+    "sdxl-part": Shape(
+        SDXL | {"transformer_layers_per_block": (1, 1, 2)},
+        StableDiffusionXL(),
+        XL_EXTRA,
+        note="Stable Diffusion XL with 1 and 2 transformer layers a block instead of 2 and 10, all widths as they are",
+    ),
+    "toy": Shape(TOY, StableDiffusion(), note="a toy, to test the benchmark"),
+}
+
+
+def make_unet(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
+    """The U-Net with small normal weights; memory never holds more than these."""
+    unet = blank(shape).to(dtype).to_empty(device=device)
+    fill(unet)
+    return unet.eval()
+
+
+def blank(shape: Shape) -> UNet2DConditionModel:
+    """The U-Net without storage."""
+    with torch.device("meta"):
+        return UNet2DConditionModel(**shape.config)
+
+
+@torch.no_grad()
+def fill(module: nn.Module) -> None:
+    """Normal weights whose layers keep the size of what passes through; ones and zeros for norms and biases."""
+    draw = torch.Generator(next(module.parameters()).device).manual_seed(0)
+    for name, parameter in module.named_parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(0, parameter[0].numel() ** -0.5, generator=draw)
+        else:
+            parameter.fill_(float(name.endswith("weight")))
+
+
+def twin(unet: UNet2DConditionModel, shape: Shape) -> UNet2DConditionModel:
+    """Another U-Net on the same memory, with parameters, flags and adapters of its own."""
+    other = blank(shape)
+    other.load_state_dict(unet.state_dict(), assign=True)
+    return other.eval()
+
+
+def make_model(unet: Any, shape: Shape) -> Model:
+    """As much of a Model as the loop of a search asks for: denoiser, family and noise schedule."""
+    pipe = SimpleNamespace(unet=unet, scheduler=DDIMScheduler(**NOISE))
+    return Model(pipe, "benchmark", shape.family, Defaults())
+
+
+def latents(count: int, side: int, device: str = "cpu") -> Tensor:
+    """Random latents (count, 4, side, side), fp32."""
+    return torch.randn(count, 4, side, side, generator=torch.Generator().manual_seed(2)).to(device)
