@@ -1,4 +1,4 @@
-"""Concept files as large as those of Stable Diffusion 1.5, through the commands and through the functions behind them."""
+"""Concept files as large as those of Stable Diffusion 1.5, through the commands and the functions behind them."""
 
 from __future__ import annotations
 

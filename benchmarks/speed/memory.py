@@ -1,4 +1,4 @@
-"""How much memory a step takes beyond the weights: `python -m benchmarks.speed.memory --kind lora --base sd15 --side 32`.
+"""Memory of a step beyond the weights: `python -m benchmarks.speed.memory --kind lora --base sd15 --side 32`.
 
 Prints JSON. Measured: the peak of this process over two steps, less what it held with nothing but the weights loaded.
 Counted, at any size and without computing anything: the bytes of activations that the backward pass needs.
@@ -54,7 +54,7 @@ def measure(kind: str, setup: Setup) -> dict[str, int]:
 
 
 def kept_bytes(kind: str, setup: Setup) -> int:
-    """Bytes that one forward pass keeps for the backward one, beside the weights: counted on tensors without content."""
+    """Bytes that a forward pass keeps for the backward one, beside the weights, counted on tensors without content."""
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import conestool
 from benchmarks.speed.shapes import NOISE, TOKENS, fill
 from benchmarks.speed.steps import Setup
+from conestool.concept import Cone
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.sampling import initial_noise
 from conestool.render import render
+from conestool.search import find
 from tests.tiny import random_cone
 
-__all__ = ["Drawing", "make_pipeline"]
+__all__ = ["Drawing", "make_pipeline", "search"]
 
 POCKET = Path(conestool.__file__).parent / "models" / "pocket"
 VAE: dict[str, Any] = {
@@ -95,3 +99,12 @@ class Drawing:
         image = self.model.pipe(PROMPT, latents=noise, width=self.size[0], height=self.size[1], **settings).images[0]
         with tempfile.TemporaryDirectory() as folder:
             image.save(Path(folder) / "picture.png")
+
+
+def search(setup: Setup) -> Cone:
+    """A whole `find` with its defaults, of four photos of noise, class images by the model itself included."""
+    model = wrap(make_pipeline(setup, setup.compiled(setup.weights())))
+    model.defaults = replace(model.defaults, size=setup.side * model.scale)
+    draw = np.random.default_rng(0)
+    photos = [Image.fromarray(draw.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(4)]
+    return find(model, photos, "dog")
