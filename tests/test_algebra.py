@@ -10,7 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conestool.algebra import Counts, diff, difference, extract, intersection, join, layer_of, merge, overlap, union
+from conestool.algebra import (
+    Counts,
+    diff,
+    difference,
+    extract,
+    intersection,
+    join,
+    layer_of,
+    merge,
+    overlap,
+    sharing,
+    union,
+)
 from conestool.concept import Concept, Cone, Indices
 from conestool.errors import BaseModelMismatchError, NameClashError, UsageError
 from conestool.format import dumps, loads
@@ -122,6 +134,16 @@ def test_union_and_overlap_by_hand() -> None:
     three = cone(small("a", k=[1, 2, 3], v=[0]), small("b", k=[2, 3, 4]), small("c", cross=[9]))
     assert {param: values.tolist() for param, values in union(three).items()} == {K: [1, 2, 3, 4], V: [0], CROSS: [9]}
     assert overlap(three) == {("a", "b"): 2, ("a", "c"): 0, ("b", "c"): 0}
+
+
+def test_sharing_by_hand() -> None:
+    """Every neuron that more than one concept holds counts once for each of them, and once in all."""
+    four = cone(
+        small("a", k=[1, 2, 3], v=[0]), small("b", k=[2, 3, 4]), small("c", k=[3], cross=[9]), small("d", v=[5])
+    )
+    found = sharing(four)
+    assert found.together == 7
+    assert found.shares == {"a": 2, "b": 2, "c": 1, "d": 0}
 
 
 def test_diff_by_hand() -> None:

@@ -23,7 +23,7 @@ def move(gates: Tensor, first: Tensor, second: Tensor, bias: tuple[float, float]
     that what lies between stays in the processor's cache.
     """
     least = max(quantile((spread(second) / bias[1]).sqrt_(), floor), 1e-30)
-    for gate, one, two in zip(*(vector.split(PIECE) for vector in (gates, first, second)), strict=True):
+    for gate, one, two in zip(*(torch.split(vector, PIECE) for vector in (gates, first, second)), strict=True):
         rms = (two / bias[1]).sqrt_().clamp_min_(least)
         gate.addcdiv_(one / bias[0], rms, value=-rate).clamp_(0, 1)
 

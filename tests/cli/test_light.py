@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from conestool import format as cones_format
+from conestool.cli.merge import PAIRED
 from tests.cli.conftest import Cones
 from tests.cli.support import concept, save_cone
 
@@ -46,6 +47,19 @@ def test_merge_reports_the_overlap(cones: Cones, dog: Path, work: Path) -> None:
     twin = save_cone(work / "twin.cone", concept("twin", "qyx"))
     done = cones("merge", dog, twin, "--json", "-o", "x.cone")
     assert done.json["overlap"] == [{"concepts": ["dog", "twin"], "shared": concept().neurons, "jaccard": 1.0}]
+    assert done.json["neurons"] == concept().neurons
+    assert done.json["shared"] == {"dog": concept().neurons, "twin": concept().neurons}
+
+
+def test_merge_of_many_compares_each_with_all_others(cones: Cones, work: Path) -> None:
+    """Where pairs are too many to read, there is a line a concept: twins share all."""
+    seeds = [*range(PAIRED), 0]
+    paths = [save_cone(work / f"{n}.cone", concept(f"dog {n}", f"x{n}", seed=seed)) for n, seed in enumerate(seeds)]
+    done = cones("merge", *paths, "-o", "all.cone", "--json")
+    assert done.json["overlap"] is None
+    assert (done.json["shared"]["dog 0"], len(done.json["shared"])) == (concept().neurons, len(seeds))
+    assert f"shares {concept().neurons:,} with others" in done.err
+    assert " and " not in done.err
 
 
 def test_merge_needs_two_files(cones: Cones, dog: Path) -> None:
