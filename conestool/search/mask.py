@@ -13,7 +13,7 @@ from conestool.search.objective import Objective
 
 __all__ = ["LearnedMask", "move"]
 
-PIECE = 2**20
+PIECE = 2**18
 
 
 def move(gates: Tensor, first: Tensor, second: Tensor, bias: tuple[float, float], rate: float, floor: float) -> None:
@@ -55,10 +55,14 @@ class LearnedMask:
         self.first = torch.zeros_like(self.objective.theta)
         self.second = torch.zeros_like(self.objective.theta)
 
+    def masked(self) -> Tensor:
+        """The weights under the hard mask, (n,); a mask of floats multiplies them in half the time of a boolean one."""
+        return torch.ge(self.gates, 0.5, out=torch.empty_like(self.gates)).mul_(self.objective.theta)
+
     def step(self, index: int) -> float:
         """Learn from batch `index`; returns L_con under the hard mask before the step."""
         theta = self.objective.theta
-        gradient, loss = self.objective.gradient(theta * (self.gates >= 0.5), index)
+        gradient, loss = self.objective.gradient(self.masked(), index)
         effect = gradient.mul_(theta)
         self.seen += 1
         self.first.lerp_(effect, 1 - self.momentum)
