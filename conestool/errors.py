@@ -11,6 +11,7 @@
     │   └── VersionError            4  a .cone file of a later version
     ├── BaseModelMismatchError      5  a concept meets a base model it was not found on
     ├── DeviceError                 6  device missing, or out of memory
+    │   ├── OutOfMemoryError        6  the device or the machine has too little memory
     │   └── NumbersError            6  the arithmetic gave NaN or infinity
     └── HubError                    7  the Hub cannot be reached, or refuses
         └── ModelLoadError          7  a base model cannot be fetched or read
@@ -32,6 +33,7 @@ __all__ = [
     "ModelLoadError",
     "NameClashError",
     "NumbersError",
+    "OutOfMemoryError",
     "OutputExistsError",
     "PhotoError",
     "PromptError",
@@ -39,7 +41,11 @@ __all__ = [
     "VersionError",
     "causes",
     "first_line",
+    "is_out_of_memory",
 ]
+
+
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "could not create a memory")
 
 
 class ConesError(Exception):
@@ -102,6 +108,10 @@ class DeviceError(ConesError):
     exit_code = 6
 
 
+class OutOfMemoryError(DeviceError):
+    """The device or the machine has too little memory; which options help depends on the command."""
+
+
 class NumbersError(DeviceError):
     """Weights, latents, losses or gradients are NaN or infinite.
 
@@ -124,6 +134,17 @@ def first_line(error: BaseException) -> str:
     """The first non-empty line of an exception's text, else its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, of a device or of the machine; needs no torch.
+
+    Only CUDA has a type for it; the CPU, MPS and the libraries below them say it in words.
+    """
+    names = {cls.__name__ for cls in type(error).__mro__}
+    if isinstance(error, MemoryError) or names & {"OutOfMemoryError", "CUDAOutOfMemoryError"}:
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in OUT_OF_MEMORY)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

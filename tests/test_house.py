@@ -32,6 +32,7 @@ FLOORS = (
     "render",
     "evaluate",
     "cli",
+    "__main__",
 )
 """From the ground up; a floor may use itself and those before it."""
 HEAVY = {"torch", "diffusers", "transformers", "huggingface_hub", "accelerate"}

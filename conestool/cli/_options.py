@@ -13,6 +13,7 @@ import typer
 from conestool.cli import _show
 
 __all__ = [
+    "Checkpointing",
     "Config",
     "Device",
     "DeviceOption",
@@ -21,8 +22,10 @@ __all__ = [
     "Force",
     "ForceModel",
     "Json",
+    "MicroBatch",
     "ModelOption",
     "Offline",
+    "OffloadScores",
     "Quiet",
     "Revision",
     "Trace",
@@ -45,7 +48,7 @@ def value(*names: str, text: str, metavar: str | None = None, panel: str | None 
     return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=panel, **rest)
 
 
-GENERAL, MODEL = "General", "Model"
+GENERAL, MODEL, MEMORY = "General", "Model", "Memory"
 
 Quiet = Annotated[bool, flag("-q", "--quiet", text="Warnings and errors alone.", panel=GENERAL)]
 Verbose = Annotated[bool, flag("-v", "--verbose", text="Say more.", panel=GENERAL)]
@@ -70,6 +73,16 @@ Config = Annotated[
 ]
 Offline = Annotated[bool, flag("--offline", text="Never ask the Hub.", panel=MODEL)]
 ForceModel = Annotated[bool, flag("--force-model", text="Accept another base model than the concept's.", panel=MODEL)]
+
+MicroBatch = Annotated[
+    int | None, value("--micro-batch", metavar="N", text="Samples at once; 1 takes least memory.", panel=MEMORY, min=1)
+]
+Checkpointing = Annotated[
+    bool, flag("--gradient-checkpointing", text="Recompute activations instead of keeping them.", panel=MEMORY)
+]
+OffloadScores = Annotated[
+    bool, flag("--offload-scores", text="Keep scores in the machine's memory, off the GPU.", panel=MEMORY)
+]
 
 
 class Dtype(StrEnum):

@@ -30,6 +30,7 @@ __all__ = [
     "duration",
     "facts",
     "fail",
+    "mute",
     "page",
     "percent",
     "plain",
@@ -50,12 +51,17 @@ CELL = 100
 ROWS = 5000
 """Rows of one table that are shown."""
 
-state: dict[str, Any] = {"level": NORMAL, "console": None}
+state: dict[str, Any] = {"level": NORMAL, "console": None, "mute": False}
 
 
 def configure(level: int) -> None:
     """Set how much is said: -1 warnings and errors alone, 0 normal, 1 everything. Looks at stderr anew."""
     state.update(level=level, console=None)
+
+
+def mute(silent: bool) -> None:
+    """Say nothing at all from now on, or speak again: for a process that another one speaks for."""
+    state["mute"] = silent
 
 
 def verbose() -> bool:
@@ -64,8 +70,8 @@ def verbose() -> bool:
 
 
 def quiet() -> bool:
-    """Whether `-q` was given."""
-    return bool(state["level"] < NORMAL)
+    """Whether `-q` was given, or another process speaks."""
+    return bool(state["level"] < NORMAL or state["mute"])
 
 
 def plain() -> bool:
@@ -97,6 +103,8 @@ def put(text: str, style: str | None = None) -> None:
 
     A stderr that takes no more, such as a log on a full disk, loses the line; it does not stop the work.
     """
+    if state["mute"]:
+        return
     with contextlib.suppress(OSError):
         if plain():
             print(text, file=sys.stderr, flush=True)

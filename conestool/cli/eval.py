@@ -18,6 +18,7 @@ from conestool.cli._options import (
     Force,
     ForceModel,
     Json,
+    MicroBatch,
     ModelOption,
     Offline,
     Revision,
@@ -75,6 +76,7 @@ def evaluate(
     force_model: ForceModel = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.auto,
+    micro_batch: MicroBatch = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -94,7 +96,7 @@ def evaluate(
     from conestool.evaluate import Gates, load_aligners
 
     gates = Gates(min_gain, min_image, min_text)
-    plan = make_plan(templates, quick, range(seed, seed + number))
+    plan = make_plan(templates, quick, range(seed, seed + number), micro_batch)
     with _progress.waiting("loading what judges pictures"):
         aligners = load_aligners(base.settings, clip, dino, offline)
     gates.check(cone.names, shown, bool(aligners))
@@ -156,13 +158,16 @@ def read_templates(prompts: str | None) -> tuple[str, ...] | None:
     return check_templates(line.strip() for line in lines if line.strip())
 
 
-def make_plan(templates: tuple[str, ...] | None, quick: bool, seeds: Sequence[int]) -> Plan:
-    """How much is measured."""
+def make_plan(
+    templates: tuple[str, ...] | None, quick: bool, seeds: Sequence[int], micro_batch: int | None = None
+) -> Plan:
+    """How much is measured, and how much at once."""
     from conestool.evaluate import TEMPLATES, Plan
+    from conestool.search.resources import Resources
 
-    if quick:
-        return replace(Plan.quick(), seeds=tuple(seeds)[:1], templates=templates or Plan.quick().templates)
-    return Plan(templates or TEMPLATES, tuple(seeds))
+    usual = Plan.quick() if quick else Plan(TEMPLATES, tuple(seeds))
+    chosen = tuple(seeds)[:1] if quick else tuple(seeds)
+    return replace(usual, templates=templates or usual.templates, seeds=chosen, resources=Resources(micro_batch))
 
 
 def run(

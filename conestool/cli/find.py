@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _io, _show
+from conestool.cli import _io, _processes, _show
 from conestool.cli._options import (
+    Checkpointing,
     Config,
     DeviceOption,
     Dtype,
     DtypeOption,
     Force,
     Json,
+    MicroBatch,
     ModelOption,
     Offline,
+    OffloadScores,
     Revision,
     flag,
     value,
@@ -30,9 +33,10 @@ if TYPE_CHECKING:
     from conestool.cli._models import Where
     from conestool.concept import Cone
     from conestool.diffusion.photos import Photo
+    from conestool.search.resources import Resources
     from conestool.search.settings import Settings
 
-__all__ = ["Method", "find", "state_path"]
+__all__ = ["Method", "check_stdin", "find", "make_resources", "read_photos", "state_path", "tell_resume"]
 
 SEARCH, STORED = "Search", "Stored in the file"
 
@@ -113,6 +117,9 @@ def find(
     offline: Offline = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.auto,
+    micro_batch: MicroBatch = None,
+    gradient_checkpointing: Checkpointing = False,
+    offload_scores: OffloadScores = False,
     notes: Annotated[str | None, value("--notes", metavar="TEXT", text="Free text.", panel=STORED)] = None,
     author: Annotated[str | None, value("--author", metavar="TEXT", text="Who made it.", panel=STORED)] = None,
     licence: Annotated[str | None, value("--licence", metavar="TEXT", text="Its licence.", panel=STORED)] = None,
@@ -130,6 +137,7 @@ def find(
     stored = {"notes": notes, "author": author, "licence": licence}
     if json and str(output) == _io.STDIO:
         raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give the file a name")
+    check_stdin(photos)
     paths = _io.expand_paths(photos)
     name, class_noun = _naming.settle(paths, output, name, class_noun)
     path = place(output, name)
@@ -149,7 +157,10 @@ def find(
         check_words("identifier", identifier)
     where = _models.Where(model, device, dtype.value, revision, config, offline)
     state = state_path(path)
-    cone = search(images, words, settings, pictures, where, state, resume)
+    resources = make_resources(micro_batch, gradient_checkpointing, offload_scores)
+    cone = search(images, words, settings, pictures, where, state, resume, resources)
+    if _processes.rank():
+        return
     cone = annotate(cone, **texts)
     finish(cone, path, force=force, json=json)
     if state:
@@ -164,6 +175,21 @@ def place(output: Path | None, name: str) -> Path:
     if output is None:
         return file
     return output / file if output.is_dir() else output
+
+
+def check_stdin(paths: Sequence[Path]) -> None:
+    """Refuse to read stdin where several processes would each take a part of it."""
+    from conestool.errors import UsageError
+
+    if _processes.size() > 1 and any(str(path) == _io.STDIO for path in paths):
+        raise UsageError("-: several processes cannot read stdin", "name the files")
+
+
+def make_resources(micro_batch: int | None, gradient_checkpointing: bool, offload_scores: bool) -> Resources:
+    """With how much memory to make do."""
+    from conestool.search.resources import Resources
+
+    return Resources(micro_batch, gradient_checkpointing, offload_scores)
 
 
 def state_path(output: Path) -> Path | None:
@@ -209,6 +235,7 @@ def search(
     where: Where,
     state: Path | None,
     resume: bool,
+    resources: Resources,
 ) -> Cone:
     """Load the model and search, showing the progress; on Ctrl-C say how to go on."""
     from conestool.cli import _models
@@ -216,6 +243,7 @@ def search(
     if state and state.exists() and not resume:
         _show.say(f"note: {state} holds an interrupted search; --resume goes on from it")
     try:
+        where, processes = _processes.join(where)
         base = _models.open_model(where)
         from conestool.cli._events import Stages
         from conestool.search.finding import find as find_neurons
@@ -229,6 +257,8 @@ def search(
                 progress=stages,
                 state=state,
                 resume=resume,
+                resources=resources,
+                processes=processes,
                 **words,
             )
     except KeyboardInterrupt:
@@ -240,7 +270,8 @@ def tell_resume(state: Path | None) -> None:
     """After Ctrl-C: how to go on, if anything was saved."""
     if state and state.exists():
         arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
-        _show.command("the search is saved; to go on:", "cones", *arguments, "--resume")
+        again = "to go on" if _processes.size() == 1 else "to go on, launch as before"
+        _show.command(f"the search is saved; {again}:", "cones", *arguments, "--resume")
     else:
         _show.tell("nothing of the search is saved yet")
 

@@ -6,13 +6,14 @@ import contextlib
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from conestool import __version__
-from conestool.cli import _io, _options, _show
+from conestool.cli import _io, _memory, _options, _processes, _show
 from conestool.cli._help import Command
 from conestool.cli.apply import apply
 from conestool.cli.diff import diff
@@ -26,7 +27,7 @@ from conestool.cli.pull import pull
 from conestool.cli.push import push
 from conestool.cli.render import render
 from conestool.cli.tune import tune
-from conestool.errors import ConesError, first_line
+from conestool.errors import ConesError, causes, first_line, is_out_of_memory
 
 __all__ = ["app", "main"]
 
@@ -80,7 +81,9 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code; everything there is to say is on stderr afterwards."""
     _options.reset()
+    _show.mute(_processes.rank() > 0)
     try:
+        _processes.check_command(command_of(arguments))
         code = app(arguments, prog_name="cones", standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
@@ -89,24 +92,36 @@ def run(arguments: list[str]) -> int:
         closed = isinstance(error.__context__, BrokenPipeError)
         return 0 if closed or not isinstance(error.code, int) else error.code
     except (Exception, KeyboardInterrupt) as error:
-        return report(error)
+        return report(error, arguments)
+    _processes.leave()
     return code if isinstance(code, int) else 0
 
 
-def report(error: BaseException) -> int:
+def command_of(arguments: Sequence[str]) -> str | None:
+    """The command of a command line: its first word that is no option."""
+    return next((word for word in arguments if not word.startswith("-")), None)
+
+
+def report(error: BaseException, arguments: Sequence[str]) -> int:
     """Say what stopped the command in a line and what to do in another; return the exit code."""
+    if _processes.speaks():
+        _show.mute(False)
+    prefix = f"process {_processes.rank()}: " if _processes.rank() else ""
     if _options.wants_traceback():
         import traceback
 
         _show.page("".join(traceback.format_exception(error)))
-    message, hint, code = describe(error)
+    message, hint, code = describe(error, arguments)
     if message:
-        _show.tell(message) if code == INTERRUPTED else _show.fail(message, hint)
+        _show.tell(message) if code == INTERRUPTED else _show.fail(prefix + message, hint)
     return code
 
 
-def describe(error: BaseException) -> tuple[str, str | None, int]:
-    """Message, hint and exit code of an exception; an empty message for those that stay quiet."""
+def describe(error: BaseException, arguments: Sequence[str] = ()) -> tuple[str, str | None, int]:
+    """Message, hint and exit code of what stopped a command line; an empty message for those that stay quiet."""
+    if is_out_of_memory(error):
+        text = str(error) if isinstance(error, ConesError) else f"out of memory: {first_line(error)}"
+        return text, _memory.advice(arguments, on_cpu(error)), 6
     if isinstance(error, ConesError):
         bug = error.exit_code == BUG
         return str(error), error.hint or (report_hint() if bug else None), error.exit_code
@@ -116,9 +131,6 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
         return "stopped", None, INTERRUPTED
     if hasattr(error, "format_message"):  # click's, or typer's own copy of it
         return describe_usage(error)
-    if out_of_memory(error):
-        hint = "close other programs, use --dtype float16 or bfloat16, a smaller batch, or --device cpu"
-        return f"out of memory: {first_line(error)}", hint, 6
     if isinstance(error, FileNotFoundError) and error.filename is None and no_folder():
         return "the current folder is gone", "change to one that exists", 2
     if isinstance(error, OSError) and error.errno is not None:
@@ -153,12 +165,9 @@ def report_hint() -> str:
     return "run it again with --traceback and report that, with the output of: cones doctor --json"
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of a device or of the machine; told by names, since torch may not be loaded."""
-    names = {cls.__name__ for cls in type(error).__mro__}
-    text = str(error)
-    told = isinstance(error, RuntimeError) and ("out of memory" in text or "not enough memory" in text)
-    return isinstance(error, MemoryError) or "OutOfMemoryError" in names or told
+def on_cpu(error: BaseException) -> bool:
+    """Whether it was the machine's own memory that ran out, and not that of a device."""
+    return not any(name in str(each).lower() for each in causes(error) for name in ("cuda", "mps", "hip"))
 
 
 def calm_libraries() -> None:

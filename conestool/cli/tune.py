@@ -8,26 +8,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _io, _show
+from conestool.cli import _io, _processes, _show
 from conestool.cli._options import (
+    Checkpointing,
     Config,
     DeviceOption,
     Dtype,
     DtypeOption,
     Force,
     Json,
+    MicroBatch,
     ModelOption,
     Offline,
+    OffloadScores,
     Revision,
     flag,
     value,
 )
-from conestool.cli.find import read_photos, state_path, tell_resume
+from conestool.cli.find import check_stdin, make_resources, read_photos, state_path, tell_resume
 
 if TYPE_CHECKING:
     from conestool.cli._models import Where
     from conestool.concept import Cone
     from conestool.diffusion.photos import Photo
+    from conestool.search.resources import Resources
     from conestool.search.tuning import Tuning
 
 __all__ = ["tune"]
@@ -68,6 +72,9 @@ def tune(
     offline: Offline = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.auto,
+    micro_batch: MicroBatch = None,
+    gradient_checkpointing: Checkpointing = False,
+    offload_scores: OffloadScores = False,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -82,6 +89,7 @@ def tune(
 
     if json and str(output) == _io.STDIO:
         raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give the file a name")
+    check_stdin(files)
     cone = algebra.merge(*_io.load_cones(files))
     path = output or default_output(cone.names)
     _io.check_outputs([path], "a .cone file", force=force)
@@ -89,7 +97,10 @@ def tune(
     images = read_all(cone, parse_photos(photos), skip_broken)
     where = _models.Where(model, device, dtype.value, revision, config, offline)
     state = state_path(path)
-    tuned = search(cone, images, tuning, where, state, resume)
+    resources = make_resources(micro_batch, gradient_checkpointing, offload_scores)
+    tuned = search(cone, images, tuning, where, state, resume, resources)
+    if _processes.rank():
+        return
     finish(tuned, path, force=force, json=json)
     if state:
         state.unlink(missing_ok=True)
@@ -142,7 +153,13 @@ def read_all(cone: Cone, paths: Mapping[str, list[Path]], skip_broken: bool) -> 
 
 
 def search(
-    cone: Cone, images: Mapping[str, list[Photo]], tuning: Tuning, where: Where, state: Path | None, resume: bool
+    cone: Cone,
+    images: Mapping[str, list[Photo]],
+    tuning: Tuning,
+    where: Where,
+    state: Path | None,
+    resume: bool,
+    resources: Resources,
 ) -> Cone:
     """Load the model and tune, showing the progress; on Ctrl-C say how to go on."""
     from conestool.cli import _models
@@ -150,12 +167,23 @@ def search(
     if state and state.exists() and not resume:
         _show.say(f"note: {state} holds an interrupted search; --resume goes on from it")
     try:
+        where, processes = _processes.join(where)
         base = _models.open_model(where, (cone.base.id, cone.base.revision))
         from conestool.cli._events import Stages
         from conestool.search.tuning import tune as tune_concepts
 
         with Stages() as stages:
-            return tune_concepts(base, cone, images, tuning=tuning, progress=stages, state=state, resume=resume)
+            return tune_concepts(
+                base,
+                cone,
+                images,
+                tuning=tuning,
+                progress=stages,
+                state=state,
+                resume=resume,
+                resources=resources,
+                processes=processes,
+            )
     except KeyboardInterrupt:
         tell_resume(state)
         raise

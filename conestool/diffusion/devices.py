@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from conestool.errors import DeviceError, UsageError
+from conestool.errors import DeviceError, OutOfMemoryError, UsageError, is_out_of_memory
 
 __all__ = ["DTYPES", "memory_errors", "pick_device", "pick_dtype", "place"]
 
@@ -52,18 +52,12 @@ def place(pipe: Any, device: torch.device) -> Any:
 
 @contextmanager
 def memory_errors(device: torch.device) -> Iterator[None]:
-    """Turn an out-of-memory inside it into a DeviceError that says what helps."""
+    """Turn an out-of-memory inside it into an OutOfMemoryError that names the device."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise DeviceError(
-            f"{device} is out of memory", "a smaller --size or --batch, --dtype bfloat16, or --device cpu"
+        raise OutOfMemoryError(
+            f"{device} is out of memory", "fewer or smaller pictures at once, or bfloat16"
         ) from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out; only CUDA has a type for it, the CPU and MPS say it in words."""
-    words = ("out of memory", "can't allocate memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)

@@ -15,7 +15,7 @@ from conestool.diffusion.models import Model
 from conestool.diffusion.photos import read_photos
 from conestool.diffusion.sampling import Progress, sample
 
-__all__ = ["class_images", "prior_key"]
+__all__ = ["GROUP", "class_images", "prior_key"]
 
 GROUP = 8
 
@@ -30,13 +30,15 @@ def class_images(
     cache: bool = True,
     steps: int | None = None,
     guidance: float | None = None,
+    batch: int = GROUP,
     progress: Progress | None = None,
 ) -> list[Image.Image]:
     """`n` pictures of `prompt` by the base model, kept as PNG under the model's hash, prompt, seed and settings.
 
     Pictures are drawn in whole groups of eight, so that the k-th is the same however many are asked for and however
     many were there already; the k-th has seed `seed * 1,000,003 + k`. With `folder` its pictures are taken instead,
-    in name order, at most `n`. Reports progress as (done, n).
+    in name order, at most `n`. `batch` of a group are drawn at once; fewer take less memory. Reports progress as
+    (done, n).
     """
     if folder is not None:
         return [photo.image for photo in read_photos([folder])[0][:n]]
@@ -49,7 +51,7 @@ def class_images(
         kept = read_group(home, group) if cache else None
         if kept is None:
             seeds = [seed * 1_000_003 + index for index in group]
-            kept = sample(model, [prompt] * GROUP, seeds, steps=steps, guidance=guidance, batch=GROUP)
+            kept = sample(model, [prompt] * GROUP, seeds, steps=steps, guidance=guidance, batch=batch)
             if cache:
                 write_group(home, group, kept)
         images += kept

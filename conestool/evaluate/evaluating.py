@@ -11,7 +11,7 @@ from torch import Tensor
 from conestool.concept import Concept, Cone
 from conestool.diffusion.models import Model
 from conestool.diffusion.photos import Photo
-from conestool.diffusion.prior import class_images
+from conestool.diffusion.prior import GROUP, class_images
 from conestool.evaluate.alignment import Aligner, JudgeAligner
 from conestool.evaluate.losses import LossProbes, make_probes
 from conestool.evaluate.pictures import Gallery, draw
@@ -22,6 +22,7 @@ from conestool.search.controls import largest, random
 from conestool.search.events import Note, Progress, ignore
 from conestool.search.events import Report as Tell
 from conestool.search.layout import Layout, borrowed
+from conestool.search.resources import PLENTY, Resources
 from conestool.search.subject import class_prompts, instance_prompts
 
 __all__ = ["Plan", "evaluate", "held_back"]
@@ -33,13 +34,14 @@ CONTROL_SEED = 1
 @dataclass(frozen=True)
 class Plan:
     """How much is measured: pictures of every template with every seed, `samples` of noise for each loss, `drawings`
-    of the class and of `unrelated` other nouns by the model itself."""
+    of the class and of `unrelated` other nouns by the model itself; `resources` say how much at once."""
 
     templates: Sequence[str] = TEMPLATES
     seeds: Sequence[int] = (0, 1)
     samples: int = 64
     drawings: int = 8
     unrelated: int = 3
+    resources: Resources = PLENTY
 
     @classmethod
     def quick(cls, templates: Sequence[str] = TEMPLATES[:3]) -> Plan:
@@ -72,7 +74,12 @@ class Study:
         def tick(done: int) -> None:
             self.tell(Progress(what, done, total))
 
-        return draw(self.model, self.layout, weights, texts, self.plan.seeds, tick)
+        return draw(self.model, self.layout, weights, texts, self.plan.seeds, tick, self.batch)
+
+    @property
+    def batch(self) -> int:
+        """Pictures at once."""
+        return self.plan.resources.pictures(GROUP)
 
     def concept(self, concept: Concept, photos: Sequence[Photo]) -> ConceptReport:
         """Every row of one concept."""
@@ -111,7 +118,7 @@ class Study:
         others = {text: images for text, images in self.drawings.items() if text not in self.of_classes()}
         drawings = {prompt: self.drawings[prompt], **others}
         phrases = (instance_prompts(concept.phrase)[0], prompt)
-        return make_probes(self.model, self.layout, phrases, photos, drawings, self.plan.samples)
+        return make_probes(self.model, self.layout, phrases, photos, drawings, self.plan.samples, self.plan.resources)
 
     def of_classes(self) -> set[str]:
         """The class prompts of all concepts."""
@@ -151,7 +158,9 @@ class Study:
         seeds = range(self.plan.seeds[0], self.plan.seeds[0] + len(self.plan.seeds) * len(self.plan.templates))
         for weights, text in ((self.together(), sent), (self.theta, asked)):
             self.tell(Note(f"drawing {text!r} {len(seeds)} times"))
-            self.sheets.setdefault("together", []).append(draw(self.model, self.layout, weights, [text], seeds))
+            self.sheets.setdefault("together", []).append(
+                draw(self.model, self.layout, weights, [text], seeds, batch=self.batch)
+            )
         concepts, images = self.cone.concepts, self.sheets["together"]
         seen = [{c.name: judge.presence(group, c.class_noun) for c in concepts} for group in images]
         seen.append({c.name: judge.presence(self.sheets[c.name][0], c.class_noun) for c in concepts})
@@ -206,7 +215,7 @@ def draw_drawings(model: Model, cone: Cone, plan: Plan, tell: Tell) -> dict[str,
         wanted[class_prompts(noun)[0]] = (plan.drawings, 0)
     out: dict[str, Images] = {}
     for number, (prompt, (count, seed)) in enumerate(wanted.items(), 1):
-        out[prompt] = class_images(model, prompt, count, seed)
+        out[prompt] = class_images(model, prompt, count, seed, batch=plan.resources.pictures(GROUP))
         tell(Progress("drawings of the model's own", number, len(wanted)))
     return out
 

@@ -9,10 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from conestool.diffusion.models import Model
+from conestool.diffusion.prior import GROUP
 from conestool.diffusion.prompts import encode
 from conestool.search.finding import encoded
 from conestool.search.layout import Layout
 from conestool.search.objective import Batch, Objective, Pictures
+from conestool.search.resources import PLENTY, Resources
 
 __all__ = ["LossProbes", "make_probes"]
 
@@ -59,12 +61,14 @@ def make_probes(
     photos: Sequence[Image.Image],
     drawings: Mapping[str, Sequence[Image.Image]],
     size: int,
+    resources: Resources = PLENTY,
 ) -> LossProbes:
     """Probes of `size` samples for `phrases` (the subject's prompt and the class's) and `drawings` by their prompt.
 
     The class's own drawings stand under the class prompt; those of all other prompts are unrelated.
     """
-    objective = Objective(model, layout, ())
+    objective = Objective(model, layout, (), largest=resources.samples)
+    batch = resources.pictures(GROUP)
     instance, of_class = phrases
 
     def probe(pictures: Pictures, prompt: str) -> Batch:
@@ -72,9 +76,9 @@ def make_probes(
 
     batches: dict[str, list[Batch]] = {}
     if photos:
-        seen = encoded(model, photos)
+        seen = encoded(model, photos, batch)
         batches = {"held_out": [probe(seen, instance)], "no_identifier": [probe(seen, of_class)]}
     for prompt, images in drawings.items():
         name = "class" if prompt == of_class else "unrelated"
-        batches.setdefault(name, []).append(probe(encoded(model, images), prompt))
+        batches.setdefault(name, []).append(probe(encoded(model, images, batch), prompt))
     return LossProbes(objective, batches)

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from conestool.diffusion.models import Model
+from conestool.diffusion.prior import GROUP
 from conestool.diffusion.sampling import sample
 from conestool.evaluate.alignment import Aligner
 from conestool.evaluate.wording import Text
@@ -17,7 +18,6 @@ from conestool.search.layout import Layout
 
 __all__ = ["Gallery", "Score", "draw"]
 
-BATCH = 8
 Tick = Callable[[int], None]
 
 
@@ -34,13 +34,19 @@ class Score:
 
 
 def draw(
-    model: Model, layout: Layout, weights: Tensor, texts: Sequence[str], seeds: Sequence[int], tick: Tick | None = None
+    model: Model,
+    layout: Layout,
+    weights: Tensor,
+    texts: Sequence[str],
+    seeds: Sequence[int],
+    tick: Tick | None = None,
+    batch: int = GROUP,
 ) -> list[Image.Image]:
     """A picture of each prompt with each seed (prompts outermost) at `weights` (n,), which stay in the model."""
     layout.write(weights)
     prompts = [text for text in texts for _ in seeds]
     report = (lambda done, total: tick(done)) if tick else None
-    return sample(model, prompts, list(seeds) * len(texts), batch=BATCH, progress=report)
+    return sample(model, prompts, list(seeds) * len(texts), batch=batch, progress=report)
 
 
 @dataclass(frozen=True)

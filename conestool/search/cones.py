@@ -42,7 +42,8 @@ class Cones:
         gradient, loss = self.objective.gradient(theta * self.mask, index)
         effect = theta * gradient
         if not self.seen:
-            self.rho = self.rate / (self.steps * max(quantile(effect.abs(), 0.99), 1e-30))
+            rho = self.rate / (self.steps * max(quantile(effect.abs(), 0.99), 1e-30))
+            self.rho = float(torch.tensor(rho))  # in fp32, as it is saved
         self.total += effect
         self.mask.sub_(self.rho * effect).clamp_(0, 1)
         self.seen += 1
@@ -50,7 +51,7 @@ class Cones:
 
     def state(self) -> dict[str, Tensor]:
         """Mask, running sum, rho and the number of steps done."""
-        rho, seen = torch.tensor(self.rho, dtype=torch.float64), torch.tensor(self.seen)
+        rho, seen = torch.tensor(self.rho), torch.tensor(self.seen)
         return {"mask": self.mask, "total": self.total, "rho": rho, "seen": seen}
 
     def restore(self, state: dict[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,19 +18,21 @@ from conestool.diffusion.conditioning import Conditioning, Frame
 from conestool.diffusion.finite import check_weights
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.photos import Photo, as_photo, to_latents
-from conestool.diffusion.prior import class_images
+from conestool.diffusion.prior import GROUP, class_images
 from conestool.diffusion.prompts import choose_identifier, encode, frames_on, identifiers, is_one_token
 from conestool.diffusion.sampling import versions
-from conestool.errors import PhotoError
+from conestool.errors import PhotoError, UsageError
 from conestool.records import BaseInfo, Origin
 from conestool.search import cones, mask, taylor, tstat
 from conestool.search.captions import describe_photos
 from conestool.search.density import Choice, choose
 from conestool.search.events import Note, Progress, Report, ignore
-from conestool.search.layout import Layout, borrowed
+from conestool.search.layout import Layout
 from conestool.search.methods import make_method, parameters
 from conestool.search.objective import Objective, Pictures, Term
+from conestool.search.processes import ALONE, Processes
 from conestool.search.report import Probes, doubts, measure
+from conestool.search.resources import PLENTY, Resources, aside, at_work
 from conestool.search.run import run
 from conestool.search.saved import SavedRun, run_key
 from conestool.search.settings import Settings
@@ -77,17 +80,20 @@ def find(
     progress: Report = ignore,
     state: Path | None = None,
     resume: bool = False,
+    resources: Resources | None = None,
+    processes: Processes = ALONE,
 ) -> Cone:
     """Search the K/V weights of `pipe` for those that make it draw the subject of `images` when shut.
 
     `pipe` is a diffusers text-to-image pipeline or a Model; its weights are bit-identical afterwards, whatever
     happens. `class_pictures` replaces the class images that the base model would draw. With `state` the search saves
     itself there every half minute and when interrupted; `resume` goes on from it, with the same result; the file is
-    the caller's to delete once the concept is safe.
+    the caller's to delete once the concept is safe. `resources` say with how much memory to make do; of several
+    `processes`, each with its own copy of the model and the same arguments, each returns the same concept.
     Raises PhotoError without images, UsageError for settings that make no sense, NumbersError if weights, latents,
     losses or gradients are not finite.
     """
-    settings = settings or Settings()
+    settings, resources = settings or Settings(), resources or PLENTY
     model = wrap(pipe)
     photos = [image if isinstance(image, Photo) else as_photo(image) for image in images]
     if not photos:
@@ -98,12 +104,12 @@ def find(
     words = name_subject(model, class_noun, name, identifier, progress)
     photos = captioned(model, photos, class_noun, settings, progress)
     pictures = split(photos, settings.crops, settings.held_out, settings.seed)
-    priors = list(class_pictures or draw_class(model, words, settings, progress))
+    priors = list(class_pictures or draw_class(model, words, settings, progress, resources, processes))
     if len(priors) < 2:
         raise PhotoError("fewer than 2 class images", "give several pictures of the class, or let the model draw them")
     info = model.info
-    with borrowed(model.denoiser) as layout:
-        objective, probes = prepare(model, layout, words, pictures, priors, settings)
+    with at_work(model, resources) as layout:
+        objective, probes = prepare(model, layout, words, pictures, priors, settings, resources, processes)
         method = make_method(settings.method, objective, **settings.options)
         origin = Origin(
             instance_prompt=words.instance[0],
@@ -115,15 +121,19 @@ def find(
             held_out=pictures.held_out,
             versions=versions(),
         )
-        saved = (
-            SavedRun(state, run_key([origin.model_dump(), words.identifier, pictures.captions, info.digests]))
-            if state
-            else None
-        )
-        run(method, saved, resume, progress)
-        choice = choose(objective, method.ranking(), settings.density, objective.batch_of(PROBES))
-        concept = describe(info, words, origin, choice, objective, probes)
+        key = agreed(run_key([origin.model_dump(), words.identifier, pictures.captions, info.digests]), processes)
+        with aside(model):
+            run(method, [objective], SavedRun(state, key) if state else None, resume, progress, processes)
+            choice = choose(objective, method.ranking(), settings.density, objective.batch_of(PROBES))
+            concept = describe(info, words, origin, choice, objective, probes)
     return Cone((concept,))
+
+
+def agreed(key: str, processes: Processes) -> str:
+    """The key of a run, if all processes are at the same one."""
+    if not processes.same(key):
+        raise UsageError("the processes were given different photos, settings or base models", "give all the same")
+    return key
 
 
 def name_subject(model: Model, class_noun: str, name: str | None, identifier: str | None, progress: Report) -> Words:
@@ -151,20 +161,46 @@ def captioned(model: Model, photos: Sequence[Photo], noun: str, settings: Settin
     return told
 
 
-def draw_class(model: Model, words: Words, settings: Settings, progress: Report) -> list[Image.Image]:
-    """Pictures of the class by the base model itself, from the cache where they are there."""
+def draw_class(
+    model: Model,
+    words: Words,
+    settings: Settings,
+    progress: Report,
+    resources: Resources = PLENTY,
+    processes: Processes = ALONE,
+) -> list[Image.Image]:
+    """Pictures of the class by the base model itself, from the cache where they are there.
+
+    Of several processes the first draws them, and gives them to the others.
+    """
 
     def tell(done: int, total: int) -> None:
         progress(Progress("class images", done, total))
 
-    return class_images(model, words.of_class[0], settings.class_images, settings.seed, progress=tell)
+    count, side = settings.class_images, model.defaults.size
+    pixels = np.zeros((count, side, side, 3), np.uint8)
+    if processes.first:
+        batch = resources.pictures(GROUP)
+        drawn = class_images(model, words.of_class[0], count, settings.seed, batch=batch, progress=tell)
+        if processes.size == 1:
+            return drawn
+        pixels = np.stack([np.asarray(image) for image in drawn])
+    return [Image.fromarray(each.numpy()) for each in processes.give(torch.from_numpy(pixels))]
 
 
 def prepare(
-    model: Model, layout: Layout, words: Words, pictures: Split, priors: list[Image.Image], settings: Settings
+    model: Model,
+    layout: Layout,
+    words: Words,
+    pictures: Split,
+    priors: list[Image.Image],
+    settings: Settings,
+    resources: Resources = PLENTY,
+    processes: Processes = ALONE,
 ) -> tuple[Objective, Probes]:
     """L_con for the search and the probes for the report; autoencoder and text encoder run here, and only here."""
-    learn, report, prior = (encoded(model, images) for images in (pictures.learn, pictures.report, priors))
+    batch = resources.pictures(GROUP)
+    learn, report, prior = (encoded(model, images, batch) for images in (pictures.learn, pictures.report, priors))
     cut = max(1, len(prior) // 4)
     instance, of_class = encode(model, words.instance), encode(model, words.of_class)
     noun, captions = words.class_noun, pictures.captions
@@ -177,7 +213,7 @@ def prepare(
         others = [unbound_prompts(model, words, settings, caption) for caption in captions]
         prompts, choices = worded(model, others)
         terms.append(Term("contrast", learn, prompts, settings.contrast, settings.batch, keep=True, choices=choices))
-    objective = Objective(model, layout, terms, settings.seed, settings.noise)
+    objective = Objective(model, layout, terms, settings.seed, settings.noise, resources.samples, processes=processes)
     return objective, Probes(
         held_out=objective.probe(report, instance[:1], PROBES),
         no_identifier=objective.probe(report, of_class[:1], PROBES),
@@ -207,10 +243,11 @@ def unbound_prompts(model: Model, words: Words, settings: Settings, caption: str
     return bare + [text for each in phrases for text in captioned_prompts(instance_prompts(each), each, noun, caption)]
 
 
-def encoded(model: Model, images: Sequence[Image.Image]) -> Pictures:
+def encoded(model: Model, images: Sequence[Image.Image], batch: int = GROUP) -> Pictures:
     """Latents of the images' centre squares, and how these were framed; a crop counts as a picture of its own."""
     side = model.defaults.size
-    return Pictures(to_latents(model, images), frames_on(model, [Frame.centre(image.size, side) for image in images]))
+    frames = [Frame.centre(image.size, side) for image in images]
+    return Pictures(to_latents(model, images, batch=batch), frames_on(model, frames))
 
 
 def describe(

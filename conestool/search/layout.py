@@ -20,9 +20,18 @@ SAMPLE = 1_000_000
 
 @dataclass(frozen=True)
 class Layout:
-    """Names and parameters of the K/V weights in name order; vectors have their n = sum(numel) entries, fp32."""
+    """Names and parameters of the K/V weights in name order; vectors have their n = sum(numel) entries, fp32.
+
+    Vectors lie on the device `home`, where it is given, and otherwise with the weights.
+    """
 
     parameters: Mapping[str, nn.Parameter]
+    home: torch.device | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where vectors lie."""
+        return self.home or next(iter(self.parameters.values())).device
 
     @property
     def sizes(self) -> list[int]:
@@ -31,7 +40,7 @@ class Layout:
 
     def read(self) -> Tensor:
         """The weights as they are now, shape (n,), fp32, a copy."""
-        return torch.cat([p.detach().reshape(-1).float() for p in self.parameters.values()])
+        return torch.cat([p.detach().reshape(-1).to(self.device).float() for p in self.parameters.values()])
 
     @torch.no_grad()
     def write(self, vector: Tensor) -> None:
@@ -39,14 +48,12 @@ class Layout:
         for part, parameter in zip(torch.split(vector, self.sizes), self.parameters.values(), strict=True):
             parameter.copy_(part.view_as(parameter))
 
-    def gradient(self) -> Tensor:
-        """The gradients that the last backward pass left, shape (n,), fp32; they are cleared."""
-        parts = []
-        for parameter in self.parameters.values():
-            grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parts.append(grad.reshape(-1).float())
-            parameter.grad = None
-        return torch.cat(parts)
+    def collect(self, total: Tensor) -> None:
+        """Add the gradients that the last backward pass left to `total` (n,), in fp32, and clear them."""
+        for part, parameter in zip(torch.split(total, self.sizes), self.parameters.values(), strict=True):
+            if parameter.grad is not None:
+                part.add_(parameter.grad.reshape(-1).to(total.device))
+                parameter.grad = None
 
     def indices(self, shut: Tensor) -> dict[str, Indices]:
         """The flat indices per param name where the boolean vector `shut` (n,) is true."""
@@ -58,13 +65,13 @@ class Layout:
         }
 
     def shut(self, indices: Mapping[str, Indices]) -> Tensor:
-        """Boolean (n,), on the weights' device: where `indices` (param name -> positions) point; undoes `indices`."""
+        """Boolean (n,), where vectors lie: where `indices` (param name -> positions) point; undoes `indices`."""
         parts = []
         for name, parameter in self.parameters.items():
             part = torch.zeros(parameter.numel(), dtype=torch.bool)
             if name in indices:
                 part[torch.from_numpy(indices[name].copy())] = True
-            parts.append(part.to(parameter.device))
+            parts.append(part.to(self.device))
         return torch.cat(parts)
 
     def counts(self, shut: Tensor) -> list[int]:
@@ -73,10 +80,13 @@ class Layout:
 
 
 @contextmanager
-def borrowed(denoiser: nn.Module) -> Iterator[Layout]:
-    """Give gradients to the K/V weights alone; on leaving, weights, flags and mode are as they were, bit for bit."""
-    layout = Layout(kv_weights(denoiser))
-    weights = {name: parameter.detach().clone() for name, parameter in layout.parameters.items()}
+def borrowed(denoiser: nn.Module, home: torch.device | None = None) -> Iterator[Layout]:
+    """Give gradients to the K/V weights alone; on leaving, weights, flags and mode are as they were, bit for bit.
+
+    Their copy waits in the machine's memory; vectors lie on `home`, by default with the weights.
+    """
+    layout = Layout(kv_weights(denoiser), home)
+    weights = {name: parameter.detach().to("cpu", copy=True) for name, parameter in layout.parameters.items()}
     flags = {parameter: parameter.requires_grad for parameter in denoiser.parameters()}
     training = denoiser.training
     denoiser.eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -13,10 +13,11 @@ from conestool.diffusion.finite import check_finite
 from conestool.diffusion.losses import Schedule, predict, schedule_of, stratified_timesteps
 from conestool.diffusion.models import Model
 from conestool.search.layout import Layout
+from conestool.search.processes import ALONE, Processes
+from conestool.search.scaling import LossScale
 
 __all__ = ["Batch", "Objective", "Pictures", "Term"]
 
-GRADIENT_SCALE = {torch.float16: 1024.0}
 PROBE_SEED = 20_230_309
 WHOLE = (0.0, 1.0)
 
@@ -80,7 +81,7 @@ class Objective:
 
     Timesteps come from `noise`, a part of the schedule (0: no noise, 1: nothing but noise); probes see all of it.
     `pool` kept answers per term with `keep` are computed once, at the untouched weights. At most `largest` samples go
-    through the denoiser at once.
+    through the denoiser at once. Each of the `processes` computes its rows of a batch; all have the result.
     """
 
     model: Model
@@ -89,14 +90,17 @@ class Objective:
     seed: int = 0
     noise: tuple[float, float] = WHOLE
     largest: int = 32
+    processes: Processes = ALONE
     pool: int = 128
     theta: Tensor = field(init=False)
     schedule: Schedule = field(init=False)
+    scale: LossScale = field(init=False)
     kept: dict[str, Batch] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.theta = self.layout.read()
         self.schedule = schedule_of(self.model)
+        self.scale = LossScale.of(self.model.dtype)
         for number, term in enumerate(self.terms):
             if term.keep:
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + 7 + number)
@@ -161,8 +165,12 @@ class Objective:
     @torch.no_grad()
     def answered(self, batch: Batch) -> Batch:
         """`batch` with the present model's answers as targets."""
-        answers = [predict(self.model, self.schedule, p.noisy, p.timesteps, p.conditioning) for p in self.chunks(batch)]
-        return Batch(batch.noisy, batch.timesteps, torch.cat(answers), batch.weights, batch.conditioning)
+        answers = torch.zeros_like(batch.target)
+        for rows in self.shares(batch):
+            part = select(batch, rows)
+            answer = predict(self.model, self.schedule, part.noisy, part.timesteps, part.conditioning)
+            answers[rows.to(answers.device)] = answer
+        return replace(batch, target=self.processes.add(answers))
 
     def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
         """dL_con/dtheta (n,) at `weights` (n,) on batch `index`, and that batch's L_con; the weights stay as given.
@@ -170,22 +178,32 @@ class Objective:
         Raises NumbersError if either is not finite: no method may rank by such numbers.
         """
         self.layout.write(weights)
-        scale = GRADIENT_SCALE.get(self.model.dtype, 1.0)
-        loss = 0.0
-        for part in self.chunks(self.batch(index)):
-            value = (part.weights * self.errors(part)).sum()
-            torch.autograd.backward(value * scale)
-            loss += float(value.detach())
-        gradient = self.layout.gradient() / scale
+        batch = self.batch(index)
+        gradient, loss = self.backward(batch)
+        while self.scale.retry(gradient):
+            gradient, loss = self.backward(batch)
         check_finite(loss, f"L_con at step {index + 1}", self.model.dtype)
         check_finite(gradient, f"the gradient of L_con at step {index + 1}", self.model.dtype)
+        self.scale.passed()
         return gradient, loss
+
+    def backward(self, batch: Batch) -> tuple[Tensor, float]:
+        """Gradient (n,), fp32, and loss of `batch` at the present weights and loss scale, whatever they are."""
+        gradient, loss = torch.zeros_like(self.theta), 0.0
+        for part in self.chunks(batch):
+            value = (part.weights * self.errors(part)).sum()
+            torch.autograd.backward(value * self.scale.value)
+            self.layout.collect(gradient)
+            loss += float(value.detach())
+        gradient = self.processes.add(gradient).div_(self.scale.value)
+        return gradient, self.processes.total(loss, self.theta.device)
 
     @torch.no_grad()
     def loss(self, weights: Tensor, batch: Batch) -> float:
         """Sum of weights * squared errors of `batch` at `weights` (n,); NumbersError if it is not finite."""
         self.layout.write(weights)
-        loss = sum(float((part.weights * self.errors(part)).sum()) for part in self.chunks(batch))
+        own = sum(float((part.weights * self.errors(part)).sum()) for part in self.chunks(batch))
+        loss = self.processes.total(own, self.theta.device)
         check_finite(loss, "a loss of the report", self.model.dtype)
         return loss
 
@@ -195,9 +213,12 @@ class Objective:
         return (answer - batch.target).square().flatten(1).mean(1)
 
     def chunks(self, batch: Batch) -> list[Batch]:
-        """`batch` in parts of at most `largest` samples."""
-        count = len(batch.noisy)
-        return [select(batch, torch.arange(i, min(i + self.largest, count))) for i in range(0, count, self.largest)]
+        """This process's rows of `batch` in parts of at most `largest` samples."""
+        return [select(batch, rows) for rows in self.shares(batch)]
+
+    def shares(self, batch: Batch) -> list[Tensor]:
+        """Row numbers of those parts."""
+        return [rows for rows in torch.split(self.processes.rows(len(batch.noisy)), self.largest) if len(rows)]
 
 
 def select(batch: Batch, rows: Tensor) -> Batch:

@@ -5,60 +5,108 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
+
+import torch
+from torch import Tensor
 
 from conestool.errors import UsageError
 from conestool.search.events import Note, Progress, Report
 from conestool.search.methods import Method
+from conestool.search.objective import Objective
+from conestool.search.processes import ALONE, Processes
 from conestool.search.saved import SavedRun
+from conestool.search.scaling import LossScale
 
 __all__ = ["run"]
 
 SAVE_SECONDS = 30.0
 
 
-def run(method: Method, saved: SavedRun | None, resume: bool, progress: Report) -> None:
-    """Step `method` to its end.
+def run(
+    method: Method,
+    objectives: Sequence[Objective],
+    saved: SavedRun | None,
+    resume: bool,
+    progress: Report,
+    processes: Processes = ALONE,
+) -> None:
+    """Step `method`, which works on `objectives`, to its end.
 
     With `saved`, its state is written every half minute, at the end of a run longer than that, and on Ctrl-C, which
-    waits for the step to end (a second one does not wait, and leaves the last written state).
+    waits for the step to end (a second one does not wait, and leaves the last written state). Of several `processes`
+    all stop after the same step, and the first alone reads and writes the state.
     """
-    done = restored(method, saved, progress) if saved and resume else 0
+    search = Search(method, [objective.scale for objective in objectives])
+    files = saved if processes.first else None
+    done = restored(search, files, progress, processes) if saved and resume else 0
     last = begun = time.monotonic()
     with interrupts() as wanted:
         while done < method.steps:
             loss = method.step(done)
             done += 1
             progress(Progress("search", done, method.steps, loss))
-            stop = wanted()
-            if saved and (stop or time.monotonic() - last > SAVE_SECONDS):
-                keep(saved, done, method, progress)
+            stop = processes.any(wanted())
+            if files and (stop or time.monotonic() - last > SAVE_SECONDS):
+                keep(files, done, search, progress)
                 last = time.monotonic()
             if stop:
                 raise KeyboardInterrupt
-    if saved and time.monotonic() - begun > SAVE_SECONDS:
-        keep(saved, done, method, progress)
+    if files and time.monotonic() - begun > SAVE_SECONDS:
+        keep(files, done, search, progress)
 
 
-def keep(saved: SavedRun, done: int, method: Method, progress: Report) -> None:
+@dataclass(frozen=True)
+class Search:
+    """A method with the loss scales of its objectives: all that a search is between two steps."""
+
+    method: Method
+    scales: Sequence[LossScale]
+
+    def state(self) -> dict[str, Tensor]:
+        """The tensors that `restore` needs to go on from here."""
+        named = (
+            (f"{name}.{number}", value)
+            for number, scale in enumerate(self.scales)
+            for name, value in scale.state().items()
+        )
+        return {**self.method.state(), **dict(named)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state`."""
+        self.method.restore(state)
+        for number, scale in enumerate(self.scales):
+            scale.restore({name.removesuffix(f".{number}"): value for name, value in state.items()})
+
+
+def keep(saved: SavedRun, done: int, search: Search, progress: Report) -> None:
     """Save the search; if that fails, for instance on a full disk, warn and let it go on."""
     try:
-        saved.save(done, method.state())
+        saved.save(done, search.state())
     except UsageError as error:
         progress(Note(f"the search goes on unsaved: {error}", True))
 
 
-def restored(method: Method, saved: SavedRun, progress: Report) -> int:
-    """Bring `method` to where a saved run stopped; returns the number of finished steps."""
-    found = saved.load()
-    if found is None:
-        progress(Note(f"{saved.path.name} is not there: starting from the beginning"))
+def restored(search: Search, saved: SavedRun | None, progress: Report, processes: Processes) -> int:
+    """Bring `search` to where a saved run stopped; returns the number of finished steps.
+
+    The first process reads the file and the others have it from there.
+    """
+    found = saved.load() if saved else None
+    steps = int(processes.total(float(found[0]) if found else 0.0, torch.device("cpu")))
+    if not steps:
+        name = saved.path.name if saved else ""
+        progress(Note(f"{name} is not there: starting from the beginning"))
         return 0
-    steps, state = found
-    method.restore(state)
-    progress(Note(f"resumed after step {steps} of {method.steps}"))
+    if found:
+        search.restore(found[1])
+    if processes.size > 1:
+        state = sorted(search.state().items())
+        search.restore({name: processes.give(value.contiguous().clone()) for name, value in state})
+    progress(Note(f"resumed after step {steps} of {search.method.steps}"))
     return steps
 
 

@@ -20,11 +20,13 @@ from conestool.patch.shutting import check_base
 from conestool.records import plain
 from conestool.search.controls import random
 from conestool.search.events import Note, Report, ignore
-from conestool.search.finding import Words, captioned, draw_class, prepare
+from conestool.search.finding import Words, agreed, captioned, draw_class, prepare
 from conestool.search.joint import JointMask
-from conestool.search.layout import Layout, borrowed
+from conestool.search.layout import Layout
 from conestool.search.objective import Objective
+from conestool.search.processes import ALONE, Processes
 from conestool.search.report import Probes, doubts, measure
+from conestool.search.resources import PLENTY, Resources, aside, at_work
 from conestool.search.run import run
 from conestool.search.saved import SavedRun, run_key
 from conestool.search.settings import Settings, require
@@ -95,37 +97,38 @@ def tune(
     progress: Report = ignore,
     state: Path | None = None,
     resume: bool = False,
+    resources: Resources | None = None,
+    processes: Processes = ALONE,
 ) -> Cone:
     """Improve the concepts of `cone` together, so that each still draws its subject while all are shut.
 
     `photos_by_name` has photos of every concept's subject. Every neuron keeps its owner; newly shut ones go to the
     concept whose loss asked for them, and reopened ones leave all their owners. If that does not lower the sum of L_con
-    on the photos it learned from, the cone comes back as it was, with a warning. `pipe`, `progress`, `state` and
-    `resume` are those of `find`, and so are the errors, with BaseModelMismatchError for a model that the concepts were
-    not found on; the weights of `pipe` are bit-identical afterwards.
+    on the photos it learned from, the cone comes back as it was, with a warning. `pipe`, `progress`, `state`, `resume`,
+    `resources` and `processes` are those of `find`, and so are the errors, with BaseModelMismatchError for a model that
+    the concepts were not found on; the weights of `pipe` are bit-identical afterwards.
     """
     tuning = tuning or Tuning()
     model = wrap(pipe)
     photos = photos_of(cone, photos_by_name)
     check_weights(model)
     check_base(model, cone)
-    with borrowed(model.denoiser) as layout:
-        subjects = [
-            subject_of(model, layout, each, photos[each.name], tuning.settings, class_pictures, progress)
-            for each in cone.concepts
-        ]
+    resources = resources or PLENTY
+    shared = (tuning.settings, class_pictures, progress, resources, processes)
+    with at_work(model, resources) as layout:
+        subjects = [subject_of(model, layout, each, photos[each.name], *shared) for each in cone.concepts]
         owned = torch.stack([layout.shut(each.indices) for each in cone.concepts])
         mask = JointMask([each.objective for each in subjects], owned, **tuning.own())
         told = [[photo.caption for photo in photos[each.name]] for each in cone.concepts]
         facts = [tuning.record(), tuning.settings.seed, [each.photos for each in subjects], told, model.info.digests]
-        saved = SavedRun(state, run_key([*facts, [each.id for each in cone.concepts]])) if state else None
-        run(mask, saved, resume, progress)
-        if not better(subjects, owned.any(0), mask.shut):
-            progress(
-                Note("tuning did not lower the loss: the concepts stay as they were; try more or smaller steps", True)
-            )
-            return cone
-        return described(cone, subjects, owned, mask.divided(), tuning)
+        key = agreed(run_key([*facts, [each.id for each in cone.concepts]]), processes)
+        with aside(model):
+            saved = SavedRun(state, key) if state else None
+            run(mask, [each.objective for each in subjects], saved, resume, progress, processes)
+            if better(subjects, owned.any(0), mask.shut):
+                return described(cone, subjects, owned, mask.divided(), tuning)
+    progress(Note("tuning did not lower the loss: the concepts stay as they were; try more or smaller steps", True))
+    return cone
 
 
 def photos_of(cone: Cone, given: Mapping[str, Sequence[Photo | Image.Image]]) -> dict[str, list[Photo]]:
@@ -148,17 +151,20 @@ def subject_of(
     settings: Settings,
     class_pictures: Mapping[str, Sequence[Image.Image]] | None,
     progress: Report,
+    resources: Resources = PLENTY,
+    processes: Processes = ALONE,
 ) -> Subject:
     """One concept's L_con and probes, made as `find` makes them; the layout's weights must be untouched."""
     words = Words(concept.name, concept.class_noun, concept.identifier)
     photos = captioned(model, photos, words.class_noun, settings, progress)
     pictures = split(photos, settings.crops, settings.held_out, settings.seed)
-    priors = list((class_pictures or {}).get(concept.name) or draw_class(model, words, settings, progress))
+    priors = list((class_pictures or {}).get(concept.name) or ())
+    priors = priors or draw_class(model, words, settings, progress, resources, processes)
     if len(priors) < 2:
         raise PhotoError(
             f"fewer than 2 class images of {concept.class_noun}", "give several, or let the model draw them"
         )
-    objective, probes = prepare(model, layout, words, pictures, priors, settings)
+    objective, probes = prepare(model, layout, words, pictures, priors, settings, resources, processes)
     return Subject(concept, tuple(sorted(photo.sha256 for photo in photos)), objective, probes)
 
 

@@ -16,7 +16,7 @@ from conestool.diffusion.devices import memory_errors, pick_device, pick_dtype
 from conestool.diffusion.hub import model_errors
 from conestool.diffusion.models import Defaults, load_model, wrap
 from conestool.diffusion.sources import is_hub_id
-from conestool.errors import ConesError, DeviceError, ModelLoadError, UsageError
+from conestool.errors import ConesError, DeviceError, ModelLoadError, OutOfMemoryError, UsageError
 from tests.tiny import make_pipeline, save_pipeline
 
 
@@ -204,9 +204,9 @@ def test_loads_a_folder_that_holds_the_fp16_variant_alone(tmp_path: Path) -> Non
 )
 def test_running_out_of_memory_names_what_helps(error: Exception) -> None:
     """On every kind of device; any other RuntimeError stays itself."""
-    with pytest.raises(DeviceError, match="cpu is out of memory") as caught, memory_errors(torch.device("cpu")):
+    with pytest.raises(OutOfMemoryError, match="cpu is out of memory") as caught, memory_errors(torch.device("cpu")):
         raise error
-    assert caught.value.exit_code == 6 and "--size" in str(caught.value.hint)
+    assert caught.value.exit_code == 6 and "at once" in str(caught.value.hint)
     with pytest.raises(RuntimeError, match="shape"), memory_errors(torch.device("cpu")):
         raise RuntimeError("shape mismatch")
 
