@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import re
 import warnings
 
 import pytest
 
 from conestool import errors
-from conestool.cli import main
+from conestool.cli import _memory, main
 from conestool.cli.main import describe
+from tests.cli.conftest import Cones
 
 CODES = {
     errors.UsageError: 2,
@@ -37,7 +39,28 @@ def test_every_error_has_a_code_in_the_contract() -> None:
     """A new exception class needs a code from 2 to 7."""
     classes = [each for each in map(vars(errors).get, errors.__all__) if isinstance(each, type)]
     public = {each for each in classes if issubclass(each, errors.ConesError)} - {errors.ConesError, errors.InputError}
-    assert public == CODES.keys()
+    assert public == CODES.keys() | {errors.OutOfMemoryError}
+
+
+@pytest.mark.parametrize("name", _memory.HELPS)
+def test_what_helps_against_out_of_memory_are_options_of_that_command(name: str, cones: Cones) -> None:
+    """None is named that the command lacks, that is in use already, or that cannot help where memory ran out."""
+    known = cones(name, "--help").out.decode()
+    on_device = describe(errors.OutOfMemoryError("cuda is out of memory"), [name])
+    assert on_device[::2] == ("cuda is out of memory", 6)
+    for word in re.findall(r"--[a-z-]+", str(on_device[1])):
+        assert word in known
+    on_cpu = describe(MemoryError("bad"), [name, "--dtype", "bfloat16", "--micro-batch=1"])
+    assert on_cpu[2] == 6
+    named = set(re.findall(r"--[a-z-]+", str(on_cpu[1])))
+    assert not named & {"--device", "--offload-scores", "--dtype", "--micro-batch"}
+
+
+def test_render_is_told_of_its_batch_only_if_it_has_one() -> None:
+    """One picture at a time is the default."""
+    error = errors.OutOfMemoryError("cuda is out of memory")
+    assert "--batch 1" not in str(describe(error, ["render", "a dog"])[1])
+    assert "--batch 1" in str(describe(error, ["render", "a dog", "--batch", "8"])[1])
 
 
 def test_interruption() -> None:
