@@ -262,7 +262,9 @@ def photos() -> list[Image.Image]:
 
 def quick(method: str = "mask") -> Settings:
     """A search of three steps."""
-    return Settings(method=method, density=0.02, batch=2, class_images=4, crops=0, options={"steps": 3})
+    return Settings(
+        method=method, density=0.02, batch=2, class_images=4, crops=0, captions="none", options={"steps": 3}
+    )
 
 
 def test_find_with_least_memory_gives_nearly_the_same_neurons(model: Model) -> None:

@@ -1,0 +1,347 @@
+"""What a search will take: memory by calculation, time by measuring one small step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from conestool.diffusion.models import Model
+from conestool.diffusion.prompts import encode
+from conestool.diffusion.weights import kv_weights
+from conestool.search.captions import SAMPLES, surroundings
+from conestool.search.density import CANDIDATES
+from conestool.search.finding import GROUP, PROBES
+from conestool.search.metering import Imagined, Meter, coder_bytes
+from conestool.search.methods import make_method
+from conestool.search.objective import Objective, Pictures, Term
+from conestool.search.resources import Resources, at_work, resting
+from conestool.search.settings import Settings
+
+__all__ = ["Forecast", "Job", "Phase", "forecast", "search_memory"]
+
+REHEARSED = 4_000_000
+PROBE_BATCHES = 7
+FLOAT = 4
+SLACK = {"cuda": 1.1, "mps": 1.1, "cpu": 1.1}
+"""What allocators and kernels take beside the tensors: a tenth. Our choice."""
+CONTEXT = {"cuda": 400_000_000}
+"""Bytes of a device that its own runtime takes, before the first tensor. Our choice: they differ by card and driver."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done: how many photos, pictures to draw (those in the cache do not count), how, and by how many."""
+
+    photos: int
+    drawings: int
+    settings: Settings
+    resources: Resources
+    processes: int = 1
+
+    @property
+    def terms(self) -> int:
+        """Terms of the loss."""
+        return 1 + bool(self.settings.prior_weight) + bool(self.settings.contrast)
+
+    @property
+    def samples(self) -> int:
+        """Samples of one step in one process."""
+        return -(-self.settings.batch * self.terms // self.processes)
+
+    @property
+    def at_once(self) -> int:
+        """Samples in the denoiser at once, while it learns."""
+        return min(self.samples, self.resources.samples)
+
+    @property
+    def pictures(self) -> int:
+        """Pictures to encode."""
+        return self.photos * (1 + self.settings.crops) + self.settings.class_images
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase: the most bytes at once on the device (in all, not beside the others), and seconds."""
+
+    memory: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What each phase takes, what peaks other options would have, and the bytes that the device has to give.
+
+    `free` counts what this process holds by now as free, since `memory` counts it too; None where nobody knows.
+    """
+
+    device: str
+    dtype: str
+    phases: Mapping[str, Phase]
+    lower: Mapping[str, int] = field(default_factory=dict)
+    free: int | None = None
+
+    @property
+    def memory(self) -> int:
+        """The most bytes at once."""
+        return max(phase.memory for phase in self.phases.values())
+
+    @property
+    def seconds(self) -> float:
+        """All phases one after the other."""
+        return sum(phase.seconds for phase in self.phases.values())
+
+    def record(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        phases = {name: {"memory": each.memory, "seconds": each.seconds} for name, each in self.phases.items()}
+        told = {"device": self.device, "dtype": self.dtype, "memory": self.memory, "seconds": self.seconds}
+        return {**told, "free": self.free, "phases": phases, "lower": dict(self.lower)}
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Bytes for each K/V weight of a method's vectors: while the denoiser learns, and at their peak; seconds a step."""
+
+    held: float
+    peak: float
+    seconds: float
+
+
+def forecast(model: Model, job: Job) -> Forecast:
+    """Predict what `find` will take; runs one small step, and leaves the model bit for bit as it was."""
+    sizes, units = Sizes.of(model, job.settings), measured(model, job)
+    found = {name: Phase(sizes.memory(job)[name], seconds) for name, seconds in durations(model, job, units).items()}
+    plain = str(model.dtype).removeprefix("torch.")
+    options = alternatives(job, model.device.type)
+    lower = {name: max(sizes.memory(each).values()) for name, each in options.items()}
+    peak = max(phase.memory for phase in found.values())
+    kept = {name: size for name, size in lower.items() if size < 0.97 * peak}
+    return Forecast(str(model.device), plain, found, kept, free_bytes(model.device))
+
+
+def alternatives(job: Job, device: str) -> dict[str, Job]:
+    """Jobs with one more option that saves memory, by its name on the command line, and with all of them."""
+    changes: dict[str, dict[str, Any]] = {
+        "--micro-batch 1": {"micro_batch": 1},
+        "--gradient-checkpointing": {"gradient_checkpointing": True},
+    }
+    if device != "cpu":
+        changes["--offload-scores"] = {"offload_scores": True}
+    whole = {key: value for change in changes.values() for key, value in change.items()}
+    changes = {name: change for name, change in changes.items() if replace(job.resources, **change) != job.resources}
+    if len(changes) > 1:
+        changes[" ".join(changes)] = whole
+    return {name: replace(job, resources=replace(job.resources, **change)) for name, change in changes.items()}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The bytes that a model's parts take, from which those of any job follow.
+
+    `held` are on the device by now, `aside` those of them that leave it for the search, and `weights` counts K/V
+    weights, of `width` bytes each.
+    """
+
+    imagined: Imagined
+    vae: Any
+    vae_dtype: torch.dtype
+    scale: int
+    guided: bool
+    device: str
+    held: int
+    aside: int
+    weights: int
+    width: int
+    vectors: Vectors
+
+    @classmethod
+    def of(cls, model: Model, settings: Settings) -> Sizes:
+        """Those of a model in memory."""
+        weights = sum(parameter.numel() for parameter in kv_weights(model.denoiser).values())
+        side, device = model.defaults.size // model.scale, model.device.type
+        latents = (int(model.pipe.vae.config.latent_channels), side, side)
+        cond = encode(model, [""])
+        return cls(
+            imagined=Imagined(model.family, model.denoiser, latents, cond, model.dtype),
+            vae=model.pipe.vae,
+            vae_dtype=model.pipe.vae.dtype,
+            scale=model.scale,
+            guided=model.defaults.guidance > 1,
+            device=device,
+            held=held_bytes(model.device),
+            aside=0 if device == "cpu" else sum(parameter_bytes(part) for part in resting(model)),
+            weights=weights,
+            width=model.dtype.itemsize,
+            vectors=rehearse(settings, weights),
+        )
+
+    def memory(self, job: Job) -> dict[str, int]:
+        """Bytes of each phase."""
+        ask, group = self.imagined, job.resources.pictures(GROUP)
+        encoding, decoding = coder_bytes(self.vae, self.vae_dtype, ask.latents, self.scale, group)
+        drawing = max(ask.pass_bytes(group * (1 + self.guided), learning=False), decoding) if job.drawings else 0
+        beside = {
+            "class images": drawing,
+            "photos": encoding,
+            "search": search_memory(ask, self.vectors, self.weights, job, self.device == "cpu") - self.aside,
+        }
+        slack, context = SLACK.get(self.device, 1.1), CONTEXT.get(self.device, 0)
+        return {name: round(self.held + context + slack * size) for name, size in beside.items()}
+
+
+def search_memory(ask: Imagined, vectors: Vectors, weights: int, job: Job, on_cpu: bool) -> int:
+    """Bytes that the loop takes on its device beside the model's weights."""
+    learning = ask.pass_bytes(job.at_once, checkpointing=job.resources.gradient_checkpointing)
+    looking = ask.pass_bytes(min(PROBES, job.resources.samples), learning=False)
+    copy = weights * ask.dtype.itemsize if on_cpu else 0
+    away = job.resources.offload_scores and not on_cpu
+    held, peak = (0.0, 0.0) if away else (vectors.held * weights, vectors.peak * weights)
+    return round(copy + max(held + max(learning, looking), peak))
+
+
+@dataclass
+class Rehearsal:
+    """An objective of random gradients, to see what a method does with its vectors."""
+
+    theta: Tensor
+    meter: Meter
+    held: int = 0
+
+    def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
+        """Numbers without meaning; notes what is alive while a real gradient is computed."""
+        made = torch.randn_like(weights)
+        self.held = self.meter.live
+        return made, 0.0
+
+
+def rehearse(settings: Settings, weights: int) -> Vectors:
+    """One step of the method on vectors of at most 4 million entries, and the choice of weights by its ranking."""
+    from conestool.search.layout import top
+
+    count = min(weights, REHEARSED)
+    with Meter() as meter:
+        stage = Rehearsal(torch.randn(count), meter)
+        method = make_method(settings.method, cast(Objective, stage), **settings.options)
+        began = time.perf_counter()
+        method.step(0)
+        seconds = (time.perf_counter() - began) * weights / count
+        top(method.ranking().scores, count // 50)
+    return Vectors(stage.held / count, meter.peak / count, seconds)
+
+
+@dataclass(frozen=True)
+class Units:
+    """Seconds of a sample's step (forward and backward) and forward pass, of a picture's encoding and decoding, and of
+    a method's own part of a step."""
+
+    step: float
+    forward: float
+    encode: float
+    decode: float
+    update: float
+
+
+def measured(model: Model, job: Job) -> Units:
+    """One sample through everything that takes time."""
+    side = model.defaults.size
+    pixels = torch.zeros(1, 3, side, side)
+    with at_work(model, replace(job.resources, offload_scores=True)) as layout:
+        encoding, latents = timed(model.device, lambda: model.family.latents(model.pipe, pixels))
+        cond = encode(model, ["a"])
+        objective = Objective(model, layout, [Term("one", Pictures(latents.to(model.device)), cond, 1.0, 1)])
+        batch = objective.batch(0)
+        objective.loss(objective.theta, batch)  # the first pass also loads kernels
+        forward, _ = timed(model.device, lambda: objective.loss(objective.theta, batch))
+        step, _ = timed(model.device, lambda: objective.backward(batch))
+    vae = model.pipe.vae
+    with torch.no_grad():
+        decoding, _ = timed(model.device, lambda: vae.decode(latents.to(vae.device, vae.dtype)))
+    return Units(step, forward, encoding, decoding, rehearse(job.settings, sum(layout.sizes)).seconds)
+
+
+def timed(device: torch.device, work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that `work` takes, to its end on the device, and what it returns."""
+    with finished(device):
+        began = time.perf_counter()
+        out = work()
+    return time.perf_counter() - began, out
+
+
+@contextmanager
+def finished(device: torch.device) -> Iterator[None]:
+    """Wait for the device before and after."""
+    wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
+    wait()
+    yield
+    wait()
+
+
+def durations(model: Model, job: Job, unit: Units) -> dict[str, float]:
+    """Seconds of each phase, from those of a sample; on a GPU, where samples together are faster, rather too many."""
+    settings, defaults = job.settings, model.defaults
+    steps = int(make_steps(settings))
+    drawing = defaults.steps * (2 if defaults.guidance > 1 else 1) * unit.forward + unit.decode
+    asked = job.photos * (1 + len(surroundings(model))) * SAMPLES if settings.captions == "auto" else 0
+    looks = PROBE_BATCHES * PROBES + 128 * (job.terms - 1)
+    if settings.density is None and settings.method != "mask":
+        looks += len(CANDIDATES) * (PROBES + 128 * (job.terms - 1))
+    return {
+        "class images": job.drawings * drawing,
+        "photos": job.pictures * unit.encode + asked * unit.forward,
+        "search": steps * (job.samples * unit.step + unit.update) + looks * unit.forward / job.processes,
+    }
+
+
+def make_steps(settings: Settings) -> int:
+    """Steps of the search."""
+    from conestool.search.methods import METHODS
+
+    fields = METHODS[settings.method].__dataclass_fields__  # type: ignore[attr-defined]
+    return int(settings.options.get("steps", fields["steps"].default))
+
+
+def parameter_bytes(module: torch.nn.Module) -> int:
+    """Bytes of a module's weights."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+
+def held_bytes(device: torch.device) -> int:
+    """Bytes that this process holds on the device by now; on the CPU those in RAM, libraries included."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    if device.type == "mps":
+        return int(torch.mps.current_allocated_memory())
+    return resident()
+
+
+def resident() -> int:
+    """Bytes of this process in RAM; where the system does not say, the most there ever were."""
+    pages = Path("/proc/self/statm")
+    if pages.is_file():
+        import os
+
+        return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource
+    import sys
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that the device has for this process, those that it holds included."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free + torch.cuda.memory_reserved(device))
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory())
+    info = Path("/proc/meminfo")
+    if not info.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in info.read_text(encoding="ascii").splitlines() if ":" in line)
+    return int(lines["MemAvailable"].split()[0]) * 1024 + resident()

@@ -1,0 +1,179 @@
+"""Several processes at one search, launched as users do: the same file as one process makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conestool import format as cones
+from conestool.concept import Concept, Cone
+from conestool.diffusion.models import load_model
+from conestool.search import METHODS, find
+from conestool.search.processes import ALONE, Processes
+from tests.cli.support import environment
+from tests.search.test_resources import photos, quick
+from tests.tiny import save_pipeline
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+FIND = (
+    "find",
+    "photos",
+    "-o",
+    "dog.cone",
+    "--steps",
+    "2",
+    "--density",
+    "0.02",
+    "--class-images",
+    "photos",
+    "--captions",
+    "none",
+)
+SAME = 0.99
+"""The least share of indices in common: sums in another order may tip a weight that stands on an edge."""
+
+
+def launch(*words: str, cwd: Path) -> Any:
+    """Two processes on the CPU."""
+    env = environment(PYTHONPATH=str(ROOT), CONES_CACHE=str(cwd / "cache"), GLOO_SOCKET_IFNAME="lo")
+    return subprocess.run([*LAUNCH, *words], cwd=cwd, capture_output=True, text=True, env=env, timeout=280, check=False)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model."""
+    return save_pipeline(tmp_path_factory.mktemp("together") / "model")
+
+
+@pytest.fixture(scope="module")
+def made(base: Path) -> Path:
+    """What two processes left of `together`."""
+    folder = base.parent / "made"
+    folder.mkdir()
+    done = launch("tests.search.together", str(base), str(folder), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def positions(concept: Concept) -> set[tuple[str, int]]:
+    """Every index with its param name."""
+    return {(name, index) for name, values in concept.indices.items() for index in values.tolist()}
+
+
+def common(a: Cone, b: Cone) -> float:
+    """Share of the indices of either that both have."""
+    first, second = positions(a.concepts[0]), positions(b.concepts[0])
+    return len(first & second) / len(first | second)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_find_what_one_finds(method: str, made: Path, base: Path) -> None:
+    """By every method: both have the same bytes, and one process has nearly the same indices and losses."""
+    first, second = (made / f"{method}-{rank}.cone" for rank in (0, 1))
+    assert first.read_bytes() == second.read_bytes()
+    together, alone = cones.load(first), find(load_model(str(base)), photos(), "dog", settings=quick(method))
+    assert common(together, alone) >= SAME
+    ours, theirs = (each.concepts[0].origin for each in (together, alone))
+    assert ours.parameters == theirs.parameters
+    assert ours.losses is not None and theirs.losses is not None
+    for key, value in theirs.losses.model_dump().items():
+        assert ours.losses.model_dump()[key] == pytest.approx(value, rel=1e-3)
+
+
+def test_all_stop_after_the_same_step_and_go_on_together(made: Path) -> None:
+    """A Ctrl-C in one process stops both; resumed they end with the indices of an undisturbed search."""
+    assert all((made / f"stopped-{rank}.txt").exists() for rank in (0, 1))
+    resumed, whole = cones.load(made / "resumed-0.cone"), cones.load(made / "mask-0.cone")
+    assert (made / "resumed-0.cone").read_bytes() == (made / "resumed-1.cone").read_bytes()
+    assert common(resumed, whole) >= SAME
+
+
+def test_processes_with_different_photos_are_refused(made: Path) -> None:
+    """In both, before the first step."""
+    for rank in (0, 1):
+        assert "different photos" in (made / f"different-{rank}.txt").read_text()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, base: Path) -> Path:
+    """A folder with photos."""
+    (tmp_path / "photos").mkdir()
+    for number, photo in enumerate(photos()):
+        photo.save(tmp_path / "photos" / f"{number}.png")
+    return tmp_path
+
+
+def test_the_command_speaks_and_writes_once(desk: Path, base: Path) -> None:
+    """`torchrun -m conestool find`: one JSON on stdout, each line of the report once, and the file."""
+    done = launch("conestool", *FIND, "--model", str(base), "--json", cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["file"] == "dog.cone"
+    assert done.stderr.count("4 photos of 'dog'") == 1
+    assert cones.load(desk / "dog.cone").concepts
+    assert not list(desk.glob("*.part"))
+
+
+def test_an_error_in_one_process_ends_all_and_is_said_once(desk: Path, base: Path) -> None:
+    """With the number of the process; nothing is written."""
+    script = desk / "uneven.py"
+    script.write_text(
+        "import os, sys\nfrom conestool.cli.main import main\n"
+        "sys.argv[1:] = [word.replace('MODEL', 'nowhere' if os.environ['RANK'] == '1' else sys.argv[-1])"
+        " for word in sys.argv[1:-1]]\nmain()\n"
+    )
+    words = (*LAUNCH[:-1], str(script), *FIND, "--model", "./MODEL", str(base))
+    done = subprocess.run(
+        [word.replace("./MODEL", "MODEL") for word in words],
+        cwd=desk,
+        capture_output=True,
+        text=True,
+        env=environment(PYTHONPATH=str(ROOT), CONES_CACHE=str(desk / "cache"), HF_HUB_OFFLINE="1"),
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("error: process 1: ") == 1
+    assert "error: another" not in done.stderr
+    assert not (desk / "dog.cone").exists()
+
+
+def test_rows_are_dealt_out_evenly_and_completely() -> None:
+    """Every row to one process, and a single process has them all in order."""
+    dealt = [Processes(rank, 3).rows(8) for rank in range(3)]
+    assert sorted(torch.cat(dealt).tolist()) == list(range(8))
+    assert {len(rows) for rows in dealt} == {2, 3}
+    assert ALONE.rows(4).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("command", ["render", "merge", "eval"])
+def test_other_commands_are_refused_under_a_launcher(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Several processes would each do all of the work and write the same file."""
+    from conestool.cli.main import run
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run([command, "x"]) == 2
+    assert f"{command} is work for one process" in capsys.readouterr().err
+
+
+def test_a_device_named_outright_is_refused_under_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All processes would meet on it."""
+    from conestool.cli._processes import own_device
+    from conestool.errors import UsageError
+
+    assert own_device("cpu") == "cpu"
+    assert own_device("auto") == "cpu" or torch.cuda.is_available()
+    monkeypatch.setitem(os.environ, "LOCAL_RANK", "0")
+    for name in ("cuda:1", "mps"):
+        with pytest.raises(UsageError, match=name):
+            own_device(name)

@@ -1,0 +1,57 @@
+"""What each process of test_processes.py does: `torchrun --nproc-per-node 2 -m tests.search.together MODEL FOLDER`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch.distributed as dist
+
+from conestool import format as cones
+from conestool.concept import Cone
+from conestool.diffusion.models import Model, load_model
+from conestool.errors import UsageError
+from conestool.search import METHODS, Event, Progress, find
+from conestool.search.events import ignore
+from conestool.search.processes import Processes
+from conestool.search.resources import Resources
+from tests.search.test_resources import photos, quick
+
+
+def main() -> None:
+    """Search by every method, stop and resume, and refuse different photos; the first process writes the files."""
+    dist.init_process_group("gloo")
+    processes = Processes(dist.get_rank(), dist.get_world_size())
+    model, folder = load_model(sys.argv[1]), Path(sys.argv[2])
+    for method in METHODS:
+        cone = find(model, photos(), "dog", settings=quick(method), processes=processes)
+        cones.save(cone, folder / f"{method}-{processes.rank}.cone")
+    cones.save(interrupted(model, folder, processes), folder / f"resumed-{processes.rank}.cone")
+    try:
+        find(model, photos()[processes.rank :], "dog", settings=quick(), processes=processes)
+    except UsageError as error:
+        (folder / f"different-{processes.rank}.txt").write_text(str(error))
+    dist.destroy_process_group()
+
+
+def interrupted(model: Model, folder: Path, processes: Processes) -> Cone:
+    """Stop after the second step because the last process alone had a Ctrl-C, then go on, with less memory."""
+    state = folder / "state.part"
+
+    def stop(event: Event) -> None:
+        if processes.rank == processes.size - 1 and event == Progress("search", 2, 3, getattr(event, "loss", None)):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        find(model, photos(), "dog", settings=quick(), progress=stop, state=state, processes=processes)
+    except KeyboardInterrupt:
+        (folder / f"stopped-{processes.rank}.txt").write_text("stopped")
+    least = Resources(micro_batch=1)
+    again = {"state": state, "resume": True, "processes": processes, "resources": least}
+    return find(model, photos(), "dog", settings=quick(), progress=ignore, **again)
+
+
+if __name__ == "__main__":
+    main()
