@@ -73,6 +73,7 @@ def find(
         str | None, value("--identifier", metavar="WORD", text="Rare word for it. Default: chosen by the name.")
     ] = None,
     seed: Annotated[int, value("--seed", metavar="N", text="Seed of all noise.")] = 0,
+    dry_run: Annotated[bool, flag("--dry-run", text="Say what memory and time it will take, and stop.")] = False,
     resume: Annotated[bool, flag("--resume", text="Go on after an interruption.")] = False,
     skip_broken: Annotated[bool, flag("--skip-broken", text="Leave out broken images.")] = False,
     method: Annotated[
@@ -158,6 +159,9 @@ def find(
     where = _models.Where(model, device, dtype.value, revision, config, offline)
     state = state_path(path)
     resources = make_resources(micro_batch, gradient_checkpointing, offload_scores)
+    if dry_run:
+        foresee(words, len(images), settings, pictures, where, resources, json)
+        return
     cone = search(images, words, settings, pictures, where, state, resume, resources)
     if _processes.rank():
         return
@@ -190,6 +194,34 @@ def make_resources(micro_batch: int | None, gradient_checkpointing: bool, offloa
     from conestool.search.resources import Resources
 
     return Resources(micro_batch, gradient_checkpointing, offload_scores)
+
+
+def foresee(
+    words: dict[str, Any],
+    photos: int,
+    settings: Settings,
+    pictures: list[Any] | None,
+    where: Where,
+    resources: Resources,
+    json: bool,
+) -> None:
+    """Show what the search will take; of several processes the first does."""
+    from conestool.cli import _forecast, _models, _progress
+
+    if _processes.rank():
+        return
+    base = _models.open_model(where)
+    from conestool.diffusion.prior import undrawn
+    from conestool.search.forecast import Job, forecast
+    from conestool.search.subject import class_prompts
+
+    prompt = class_prompts(words["class_noun"])[0]
+    drawings = 0 if pictures else undrawn(base, prompt, settings.class_images, settings.seed)
+    with _progress.waiting("trying a small step"):
+        found = forecast(base, Job(photos, drawings, settings, resources, _processes.size()))
+    _forecast.show(words["name"], found)
+    if json:
+        _io.emit_json(found.record())
 
 
 def state_path(output: Path) -> Path | None:

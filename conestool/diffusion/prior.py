@@ -15,7 +15,7 @@ from conestool.diffusion.models import Model
 from conestool.diffusion.photos import read_photos
 from conestool.diffusion.sampling import Progress, sample
 
-__all__ = ["GROUP", "class_images", "prior_key"]
+__all__ = ["GROUP", "class_images", "prior_key", "undrawn"]
 
 GROUP = 8
 
@@ -58,6 +58,13 @@ def class_images(
         if progress:
             progress(min(len(images), n), n)
     return images[:n]
+
+
+def undrawn(model: Model, prompt: str, n: int, seed: int = 0) -> int:
+    """How many pictures `class_images` would have to draw for `n` of them, at the model's own settings."""
+    home = shelf("prior", prior_key(model, prompt, seed, model.defaults.steps, model.defaults.guidance))
+    groups = (range(first, first + GROUP) for first in range(0, n, GROUP))
+    return sum(GROUP for group in groups if read_group(home, group) is None)
 
 
 def prior_key(model: Model, prompt: str, seed: int, steps: int, guidance: float) -> str:

@@ -16,19 +16,20 @@ from torch.utils.checkpoint import checkpoint
 
 from conestool.diffusion.conditioning import Conditioning
 from conestool.diffusion.families import Family
+from conestool.diffusion.quiet import quiet
 from conestool.diffusion.weights import kv_weights
 
 __all__ = ["Imagined", "Meter", "coder_bytes"]
 
 
-class Meter(TorchDispatchMode):
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors made within it that are alive: `live` now, and the most at once as `peak`.
 
     Storages that were there before do not count, views count once, and what a kernel needs inside is not seen.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self.known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
@@ -107,7 +108,7 @@ class Imagined:
         denoiser.zero_grad(set_to_none=True)
         if checkpointing:
             denoiser.disable_gradient_checkpointing()
-        return meter.peak
+        return int(meter.peak)
 
 
 RECOMPUTE = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
@@ -115,7 +116,8 @@ RECOMPUTE = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 
 def imagined(module: Any, dtype: torch.dtype) -> nn.Module:
     """A module of the same configuration on fake weights in `dtype`, without gradients; call under FakeTensorMode."""
-    made: nn.Module = type(module).from_config(module.config)
+    with quiet():
+        made: nn.Module = type(module).from_config(module.config)
     for part in made.modules():  # `.to` cannot replace the data of fake parameters
         for name, parameter in part.named_parameters(recurse=False):
             setattr(part, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=False))
