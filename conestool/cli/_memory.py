@@ -14,7 +14,6 @@ HELPS = {
     "render": ("a smaller --size", *PLACE),
     "eval": ("--micro-batch 1", *PLACE),
     "apply": PLACE,
-    "inspect": ("--device cpu",),
 }
 """By command, most useful first; a command that is not here has no option that lowers its memory."""
 ELSEWHERE = ("--device cpu", "--offload-scores")

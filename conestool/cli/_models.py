@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from conestool.concept import Cone
     from conestool.diffusion.models import Model
 
-__all__ = ["POCKET", "Wanted", "Where", "open_model", "parse_wanted", "strengths"]
+__all__ = ["POCKET", "Wanted", "Where", "note_fallback", "open_model", "parse_wanted", "strengths"]
 
 POCKET = "pocket"
+FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
 
 
 @dataclass(frozen=True)
@@ -78,5 +79,12 @@ def open_model(where: Where, recorded: tuple[str, str | None] | None = None) -> 
         if given or not recorded:
             raise
         raise UsageError(f"{error}, but the concept was found on it", "say where it is with --model") from error
+    note_fallback(model.device.type)
     _show.detail(f"{model_id} on {model.device}, {str(model.dtype).removeprefix('torch.')}")
     return model
+
+
+def note_fallback(device: str) -> None:
+    """Say that PyTorch was told to let the CPU do what the Apple GPU cannot."""
+    if device == "mps" and os.environ.get(FALLBACK) == "1":
+        _show.say(f"note: {FALLBACK}=1: what the Apple GPU cannot do runs on the CPU, and takes long")

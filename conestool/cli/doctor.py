@@ -35,6 +35,7 @@ VARIABLES = (
     "HF_HUB_OFFLINE",
     "OMP_NUM_THREADS",
     "CUDA_VISIBLE_DEVICES",
+    "PYTORCH_ENABLE_MPS_FALLBACK",
 )
 DTYPES = ("float32", "bfloat16", "float16")
 

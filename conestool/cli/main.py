@@ -27,7 +27,7 @@ from conestool.cli.pull import pull
 from conestool.cli.push import push
 from conestool.cli.render import render
 from conestool.cli.tune import tune
-from conestool.errors import ConesError, causes, first_line, is_out_of_memory
+from conestool.errors import ConesError, ModelLoadError, OutOfMemoryError, causes, first_line, is_out_of_memory
 
 __all__ = ["app", "main"]
 
@@ -119,9 +119,9 @@ def report(error: BaseException, arguments: Sequence[str]) -> int:
 
 def describe(error: BaseException, arguments: Sequence[str] = ()) -> tuple[str, str | None, int]:
     """Message, hint and exit code of what stopped a command line; an empty message for those that stay quiet."""
-    if is_out_of_memory(error):
-        text = str(error) if isinstance(error, ConesError) else f"out of memory: {first_line(error)}"
-        return text, _memory.advice(arguments, on_cpu(error)), 6
+    if ran_out(error):
+        text = str(error) if isinstance(error, OutOfMemoryError) else f"out of memory: {first_line(error)}"
+        return text, _memory.advice(arguments, on_cpu(error)), OutOfMemoryError.exit_code
     if isinstance(error, ConesError):
         bug = error.exit_code == BUG
         return str(error), error.hint or (report_hint() if bug else None), error.exit_code
@@ -163,6 +163,12 @@ def report_hint() -> str:
     if _options.wants_traceback():
         return "please report it with the output of: cones doctor --json"
     return "run it again with --traceback and report that, with the output of: cones doctor --json"
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether memory ran out, also while a base model was read."""
+    told = causes(error) if isinstance(error, ModelLoadError) else [error]
+    return any(is_out_of_memory(each) for each in told)
 
 
 def on_cpu(error: BaseException) -> bool:

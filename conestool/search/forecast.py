@@ -194,10 +194,11 @@ class Sizes:
         beside = {
             "class images": drawing,
             "photos": encoding,
-            "search": search_memory(ask, self.vectors, self.weights, job, self.device == "cpu") - self.aside,
+            "search": search_memory(ask, self.vectors, self.weights, job, self.device == "cpu"),
         }
-        slack, context = SLACK.get(self.device, 1.1), CONTEXT.get(self.device, 0)
-        return {name: round(self.held + context + slack * size) for name, size in beside.items()}
+        fixed, slack = self.held + CONTEXT.get(self.device, 0), SLACK[self.device]
+        gone = {"search": self.aside}
+        return {name: round(fixed - gone.get(name, 0) + slack * size) for name, size in beside.items()}
 
     def coding(self, pictures: int) -> tuple[int, int]:
         """Bytes of encoding and decoding so many at once."""

@@ -10,6 +10,7 @@ import pytest
 
 from conestool import errors
 from conestool.cli import _memory, main
+from conestool.cli._models import note_fallback
 from conestool.cli.main import describe
 from tests.cli.conftest import Cones
 
@@ -105,3 +106,13 @@ def test_only_our_own_warnings_are_shown(capfd: pytest.CaptureFixture[str], monk
     warnings.showwarning("noise", UserWarning, "/src/conestool/.venv/lib/torch/x.py", 1)
     warnings.showwarning("careful", UserWarning, str(main.PACKAGE / "patch" / "x.py"), 1)
     assert capfd.readouterr().err == "warning: careful\n"
+
+
+@pytest.mark.parametrize(("device", "value", "noted"), [("mps", "1", True), ("mps", "0", False), ("cpu", "1", False)])
+def test_the_fallback_of_mps_to_the_cpu_is_noted(
+    device: str, value: str, noted: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only where it is asked for and there is such a GPU."""
+    monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", value)
+    note_fallback(device)
+    assert ("MPS_FALLBACK=1" in capsys.readouterr().err) is noted

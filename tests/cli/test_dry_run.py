@@ -1,0 +1,28 @@
+"""`cones find --dry-run`: what it says, and that it does nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cli.conftest import Cones
+from tests.search.test_resources import photos
+
+
+def test_a_dry_run_predicts_and_writes_nothing(cones: Cones, work: Path, epsilon_folder: Path) -> None:
+    """A table for people, JSON for programs, options that `find` has, and no file."""
+    (work / "photos").mkdir()
+    for number, photo in enumerate(photos()):
+        photo.save(work / "photos" / f"{number}.png")
+    words = ("find", "photos", "-o", "dog.cone", "--model", epsilon_folder, "--steps", "3", "--dry-run")
+    done = cones(*words, "--json")
+    assert done.code == 0, done.err
+    told = done.json
+    assert told["memory"] == max(each["memory"] for each in told["phases"].values())
+    assert told["phases"].keys() == {"class images", "photos", "search"}
+    assert "a prediction" in done.err and "class images" in done.err
+    assert [path.name for path in work.iterdir()] == ["photos"]
+    known = cones("find", "--help").out.decode()
+    assert all(word in known for name in told["lower"] for word in name.split() if word.startswith("--"))
+    given = cones(*words, "--json", "--class-images", "photos").json
+    assert given["phases"]["class images"]["seconds"] == 0
+    assert given["phases"]["search"]["seconds"] > 0

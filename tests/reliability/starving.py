@@ -1,0 +1,56 @@
+"""Commands in processes that may allocate little more than they hold: `python -m tests.reliability.starving FOLDER`.
+
+Each command of the standard input, a JSON list of lists of words, runs in a fork of a process that has loaded
+everything already; the output is a JSON list of exit codes and of what was said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+
+from conestool.cli.main import run
+from conestool.diffusion.models import load_model
+
+SPARE = 48 << 20
+"""Bytes that may be allocated."""
+
+
+def held() -> int:
+    """Bytes of address space that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def starve(words: list[str]) -> tuple[int, str]:
+    """Exit code and stderr of a command in a fork with SPARE bytes to allocate."""
+    log = Path("said.txt")
+    child = os.fork()
+    if not child:
+        with log.open("w", encoding="utf-8") as file:
+            os.dup2(file.fileno(), 2)
+        limit = held() + SPARE
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        os._exit(run(words))
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), log.read_text(encoding="utf-8")
+
+
+def main() -> None:
+    """Load once what all commands need, then starve each."""
+    os.chdir(sys.argv[1])
+    from conestool.evaluate import evaluate
+    from conestool.render import render
+    from conestool.search import find
+    from conestool.search.tuning import tune
+
+    assert all((evaluate, render, find, tune))
+    model = load_model("pocket")
+    model.pipe("a dog", num_inference_steps=1, height=16, width=16)
+    print(json.dumps([starve(words) for words in json.load(sys.stdin)]))
+
+
+if __name__ == "__main__":
+    main()
