@@ -28,7 +28,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 QUICK = ["--steps", "2", "--density", "0.02"]
 """What `find` is told here so that it ends soon."""
-LAUNCHERS = ("torchrun", "accelerate")
+LAUNCHER = "torchrun"
 FOLDERS = ("models/checkpoints", "models/loras")
 MADE = {
     "own-photos": ("dog.cone", "rex.cone", "beach.png"),
@@ -95,7 +95,7 @@ def carry_out(words: list[str], cones: Cones, monkeypatch: pytest.MonkeyPatch, s
         name, value = words[1].split("=")
         monkeypatch.setenv(name, "sd15" if value == SD15 else value)
         return None
-    if words[0] in LAUNCHERS:  # one process here; tests/search/test_processes.py launches several
+    if words[0] == LAUNCHER:  # one process here; tests/search/test_processes.py launches several
         words = ["cones", *words[words.index("conestool") + 1 :]]
     assert words[0] == "cones", words
     if "|" in words:
