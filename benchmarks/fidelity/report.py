@@ -36,7 +36,8 @@ do not edit.
 
 Losses are changes in per cent of the untouched model's, on fixed noise: of **held-out** photos that the search did not
 see, of the same **without the identifier**, and of unseen pictures of the **class** and of **other nouns**, which the
-untouched model drew. **Share** is the part of the float fine-tune's held-out gain on the same subject and seed.
+untouched model drew. **Share** is the part of the float fine-tune's held-out gain on the same subject
+and seed; the fine-tune has the default settings, so that of a search with others compares unlike things.
 **Random** and **largest** are the held-out changes with as many random, or the largest, weights of each tensor shut.
 **Image** and **text** are the alignments of pictures as `cones eval` measures them. Values are means over subjects,
 each the mean of its seeds; ± is the standard deviation between subjects.
