@@ -5,6 +5,7 @@ Every case returns what was tried, `how` it was done on this machine, and the `p
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import itertools
 import os
@@ -115,8 +116,9 @@ def read_only(stage: Stage, names: tuple[str, ...] = ORDER) -> Result:
                 ended = start(stage, place, command.arguments(stage.inputs, "--force"), become_nobody).wait()
             problems += refused(command, place, ended, old, "read-only folder")
         with stage.place() as place:
-            place.cache.mkdir()
-            for folder in (place.root, place.out):
+            for folder in (place.cache, place.hub):
+                folder.mkdir()
+            for folder in (place.root, place.out, place.hub):
                 folder.chmod(0o777)
             with closed(place.cache):
                 ended = start(stage, place, command.arguments(stage.inputs), become_nobody).wait()
@@ -139,7 +141,8 @@ def closed(folder: Path) -> Iterator[None]:
 
 
 def become_nobody() -> None:
-    """Give up the rights of root, who may write everywhere."""
+    """Give up the rights of root, who may write everywhere, and may load what Python keeps in root's home."""
+    codecs.lookup("utf-8-sig")
     if os.geteuid() == 0:
         os.setgid(NOBODY)
         os.setuid(NOBODY)

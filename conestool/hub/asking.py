@@ -5,6 +5,7 @@ The token is the one that the client finds by itself (HF_TOKEN, or what `hf auth
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import CRITICAL
@@ -18,6 +19,8 @@ MAIN = "main"
 """The branch that every repository has."""
 LONGEST = 200
 """Characters of the Hub's own message that are shown."""
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+NO_RIGHT = {errno.EACCES, errno.EPERM}
 CLOSED = {401: "the token is missing or not valid", 403: "the token may not do that"}
 
 
@@ -103,7 +106,15 @@ def explain(name: str, revision: str | None, offline: bool, error: BaseException
         return f"{name}: no such {what} {place}", "check the spelling; for a private one: hf auth login"
     if has(errors.EntryNotFoundError) and not has(errors.LocalEntryNotFoundError):
         return f"{name}: the Hub has no such file", "see the files on its page"
+    if full := [cause for cause in chain if isinstance(cause, OSError) and unwritable(cause)]:
+        text = f"{name}: the Hub's cache cannot be written: {full[0].strerror}"
+        return text, "make room, or name another place with HF_HUB_CACHE"
     return explain_status(name, chain)
+
+
+def unwritable(error: OSError) -> bool:
+    """Whether a disk is full or closed; a connection that is not permitted has no file's name."""
+    return error.errno in NO_ROOM or (error.errno in NO_RIGHT and error.filename is not None)
 
 
 def explain_status(name: str, chain: list[BaseException]) -> tuple[str, str]:

@@ -165,3 +165,11 @@ def test_warnings_of_the_server_do_not_reach_the_terminal(hub: Hub, cones: Cones
     hub.headers["X-HF-Warning"] = "topic; \x1b]0;owned\x07 buy now"
     done = cones("pull", ONE, "-v")
     assert done.code == 0 and "buy now" not in done.err and "\x1b" not in done.err
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a folder that even root cannot write")
+def test_a_cache_that_cannot_be_written_is_named(hub: Hub, cones: Cones, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint is about the place where the Hub's client keeps what it fetched, not about the connection."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "/sys/conestool")
+    done = cones("pull", ONE)
+    assert done.code == 7 and "cache cannot be written" in done.err and "HF_HUB_CACHE" in done.err
