@@ -22,15 +22,16 @@ Written by `python -m benchmarks.speed.report --out F` from the rounds that `pyt
 there; do not edit.
 
 Models have real configurations and random weights. On the CPU all times are CPU seconds of one thread (what other
-programs do at the same time still slows it down); a ratio is the median over rounds of each round's
-ratio. A number without its range is of one round. `loop` is a search's step without the denoiser's passes: all that the step adds to the bare one, measured without
-the noise of a whole pass. Latents smaller than the model's own make every fixed cost weigh more than it does in use.
-On the CPU the optimiser of full fine-tuning holds a quarter of the weight tensors and steps four times.
+programs do at the same time still slows it down); a ratio is the median over rounds of each round's ratio. A number
+without its range is of one round. `loop` is a search's step without the denoiser's passes: all that the step adds to
+the bare one, measured without the noise of a whole pass. Latents smaller than the model's own make every fixed cost
+weigh more than it does in use. On the CPU the optimiser of full fine-tuning holds a quarter of the weight tensors and
+steps four times.
 """
 NEVER_ON_CUDA = """
-Nothing on this page ran on a GPU, and torch.compile and CUDA graphs were not measured. Full-precision weights of XL with
-what a search holds (five vectors of 0.5 billion numbers) do not fit a small machine, so its steps are measured on a part
-of it (`sdxl-part`), or not at all; the activations are counted on the whole.
+Nothing on this page ran on a GPU, and torch.compile and CUDA graphs were not measured. Full-precision weights of XL
+with what a search holds (five vectors of 0.5 billion numbers) do not fit a small machine, so its steps are measured
+on a part of it (`sdxl-part`), or not at all; the activations are counted on the whole.
 """
 Group = dict[str, dict[str, Any]]
 
