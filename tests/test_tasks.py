@@ -33,7 +33,7 @@ FOLDERS = ("models/checkpoints", "models/loras")
 MADE = {
     "own-photos": ("dog.cone", "rex.cone", "beach.png"),
     "mac": ("dog.cone", "small.png"),
-    "small-card": ("both.cone", "hat-again.cone", "class", "dog.cone"),
+    "small-card": ("both.cone", "hat-again.cone", "dog.cone"),
     "several-gpus": ("dog+hat.cone", "out-0", "out-2"),
     "comfyui-a1111": ("ComfyUI/models/checkpoints/sd15-both.safetensors", "ComfyUI/models/loras/dog.safetensors"),
     "sharing": ("their-dog.cone", "again.cone"),
