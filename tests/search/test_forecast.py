@@ -89,10 +89,9 @@ def test_a_forecast_leaves_the_model_as_it_was(model: Model) -> None:
     assert not model.denoiser.is_gradient_checkpointing
 
 
-@pytest.mark.alone
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to forget a peak of memory")
 def test_a_forecast_on_pocket_is_near_what_happens(tmp_path: Path) -> None:
-    """Memory beside that of the loaded model within a factor of 1.5, and time within one of 5."""
+    """Memory beside that of the loaded model within a factor of 1.5, and time within one of 4."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.search.forecasting"],
         cwd=ROOT,
@@ -105,4 +104,4 @@ def test_a_forecast_on_pocket_is_near_what_happens(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["was"] / 1.5 < found["told"] < found["was"] * 1.5
-    assert found["seconds_were"] / 5 < found["seconds_told"] < found["seconds_were"] * 5
+    assert found["seconds_were"] / 4 < found["seconds_told"] < found["seconds_were"] * 4
