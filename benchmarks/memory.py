@@ -19,6 +19,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from benchmarks.real import CLIP_G, CLIP_L, TOKENS, UNETS, VAE
 from conestool.diffusion.conditioning import Conditioning
 from conestool.diffusion.unets import StableDiffusion, StableDiffusionXL
 from conestool.diffusion.weights import SUFFIXES
@@ -28,15 +29,6 @@ from conestool.search.metering import Imagined
 from conestool.search.resources import Resources
 
 GB = 1e9
-BIG_G = {
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 20,
-    "projection_dim": 1280,
-}
-CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-COMMON = {"layers_per_block": 2, "norm_num_groups": 32}
 WAYS = {
     "no option": Resources(),
     "--micro-batch 4": Resources(4),
@@ -59,50 +51,30 @@ class Checkpoint:
     cond: Conditioning
 
 
-def vae() -> Any:
-    """The autoencoder of Stable Diffusion 1.x to XL."""
-    return AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-        **COMMON,
-    )
-
-
-def text(kind: Any, **shape: int) -> nn.Module:
+def text(kind: Any, **shape: Any) -> nn.Module:
     """A text encoder with CLIP's vocabulary."""
-    module: nn.Module = kind(CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **shape))
+    module: nn.Module = kind(CLIPTextConfig(vocab_size=49408, **shape))
     return module
+
+
+def checkpoint(family: Any, name: str, texts: tuple[nn.Module, ...], **extra: int) -> Checkpoint:
+    """The parts of a model at its own size; `extra` are the widths of what it is told besides the prompt."""
+    config = UNETS[name]
+    told = {key: torch.zeros(1, width, device="cpu") for key, width in extra.items()}
+    cond = Conditioning(torch.zeros(1, TOKENS, config["cross_attention_dim"], device="cpu"), told)
+    unet, vae = UNet2DConditionModel(**config), AutoencoderKL(**VAE, latent_channels=4)
+    return Checkpoint(family, unet, vae, texts, config["sample_size"], cond)
 
 
 def sd15() -> Checkpoint:
     """Stable Diffusion 1.5 at 512 pixels."""
-    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8, **COMMON)
-    cond = Conditioning(torch.zeros(1, 77, 768, device="cpu"))
-    return Checkpoint(StableDiffusion(), unet, vae(), (text(CLIPTextModel, **CLIP_L),), 64, cond)
+    return checkpoint(StableDiffusion(), "sd1", (text(CLIPTextModel, **CLIP_L),))
 
 
 def sdxl() -> Checkpoint:
     """Stable Diffusion XL base at 1024 pixels."""
-    unet = UNet2DConditionModel(
-        sample_size=128,
-        block_out_channels=(320, 640, 1280),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2, 10),
-        attention_head_dim=(5, 10, 20),
-        cross_attention_dim=2048,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=2816,
-        **COMMON,
-    )
-    extra = {"text_embeds": torch.zeros(1, 1280, device="cpu"), "time_ids": torch.zeros(1, 6, device="cpu")}
-    texts = (text(CLIPTextModel, **CLIP_L), text(CLIPTextModelWithProjection, **BIG_G))
-    cond = Conditioning(torch.zeros(1, 77, 2048, device="cpu"), extra)
-    return Checkpoint(StableDiffusionXL(), unet, vae(), texts, 128, cond)
+    texts = (text(CLIPTextModel, **CLIP_L), text(CLIPTextModelWithProjection, **CLIP_G))
+    return checkpoint(StableDiffusionXL(), "sdxl", texts, text_embeds=1280, time_ids=6)
 
 
 MODELS: dict[str, Callable[[], Checkpoint]] = {"sd15": sd15, "sdxl": sdxl}

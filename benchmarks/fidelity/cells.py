@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from benchmarks.fidelity.store import Store
 from benchmarks.fidelity.subjects import Subject
 from conestool.concept import Concept, Cone
 from conestool.diffusion.models import Model
-from conestool.diffusion.photos import read_photos
+from conestool.diffusion.photos import Photo, read_photos
 from conestool.diffusion.prior import class_images
 from conestool.evaluate.alignment import Aligner
 from conestool.evaluate.losses import LossProbes, make_probes
@@ -61,6 +61,7 @@ class Bench:
     options: Options
     store: Store
     aligners: Sequence[Aligner] = ()
+    captioned: dict[tuple[str, int], list[Photo]] = field(default_factory=dict)
 
     @cached_property
     def words(self) -> Words:
@@ -90,8 +91,10 @@ class Bench:
 
     def split(self, settings: Settings) -> Split:
         """Pictures to learn from, and held-out photos."""
-        photos = captioned(self.model, self.photos, self.words.class_noun, settings, ignore)
-        return split(photos, settings.crops, settings.held_out, settings.seed)
+        key = (settings.captions, settings.seed)
+        if key not in self.captioned:
+            self.captioned[key] = captioned(self.model, self.photos, self.words.class_noun, settings, ignore)
+        return split(self.captioned[key], settings.crops, settings.held_out, settings.seed)
 
     def prepared(self, layout: Layout, settings: Settings, priors: list[Image.Image]) -> Prepared:
         """Objective and probes of one search; the model's weights are untouched and borrowed as `layout`."""

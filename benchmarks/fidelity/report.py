@@ -140,7 +140,7 @@ class Study:
         controls = [mean_of(group, control(name)) for name in ("random", "largest")]
         share = mean_of(group, self.share)
         return [
-            percent(mean_of(group, loss("held_out")), spread=True),
+            percent(mean_of(group, loss("held_out")), spread=len(group) > 1),
             "" if share is None else f"{100 * share[0]:.0f} %",
             *(percent(mean_of(group, loss(name))) for name in ("no_identifier", "class", "unrelated")),
             *(percent(found) for found in controls),
@@ -148,24 +148,15 @@ class Study:
         ]
 
     def by_subject(self) -> str:
-        """Held-out change of each subject at the density that the method chooses, with size and time."""
+        """Every search and fine-tune of the first seed at its own density, all its measures, and its size and time."""
         rows = []
-        for record in self.searches:
-            if record["density"] == "auto" and record["seed"] == 0:
-                share = self.share(record)
-                rows.append(
-                    [
-                        record["subject"],
-                        f"`{record['variant']}`",
-                        f"{record['neurons']:,}",
-                        f"{record['bytes'] / 1000:.1f} kB",
-                        f"{record['seconds']:.0f}",
-                        f"{100 * record['losses']['held_out']:+.1f}",
-                        "" if share is None else f"{100 * share:.0f} %",
-                        ratio(record),
-                    ]
-                )
-        head = ["subject", "search", "neurons", "file", "seconds", "held-out", "share", "with : without identifier"]
+        for record in self.records:
+            named = {"search": record.get("variant"), "fine-tune": "fine-tune (floats)"}.get(record["kind"])
+            chosen = record.get("density") == "auto" or record.get("rate") == self.rates.get("fine-tune", -1)
+            if named and chosen and record["seed"] == 0:
+                rows.append([record["subject"], f"`{named}`", *self.cells([record]), ratio(record), *costs(record)])
+        head = ["subject", "search", *CELLS, *map(title, self.measures), "with : without identifier"]
+        head += ["neurons", "file", "seconds"]
         return "## Every subject, seed 0\n\n" + table(head, sorted(rows)) if rows else ""
 
     def controls(self) -> str:
@@ -252,6 +243,14 @@ PICTURED = ("with", "without identifier", "random indices")
 def title(measure: Measure) -> str:
     """A measure as the head of a column."""
     return f"{measure[0]} ({measure[1]})"
+
+
+def costs(record: dict[str, Any]) -> list[str]:
+    """Neurons, the size of their file, and the seconds of the search."""
+    seconds = f"{record['seconds']:.0f}"
+    if record["kind"] != "search":
+        return ["", "", seconds]
+    return [f"{record['neurons']:,} ({100 * record['share']:.1f} %)", f"{record['bytes'] / 1000:.1f} kB", seconds]
 
 
 def ratio(record: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import sys
@@ -23,6 +24,9 @@ __all__ = ["Child", "Ended", "at_event", "count_events", "kill_self", "start"]
 Act = Callable[[int], None]
 """What is called with the number of each event."""
 LONGEST = 600.0
+"""Seconds after which a command hangs, whatever else the machine has to do."""
+WORKED = 120
+"""Seconds of work after which it hangs."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def start(stage: Stage, place: Place, arguments: Sequence[str], prepare: Callabl
 def play(stage: Stage, place: Place, arguments: Sequence[str], log: Path, prepare: Callable[[], None] | None) -> int:
     """What the fork does: streams, environment, then the entry point of the command line; returns its exit code."""
     redirect(log)
+    resource.setrlimit(resource.RLIMIT_CPU, (WORKED, WORKED))
     os.environ.update(CONES_CACHE=str(place.cache), CONES_MODEL=str(stage.model), HF_HUB_OFFLINE="1")
     huggingface_hub.constants.HF_HUB_CACHE = str(place.hub)
     os.chdir(place.out)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from conestool.search.forecast import resident
+
 __all__ = ["child_seconds", "peak_bytes", "resident_bytes", "seconds", "take_turns"]
 
 
@@ -48,8 +50,7 @@ def resident_bytes(device: str) -> int:
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         return int(torch.cuda.memory_allocated())
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
+    return resident()
 
 
 def peak_bytes(device: str) -> int:

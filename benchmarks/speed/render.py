@@ -15,7 +15,8 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import conestool
-from benchmarks.speed.shapes import NOISE, TOKENS, fill
+from benchmarks.real import CLIP_G, CLIP_L, TOKENS, VAE
+from benchmarks.speed.shapes import NOISE, fill
 from benchmarks.speed.steps import Setup
 from conestool.concept import Cone
 from conestool.diffusion.models import Model, wrap
@@ -27,16 +28,6 @@ from tests.tiny import random_cone
 __all__ = ["Drawing", "make_pipeline", "search"]
 
 POCKET = Path(conestool.__file__).parent / "models" / "pocket"
-VAE: dict[str, Any] = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-}
-CLIP_L: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
-CLIP_L |= {"num_attention_heads": 12, "max_position_embeddings": TOKENS}
-CLIP_G: dict[str, Any] = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32}
-CLIP_G |= {"num_attention_heads": 20, "projection_dim": 1280, "max_position_embeddings": TOKENS, "hidden_act": "gelu"}
 SMALL = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "hidden_size": 16}
 PROMPT = "a photo of a sks dog"
 

@@ -11,36 +11,15 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
+from benchmarks.real import TOKENS, UNETS
 from conestool.diffusion.conditioning import Conditioning
 from conestool.diffusion.families import Family
 from conestool.diffusion.models import Defaults, Model
 from conestool.diffusion.unets import StableDiffusion, StableDiffusionXL
 
-__all__ = ["NOISE", "SHAPES", "TOKENS", "Shape", "blank", "fill", "latents", "make_model", "make_unet", "twin"]
+__all__ = ["NOISE", "SHAPES", "Shape", "blank", "fill", "latents", "make_model", "make_unet", "twin"]
 
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
-TOKENS = 77
-SD15: dict[str, Any] = {
-    "sample_size": 64,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    "cross_attention_dim": 768,
-    "attention_head_dim": 8,
-}
-SDXL: dict[str, Any] = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "cross_attention_dim": 2048,
-    "attention_head_dim": (5, 10, 20),
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
 TOY: dict[str, Any] = {
     "sample_size": 8,
     "block_out_channels": (8, 16),
@@ -73,10 +52,10 @@ class Shape:
 
 XL_EXTRA = {"text_embeds": 1280, "time_ids": 6}
 SHAPES: dict[str, Shape] = {
-    "sd15": Shape(SD15, StableDiffusion(), note="Stable Diffusion 1.5"),
-    "sdxl": Shape(SDXL, StableDiffusionXL(), XL_EXTRA, note="Stable Diffusion XL"),
+    "sd15": Shape(UNETS["sd1"], StableDiffusion(), note="Stable Diffusion 1.5"),
+    "sdxl": Shape(UNETS["sdxl"], StableDiffusionXL(), XL_EXTRA, note="Stable Diffusion XL"),
     "sdxl-part": Shape(
-        SDXL | {"transformer_layers_per_block": (1, 1, 2)},
+        UNETS["sdxl"] | {"transformer_layers_per_block": (1, 1, 2)},
         StableDiffusionXL(),
         XL_EXTRA,
         note="Stable Diffusion XL with 1 and 2 transformer layers a block instead of 2 and 10, all widths as they are",

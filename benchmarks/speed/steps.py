@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.speed.shapes import Shape, latents, make_model, make_unet, twin
 from conestool.diffusion.conditioning import Conditioning
 from conestool.diffusion.unets import StableDiffusion
-from conestool.diffusion.weights import kv_weights
+from conestool.diffusion.weights import SUFFIXES, kv_weights
 from conestool.search import METHODS
 from conestool.search.layout import Layout, borrowed
 from conestool.search.methods import make_method
@@ -154,7 +154,7 @@ def ready(kind: str, unet: Any) -> Any:
     unet.requires_grad_(kind == "full")
     if kind == "bare":
         for name, weight in unet.named_parameters():
-            weight.requires_grad_(name.endswith((".to_k.weight", ".to_v.weight")))
+            weight.requires_grad_(name.endswith(SUFFIXES))
     if kind == "lora":
         from peft import LoraConfig
 

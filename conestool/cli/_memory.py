@@ -21,10 +21,9 @@ ELSEWHERE = ("--device cpu", "--offload-scores")
 OTHERS = "closing other programs"
 
 
-def advice(arguments: Sequence[str], on_cpu: bool) -> str:
-    """The hint for a command line that ran out of memory: the options of its command that it does not use yet."""
-    command = next((word for word in arguments if not word.startswith("-")), "")
-    left = [text for text in HELPS.get(command, ()) if not used(text, arguments)]
+def advice(command: str | None, arguments: Sequence[str], on_cpu: bool) -> str:
+    """The hint for a command line that ran out of memory: the options of its `command` that it does not use yet."""
+    left = [text for text in HELPS.get(command or "", ()) if not used(text, arguments)]
     many = ["--batch 1"] if command == "render" and used("--batch", arguments) else []
     left = [*many, *(text for text in left if not (on_cpu and text in ELSEWHERE))]
     return f"what helps: {', '.join([*left, OTHERS])}"

@@ -13,6 +13,8 @@ import typer
 from conestool.cli import _show
 
 __all__ = [
+    "Captions",
+    "CaptionsOption",
     "Checkpointing",
     "Config",
     "Device",
@@ -82,6 +84,24 @@ Checkpointing = Annotated[
 ]
 OffloadScores = Annotated[
     bool, flag("--offload-scores", text="Keep scores in the machine's memory, off the GPU.", panel=MEMORY)
+]
+
+
+class Captions(StrEnum):
+    """What `--captions` takes; those of Settings."""
+
+    auto = "auto"
+    given = "given"
+    none = "none"
+
+
+CaptionsOption = Annotated[
+    Captions | None,
+    value(
+        "--captions",
+        metavar="auto|given|none",
+        text="Words for the rest of a photo: photo.txt (given), or else the model's own (auto). Default: auto.",
+    ),
 ]
 
 

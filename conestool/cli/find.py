@@ -12,6 +12,8 @@ import typer
 
 from conestool.cli import _io, _processes, _show
 from conestool.cli._options import (
+    Captions,
+    CaptionsOption,
     Checkpointing,
     Config,
     DeviceOption,
@@ -36,7 +38,16 @@ if TYPE_CHECKING:
     from conestool.search.resources import Resources
     from conestool.search.settings import Settings
 
-__all__ = ["Method", "check_stdin", "find", "make_resources", "read_photos", "state_path", "tell_resume"]
+__all__ = [
+    "Method",
+    "check_stdin",
+    "find",
+    "make_resources",
+    "make_settings",
+    "read_photos",
+    "state_path",
+    "tell_resume",
+]
 
 SEARCH, STORED = "Search", "Stored in the file"
 
@@ -48,14 +59,6 @@ class Method(StrEnum):
     cones = "cones"
     tstat = "tstat"
     taylor = "taylor"
-
-
-class Captions(StrEnum):
-    """What `--captions` takes."""
-
-    auto = "auto"
-    given = "given"
-    none = "none"
 
 
 def find(
@@ -76,6 +79,7 @@ def find(
     dry_run: Annotated[bool, flag("--dry-run", text="Say what memory and time it will take, and stop.")] = False,
     resume: Annotated[bool, flag("--resume", text="Go on after an interruption.")] = False,
     skip_broken: Annotated[bool, flag("--skip-broken", text="Leave out broken images.")] = False,
+    captions: CaptionsOption = None,
     method: Annotated[
         Method | None, value("--method", metavar="M", text="mask, cones, tstat or taylor. Default: mask.", panel=SEARCH)
     ] = None,
@@ -97,15 +101,6 @@ def find(
         tuple[float, float] | None,
         value(
             "--noise", metavar="LOW HIGH", text="Part of the noise schedule to look at. Default: 0.6 1.", panel=SEARCH
-        ),
-    ] = None,
-    captions: Annotated[
-        Captions | None,
-        value(
-            "--captions",
-            metavar="auto|given|none",
-            text="Words for the rest of a photo: photo.txt (given), or else the model's own (auto). Default: auto.",
-            panel=SEARCH,
         ),
     ] = None,
     class_images: Annotated[
@@ -150,8 +145,9 @@ def find(
     _show.say(f"{name}: {_show.amount(len(images), 'photo')} of {class_noun!r}")
     options = {} if steps is None else {"steps": steps}
     weights = {"prior_weight": prior_weight, "contrast": contrast}
-    told = captions and captions.value
-    settings = make_settings(method, density=density, seed=seed, noise=noise, captions=told, options=options, **weights)
+    settings = make_settings(
+        method=method, density=density, seed=seed, noise=noise, captions=captions, options=options, **weights
+    )
     settings, pictures = use_class_images(settings, class_images, skip_broken)
     words = {"class_noun": class_noun, "name": name, "identifier": identifier}
     if identifier is not None:
@@ -229,12 +225,11 @@ def state_path(output: Path) -> Path | None:
     return None if str(output) == _io.STDIO else output.with_name(f"{output.name}.part")
 
 
-def make_settings(method: Method | None, **given: Any) -> Settings:
+def make_settings(**given: Any) -> Settings:
     """Settings of the options that were given; the others keep their defaults."""
     from conestool.search.settings import Settings
 
-    if method is not None:
-        given["method"] = method.value
+    given = {key: value.value if isinstance(value, StrEnum) else value for key, value in given.items()}
     return Settings(**{key: value for key, value in given.items() if value is not None})
 
 

@@ -121,7 +121,7 @@ def describe(error: BaseException, arguments: Sequence[str] = ()) -> tuple[str, 
     """Message, hint and exit code of what stopped a command line; an empty message for those that stay quiet."""
     if ran_out(error):
         text = str(error) if isinstance(error, OutOfMemoryError) else f"out of memory: {first_line(error)}"
-        return text, _memory.advice(arguments, on_cpu(error)), OutOfMemoryError.exit_code
+        return text, _memory.advice(command_of(arguments), arguments, on_cpu(error)), OutOfMemoryError.exit_code
     if isinstance(error, ConesError):
         bug = error.exit_code == BUG
         return str(error), error.hint or (report_hint() if bug else None), error.exit_code

@@ -10,6 +10,8 @@ import typer
 
 from conestool.cli import _io, _processes, _show
 from conestool.cli._options import (
+    Captions,
+    CaptionsOption,
     Checkpointing,
     Config,
     DeviceOption,
@@ -25,13 +27,14 @@ from conestool.cli._options import (
     flag,
     value,
 )
-from conestool.cli.find import check_stdin, make_resources, read_photos, state_path, tell_resume
+from conestool.cli.find import check_stdin, make_resources, make_settings, read_photos, state_path, tell_resume
 
 if TYPE_CHECKING:
     from conestool.cli._models import Where
     from conestool.concept import Cone
     from conestool.diffusion.photos import Photo
     from conestool.search.resources import Resources
+    from conestool.search.settings import Settings
     from conestool.search.tuning import Tuning
 
 __all__ = ["tune"]
@@ -51,6 +54,7 @@ def tune(
     seed: Annotated[int, value("--seed", metavar="N", text="Seed of all noise.")] = 0,
     resume: Annotated[bool, flag("--resume", text="Go on after an interruption.")] = False,
     skip_broken: Annotated[bool, flag("--skip-broken", text="Leave out broken images.")] = False,
+    captions: CaptionsOption = None,
     steps: Annotated[
         int | None, value("--steps", metavar="N", text="Steps, each with all subjects.", panel=TUNING, min=1)
     ] = None,
@@ -93,8 +97,9 @@ def tune(
     cone = algebra.merge(*_io.load_cones(files))
     path = output or default_output(cone.names)
     _io.check_outputs([path], "a .cone file", force=force)
-    tuning = make_tuning(seed, prior_weight, class_images, steps=steps, rate=rate, reopen_only=reopen_only)
-    images = read_all(cone, parse_photos(photos), skip_broken)
+    searched = make_settings(seed=seed, prior_weight=prior_weight, class_images=class_images, captions=captions)
+    tuning = make_tuning(searched, steps=steps, rate=rate, reopen_only=reopen_only)
+    images = read_all(cone, parse_photos(photos), skip_broken, captions != Captions.none)
     where = _models.Where(model, device, dtype.value, revision, config, offline)
     state = state_path(path)
     resources = make_resources(micro_batch, gradient_checkpointing, offload_scores)
@@ -127,16 +132,16 @@ def parse_photos(given: Sequence[str]) -> dict[str, list[Path]]:
     return out
 
 
-def make_tuning(seed: int, prior_weight: float | None, class_images: int | None, **given: Any) -> Tuning:
+def make_tuning(settings: Settings, **given: Any) -> Tuning:
     """The tuning of the options that were given; the others keep their defaults."""
-    from conestool.cli.find import make_settings
     from conestool.search.tuning import Tuning
 
-    settings = make_settings(None, seed=seed, prior_weight=prior_weight, class_images=class_images)
     return Tuning(settings=settings, **{key: value for key, value in given.items() if value is not None})
 
 
-def read_all(cone: Cone, paths: Mapping[str, list[Path]], skip_broken: bool) -> dict[str, list[Photo]]:
+def read_all(
+    cone: Cone, paths: Mapping[str, list[Path]], skip_broken: bool, captions: bool = True
+) -> dict[str, list[Photo]]:
     """The photos of every concept; UsageError before anything is read if a name is unknown or one is missing."""
     from conestool.errors import UsageError
 
@@ -146,7 +151,7 @@ def read_all(cone: Cone, paths: Mapping[str, list[Path]], skip_broken: bool) -> 
         raise UsageError(f"no photos of {', '.join(missing)}", f"add --photos {missing[0]}=FOLDER")
     out: dict[str, list[Photo]] = {}
     for name, places in paths.items():
-        out.setdefault(cone[name].name, []).extend(read_photos(places, skip_broken, captions=True))
+        out.setdefault(cone[name].name, []).extend(read_photos(places, skip_broken, captions))
     for name, photos in out.items():
         _show.say(f"{name}: {_show.amount(len(photos), 'photo')} of {cone[name].class_noun!r}")
     return out

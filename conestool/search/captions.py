@@ -13,9 +13,10 @@ from conestool.diffusion.losses import Schedule, sample_losses, schedule_of, str
 from conestool.diffusion.models import Model
 from conestool.diffusion.photos import Photo, to_latents
 from conestool.diffusion.prompts import encode, frames_on
+from conestool.search.processes import ALONE, Processes
 from conestool.search.subject import article, class_prompts
 
-__all__ = ["describe_photos", "surroundings"]
+__all__ = ["SAMPLES", "describe_photos", "surroundings"]
 
 COMMON = (
     "on a white background",
@@ -53,34 +54,50 @@ def surroundings(model: Model) -> list[str]:
     return places + [f"on {article(str(colour))} background" for colour in colours]
 
 
-def describe_photos(model: Model, photos: Sequence[Photo], noun: str, seed: int) -> list[Photo]:
+def describe_photos(
+    model: Model, photos: Sequence[Photo], noun: str, seed: int, batch: int = SAMPLES, processes: Processes = ALONE
+) -> list[Photo]:
     """The photos, each one without a caption with the phrase under which the model finds it likeliest, if any.
 
     That is the phrase with the lowest loss on the same few draws of time and noise, as Li et al. (2023, "Your Diffusion
-    Model is Secretly a Zero-Shot Classifier") choose a class. It must be 2 % below the loss without a phrase.
+    Model is Secretly a Zero-Shot Classifier") choose a class. It must be 2 % below the loss without a phrase. At most
+    `batch` samples go through the denoiser at once; of several `processes` the first chooses for all.
     """
     phrases = ["", *surroundings(model)]
+    prompts = [f"{class_prompts(noun)[0]} {phrase}".rstrip() for phrase in phrases]
+    silent = [photo for photo in photos if not photo.caption]
+    chosen = torch.zeros(len(silent), dtype=torch.int64)
+    if processes.first:
+        chosen = likeliest(model, silent, prompts, seed, batch)
+    found = iter(processes.give(chosen).tolist())
+    return [photo if photo.caption else replace(photo, caption=phrases[next(found)]) for photo in photos]
+
+
+def likeliest(model: Model, photos: Sequence[Photo], texts: Sequence[str], seed: int, batch: int) -> Tensor:
+    """(photos,), int64: under which of `texts` each photo is likeliest; the first one unless another clearly wins."""
     schedule, generator = schedule_of(model), torch.Generator().manual_seed(seed)
-    prompts = encode(model, [f"{class_prompts(noun)[0]} {phrase}".rstrip() for phrase in phrases])
-    timesteps = stratified_timesteps(SAMPLES, len(schedule), generator, NOISE)
-    out = []
-    for photo in photos:
-        if not photo.caption:
-            losses = losses_under(model, schedule, photo, prompts, timesteps, seed)
-            best = int(losses.argmin())
-            photo = replace(photo, caption=phrases[best] if losses[best] < (1 - MARGIN) * losses[0] else "")
-        out.append(photo)
-    return out
+    prompts, timesteps = encode(model, texts), stratified_timesteps(SAMPLES, len(schedule), generator, NOISE)
+    losses = [losses_under(model, schedule, photo, prompts, timesteps, seed, batch) for photo in photos]
+    wins = [int(each.argmin()) if each.min() < (1 - MARGIN) * each[0] else 0 for each in losses]
+    return torch.tensor(wins, dtype=torch.int64)
 
 
 @torch.no_grad()
 def losses_under(
-    model: Model, schedule: Schedule, photo: Photo, prompts: Conditioning, timesteps: Tensor, seed: int
+    model: Model, schedule: Schedule, photo: Photo, prompts: Conditioning, timesteps: Tensor, seed: int, batch: int
 ) -> Tensor:
     """(p,), fp32: mean loss of the photo under each of `prompts` (p rows), at the same timesteps and noise."""
     latents = to_latents(model, [photo.image]).expand(len(timesteps), -1, -1, -1)
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
     frames = frames_on(model, [Frame.centre(photo.image.size, model.defaults.size)])
-    rows = [prompts[[row]].framed(frames).expand(len(timesteps)) for row in range(len(prompts))]
-    losses = [sample_losses(model, schedule, latents, noise, timesteps.to(latents.device), row).mean() for row in rows]
-    return torch.stack(losses).cpu()
+    times = timesteps.to(latents.device)
+
+    def loss(row: int) -> Tensor:
+        cond = prompts[[row]].framed(frames).expand(len(times))
+        parts = [
+            sample_losses(model, schedule, latents[rows], noise[rows], times[rows], cond[rows])
+            for rows in torch.split(torch.arange(len(times)), batch)
+        ]
+        return torch.cat(parts).mean()
+
+    return torch.stack([loss(row) for row in range(len(prompts))]).cpu()

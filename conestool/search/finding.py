@@ -24,7 +24,7 @@ from conestool.diffusion.sampling import versions
 from conestool.errors import PhotoError, UsageError
 from conestool.records import BaseInfo, Origin
 from conestool.search import cones, mask, taylor, tstat
-from conestool.search.captions import describe_photos
+from conestool.search.captions import SAMPLES, describe_photos
 from conestool.search.density import Choice, choose
 from conestool.search.events import Note, Progress, Report, ignore
 from conestool.search.layout import Layout
@@ -102,7 +102,7 @@ def find(
         progress(Note("one photo only: the concept may hold its background too; 3 to 5 photos are better", True))
     check_weights(model)
     words = name_subject(model, class_noun, name, identifier, progress)
-    photos = captioned(model, photos, class_noun, settings, progress)
+    photos = captioned(model, photos, class_noun, settings, progress, resources, processes)
     pictures = split(photos, settings.crops, settings.held_out, settings.seed)
     priors = list(class_pictures or draw_class(model, words, settings, progress, resources, processes))
     if len(priors) < 2:
@@ -148,13 +148,22 @@ def name_subject(model: Model, class_noun: str, name: str | None, identifier: st
     return Words(name, class_noun, identifier)
 
 
-def captioned(model: Model, photos: Sequence[Photo], noun: str, settings: Settings, progress: Report) -> list[Photo]:
+def captioned(
+    model: Model,
+    photos: Sequence[Photo],
+    noun: str,
+    settings: Settings,
+    progress: Report,
+    resources: Resources = PLENTY,
+    processes: Processes = ALONE,
+) -> list[Photo]:
     """The photos with the captions that `settings` asks for; a note says what the model saw in them."""
     if settings.captions == "none":
         return [replace(photo, caption="") for photo in photos]
     if settings.captions == "given":
         return list(photos)
-    told = describe_photos(model, photos, noun, settings.seed)
+    agreed(run_key([[photo.sha256, photo.caption] for photo in photos]), processes)
+    told = describe_photos(model, photos, noun, settings.seed, resources.pictures(SAMPLES), processes)
     seen = [new.caption or "nothing it has words for" for old, new in zip(photos, told, strict=True) if not old.caption]
     if seen:
         progress(Note(f"around the subject the model sees: {', '.join(dict.fromkeys(seen))}"))

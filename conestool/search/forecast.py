@@ -57,6 +57,11 @@ class Job:
         return 1 + bool(self.settings.prior_weight) + bool(self.settings.contrast)
 
     @property
+    def asks(self) -> bool:
+        """Whether the model is asked what the photos show."""
+        return self.settings.captions == "auto"
+
+    @property
     def samples(self) -> int:
         """Samples of one step in one process."""
         return -(-self.settings.batch * self.terms // self.processes)
@@ -191,9 +196,10 @@ class Sizes:
         ask, group = self.imagined, job.resources.pictures(GROUP)
         encoding, decoding = self.coding(group)
         drawing = max(ask.pass_bytes(group * (1 + self.guided), learning=False), decoding) if job.drawings else 0
+        asking = ask.pass_bytes(job.resources.pictures(SAMPLES), learning=False) if job.asks else 0
         beside = {
             "class images": drawing,
-            "photos": encoding,
+            "photos": max(encoding, asking),
             "search": search_memory(ask, self.vectors, self.weights, job, self.device == "cpu"),
         }
         fixed, slack = self.held + CONTEXT.get(self.device, 0), SLACK[self.device]
@@ -297,7 +303,7 @@ def durations(model: Model, job: Job, unit: Units) -> dict[str, float]:
     settings, defaults = job.settings, model.defaults
     steps = steps_of(settings)
     drawing = defaults.steps * (2 if defaults.guidance > 1 else 1) * unit.forward + unit.decode
-    asked = job.photos * (1 + len(surroundings(model))) * SAMPLES if settings.captions == "auto" else 0
+    asked = job.photos * (1 + len(surroundings(model))) * SAMPLES if job.asks else 0
     looks = PROBE_BATCHES * PROBES + 128 * (job.terms - 1)
     if settings.density is None and settings.method != "mask":
         looks += len(CANDIDATES) * (PROBES + 128 * (job.terms - 1))

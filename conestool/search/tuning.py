@@ -43,8 +43,8 @@ COMPARED = 64
 class Tuning:
     """How `tune` works: its mask's parameters (see JointMask), and what `find` would do with the photos.
 
-    Of `settings` seed, prior_weight, contrast, batch, class_images, crops and held_out count. With the photos and
-    settings of the search the same photos are held out again.
+    Of `settings` seed, prior_weight, contrast, batch, class_images, crops, captions and held_out count. With the photos
+    and settings of the search the same photos are held out again.
     """
 
     steps: int = 20
@@ -156,7 +156,7 @@ def subject_of(
 ) -> Subject:
     """One concept's L_con and probes, made as `find` makes them; the layout's weights must be untouched."""
     words = Words(concept.name, concept.class_noun, concept.identifier)
-    photos = captioned(model, photos, words.class_noun, settings, progress)
+    photos = captioned(model, photos, words.class_noun, settings, progress, resources, processes)
     pictures = split(photos, settings.crops, settings.held_out, settings.seed)
     priors = list((class_pictures or {}).get(concept.name) or ())
     priors = priors or draw_class(model, words, settings, progress, resources, processes)

@@ -11,6 +11,7 @@ import pytest
 
 from conestool.cli import _io, _layers, _show, _where
 from conestool.cli._models import Wanted, parse_wanted
+from conestool.cli._options import Captions
 from conestool.cli._pictures import free, settle, slug
 from conestool.cli._plot import heat
 from conestool.cli.find import Method, place, state_path
@@ -89,11 +90,13 @@ def test_find_writes_into_a_folder_and_saves_beside_the_output(tmp_path: Path) -
     assert state_path(Path("-")) is None
 
 
-def test_methods_offered_are_those_that_exist() -> None:
-    """--method lists the registered search methods."""
+def test_methods_and_captions_offered_are_those_that_exist() -> None:
+    """--method lists the registered search methods, --captions what Settings take."""
     from conestool.search import DEFAULT_METHOD, METHODS
+    from conestool.search.settings import CAPTIONS
 
     assert {method.value for method in Method} == METHODS.keys()
+    assert tuple(each.value for each in Captions) == CAPTIONS
     assert DEFAULT_METHOD == "mask"  # as the help says
 
 

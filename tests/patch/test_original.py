@@ -11,9 +11,10 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders import single_file_utils as reader
 from torch import Tensor
 
+from benchmarks.real import UNETS
 from conestool.errors import UsageError
 from conestool.patch.original import clip_state, open_clip_state, unet_names, unet_state, vae_state
-from tests.patch.real import UNETS, shrunk
+from tests.patch.real import shrunk
 from tests.tiny import make_text_encoder, make_tokenizer, make_vae
 
 KNOWN = {

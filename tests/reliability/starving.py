@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 from pathlib import Path
 
 from conestool.cli.main import run
 from conestool.diffusion.models import load_model
+from tests.reliability.memory import limit_memory
 
 SPARE = 48 << 20
 """Bytes that may be allocated."""
-
-
-def held() -> int:
-    """Bytes of address space that this process has."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def starve(words: list[str]) -> tuple[int, str]:
@@ -31,8 +26,7 @@ def starve(words: list[str]) -> tuple[int, str]:
     if not child:
         with log.open("w", encoding="utf-8") as file:
             os.dup2(file.fileno(), 2)
-        limit = held() + SPARE
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        limit_memory(SPARE)
         os._exit(run(words))
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status), log.read_text(encoding="utf-8")

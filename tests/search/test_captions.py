@@ -38,6 +38,11 @@ def test_pocket_recognises_plain_backgrounds(pocket: Model) -> None:
     assert [photo.caption for photo in told] == [f"on a {colour} background" for colour in colours]
 
 
+def test_less_memory_gives_the_same_words(pocket: Model) -> None:
+    photos = [on((214, 30, 36)), on((60, 60, 60))]
+    assert describe_photos(pocket, photos, "bear", 0, batch=1) == describe_photos(pocket, photos, "bear", 0)
+
+
 def test_a_given_caption_stays(pocket: Model) -> None:
     photo = replace(on("red"), caption="on a sofa")
     assert describe_photos(pocket, [photo], "bear", 0) == [photo]

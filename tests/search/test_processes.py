@@ -18,7 +18,8 @@ from conestool.diffusion.models import load_model
 from conestool.search import METHODS, find
 from conestool.search.processes import ALONE, Processes
 from tests.cli.support import environment
-from tests.search.test_resources import photos, quick
+from tests.search.test_resources import photos
+from tests.search.together import shared
 from tests.tiny import save_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +80,7 @@ def test_two_processes_find_what_one_finds(method: str, made: Path, base: Path) 
     """By every method: both have the same bytes, and one process has nearly the same indices and losses."""
     first, second = (made / f"{method}-{rank}.cone" for rank in (0, 1))
     assert first.read_bytes() == second.read_bytes()
-    together, alone = cones.load(first), find(load_model(str(base)), photos(), "dog", settings=quick(method))
+    together, alone = cones.load(first), find(load_model(str(base)), photos(), "dog", settings=shared(method))
     assert common(together, alone) >= SAME
     ours, theirs = (each.concepts[0].origin for each in (together, alone))
     assert ours.parameters == theirs.parameters

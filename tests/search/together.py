@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch.distributed as dist
@@ -13,11 +14,16 @@ from conestool import format as cones
 from conestool.concept import Cone
 from conestool.diffusion.models import Model, load_model
 from conestool.errors import UsageError
-from conestool.search import METHODS, Event, Progress, find
+from conestool.search import METHODS, Event, Progress, Settings, find
 from conestool.search.events import ignore
 from conestool.search.processes import Processes
 from conestool.search.resources import Resources
 from tests.search.test_resources import photos, quick
+
+
+def shared(method: str) -> Settings:
+    """The search by a method; in one of them the first process asks the model what the photos show."""
+    return replace(quick(method), captions="auto" if method == "taylor" else "none")
 
 
 def main() -> None:
@@ -26,7 +32,7 @@ def main() -> None:
     processes = Processes(dist.get_rank(), dist.get_world_size())
     model, folder = load_model(sys.argv[1]), Path(sys.argv[2])
     for method in METHODS:
-        cone = find(model, photos(), "dog", settings=quick(method), processes=processes)
+        cone = find(model, photos(), "dog", settings=shared(method), processes=processes)
         cones.save(cone, folder / f"{method}-{processes.rank}.cone")
     cones.save(interrupted(model, folder, processes), folder / f"resumed-{processes.rank}.cone")
     try:
