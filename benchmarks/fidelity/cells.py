@@ -28,10 +28,11 @@ from conestool.records import BaseInfo
 from conestool.search.controls import largest, random
 from conestool.search.density import choose
 from conestool.search.events import ignore
-from conestool.search.finding import Words, captioned, draw_class, name_subject, prepare
+from conestool.search.finding import Words, captioned, name_subject, prepare
 from conestool.search.layout import Layout, borrowed
 from conestool.search.methods import Ranking, make_method
 from conestool.search.objective import Objective
+from conestool.search.priors import Priors, draw_priors
 from conestool.search.settings import Settings
 from conestool.search.subject import Split, class_prompts, split
 
@@ -85,9 +86,9 @@ class Bench:
         shared = {"class_images": self.options.class_images, "batch": self.options.batch}
         return variant.make(seed, self.options.steps, **shared)
 
-    def priors(self, settings: Settings) -> list[Image.Image]:
-        """The model's own pictures of the class; a quarter of them is kept from the search."""
-        return draw_class(self.model, self.words, settings, ignore)
+    def priors(self, settings: Settings) -> Priors:
+        """The model's own pictures; a quarter of those of the class is kept from the search."""
+        return draw_priors(self.model, self.words.class_noun, settings)
 
     def split(self, settings: Settings) -> Split:
         """Pictures to learn from, and held-out photos."""
@@ -96,11 +97,12 @@ class Bench:
             self.captioned[key] = captioned(self.model, self.photos, self.words.class_noun, settings, ignore)
         return split(self.captioned[key], settings.crops, settings.held_out, settings.seed)
 
-    def prepared(self, layout: Layout, settings: Settings, priors: list[Image.Image]) -> Prepared:
+    def prepared(self, layout: Layout, settings: Settings, priors: Priors) -> Prepared:
         """Objective and probes of one search; the model's weights are untouched and borrowed as `layout`."""
         pictures = self.split(settings)
         objective, _ = prepare(self.model, layout, self.words, pictures, priors, settings)
-        return Prepared(layout, objective, self.probes(layout, pictures.report, priors[: max(1, len(priors) // 4)]))
+        unseen = priors.of_class[: max(1, len(priors.of_class) // 4)]
+        return Prepared(layout, objective, self.probes(layout, pictures.report, unseen))
 
     def probes(
         self, layout: Layout, photos: Sequence[Image.Image], drawings: Sequence[Image.Image] = (), others: bool = True

@@ -97,6 +97,9 @@ def find(
         float | None,
         value("--contrast", metavar="X", text="Weight of the photos without the identifier.", panel=SEARCH, min=0.0),
     ] = None,
+    others: Annotated[
+        float | None, value("--others", metavar="X", text="Weight of pictures of other things.", panel=SEARCH, min=0.0)
+    ] = None,
     noise: Annotated[
         tuple[float, float] | None,
         value(
@@ -144,7 +147,7 @@ def find(
     images = read_photos(paths, skip_broken, captions=captions != Captions.none)
     _show.say(f"{name}: {_show.amount(len(images), 'photo')} of {class_noun!r}")
     options = {} if steps is None else {"steps": steps}
-    weights = {"prior_weight": prior_weight, "contrast": contrast}
+    weights = {"prior_weight": prior_weight, "contrast": contrast, "others": others}
     settings = make_settings(
         method=method, density=density, seed=seed, noise=noise, captions=captions, options=options, **weights
     )
@@ -207,12 +210,10 @@ def foresee(
     if _processes.rank():
         return
     base = _models.open_model(where)
-    from conestool.diffusion.prior import undrawn
     from conestool.search.forecast import Job, forecast
-    from conestool.search.subject import class_prompts
+    from conestool.search.priors import to_draw
 
-    prompt = class_prompts(words["class_noun"])[0]
-    drawings = 0 if pictures else undrawn(base, prompt, settings.class_images, settings.seed)
+    drawings = to_draw(base, words["class_noun"], settings, bool(pictures))
     with _progress.waiting("trying a small step"):
         found = forecast(base, Job(photos, drawings, settings, resources, _processes.size()))
     _forecast.show(words["name"], found)

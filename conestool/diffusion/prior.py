@@ -1,4 +1,4 @@
-"""Class images: what the base model itself draws for the class noun, against which a concept must not drift."""
+"""Class images: what the base model itself draws for a prompt, against which a concept must not drift."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUP = 8
 
 def class_images(
     model: Model,
-    prompt: str,
+    prompt: str | Sequence[str],
     n: int,
     seed: int = 0,
     *,
@@ -35,10 +35,10 @@ def class_images(
 ) -> list[Image.Image]:
     """`n` pictures of `prompt` by the base model, kept as PNG under the model's hash, prompt, seed and settings.
 
-    Pictures are drawn in whole groups of eight, so that the k-th is the same however many are asked for and however
-    many were there already; the k-th has seed `seed * 1,000,003 + k`. With `folder` its pictures are taken instead,
-    in name order, at most `n`. `batch` of a group are drawn at once; fewer take less memory. Reports progress as
-    (done, n).
+    Of several prompts the pictures show one after the other, and begin again. Pictures are drawn in whole groups of
+    eight, so that the k-th is the same however many are asked for and however many were there already; the k-th has
+    seed `seed * 1,000,003 + k`. With `folder` its pictures are taken instead, in name order, at most `n`. `batch` of a
+    group are drawn at once; fewer take less memory. Reports progress as (done, n).
     """
     if folder is not None:
         return [photo.image for photo in read_photos([folder])[0][:n]]
@@ -51,7 +51,9 @@ def class_images(
         kept = read_group(home, group) if cache else None
         if kept is None:
             seeds = [seed * 1_000_003 + index for index in group]
-            kept = sample(model, [prompt] * GROUP, seeds, steps=steps, guidance=guidance, batch=batch)
+            texts = [prompt] if isinstance(prompt, str) else list(prompt)
+            wanted = [texts[index % len(texts)] for index in group]
+            kept = sample(model, wanted, seeds, steps=steps, guidance=guidance, batch=batch)
             if cache:
                 write_group(home, group, kept)
         images += kept
@@ -60,14 +62,14 @@ def class_images(
     return images[:n]
 
 
-def undrawn(model: Model, prompt: str, n: int, seed: int = 0) -> int:
+def undrawn(model: Model, prompt: str | Sequence[str], n: int, seed: int = 0) -> int:
     """How many pictures `class_images` would have to draw for `n` of them, at the model's own settings."""
     home = shelf("prior", prior_key(model, prompt, seed, model.defaults.steps, model.defaults.guidance))
     groups = (range(first, first + GROUP) for first in range(0, n, GROUP))
     return sum(GROUP for group in groups if read_group(home, group) is None)
 
 
-def prior_key(model: Model, prompt: str, seed: int, steps: int, guidance: float) -> str:
+def prior_key(model: Model, prompt: str | Sequence[str], seed: int, steps: int, guidance: float) -> str:
     """Name of the cache folder: hex digest of everything that decides the pictures."""
     size = model.defaults.size
     scheduler = [type(model.pipe.scheduler).__name__, dict(model.pipe.scheduler.config)]

@@ -8,7 +8,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -18,7 +17,7 @@ from conestool.diffusion.conditioning import Conditioning, Frame
 from conestool.diffusion.finite import check_weights
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.photos import Photo, as_photo, to_latents
-from conestool.diffusion.prior import GROUP, class_images
+from conestool.diffusion.prior import GROUP
 from conestool.diffusion.prompts import choose_identifier, encode, frames_on, identifiers, is_one_token
 from conestool.diffusion.sampling import versions
 from conestool.errors import PhotoError, UsageError
@@ -26,10 +25,11 @@ from conestool.records import BaseInfo, Origin
 from conestool.search import cones, mask, taylor, tstat
 from conestool.search.captions import SAMPLES, describe_photos
 from conestool.search.density import Choice, choose
-from conestool.search.events import Note, Progress, Report, ignore
+from conestool.search.events import Note, Report, ignore
 from conestool.search.layout import Layout
 from conestool.search.methods import make_method, parameters
 from conestool.search.objective import Objective, Pictures, Term
+from conestool.search.priors import Priors, draw_priors
 from conestool.search.processes import ALONE, Processes
 from conestool.search.report import Probes, doubts, measure
 from conestool.search.resources import PLENTY, Resources, aside, at_work
@@ -104,9 +104,7 @@ def find(
     words = name_subject(model, class_noun, name, identifier, progress)
     photos = captioned(model, photos, class_noun, settings, progress, resources, processes)
     pictures = split(photos, settings.crops, settings.held_out, settings.seed)
-    priors = list(class_pictures or draw_class(model, words, settings, progress, resources, processes))
-    if len(priors) < 2:
-        raise PhotoError("fewer than 2 class images", "give several pictures of the class, or let the model draw them")
+    priors = draw_priors(model, class_noun, settings, class_pictures, progress, resources, processes)
     info = model.info
     with at_work(model, resources) as layout:
         objective, probes = prepare(model, layout, words, pictures, priors, settings, resources, processes)
@@ -115,7 +113,7 @@ def find(
             instance_prompt=words.instance[0],
             class_prompt=words.of_class[0],
             method=settings.method,
-            parameters={**settings.record(), **parameters(method), "class_pictures": len(priors)},
+            parameters={**settings.record(), **parameters(method), "class_pictures": len(priors.of_class)},
             seed=settings.seed,
             photos=sorted(photo.sha256 for photo in photos),
             held_out=pictures.held_out,
@@ -170,58 +168,38 @@ def captioned(
     return told
 
 
-def draw_class(
-    model: Model,
-    words: Words,
-    settings: Settings,
-    progress: Report,
-    resources: Resources = PLENTY,
-    processes: Processes = ALONE,
-) -> list[Image.Image]:
-    """Pictures of the class by the base model itself, from the cache where they are there.
-
-    Of several processes the first draws them, and gives them to the others.
-    """
-
-    def tell(done: int, total: int) -> None:
-        progress(Progress("class images", done, total))
-
-    count, side = settings.class_images, model.defaults.size
-    pixels = np.zeros((count, side, side, 3), np.uint8)
-    if processes.first:
-        batch = resources.pictures(GROUP)
-        drawn = class_images(model, words.of_class[0], count, settings.seed, batch=batch, progress=tell)
-        if processes.size == 1:
-            return drawn
-        pixels = np.stack([np.asarray(image) for image in drawn])
-    return [Image.fromarray(each.numpy()) for each in processes.give(torch.from_numpy(pixels))]
-
-
 def prepare(
     model: Model,
     layout: Layout,
     words: Words,
     pictures: Split,
-    priors: list[Image.Image],
+    priors: Priors,
     settings: Settings,
     resources: Resources = PLENTY,
     processes: Processes = ALONE,
 ) -> tuple[Objective, Probes]:
     """L_con for the search and the probes for the report; autoencoder and text encoder run here, and only here."""
     batch = resources.pictures(GROUP)
-    learn, report, prior = (encoded(model, images, batch) for images in (pictures.learn, pictures.report, priors))
+    learn, report, prior = (
+        encoded(model, images, batch) for images in (pictures.learn, pictures.report, priors.of_class)
+    )
     cut = max(1, len(prior) // 4)
     instance, of_class = encode(model, words.instance), encode(model, words.of_class)
     noun, captions = words.class_noun, pictures.captions
     own = [captioned_prompts(words.instance, words.phrase, noun, caption) for caption in captions]
     prompts, choices = worded(model, own)
-    terms = [Term("instance", learn, prompts, 1.0, settings.batch, choices=choices)]
-    if settings.prior_weight:
-        terms.append(Term("class", prior[cut:], of_class, settings.prior_weight, settings.batch, keep=True))
-    if settings.contrast:
+    sizes = settings.sizes()
+    terms = [Term("instance", learn, prompts, 1.0, sizes["instance"], choices=choices)]
+    if "class" in sizes:
+        terms.append(Term("class", prior[cut:], of_class, settings.prior_weight, sizes["class"], keep=True))
+    if "contrast" in sizes:
         others = [unbound_prompts(model, words, settings, caption) for caption in captions]
         prompts, choices = worded(model, others)
-        terms.append(Term("contrast", learn, prompts, settings.contrast, settings.batch, keep=True, choices=choices))
+        terms.append(Term("contrast", learn, prompts, settings.contrast, sizes["contrast"], keep=True, choices=choices))
+    if "others" in sizes:
+        prompts, choices = worded(model, priors.prompts)
+        shown = encoded(model, priors.others, batch)
+        terms.append(Term("others", shown, prompts, settings.others, sizes["others"], keep=True, choices=choices))
     objective = Objective(model, layout, terms, settings.seed, settings.noise, resources.samples, processes=processes)
     return objective, Probes(
         held_out=objective.probe(report, instance[:1], PROBES),

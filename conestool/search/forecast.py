@@ -26,6 +26,7 @@ from conestool.search.layout import top
 from conestool.search.metering import Imagined, Meter, coder_bytes
 from conestool.search.methods import METHODS, make_method
 from conestool.search.objective import Objective, Pictures, Term
+from conestool.search.priors import other_images
 from conestool.search.resources import Resources, at_work, resting
 from conestool.search.settings import Settings
 
@@ -52,11 +53,6 @@ class Job:
     processes: int = 1
 
     @property
-    def terms(self) -> int:
-        """Terms of the loss."""
-        return 1 + bool(self.settings.prior_weight) + bool(self.settings.contrast)
-
-    @property
     def asks(self) -> bool:
         """Whether the model is asked what the photos show."""
         return self.settings.captions == "auto"
@@ -64,7 +60,7 @@ class Job:
     @property
     def samples(self) -> int:
         """Samples of one step in one process."""
-        return -(-self.settings.batch * self.terms // self.processes)
+        return -(-sum(self.settings.sizes().values()) // self.processes)
 
     @property
     def at_once(self) -> int:
@@ -74,7 +70,8 @@ class Job:
     @property
     def pictures(self) -> int:
         """Pictures to encode."""
-        return self.photos * (1 + self.settings.crops) + self.settings.class_images
+        photos = self.photos * (1 + self.settings.crops)
+        return photos + self.settings.class_images + other_images(self.settings)
 
 
 @dataclass(frozen=True)
@@ -304,9 +301,10 @@ def durations(model: Model, job: Job, unit: Units) -> dict[str, float]:
     steps = steps_of(settings)
     drawing = defaults.steps * (2 if defaults.guidance > 1 else 1) * unit.forward + unit.decode
     asked = job.photos * (1 + len(surroundings(model))) * SAMPLES if job.asks else 0
-    looks = PROBE_BATCHES * PROBES + 128 * (job.terms - 1)
+    kept = 128 * (len(settings.sizes()) - 1)
+    looks = PROBE_BATCHES * PROBES + kept
     if settings.density is None and settings.method != "mask":
-        looks += len(CANDIDATES) * (PROBES + 128 * (job.terms - 1))
+        looks += len(CANDIDATES) * (PROBES + kept)
     return {
         "class images": job.drawings * drawing,
         "photos": job.pictures * unit.encode + asked * unit.forward,

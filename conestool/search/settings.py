@@ -18,14 +18,14 @@ class Settings:
     """How `find` searches.
 
     `prior_weight` is lambda of L_con; `contrast` the weight of a term that holds the model still on the photos when the
-    identifier is missing or is one of `rivals` other identifiers; `noise` the part of the noise schedule that the
-    search looks at (0: no noise, 1: nothing but noise): where there is much, the prompt decides, and with all of it no
-    concept is bound to its identifier (docs/method.md). `batch` is the number of samples of each term in a step;
-    `class_images` how many the base model draws (a quarter of them only for the report); `crops` how many crops of each
-    photo are seen besides the whole; `captions` is where words for the rest of a photo come from (auto: the photos'
-    own captions, else the base model's; given: only their own; none); `held_out` how many photos only the
-    report sees (None: one of four or more); `density` fixes the fraction of K/V weights to shut; `options` are the
-    method's own parameters.
+    identifier is missing or is one of `rivals` other identifiers; `others` that of a term that holds its pictures of
+    other things still; `noise` the part of the noise schedule that the search looks at (0: no noise, 1: nothing but
+    noise): where there is much, the prompt decides, and with all of it no concept is bound to its identifier
+    (docs/method.md). `batch` is the number of samples of each term in a step (see `sizes`); `class_images` how many the
+    base model draws (a quarter of them only for the report); `crops` how many crops of each photo are seen besides the
+    whole; `captions` is where words for the rest of a photo come from (auto: the photos' own captions, else the base
+    model's; given: only their own; none); `held_out` how many photos only the report sees (None: one of four or more);
+    `density` fixes the fraction of K/V weights to shut; `options` are the method's own parameters.
     """
 
     method: str = DEFAULT_METHOD
@@ -34,6 +34,7 @@ class Settings:
     prior_weight: float = 1.0
     contrast: float = 1.0
     rivals: int = 8
+    others: float = 1.0
     noise: tuple[float, float] = (0.6, 1.0)
     batch: int = 8
     class_images: int = 32
@@ -46,6 +47,7 @@ class Settings:
         require(self.density is None or 0 < self.density < 1, "density", self.density, "between 0 and 1")
         require(self.prior_weight >= 0, "prior_weight", self.prior_weight, "at least 0")
         require(self.contrast >= 0, "contrast", self.contrast, "at least 0")
+        require(self.others >= 0, "others", self.others, "at least 0")
         require(self.rivals >= 0, "rivals", self.rivals, "at least 0")
         require(0 <= self.noise[0] < self.noise[1] <= 1, "noise", self.noise, "two rising numbers from 0 to 1")
         require(self.batch >= 1, "batch", self.batch, "at least 1")
@@ -53,6 +55,21 @@ class Settings:
         require(self.crops >= 0, "crops", self.crops, "at least 0")
         require(self.captions in CAPTIONS, "captions", self.captions, f"one of {', '.join(CAPTIONS)}")
         require(self.held_out is None or self.held_out >= 0, "held_out", self.held_out, "at least 0")
+
+    def sizes(self) -> dict[str, int]:
+        """Samples of each term of the loss in a step, of the terms that have a weight.
+
+        Class images and pictures of other things share the samples of one term: with as many of each, a step takes a
+        third longer and finds nothing better (docs/method.md).
+        """
+        shared = self.batch if not (self.prior_weight and self.others) else max(1, self.batch // 2)
+        sizes = {
+            "instance": (self.batch, 1.0),
+            "class": (shared, self.prior_weight),
+            "contrast": (self.batch, self.contrast),
+            "others": (shared, self.others),
+        }
+        return {name: size for name, (size, weight) in sizes.items() if weight}
 
     def record(self) -> dict[str, Any]:
         """The settings as plain values, without those recorded elsewhere."""

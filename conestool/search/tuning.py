@@ -20,10 +20,11 @@ from conestool.patch.shutting import check_base
 from conestool.records import plain
 from conestool.search.controls import random
 from conestool.search.events import Note, Report, ignore
-from conestool.search.finding import Words, agreed, captioned, draw_class, prepare
+from conestool.search.finding import Words, agreed, captioned, prepare
 from conestool.search.joint import JointMask
 from conestool.search.layout import Layout
 from conestool.search.objective import Objective
+from conestool.search.priors import draw_priors
 from conestool.search.processes import ALONE, Processes
 from conestool.search.report import Probes, doubts, measure
 from conestool.search.resources import PLENTY, Resources, aside, at_work
@@ -43,8 +44,8 @@ COMPARED = 64
 class Tuning:
     """How `tune` works: its mask's parameters (see JointMask), and what `find` would do with the photos.
 
-    Of `settings` seed, prior_weight, contrast, batch, class_images, crops, captions and held_out count. With the photos
-    and settings of the search the same photos are held out again.
+    Of `settings` seed, prior_weight, contrast, others, batch, class_images, crops, captions and held_out count. With
+    the photos and settings of the search the same photos are held out again.
     """
 
     steps: int = 20
@@ -158,12 +159,8 @@ def subject_of(
     words = Words(concept.name, concept.class_noun, concept.identifier)
     photos = captioned(model, photos, words.class_noun, settings, progress, resources, processes)
     pictures = split(photos, settings.crops, settings.held_out, settings.seed)
-    priors = list((class_pictures or {}).get(concept.name) or ())
-    priors = priors or draw_class(model, words, settings, progress, resources, processes)
-    if len(priors) < 2:
-        raise PhotoError(
-            f"fewer than 2 class images of {concept.class_noun}", "give several, or let the model draw them"
-        )
+    given = (class_pictures or {}).get(concept.name)
+    priors = draw_priors(model, words.class_noun, settings, given, progress, resources, processes)
     objective, probes = prepare(model, layout, words, pictures, priors, settings, resources, processes)
     return Subject(concept, tuple(sorted(photo.sha256 for photo in photos)), objective, probes)
 

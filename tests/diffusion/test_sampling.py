@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageChops
@@ -85,6 +86,15 @@ def test_class_images_are_drawn_once(model: Model, own_cache: Path, monkeypatch:
     assert [image.tobytes() for image in twelve[:3]] == [image.tobytes() for image in three]
     fresh = class_images(model, "a photo of a dog", 12, cache=False)
     assert [image.tobytes() for image in fresh] == [image.tobytes() for image in twelve]
+
+
+def test_several_prompts_take_turns(model: Model, own_cache: Path) -> None:
+    """Picture k is that of prompt k alone, of as many as there are, and then from the first again."""
+    prompts = ["a photo of a dog", "a photo of a cat", "a car"]
+    mixed = class_images(model, prompts, 8)
+    for number, image in enumerate(mixed):
+        alone = class_images(model, prompts[number % 3], 8)[number]
+        assert np.abs(np.asarray(image, int) - np.asarray(alone, int)).max() <= 1
 
 
 def test_a_lost_or_damaged_picture_is_drawn_again(model: Model, own_cache: Path) -> None:

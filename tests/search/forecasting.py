@@ -14,7 +14,9 @@ from conestool.search.forecast import Job, forecast, resident
 from conestool.search.resources import Resources
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "dog"
-PLAN = Settings(batch=16, prior_weight=0, contrast=0, crops=0, class_images=4, captions="none", options={"steps": 4})
+PLAN = Settings(
+    batch=16, prior_weight=0, contrast=0, others=0, crops=0, class_images=4, captions="none", options={"steps": 4}
+)
 
 
 def peak() -> int:
