@@ -88,7 +88,39 @@ def test_learned_mask_shuts_what_helps_and_leaves_what_harms() -> None:
     ranking = finished("mask", Sum(theta=torch.tensor([1.0, -2.0])), steps=20)
     assert ranking.count == 1
     assert float(ranking.scores[0]) > 0.5
-    assert float(ranking.scores[1]) == 0
+    assert float(ranking.scores[1]) <= 0
+
+
+@dataclass
+class Steady:
+    """An objective whose theta * gradient is the same at any weights."""
+
+    effects: Tensor
+    theta: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.theta = torch.ones_like(self.effects)
+
+    def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
+        return self.effects.clone(), 0.0
+
+
+def test_the_pull_leaves_weak_effects_open() -> None:
+    """With a floor of 1 and a rate of 0.1, a pull of 0.02 needs a fifth of it; without a pull all fall in time."""
+    effects = torch.tensor([1.0, 0.3, 0.15, -0.5])
+    held = finished("mask", Steady(effects), steps=60, rate=0.1, pull=0.02, floor=1.0)
+    free = finished("mask", Steady(effects), steps=60, rate=0.1, pull=0.0, floor=1.0)
+    assert (held.scores > 0.5).tolist() == [True, True, False, False]
+    assert (free.scores > 0.5).tolist() == [True, True, True, False]
+    assert (held.count, free.count) == (2, 3)
+
+
+def test_gates_at_their_ends_are_ordered_by_their_effects() -> None:
+    """So that densities above and below the method's own shut the right ones."""
+    effects = torch.tensor([0.6, 1.0, 0.1, 0.15, -0.5])
+    scores = finished("mask", Steady(effects), steps=60, rate=0.1, pull=0.02, floor=1.0).scores
+    assert scores.argsort(descending=True).tolist() == [1, 0, 3, 2, 4]
+    assert scores[2] > 0 > scores[4]
 
 
 def test_tstat_prefers_steady_effects_to_rare_large_ones() -> None:
