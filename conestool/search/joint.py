@@ -23,7 +23,8 @@ class JointMask:
     gates start at 1: with both at the same distance many weights are shut at once and overshoot, and reopening alone
     does better. Each step runs every subject's batch under the hard mask of the union and moves all gates along the sum
     of their straight-through gradients theta * dL_con/dtheta, as method `mask` does (Adam's step with its denominator
-    floored at its `floor` quantile over all weights). With `reopen_only` nothing new is shut. `owned` is boolean,
+    floored at its `floor` quantile over all weights); those of weights that no concept shut rise by `pull` besides, so
+    that only strong effects shut one. With `reopen_only` nothing new is shut. `owned` is boolean,
     (concepts, n). Our choice; the paper says only that a few further steps help.
     """
 
@@ -37,6 +38,7 @@ class JointMask:
     momentum: float = 0.9
     decay: float = 0.95
     floor: float = 0.98
+    pull: float = 0.01
     gates: Tensor = field(init=False)
     asked: Tensor = field(init=False)
     second: Tensor = field(init=False)
@@ -67,8 +69,8 @@ class JointMask:
         self.second.lerp_(effect.square_(), 1 - self.decay)
         bias = 1 - self.momentum**self.seen, 1 - self.decay**self.seen
         move(self.gates, self.asked.sum(0), self.second, bias, self.rate, self.floor)
-        if self.reopen_only:
-            self.gates[~self.owned.any(0)] = 1.0
+        free = ~self.owned.any(0)
+        self.gates[free] = 1.0 if self.reopen_only else (self.gates[free] + self.pull).clamp_(max=1)
         return total / len(self.objectives)
 
     def state(self) -> dict[str, Tensor]:

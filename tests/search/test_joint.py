@@ -51,7 +51,8 @@ OWNED = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]]).bool()
 
 def stepped(count: int = 12, **options: Any) -> JointMask:
     """A mask after some steps on A and B, which agree on weight 0, and of which B alone would shut 1."""
-    mask = JointMask([A, B], OWNED, steps=count, floor=0.0, **options)  # type: ignore[list-item]
+    shared: dict[str, Any] = {"steps": count, "floor": 0.0, "pull": 0.0}
+    mask = JointMask([A, B], OWNED, **(shared | options))  # type: ignore[list-item]
     for index in range(count):
         mask.step(index)
     return mask
@@ -68,6 +69,12 @@ def test_new_neurons_go_to_the_concept_that_asked_and_old_ones_keep_their_owners
         [True, False, True, True, False, False],
         [True, False, False, False, True, False],
     ]
+
+
+def test_the_pull_keeps_weak_effects_open_and_leaves_owned_weights_alone() -> None:
+    """With the floor at the strongest effect, 3 (half of it) stays open under a pull that 4 overcomes."""
+    assert stepped(40, floor=1.0).shut.tolist() == [True, False, True, True, True, False]
+    assert stepped(40, floor=1.0, pull=0.03).shut.tolist() == [True, False, True, False, True, False]
 
 
 def test_reopen_only_shuts_nothing_new() -> None:
@@ -87,7 +94,7 @@ def test_reopening_is_quick_and_shutting_is_not() -> None:
 
 def test_a_restored_mask_goes_on_as_if_never_stopped() -> None:
     """Six steps, saved, and six more are twelve."""
-    again = JointMask([A, B], OWNED, steps=12, floor=0.0)  # type: ignore[list-item]
+    again = JointMask([A, B], OWNED, steps=12, floor=0.0, pull=0.0)  # type: ignore[list-item]
     again.restore({name: value.clone() for name, value in stepped(6).state().items()})
     for index in range(6, 12):
         again.step(index)
