@@ -17,7 +17,12 @@ from conestool.diffusion.models import load_model
 from conestool.evaluate import TEMPLATES, check_templates, load_aligners
 from conestool.search import METHODS
 
-VARIANTS = (*sorted(METHODS), 'mask,captions="none"', 'mask,contrast=0,noise=[0,1],captions="none"')
+VARIANTS = (
+    *sorted(METHODS),
+    "mask,pull=0",
+    "mask,pull=0,others=0",
+    'mask,pull=0,others=0,contrast=0,noise=[0,1],captions="none"',
+)
 QUICK = {
     "subjects": ["dog", "cat"],
     "seeds": [0],

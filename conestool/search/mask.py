@@ -58,7 +58,7 @@ class LearnedMask:
     momentum: float = 0.9
     decay: float = 0.95
     floor: float = 0.98
-    pull: float = 0.02
+    pull: float = 0.015
     gates: Tensor = field(init=False)
     first: Tensor = field(init=False)
     second: Tensor = field(init=False)
