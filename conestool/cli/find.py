@@ -103,7 +103,7 @@ def find(
     noise: Annotated[
         tuple[float, float] | None,
         value(
-            "--noise", metavar="LOW HIGH", text="Part of the noise schedule to look at. Default: 0.6 1.", panel=SEARCH
+            "--noise", metavar="LOW HIGH", text="Part of the noise schedule to look at. Default: 0.3 1.", panel=SEARCH
         ),
     ] = None,
     class_images: Annotated[

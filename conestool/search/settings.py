@@ -35,7 +35,7 @@ class Settings:
     contrast: float = 1.0
     rivals: int = 8
     others: float = 1.0
-    noise: tuple[float, float] = (0.6, 1.0)
+    noise: tuple[float, float] = (0.3, 1.0)
     batch: int = 8
     class_images: int = 32
     crops: int = 3

@@ -103,6 +103,7 @@ class Study:
     mix: Mix
     renders: int
     out: Path
+    guidance: float = export.GUIDANCE
     pictures: list[Tensor] = dataclasses.field(default_factory=list)
     scenes: list[Scene] = dataclasses.field(default_factory=list)
 
@@ -120,12 +121,16 @@ class Study:
         texts = [captions.caption(s, rng, identifiers=0) for s in drawn]
         kept = self.out / f"row-{index + 1}.npz"
         if not kept.exists():
-            np.savez_compressed(kept, pictures=sample.render(self.pipe, texts, seed=10_000 * index))
+            np.savez_compressed(kept, pictures=self.render(texts, 10_000 * index))
         pictures = np.load(kept)["pictures"]
         if len(pictures) != len(drawn):
             raise SystemExit(f"{kept} holds {len(pictures)} pictures, not {len(drawn)}: delete it or give --renders")
         write_sheet(self.out / f"row-{index + 1}.png", pictures[:48], texts[:48], 12, 2)
         return drawn, pictures
+
+    def render(self, texts: list[str], seed: int) -> NDArray[np.uint8]:
+        """Draw one picture per text: (N, 64, 64, 3)."""
+        return sample.render(self.pipe, texts, seed, guidance=self.guidance)
 
     def run_row(self, row: Row, index: int) -> list[dict[str, Any]]:
         """Render one row's captions and judge them, and composed scenes of the same captions as the ceiling."""
@@ -187,6 +192,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--renders", type=int, default=500)
     parser.add_argument("--model", type=Path, help="an exported folder instead of the last checkpoint")
+    parser.add_argument("--guidance", type=float, default=export.GUIDANCE, help="each its own --out")
     parser.add_argument("--draw", type=int, nargs="+", help="only render these rows (from 1), for the next call")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -195,7 +201,7 @@ def main() -> None:
     measures.check_not_held_out(bank)
     judge, mix = evaluator.load(args.work, torch.device("cpu")), scenes.MIXES[facts["domain"]]
     bank.restrict(mix.sets, mix.skips)
-    study = Study(pipe, judge, bank, mix, args.renders, args.out)
+    study = Study(pipe, judge, bank, mix, args.renders, args.out, args.guidance)
     if args.draw:
         for number in args.draw:
             study.draw_row(ROWS[number - 1], number - 1)
@@ -215,6 +221,7 @@ def main() -> None:
         "images_seen": facts["images_seen"],
         "domain": facts["domain"],
         "renders_per_row": args.renders,
+        "guidance": args.guidance,
         "results": results,
     }
     report["judge_on_held_out_scenes"] = evaluator.check(study.judge, bank, None, mix)

@@ -17,7 +17,12 @@ from training.pocket.sheets import write_sheet
 
 
 def render(
-    pipe: StableDiffusionPipeline, prompts: list[str], seed: int, steps: int = export.STEPS, batch: int = 32
+    pipe: StableDiffusionPipeline,
+    prompts: list[str],
+    seed: int,
+    steps: int = export.STEPS,
+    batch: int = 32,
+    guidance: float = export.GUIDANCE,
 ) -> NDArray[np.uint8]:
     """Render one picture per prompt: (N, 64, 64, 3); picture i starts from noise of ``seed + i``."""
     pictures = []
@@ -28,7 +33,7 @@ def render(
             out = pipe(
                 part,
                 num_inference_steps=steps,
-                guidance_scale=export.GUIDANCE,
+                guidance_scale=guidance,
                 generator=noise,
                 height=export.SIZE,
                 width=export.SIZE,
