@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,14 +12,17 @@ from PIL import Image
 from torch import Tensor
 
 from conestool.diffusion.devices import memory_errors
+from conestool.diffusion.finite import hint_for, name_of
 from conestool.diffusion.models import Model
 from conestool.diffusion.quiet import quiet
-from conestool.errors import UsageError
+from conestool.errors import NumbersError, UsageError
 
 __all__ = ["Progress", "check_size", "initial_noise", "sample", "versions"]
 
 Progress = Callable[[int, int], None]
 """Called with the pictures done so far and their total."""
+NOT_A_NUMBER = "invalid value encountered in cast"
+"""What numpy says of a picture with NaN in it, which diffusers would turn into a black one."""
 
 
 def sample(
@@ -63,14 +67,17 @@ def sample(
 
 
 def run(model: Model, call: dict[str, Any]) -> list[Image.Image]:
-    """Call the pipeline without its progress bar; running out of memory raises DeviceError."""
+    """Call the pipeline without its progress bar; DeviceError where memory runs out, NumbersError for NaN pictures."""
     pipe = model.pipe
     before = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(**{**before, "disable": True})
     try:
-        with quiet(), memory_errors(model.device):
+        with quiet(), warnings.catch_warnings(), memory_errors(model.device):
+            warnings.filterwarnings("error", NOT_A_NUMBER, RuntimeWarning)
             images: list[Image.Image] = pipe(**call).images
             return images
+    except RuntimeWarning as error:
+        raise NumbersError(f"{model.id} draws NaN in {name_of(model.dtype)}", hint_for(model.dtype)) from error
     except ValueError as error:
         what = f"{type(pipe.scheduler).__name__} in {call['num_inference_steps']} steps"
         raise UsageError(f"{model.id} cannot draw this with {what}: {error}".splitlines()[0]) from error

@@ -23,6 +23,6 @@ def test_a_dry_run_predicts_and_writes_nothing(cones: Cones, work: Path, epsilon
     assert [path.name for path in work.iterdir()] == ["photos"]
     known = cones("find", "--help").out.decode()
     assert all(word in known for name in told["lower"] for word in name.split() if word.startswith("--"))
-    given = cones(*words, "--json", "--class-images", "photos").json
+    given = cones(*words, "--json", "--class-images", "photos", "--others", "0").json
     assert given["phases"]["class images"]["seconds"] == 0
     assert given["phases"]["search"]["seconds"] > 0

@@ -18,6 +18,7 @@ from benchmarks.reliability.cycles import DTYPES, Cycles, make_model
 from conestool.cli import main as cli
 from conestool.diffusion.models import Model, load_model
 from conestool.diffusion.photos import as_photo, to_latents
+from conestool.diffusion.sampling import sample
 from conestool.diffusion.weights import kv_weights
 from conestool.errors import NumbersError
 from conestool.format import dumps
@@ -37,7 +38,7 @@ def model(epsilon_folder: Path) -> Model:
 
 def search(model: Model, method: str, photos: list[Image.Image] | None = None) -> Any:
     """A search of three steps on pictures of noise."""
-    settings = Settings(method=method, batch=2, class_images=4, crops=1, options={"steps": 3})
+    settings = Settings(method=method, batch=2, class_images=4, others=0, crops=1, options={"steps": 3})
     return find(model, photos or NOISE, "dog", identifier="sks", settings=settings, class_pictures=NOISE)
 
 
@@ -98,6 +99,12 @@ def test_a_damaged_model_stops_find_before_any_work_and_writes_nothing(
     said = "".join(capsys.readouterr().err.split())
     assert "holdsNaNvalues" in said and "getanothercopy" in said
     assert [path for path in sorted(tmp_path.iterdir()) if path not in before] in ([], [tmp_path / "cones-cache"])
+
+
+def test_pictures_of_nan_are_an_error_and_not_black(model: Model) -> None:
+    """What a model draws in too small a range is neither learned from nor shown."""
+    with answers(model.pipe.vae.decoder, float("nan")), pytest.raises(NumbersError, match="draws NaN in float32"):
+        sample(model, ["a dog"], [0], steps=2)
 
 
 def test_an_autoencoder_that_overflows_is_named(model: Model) -> None:

@@ -75,7 +75,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 BACKGROUNDS = ("plain", "beach", "field", "snow", "night", "bricks", "checkerboard", "street")
 
-#: The narrow start of the training; the wide domain is everything above.
+#: The narrow start of the training; the wide domain has every noun and background above.
 NARROW_OBJECTS = ("dog", "cat", "rabbit", "fox", "bear", "pig", "car", "house", "apple", "flower", "tree", "star")
 NARROW_WEARABLES = ("top hat", "sun hat", "cap", "crown", "glasses")
 #: The narrow domain takes four sets, and one drawing of each noun, so that few images suffice to learn the shapes.
@@ -86,6 +86,9 @@ CORE_OBJECTS = ("dog", "cat", "rabbit", "bear", "pig", "car", "house")
 CORE_WEARABLES = ("top hat", "cap", "crown")
 CORE_SETS = ("noto", "twemoji")
 CORE_BACKGROUNDS = ("plain", "beach", "field", "snow", "night")
+#: The wide domain takes every noun by four designers, and one drawing of each noun by each.
+WIDE_SETS = ("noto", "fluent-emoji-flat", "twemoji", "emojione")
+WIDE_SKIPS = NARROW_SKIPS | {"tropical-fish", "shortcake"}
 NARROW_BACKGROUNDS = ("plain", "beach", "field", "snow", "night", "bricks")
 
 IDENTIFIERS: tuple[str, ...] = tuple(json.loads((HERE / "identifiers.json").read_text())["identifiers"])

@@ -86,7 +86,7 @@ class Mix:
         object.__setattr__(self, "animals", tuple(n for n in self.objects if n in domain.ANIMALS))
 
 
-WIDE = Mix()
+WIDE = Mix(sets=domain.WIDE_SETS, skips=domain.WIDE_SKIPS, colour=0.4, jitter=0.5)
 NARROW = Mix(
     domain.NARROW_OBJECTS,
     domain.NARROW_WEARABLES,
