@@ -39,7 +39,8 @@ class Cones:
     def step(self, index: int) -> float:
         """One iteration of the algorithm on batch `index`; returns L_con under the mask before it."""
         theta = self.objective.theta
-        gradient, loss = self.objective.gradient(theta * self.mask, index)
+        masked = torch.mul(theta, self.mask, out=self.objective.room)
+        gradient, loss = self.objective.gradient(masked, index)
         effect = gradient.mul_(theta)
         if not self.seen:
             rho = self.rate / (self.steps * max(quantile(effect.abs(), 0.99), 1e-30))

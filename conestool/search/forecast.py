@@ -225,21 +225,21 @@ class Rehearsal:
     """An objective of random gradients, to see what a method does with its vectors."""
 
     theta: Tensor
+    room: Tensor
     meter: Meter
     held: int = 0
 
     def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
         """Numbers without meaning; notes what is alive while a real gradient is computed."""
-        made = torch.randn_like(weights)
         self.held = self.meter.live
-        return made, 0.0
+        return self.room.normal_(), 0.0
 
 
 def rehearse(settings: Settings, weights: int) -> Vectors:
     """One step of the method on vectors of at most 4 million entries, and the choice of weights by its ranking."""
     count = min(weights, REHEARSED)
     with Meter() as meter:
-        stage = Rehearsal(torch.randn(count), meter)
+        stage = Rehearsal(torch.randn(count), torch.empty(count), meter)
         method = make_method(settings.method, cast(Objective, stage), **settings.options)
         began = time.perf_counter()
         method.step(0)

@@ -49,6 +49,8 @@ class JointMask:
         self.gates = torch.where(self.owned.any(0), 0.5 - self.margin, 0.5 + self.caution)
         self.asked = torch.zeros(len(self.objectives), len(theta), device=theta.device)
         self.second = torch.zeros_like(theta)
+        for other in self.objectives[1:]:
+            other.room = self.objectives[0].room
 
     @property
     def shut(self) -> Tensor:
@@ -58,9 +60,10 @@ class JointMask:
     def step(self, index: int) -> float:
         """Learn from batch `index` of every subject; returns their mean L_con under the hard mask before the step."""
         theta = self.objectives[0].theta
-        weights, effect, total = theta * ~self.shut, torch.zeros_like(theta), 0.0
+        effect, total = torch.zeros_like(theta), 0.0
         for asked, objective in zip(self.asked, self.objectives, strict=True):
-            gradient, loss = objective.gradient(weights, index)
+            mask = torch.ge(self.gates, 0.5, out=objective.room)
+            gradient, loss = objective.gradient(mask.mul_(theta), index)
             own = gradient.mul_(theta)
             asked.lerp_(own, 1 - self.momentum)
             effect += own

@@ -106,8 +106,12 @@ def borrowed(denoiser: nn.Module, home: torch.device | None = None) -> Iterator[
 
 
 def quantile(values: Tensor, q: float) -> float:
-    """The q-quantile of `values`, from at most 2 million evenly spaced entries (torch.quantile takes 16 million)."""
-    return float(torch.quantile(spread(values).float(), q))
+    """The entry of `values` nearest to their q-quantile, from at most 2 million evenly spaced ones.
+
+    Selected and not sorted for, and torch.quantile takes no more than 16 million.
+    """
+    among = spread(values).float()
+    return float(among.kthvalue(1 + round(q * (len(among) - 1))).values)
 
 
 def spread(values: Tensor) -> Tensor:

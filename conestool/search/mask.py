@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -11,9 +12,10 @@ from conestool.search.layout import quantile, spread
 from conestool.search.methods import Ranking, method
 from conestool.search.objective import Objective
 
-__all__ = ["LearnedMask", "move"]
+__all__ = ["LearnedMask", "move", "observe"]
 
-PIECE = 2**18
+PIECE = 2**16
+"""Weights that are worked on at once, so that what lies between stays in the processor's cache."""
 TIE = 1e-3
 """What the order among gates at an end may add to a score between 0 and 1: too little to cross another gate."""
 
@@ -30,12 +32,25 @@ def move(
     """Move `gates` (n,) in place as Adam would, by moments (n,) and what corrects their `bias`, and hold them in 0..1.
 
     The root-mean-square in the denominator is floored at its `floor` quantile over all weights; then every gate rises
-    by `pull`. A piece at a time, so that what lies between stays in the processor's cache.
+    by `pull`.
     """
-    least = max(quantile((spread(second) / bias[1]).sqrt_(), floor), 1e-30)
-    for gate, one, two in zip(*(torch.split(vector, PIECE) for vector in (gates, first, second)), strict=True):
-        rms = (two / bias[1]).sqrt_().clamp_min_(least)
-        gate.addcdiv_(one / bias[0], rms, value=-rate).add_(pull).clamp_(0, 1)
+    root, room = bias[1] ** 0.5, gates.new_empty(min(PIECE, len(gates)))
+    least = max(quantile(spread(second).sqrt(), floor), 1e-30 * root)
+    for gate, one, two in pieces(gates, first, second):
+        rms = torch.sqrt(two, out=room[: len(two)]).clamp_min_(least)
+        gate.addcdiv_(one, rms, value=-rate * root / bias[0]).add_(pull).clamp_(0, 1)
+
+
+def observe(effect: Tensor, first: Tensor, second: Tensor, momentum: float, decay: float) -> None:
+    """Take `effect` (n,) into its running mean `first` and that of its square `second`, both (n,) and in place."""
+    for new, one, two in pieces(effect, first, second):
+        one.lerp_(new, 1 - momentum)
+        two.mul_(decay).addcmul_(new, new, value=1 - decay)
+
+
+def pieces(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same part of every vector, one after the other."""
+    return zip(*(torch.split(vector, PIECE) for vector in vectors), strict=True)
 
 
 @method("mask")
@@ -69,18 +84,13 @@ class LearnedMask:
         self.first = torch.zeros_like(self.objective.theta)
         self.second = torch.zeros_like(self.objective.theta)
 
-    def masked(self) -> Tensor:
-        """The weights under the hard mask, (n,); a mask of floats multiplies them in half the time of a boolean one."""
-        return torch.ge(self.gates, 0.5, out=torch.empty_like(self.gates)).mul_(self.objective.theta)
-
     def step(self, index: int) -> float:
         """Learn from batch `index`; returns L_con under the hard mask before the step."""
-        theta = self.objective.theta
-        gradient, loss = self.objective.gradient(self.masked(), index)
-        effect = gradient.mul_(theta)
+        theta, room = self.objective.theta, self.objective.room
+        mask = torch.ge(self.gates, 0.5, out=room)  # of floats: it multiplies in half the time of a boolean one
+        gradient, loss = self.objective.gradient(mask.mul_(theta), index)
+        observe(gradient.mul_(theta), self.first, self.second, self.momentum, self.decay)
         self.seen += 1
-        self.first.lerp_(effect, 1 - self.momentum)
-        self.second.lerp_(effect.square_(), 1 - self.decay)
         bias = 1 - self.momentum**self.seen, 1 - self.decay**self.seen
         move(self.gates, self.first, self.second, bias, self.rate, self.floor, self.pull)
         return loss

@@ -81,7 +81,9 @@ class Objective:
 
     Timesteps come from `noise`, a part of the schedule (0: no noise, 1: nothing but noise); probes see all of it.
     `pool` kept answers per term with `keep` are computed once, at the untouched weights. At most `largest` samples go
-    through the denoiser at once. Each of the `processes` computes its rows of a batch; all have the result.
+    through the denoiser at once. Each of the `processes` computes its rows of a batch; all have the result. `room` (n,)
+    is where a method may build the weights that it asks about, and where their gradient then lies: a step asks the
+    system for no memory of that size, whose pages would cost more than what is computed in them.
     """
 
     model: Model
@@ -93,12 +95,14 @@ class Objective:
     processes: Processes = ALONE
     pool: int = 128
     theta: Tensor = field(init=False)
+    room: Tensor = field(init=False)
     schedule: Schedule = field(init=False)
     scale: LossScale = field(init=False)
     kept: dict[str, Batch] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.theta = self.layout.read()
+        self.room = torch.empty_like(self.theta)
         self.schedule = schedule_of(self.model)
         self.scale = LossScale.of(self.model.dtype)
         for number, term in enumerate(self.terms):
@@ -175,7 +179,7 @@ class Objective:
     def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
         """dL_con/dtheta (n,) at `weights` (n,) on batch `index`, and that batch's L_con; the weights stay as given.
 
-        Raises NumbersError if either is not finite: no method may rank by such numbers.
+        The gradient lies in `room`, the caller's until the next call; `weights` may lie there too. Raises NumbersError if either is not finite: no method may rank by such numbers.
         """
         self.layout.write(weights)
         batch = self.batch(index)
@@ -189,13 +193,15 @@ class Objective:
 
     def backward(self, batch: Batch) -> tuple[Tensor, float]:
         """Gradient (n,), fp32, and loss of `batch` at the present weights and loss scale, whatever they are."""
-        gradient, loss = torch.zeros_like(self.theta), 0.0
+        gradient, loss = self.room.zero_(), 0.0
         for part in self.chunks(batch):
             value = (part.weights * self.errors(part)).sum()
             torch.autograd.backward(value * self.scale.value)
             self.layout.collect(gradient)
             loss += float(value.detach())
-        gradient = self.processes.add(gradient).div_(self.scale.value)
+        gradient = self.processes.add(gradient)
+        if self.scale.value != 1:
+            gradient.div_(self.scale.value)
         return gradient, self.processes.total(loss, self.theta.device)
 
     @torch.no_grad()

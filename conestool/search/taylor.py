@@ -33,7 +33,7 @@ class Taylor:
     def step(self, index: int) -> float:
         """Add batch `index` at the untouched weights; returns its L_con."""
         gradient, loss = self.objective.gradient(self.objective.theta, index)
-        self.total += gradient.mul_(self.objective.theta)
+        self.total.addcmul_(gradient, self.objective.theta)
         self.seen += 1
         return loss
 

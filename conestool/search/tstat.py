@@ -39,7 +39,7 @@ class TStatistic:
         gradient, loss = self.objective.gradient(self.objective.theta, index)
         effect = gradient.mul_(self.objective.theta)
         self.total += effect
-        self.squares += effect.square_()
+        self.squares.addcmul_(effect, effect)
         self.seen += 1
         return loss
 

@@ -30,6 +30,7 @@ class Slope:
 
     def __init__(self, *slope: float) -> None:
         self.slope, self.theta = torch.tensor(slope), torch.ones(len(slope))
+        self.room = torch.empty(len(slope))
 
     def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
         """The slope, whatever the weights."""
