@@ -179,7 +179,8 @@ class Objective:
     def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
         """dL_con/dtheta (n,) at `weights` (n,) on batch `index`, and that batch's L_con; the weights stay as given.
 
-        The gradient lies in `room`, the caller's until the next call; `weights` may lie there too. Raises NumbersError if either is not finite: no method may rank by such numbers.
+        The gradient lies in `room`, the caller's until the next call; `weights` may lie there too.
+        Raises NumbersError if either is not finite: no method may rank by such numbers.
         """
         self.layout.write(weights)
         batch = self.batch(index)
