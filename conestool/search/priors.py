@@ -23,7 +23,7 @@ __all__ = ["Priors", "draw_priors", "other_images", "other_nouns", "to_draw"]
 
 NOUNS = ("dog", "horse", "bird", "flower", "boat", "chair", "cup", "bicycle")
 """What a model that names no objects of its own must not forget. Our choice; none of them is in evaluate.wording."""
-MOST = 8
+MOST, LEFT = 8, 6
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,16 @@ def other_images(settings: Settings) -> int:
 
 
 def other_nouns(settings: dict[str, Any], taken: str) -> tuple[str, ...]:
-    """Nouns besides `taken` that the model must not forget: the last ones of its pocket.json, else common ones.
+    """Nouns besides `taken` that the model must not forget: some of those in its pocket.json, else common ones.
 
-    At most half of the model's own, so that an evaluation has others, which no search has seen.
+    The first of the model's own are left to evaluations (half of them, six at most), which thus see nouns that no search
+    has seen; of the rest at most eight, evenly spaced, since lists have like beside like.
     """
     own = settings.get("objects")
     known = [str(noun) for noun in own] if isinstance(own, list) else []
     free = [noun for noun in known or NOUNS if noun.casefold() != taken.casefold()]
-    return tuple(free[-min(MOST, max(1, len(free) // 2)) :] if known else free)
+    rest = free[min(LEFT, len(free) // 2) :] if known else free
+    return tuple(rest[:: max(1, -(-len(rest) // MOST))])
 
 
 def draw_priors(
