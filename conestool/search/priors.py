@@ -48,8 +48,8 @@ def other_images(settings: Settings) -> int:
 def other_nouns(settings: dict[str, Any], taken: str) -> tuple[str, ...]:
     """Nouns besides `taken` that the model must not forget: some of those in its pocket.json, else common ones.
 
-    The first of the model's own are left to evaluations (half of them, six at most), which thus see nouns that no search
-    has seen; of the rest at most eight, evenly spaced, since lists have like beside like.
+    The first of the model's own are left to evaluations (half of them, six at most), which thus see nouns that no
+    search has seen; of the rest at most eight, evenly spaced, since lists have like beside like.
     """
     own = settings.get("objects")
     known = [str(noun) for noun in own] if isinstance(own, list) else []

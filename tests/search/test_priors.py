@@ -39,7 +39,7 @@ def test_class_images_and_other_things_share_the_samples_of_one_term() -> None:
 
 
 FEW_OWN = ["dog", "cat", "rabbit", "bear", "pig", "car", "house"]
-MANY_OWN = [*FEW_OWN, *["fox", "frog", "cow", "tiger", "apple", "flower", "tree", "star", "balloon", "umbrella", "boat", "cake", "cup", "robot"]]
+MANY_OWN = [*FEW_OWN, "fox", "frog", "cow", "tiger", "apple", "tree", "star", "balloon", "boat", "cake", "cup"]
 
 
 @pytest.mark.parametrize("own", [[], FEW_OWN, MANY_OWN])
