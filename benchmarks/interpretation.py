@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from conestool import algebra
 from conestool.cli import _layers
 from conestool.cli._plot import map_png
-from conestool.cli._where import FULLEST, crowding, kinds
+from conestool.cli._where import FULLEST, crowding
 from conestool.concept import Concept, Cone
 from conestool.diffusion.models import Model, load_model
 from conestool.diffusion.photos import read_photos
@@ -138,7 +138,7 @@ def measure(model: Model, concept: Concept, photos: Path) -> dict[str, Callable[
             return function(subject, shut)
 
     rows: dict[str, Callable[[], Any]] = {
-        "kinds": lambda: kinds({param: len(v) for param, v in concept.indices.items()}, concept.base.tensors),
+        "kinds": lambda: _layers.kinds({param: len(v) for param, v in concept.indices.items()}, concept.base.tensors),
         "crowding": lambda: crowding(concept),
         "layers": lambda: on(by_layer),
         "strength": lambda: on(lambda s, shut: [{"strength": x, "change": change(s, shut, x)} for x in STRENGTHS]),

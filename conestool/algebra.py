@@ -12,7 +12,7 @@ import numpy as np
 from conestool.concept import Concept, Cone, Indices
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.identity import match
-from conestool.records import size_of
+from conestool.records import layer_of, size_of
 
 __all__ = [
     "Change",
@@ -207,11 +207,6 @@ def compared(a: Indices, b: Indices) -> Counts:
     """Sizes of the differences and of the intersection."""
     both = len(intersection(a, b))
     return Counts(len(a) - both, len(b) - both, both)
-
-
-def layer_of(param: str) -> str:
-    """The attention layer of a K/V param name: all before `.to_k.weight` and the like."""
-    return param.rsplit(".", 2)[0]
 
 
 def changes(a: Cone, b: Cone) -> Iterable[Change]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,16 +14,13 @@ from numpy.typing import NDArray
 
 from conestool.errors import NameClashError, UsageError
 from conestool.records import BaseInfo, Origin, size_of
+from conestool.text import check_name, check_words
 
 __all__ = ["Concept", "Cone", "Indices", "Part", "check_name", "check_words", "content_id"]
 
 Indices = NDArray[np.int64]
 """Sorted, duplicate-free, row-major positions inside one parameter; dtype int64, shape (k,)."""
 
-NAME = re.compile(r"(?:LM*|N)+(?:-(?:LM*|N)+)*")
-"""A name with every character as its general category, a letter, and every joint as `-`."""
-JOINTS = frozenset(" _.'-")
-NAME_LENGTH = 64
 TENSOR_SIZE = 2**31 - 1
 """The most weights of one tensor, so that a position fits a signed 32-bit integer."""
 
@@ -159,25 +154,6 @@ def content_id(indices: Mapping[str, Indices], tensors: Mapping[str, list[int]])
             digest.update(b"".join(number.to_bytes(8, "little") for number in numbers))
             digest.update(np.ascontiguousarray(values, dtype="<u4").data)
     return digest.hexdigest()
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that could not stand in a prompt or a file name: words of letters and digits, 64 characters.
-
-    A letter may carry marks (accents, the vowel signs of many scripts).
-    """
-    kinds = "".join("-" if sign in JOINTS else unicodedata.category(sign)[0] for sign in name[: NAME_LENGTH + 1])
-    if len(name) > NAME_LENGTH or not NAME.fullmatch(kinds):
-        raise UsageError(
-            f"concept name {name[:80]!r} is not usable", "use letters and digits, joined by - _ . ' or a space"
-        )
-
-
-def check_words(what: str, words: str) -> None:
-    """Refuse a class noun or identifier that is empty, longer than 64 characters, padded, or has control characters."""
-    control = any(unicodedata.category(character) in ("Cc", "Cs") for character in words)
-    if not 1 <= len(words) <= NAME_LENGTH or control or words != words.strip():
-        raise UsageError(f"{what} {words[:80]!r} is not usable", f"use a word or two, at most {NAME_LENGTH} characters")
 
 
 def freeze(values: Indices) -> Indices:

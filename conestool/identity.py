@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conestool.records import BaseInfo, size_of
+from conestool.records import BaseInfo, sample_positions, size_of
 
 __all__ = ["RUNGS", "Fingerprint", "Level", "Match", "bf16", "f16", "fingerprint", "match", "sample_positions"]
 
 Floats = NDArray[np.float32]
 
-SAMPLES = 4
 CHUNK = 1 << 20
 TINY = np.float32(2.0**-25)
 """The largest magnitude that float16 rounds to zero."""
@@ -118,12 +117,6 @@ def joined(prefix: bytes, tensors: Mapping[str, list[int]], hashes: Mapping[str,
         digest.update(b"".join(number.to_bytes(8, "little") for number in [len(shape), *shape]))
         digest.update(hashes[param] if hashes else b"")
     return digest.hexdigest()
-
-
-def sample_positions(n: int) -> list[int]:
-    """Flat indices of the stored samples: floor((2 j + 1) n / (2 m)) for j < m = min(4, n)."""
-    m = min(SAMPLES, n)
-    return [(2 * j + 1) * n // (2 * m) for j in range(m)]
 
 
 class Level(enum.Enum):

@@ -1,15 +1,30 @@
-"""What is known of a concept and of its base model: frozen records of metadata."""
+"""What is known of a concept and of its base model: frozen records of metadata, without numpy.
+
+A header is read with this alone, so that commands which need no index set start without numpy.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-__all__ = ["BaseInfo", "Hash", "Losses", "Origin", "Record", "plain", "size_of"]
+__all__ = [
+    "BaseInfo",
+    "Hash",
+    "Losses",
+    "Origin",
+    "Record",
+    "layer_of",
+    "plain",
+    "sample_positions",
+    "size_of",
+]
+
+SAMPLES = 4
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A sha256 in lower-case hex."""
@@ -95,9 +110,26 @@ def plain(value: Any) -> Any:
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
+    return value.item() if is_numpy_scalar(value) else value
+
+
+def is_numpy_scalar(value: Any) -> bool:
+    """Whether `value` is numpy's; only somebody who has loaded numpy can have made one."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.generic)
 
 
 def size_of(shape: Iterable[int]) -> int:
     """Number of weights of a tensor; 1 for a shape without dimensions."""
     return prod(shape)
+
+
+def sample_positions(n: int) -> list[int]:
+    """Flat indices of the stored samples: floor((2 j + 1) n / (2 m)) for j < m = min(4, n)."""
+    m = min(SAMPLES, n)
+    return [(2 * j + 1) * n // (2 * m) for j in range(m)]
+
+
+def layer_of(param: str) -> str:
+    """The attention layer of a K/V param name: all before `.to_k.weight` and the like."""
+    return param.rsplit(".", 2)[0]

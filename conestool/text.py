@@ -13,10 +13,13 @@ from conestool.errors import PromptError, UsageError
 
 __all__ = [
     "LONGEST",
+    "NAME_LENGTH",
     "PROMPT",
     "check_length",
+    "check_name",
     "check_prompt",
     "check_stored",
+    "check_words",
     "clean",
     "code",
     "cut_bytes",
@@ -31,6 +34,11 @@ PROMPT = 10_000
 """Characters of a prompt; text encoders read some 75 words of it."""
 STORED = 100_000
 """Characters of notes in a .cone file, so that they fit its header."""
+NAME = re.compile(r"(?:LM*|N)+(?:-(?:LM*|N)+)*")
+"""A name with every character as its general category, a letter, and every joint as `-`."""
+JOINTS = frozenset(" _.'-")
+NAME_LENGTH = 64
+"""Characters of a concept's name, class noun or identifier."""
 
 LONGEST = 2000
 """Characters of one text that are shown to people."""
@@ -136,6 +144,25 @@ def check_stored(what: str, text: str) -> str:
     if not decoded(text):
         raise UsageError(f"{what}: not text: {clean(text, 80)!r}", "give it in the encoding of the locale, UTF-8")
     return text
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that could not stand in a prompt or a file name: words of letters and digits, 64 characters.
+
+    A letter may carry marks (accents, the vowel signs of many scripts).
+    """
+    kinds = "".join("-" if sign in JOINTS else unicodedata.category(sign)[0] for sign in name[: NAME_LENGTH + 1])
+    if len(name) > NAME_LENGTH or not NAME.fullmatch(kinds):
+        raise UsageError(
+            f"concept name {name[:80]!r} is not usable", "use letters and digits, joined by - _ . ' or a space"
+        )
+
+
+def check_words(what: str, words: str) -> None:
+    """Refuse a class noun or identifier that is empty, longer than 64 characters, padded, or has control characters."""
+    control = any(unicodedata.category(character) in ("Cc", "Cs") for character in words)
+    if not 1 <= len(words) <= NAME_LENGTH or control or words != words.strip():
+        raise UsageError(f"{what} {words[:80]!r} is not usable", f"use a word or two, at most {NAME_LENGTH} characters")
 
 
 def decoded(text: str) -> bool:

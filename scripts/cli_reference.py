@@ -38,13 +38,6 @@ stdout carries paths, JSON (`--json`) or bytes (`-o -`); everything for people i
 """
 
 
-def commands() -> list[str]:
-    """The names of all commands, in the order of the help."""
-    from conestool.cli.main import app
-
-    return [str(each.name or each.callback.__name__) for each in app.registered_commands if each.callback]
-
-
 def help_of(*arguments: str) -> str:
     """The help text of one command, as 80 columns show it."""
     from typer.testing import CliRunner
@@ -57,8 +50,10 @@ def help_of(*arguments: str) -> str:
 
 def page() -> str:
     """The whole reference as Markdown."""
+    from conestool.cli._commands import NAMES
+
     parts = [HEAD, f"## cones\n\n```text\n{help_of()}\n```\n"]
-    parts += [f"## cones {name}\n\n```text\n{help_of(name)}\n```\n" for name in commands()]
+    parts += [f"## cones {name}\n\n```text\n{help_of(name)}\n```\n" for name in NAMES]
     return "\n".join(parts)
 
 

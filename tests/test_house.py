@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from conestool.cli._commands import NAMES
 from tests.cli.support import concept, environment, save_cone
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +40,8 @@ HEAVY = {"torch", "diffusers", "transformers", "huggingface_hub", "accelerate"}
 WING = {"diffusion", "patch", "search", "render", "evaluate"}
 """Where torch may be imported at the top of a file; cli imports it inside functions."""
 CPU_LIMIT = 0.25
+INSPECT_LIMIT = 0.5
+"""Generous: it takes 0.35 where numpy alone takes 0.15, and took 0.55 when it imported that."""
 RUNS = 5
 
 Import = tuple[str, bool]
@@ -146,21 +149,41 @@ def test_light_commands_never_import_torch(command: str, folder: Path) -> None:
     """Help, inspect, merge, extract and diff start without torch, diffusers and transformers; pull and push too."""
     hub = command.startswith(("pull", "push"))
     heavy = HEAVY - {"huggingface_hub"} if hub else HEAVY
+    code, modules = run_apart(command, folder, HF_TOKEN="hf_x" if hub else "")
+    assert code == (7 if hub else 1 if command.startswith("diff") else 0)
+    assert not heavy & modules
+
+
+@pytest.mark.parametrize(
+    "command", ["--help", "inspect --help", "inspect dog.cone both.cone", "inspect dog.cone --json"]
+)
+def test_headers_are_read_without_numpy(command: str, folder: Path) -> None:
+    """inspect needs no index set, so it waits neither for numpy nor for zstd, nor for the modules of other commands."""
+    code, modules = run_apart(command, folder)
+    assert code == 0
+    assert not {"numpy", "zstandard", "PIL", "conestool.files"} & modules
+    if command != "--help":
+        commands = {f"conestool.cli.{name}" for name in NAMES}
+        assert commands & modules == {"conestool.cli.inspect"}
+
+
+def run_apart(command: str, folder: Path, **variables: str) -> tuple[int, set[str]]:
+    """The exit code of a command line in a process of its own, and the modules that it imported."""
     script = (
         "import sys; from conestool.cli.main import run; code = run(sys.argv[1:]);"
-        f"print(code, sorted(set({sorted(heavy)!r}) & sys.modules.keys()), file=sys.stderr)"
+        "print(code, *sys.modules, file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, *command.split()],
         cwd=folder,
-        env=environment(PYTHONPATH=str(ROOT), HF_HOME=str(folder), HF_TOKEN="hf_x" if hub else ""),
+        env=environment(PYTHONPATH=str(ROOT), HF_HOME=str(folder), **variables),
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    expected = 7 if hub else 1 if command.startswith("diff") else 0
-    assert done.stderr.splitlines()[-1] == f"{expected} []"
+    code, *modules = done.stderr.splitlines()[-1].split()
+    return int(code), set(modules)
 
 
 @pytest.mark.alone
@@ -169,6 +192,15 @@ def test_help_takes_little_cpu() -> None:
     """`cones --help` stays under a quarter of a second of CPU, in the median of several runs."""
     times = [child_seconds([sys.executable, "-m", "conestool.cli", "--help"]) for _ in range(RUNS)]
     assert statistics.median(times) < CPU_LIMIT
+
+
+@pytest.mark.alone
+@pytest.mark.skipif(os.name != "posix", reason="needs the children's CPU time")
+def test_inspect_takes_little_cpu(folder: Path) -> None:
+    """`cones inspect` spends little beyond typer's start, in the median of several runs."""
+    command = [sys.executable, "-m", "conestool.cli", "inspect", "-q", str(folder / "dog.cone")]
+    times = [child_seconds(command) for _ in range(RUNS)]
+    assert statistics.median(times) < INSPECT_LIMIT
 
 
 def child_seconds(command: list[str]) -> float:

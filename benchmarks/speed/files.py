@@ -12,14 +12,14 @@ import numpy as np
 from benchmarks.format import shapes, uniform
 from benchmarks.speed.clock import child_seconds, seconds
 from conestool import format as cones
-from conestool.cli.main import app
+from conestool.cli._commands import NAMES
 from conestool.concept import Concept, Cone
 from conestool.records import BaseInfo
 
 __all__ = ["COMMANDS", "commands", "functions", "make_files", "start"]
 
 CONES = [sys.executable, "-m", "conestool.cli"]
-COMMANDS = [""] + [each.name or each.callback.__name__ for each in app.registered_commands if each.callback]
+COMMANDS = ["", *NAMES]
 """All commands, and none for `cones` itself."""
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from conestool.cli import _layers, _where
-from conestool.concept import Concept, Cone
+from conestool.cli import _layers
 from conestool.records import BaseInfo, Losses, Origin
 
 if TYPE_CHECKING:
+    from conestool.concept import Concept, Cone
     from conestool.format import Header
 
 __all__ = ["ConceptFacts", "FileFacts", "alternatives", "changes", "facts_of", "facts_of_header", "file_record"]
@@ -114,7 +114,7 @@ def concept_record(concept: ConceptFacts, base: BaseInfo) -> dict[str, Any]:
         "id": concept.id,
         "neurons": concept.neurons,
         "density": concept.neurons / max(1, base.weights()),
-        "kinds": _where.kinds(concept.counts, base.tensors),
+        "kinds": _layers.kinds(concept.counts, base.tensors),
         "layers": [{"layer": name, "neurons": found[name], "density": found[name] / whole[name]} for name in whole],
         "neurons_per_param": dict(concept.counts),
         "origin": concept.origin.model_dump(),

@@ -1,11 +1,12 @@
-"""Short names for attention layers, and sums per layer."""
+"""Short names for attention layers, and sums per layer and per kind of projection."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
+from math import prod
 
-from conestool.algebra import layer_of
+from conestool.records import layer_of
 
 __all__ = [
     "Detail",
@@ -14,6 +15,7 @@ __all__ = [
     "is_cross",
     "is_joint",
     "kind_of",
+    "kinds",
     "label",
     "layer_of",
     "natural",
@@ -96,6 +98,23 @@ def by_layer(counts: Mapping[str, int], detail: Detail = Detail.LAYER) -> dict[s
         name = shown_name(param, detail, joint)
         out[name] = out.get(name, 0) + counts[param]
     return out
+
+
+def kinds(counts: Mapping[str, int], tensors: Mapping[str, Sequence[int]]) -> dict[str, dict[str, float]]:
+    """By self K, self V, cross K and cross V (in joint attention image, text and both, see `kind_of`): the share of all
+    neurons that lie there, and their density there.
+
+    `counts` are neurons and `tensors` shapes, by param name.
+    """
+    sizes: dict[str, int] = {}
+    found: dict[str, int] = {}
+    joint = is_joint(tensors)
+    for param in sorted(tensors, key=natural):
+        kind = kind_of(param, joint)
+        sizes[kind] = sizes.get(kind, 0) + prod(tensors[param])
+        found[kind] = found.get(kind, 0) + counts.get(param, 0)
+    total = max(1, sum(found.values()))
+    return {kind: {"share": found[kind] / total, "density": found[kind] / sizes[kind]} for kind in sorted(sizes)}
 
 
 def natural(param: str) -> list[tuple[int, int | str]]:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from conestool.concept import NAME_LENGTH
 from conestool.errors import UsageError
+from conestool.text import NAME_LENGTH
 
 __all__ = ["guess_noun", "name_from_path", "name_source", "settle"]
 

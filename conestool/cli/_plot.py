@@ -104,7 +104,7 @@ def heading(draw: ImageDraw, concept: Concept) -> None:
     draw.text((MARGIN, MARGIN - 4), first, fill=INK, font=font(18))
     counts = {param: len(values) for param, values in concept.indices.items()}
     lie = ", ".join(
-        f"{kind} {_show.percent(each['share'])}" for kind, each in _where.kinds(counts, concept.base.tensors).items()
+        f"{kind} {_show.percent(each['share'])}" for kind, each in _layers.kinds(counts, concept.base.tensors).items()
     )
     crowd = _where.crowding(concept)
     fullest = ", ".join(

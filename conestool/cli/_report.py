@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import prod
 
-from conestool.cli import _facts, _layers, _show, _where
+from conestool.cli import _facts, _layers, _show
 from conestool.cli._facts import ConceptFacts, FileFacts
 
 __all__ = ["show_concept", "show_file", "show_found", "show_layers", "size_rows"]
@@ -60,7 +60,7 @@ def show_concept(concept: ConceptFacts, facts: FileFacts) -> None:
 
 def where(concept: ConceptFacts, facts: FileFacts) -> str:
     """The shares of the neurons in K and V of self- and cross-attention."""
-    kinds = _where.kinds(concept.counts, facts.base.tensors)
+    kinds = _layers.kinds(concept.counts, facts.base.tensors)
     return ", ".join(f"{kind} {_show.percent(each['share'])}" for kind, each in kinds.items())
 
 

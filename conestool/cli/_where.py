@@ -1,37 +1,18 @@
-"""Where a concept's neurons lie: in K or V, in self- or cross-attention, and how they crowd in rows and columns."""
+"""How a concept's neurons crowd in rows and columns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from conestool.cli import _layers
 from conestool.concept import Concept
 
-__all__ = ["FULLEST", "crowding", "kinds"]
+__all__ = ["FULLEST", "crowding"]
 
 FULLEST = 0.1
 """The share of a tensor's rows, or columns, that count as crowded: those with the most neurons."""
-
-
-def kinds(counts: Mapping[str, int], tensors: Mapping[str, Sequence[int]]) -> dict[str, dict[str, float]]:
-    """By self K, self V, cross K and cross V (in joint attention image, text and both, see `kind_of`): the share of all
-    neurons that lie there, and their density there.
-
-    `counts` are neurons and `tensors` shapes, by param name.
-    """
-    sizes: dict[str, int] = {}
-    found: dict[str, int] = {}
-    joint = _layers.is_joint(tensors)
-    for param in sorted(tensors, key=_layers.natural):
-        kind = _layers.kind_of(param, joint)
-        sizes[kind] = sizes.get(kind, 0) + prod(tensors[param])
-        found[kind] = found.get(kind, 0) + counts.get(param, 0)
-    total = max(1, sum(found.values()))
-    return {kind: {"share": found[kind] / total, "density": found[kind] / sizes[kind]} for kind in sorted(sizes)}
 
 
 def crowding(concept: Concept, seed: int = 0) -> dict[str, float]:

@@ -41,10 +41,10 @@ def inspect(
         if number:
             _show.say("")
         _report.show_file(one)
-    records = [_facts.file_record(one) for one in facts]
     written = [draw(files[0], data.get(str(files[0])), plot, force)] if plot else []
     checks = check_models(facts, model, revision=revision, config=config, offline=offline) if model else []
     if json:
+        records = [_facts.file_record(one) for one in facts]
         for record, check in zip(records, checks, strict=False):
             record["model_check"] = check
         _io.emit_json(records)

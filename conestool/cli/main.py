@@ -1,4 +1,4 @@
-"""The entry point `cones`: registers the commands, and turns every way to stop into an exit code and one line."""
+"""The entry point `cones`: runs a command line, and turns every way to stop into an exit code and one line."""
 
 from __future__ import annotations
 
@@ -14,19 +14,7 @@ import typer
 
 from conestool import __version__
 from conestool.cli import _io, _memory, _options, _processes, _show
-from conestool.cli._help import Command
-from conestool.cli.apply import apply
-from conestool.cli.diff import diff
-from conestool.cli.doctor import doctor
-from conestool.cli.eval import evaluate
-from conestool.cli.extract import extract
-from conestool.cli.find import find
-from conestool.cli.inspect import inspect
-from conestool.cli.merge import merge
-from conestool.cli.pull import pull
-from conestool.cli.push import push
-from conestool.cli.render import render
-from conestool.cli.tune import tune
+from conestool.cli._commands import Group
 from conestool.errors import ConesError, ModelLoadError, OutOfMemoryError, causes, first_line, is_out_of_memory
 
 __all__ = ["app", "main"]
@@ -37,6 +25,7 @@ BUG = 70
 
 app = typer.Typer(
     name="cones",
+    cls=Group,
     help="Find concept neurons in a diffusion model, and draw with them.",
     epilog="First steps: cones find ./photos -o dog.cone, then cones render 'a dog in a hat'.",
     rich_markup_mode=None,
@@ -44,9 +33,6 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for each in (find, inspect, merge, tune, extract, diff, apply, render, evaluate, pull, push, doctor):
-    name = "eval" if each is evaluate else None  # a function of that name would hide Python's own
-    app.command(name, cls=Command, no_args_is_help=each is not doctor)(_options.command(each))
 
 
 def show_version(wanted: bool) -> None:

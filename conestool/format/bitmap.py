@@ -8,14 +8,7 @@ from conestool.concept import Indices
 from conestool.errors import FormatError
 from conestool.format.bits import Bytes, count, ones, pack
 
-__all__ = ["allowed", "decode", "encode"]
-
-DENSE = 8
-
-
-def allowed(n: int, k: int) -> bool:
-    """Whether this codec may be used: at least one weight in eight, so that what is read stays in proportion to k."""
-    return n <= DENSE * k
+__all__ = ["decode", "encode"]
 
 
 def encode(values: Indices, n: int) -> Bytes:

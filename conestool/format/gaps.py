@@ -13,25 +13,9 @@ import numpy as np
 from conestool.concept import Indices
 from conestool.errors import FormatError
 from conestool.format.bits import Bytes, pack, unpack
+from conestool.format.entries import MORE, low_bits
 
-__all__ = ["decode", "encode", "longest", "low_bits", "raw_length"]
-
-MORE = 255
-
-
-def low_bits(n: int, k: int) -> int:
-    """Number of bits of each gap that stay in planes; leaves quotients of 16 to 32 on average."""
-    return max(0, (n // k).bit_length() - 5)
-
-
-def raw_length(n: int, k: int) -> int:
-    """Bytes of the raw piece."""
-    return low_bits(n, k) * ((k + 7) // 8)
-
-
-def longest(n: int, k: int) -> int:
-    """The most bytes that the coded piece can have."""
-    return k + ((n - k) >> low_bits(n, k)) // MORE
+__all__ = ["decode", "encode"]
 
 
 def encode(values: Indices, n: int) -> tuple[Bytes, Bytes]:

@@ -21,27 +21,21 @@ from numpy.typing import NDArray
 from conestool.concept import Indices
 from conestool.errors import FormatError
 from conestool.format.bits import Bytes, count, ones, pack, span
+from conestool.format.entries import sides
 
 __all__ = [
     "CLASSES",
     "Blocks",
     "Grid",
-    "allowed",
-    "coded_lengths",
     "decode",
     "encode",
     "estimate",
-    "longest",
     "plan",
     "rice",
 ]
 
 CLASSES = 32
 CHUNK = 1 << 20
-SIDE = 16
-"""Rows plus columns are at most this many times k, so that the classes do not outgrow the indices."""
-SIDES = 1 << 20
-"""Rows plus columns are at most this many, so that a reader can order them by class in a few milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +78,6 @@ class Blocks:
         return [int(ends[np.count_nonzero(self.m > p) - 1]) for p in range(int(self.m[0]))]
 
 
-def allowed(shape: list[int], k: int) -> bool:
-    """Whether this codec may be used: two dimensions or more, and at most 2^20 rows and columns, and 16 k."""
-    return len(shape) >= 2 and sum(sides(shape)) <= min(SIDE * k, SIDES)
-
-
 def sizes(side: Bytes, number: int, length: int) -> Indices:
     """How many of `length` rows (or columns) are in each of `number` classes; a piece at a time, since it counts in
     64 bits."""
@@ -97,11 +86,6 @@ def sizes(side: Bytes, number: int, length: int) -> Indices:
     parts = (np.bincount(side[at : at + CHUNK], minlength=number) for at in range(0, length, CHUNK))
     total: Indices = np.sum(list(parts), axis=0)
     return total
-
-
-def sides(shape: list[int]) -> tuple[int, int]:
-    """Rows and columns: the first dimension, and all others together."""
-    return shape[0], int(np.prod(shape[1:], dtype=np.int64))
 
 
 def rice(cells: Indices, counts: Indices) -> Indices:
@@ -158,21 +142,6 @@ def estimate(grid: Grid, counts: Indices) -> float:
         if len(side) > 1:
             bits += float(side.sum()) * max(1.0, float(-(share * np.log2(np.maximum(share, 1e-12))).sum()))
     return bits / 8 + 2 + counts.size * width(int(counts.sum()))
-
-
-def coded_lengths(shape: list[int]) -> set[int]:
-    """The lengths that the coded piece can have."""
-    height, breadth = sides(shape)
-    return {0, height, breadth, height + breadth}
-
-
-def longest(k: int) -> int:
-    """No raw piece has more bytes than this.
-
-    Two for A and B, 1,024 counts of 4 bytes and one to fill up; and m <= 30 bits and a quotient of at most 3.08 bits on
-    average for each gap, since the zeros of a block's quotients are at most 160 c / 77.
-    """
-    return 4099 + 5 * k
 
 
 def encode(values: Indices, shape: list[int], grid: Grid) -> tuple[Bytes, Bytes]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from conestool.format.indices import CODECS
+from conestool.format.entries import CODECS
 from conestool.format.maps import BaseMap, ConceptMap, HeaderMap, read_origin
 from conestool.records import BaseInfo, Origin
 

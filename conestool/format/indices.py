@@ -6,7 +6,6 @@ a concept share (a frame per tensor costs 6 % at a density of 0.1 %).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,26 +15,15 @@ from conestool.concept import Indices
 from conestool.errors import FormatError
 from conestool.format import bitmap, gaps, grid, limits
 from conestool.format.bits import Bytes
+from conestool.format.entries import BITMAP, CODECS, GAPS, GRID, Entry, bitmap_allowed, grid_allowed
 from conestool.records import size_of
 
 __all__ = ["BITMAP", "CODECS", "GAPS", "GRID", "Entry", "Pieces", "decode", "encode", "frame", "unframe"]
 
-BITMAP, GAPS, GRID = 0, 1, 2
-CODECS = {BITMAP: "bitmap", GAPS: "gaps", GRID: "grid"}
 MAGIC = b"\x28\xb5\x2f\xfd"
 NOTHING = np.empty(0, np.uint8)
 STEP = 1024
 """Bytes of an empty frame taken at once; a damaged one gives at most 32 MiB for them."""
-
-
-class Entry(NamedTuple):
-    """A row of a concept's tensor table: number of the tensor in its base, codec, k, bytes of raw and coded piece."""
-
-    tensor: int
-    codec: int
-    k: int
-    raw: int
-    coded: int
 
 
 class Pieces(NamedTuple):
@@ -60,31 +48,13 @@ def encode(values: Indices, shape: list[int]) -> Pieces:
     """The smallest encoding of `values`, sorted unique positions in a tensor of `shape`, at least one."""
     n, k = size_of(shape), len(values)
     best = Pieces(GAPS, *gaps.encode(values, n))
-    if grid.allowed(shape, k):
+    if grid_allowed(shape, k):
         plan, estimate = grid.plan(values, shape)
         if estimate < best.estimate():
             best = min(best, Pieces(GRID, *grid.encode(values, shape, plan)), key=Pieces.estimate)
-    if bitmap.allowed(n, k):
+    if bitmap_allowed(n, k):
         best = min(best, Pieces(BITMAP, NOTHING, bitmap.encode(values, n)), key=Pieces.cost)
     return best
-
-
-def check(entry: Entry, shape: list[int]) -> None:
-    """Refuse an entry that cannot be right, before anything is read or allocated for it."""
-    n = size_of(shape)
-    if not 1 <= entry.k <= n:
-        raise FormatError(f"{entry.k} indices in a tensor of {n} weights")
-    if entry.codec == BITMAP:
-        fits = bitmap.allowed(n, entry.k) and entry.raw == 0 and entry.coded == (n + 7) // 8
-    elif entry.codec == GAPS:
-        fits = entry.raw == gaps.raw_length(n, entry.k) and entry.k <= entry.coded <= gaps.longest(n, entry.k)
-    elif entry.codec == GRID:
-        fits = grid.allowed(shape, entry.k) and entry.coded in grid.coded_lengths(shape)
-        fits = fits and entry.raw <= grid.longest(entry.k)
-    else:
-        raise FormatError(f"unknown codec {entry.codec}")
-    if not fits:
-        raise FormatError(f"codec {CODECS[entry.codec]} cannot have these lengths for {entry.k} of {n} weights")
 
 
 def decode(entry: Entry, raw: Bytes, coded: Bytes, shape: list[int]) -> Indices:
@@ -145,8 +115,3 @@ def is_empty(data: bytes) -> bool:
         if stream.eof:
             return not stream.unused_data and at + STEP >= len(data)
     return False
-
-
-def total(entries: Sequence[Entry]) -> tuple[int, int]:
-    """Bytes of all raw and of all coded pieces."""
-    return sum(entry.raw for entry in entries), sum(entry.coded for entry in entries)

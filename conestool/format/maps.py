@@ -10,12 +10,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from conestool.concept import check_name, check_words
 from conestool.errors import FormatError, UsageError, VersionError
 from conestool.format import canonical, limits
-from conestool.format.indices import Entry, check, total
-from conestool.identity import sample_positions
-from conestool.records import Losses, Origin, size_of
+from conestool.format.entries import Entry, check, total
+from conestool.records import Losses, Origin, sample_positions, size_of
+from conestool.text import check_name, check_words
 
 __all__ = [
     "FEATURES",

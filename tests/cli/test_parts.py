@@ -124,7 +124,7 @@ def test_joint_attention_tells_picture_text_and_both_apart() -> None:
     ]
     counts = _layers.by_layer(dict.fromkeys(params, 1), _layers.Detail.PARAM)
     assert list(counts) == ["block.0 joint V", "block.0 joint added K", "block.0 self V", "single.0 joint K"]
-    shares = _where.kinds(dict.fromkeys(params, 1), {param: [2, 2] for param in params})
+    shares = _layers.kinds(dict.fromkeys(params, 1), {param: [2, 2] for param in params})
     assert {kind: each["share"] for kind, each in shares.items()} == {"both K": 0.25, "image V": 0.5, "text K": 0.25}
 
 
@@ -160,7 +160,7 @@ def test_heat_of_a_small_matrix_is_the_matrix() -> None:
 def test_kinds_count_where_neurons_lie() -> None:
     """Three of four neurons in self-attention's V; densities by hand."""
     tensors = {"a.attn1.to_k.weight": [2, 2], "a.attn1.to_v.weight": [3, 2], "a.attn2.to_k.weight": [2, 5]}
-    kinds = _where.kinds({"a.attn1.to_v.weight": 3, "a.attn2.to_k.weight": 1}, tensors)
+    kinds = _layers.kinds({"a.attn1.to_v.weight": 3, "a.attn2.to_k.weight": 1}, tensors)
     assert {kind: each["share"] for kind, each in kinds.items()} == {"self K": 0, "self V": 0.75, "cross K": 0.25}
     assert {kind: each["density"] for kind, each in kinds.items()} == {"self K": 0, "self V": 0.5, "cross K": 0.1}
 
