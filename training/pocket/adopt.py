@@ -1,7 +1,7 @@
 """Begin where an exported model stands: ``python -m training.pocket.adopt --model conestool/models/pocket --work F``.
 
-Writes the checkpoints that the other stages go on from, so that the model inside the package can be trained further
-without the work folder it came from. The optimizer begins anew; weights come back as fp16 has them.
+Writes the checkpoints that the other stages go on from, so that the model inside the package and its judge can be
+trained further without the work folder they came from. The optimizers begin anew; weights come back as fp16 has them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from conestool.evaluate.judge import load_judge
 from training.pocket import models, tokenizer
 from training.pocket.common import save_state
 
@@ -30,7 +31,7 @@ def read_parts(model: Path) -> torch.nn.ModuleDict:
 
 
 def adopt(model: Path, work: Path) -> dict[str, Any]:
-    """Write ``autoencoder.pt``, ``scale.pt`` and ``train.pt``; refuses a work folder that has a training already."""
+    """Write ``autoencoder.pt``, ``scale.pt``, ``evaluator.pt`` and ``train.pt``; refuses a folder with a training."""
     if (work / "train.pt").exists():
         raise SystemExit(f"{work} holds a training already; take another --work")
     parts = read_parts(model)
@@ -47,6 +48,7 @@ def adopt(model: Path, work: Path) -> dict[str, Any]:
     }
     save_state(work / "autoencoder.pt", {"model": vae.state_dict()})
     save_state(work / "scale.pt", {"scaling_factor": scale})
+    save_state(work / "evaluator.pt", {"model": load_judge().state_dict(), "steps": 0})
     save_state(work / "train.pt", state)
     return state
 
