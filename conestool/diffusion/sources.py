@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+KV = re.compile(r"(?:\.to_[kv]|\.add_[kv]_proj|\.qkv|single_blocks\.\d+\.linear1)\.weight$")
+"""Names of K/V weights in folders and single files, alone or stacked with others."""
 LIBRARIES = ("diffusers", "transformers")
 DENOISERS = ("unet", "transformer")
 SETTINGS = "pocket.json"
@@ -101,6 +103,7 @@ def folder_source(model_id: str, path: Path, revision: str | None = None) -> Sou
         raise ModelLoadError(
             f"{model_id}: no .safetensors weights in unet/ or transformer/", "pickled .bin weights are never loaded"
         )
+    refuse_eight_bits(model_id, files)
     settings = read_json(path / SETTINGS)
     size = sum(file.stat().st_size for file in files)
     return Source(model_id, path, revision, None, stored_dtype(files[0]), size, settings)
@@ -120,6 +123,21 @@ def refuse_code(model_id: str, listed: dict[str, Any]) -> None:
             raise ModelLoadError(f"{model_id}: {name} needs code that is not part of diffusers", "it is never run")
 
 
+def refuse_eight_bits(model_id: str, files: list[Path]) -> None:
+    """Refuse files that hold a K/V weight in 8 bits: neither its value nor the model's identity could be read.
+
+    diffusers leaves such weights as they are in any dtype, and a copy that keeps their scales beside them holds other
+    values still. Text encoders and autoencoders may be in 8 bits.
+    """
+    for file in files:
+        for name, kind in stored_kinds(file).items():
+            if kind.startswith("F8_") and KV.search(name):
+                raise ModelLoadError(
+                    f"{model_id}: {name} is stored as {kind}, 8 bits a weight",
+                    "take a float16, bfloat16 or float32 copy of the model; --dtype cannot make one of this",
+                )
+
+
 def needed(name: str, kind: Any) -> bool:
     """Whether an entry of model_index.json is a part without which nothing can be drawn."""
     is_part = isinstance(kind, list) and bool(kind) and kind[0] is not None
@@ -130,6 +148,7 @@ def file_source(model_id: str, path: Path, config: str | None, offline: bool) ->
     """A single checkpoint file together with the folder that holds its configuration."""
     if path.suffix.lower() != ".safetensors":
         raise ModelLoadError(f"{model_id}: not a .safetensors file", "pickled checkpoints are never loaded; convert it")
+    refuse_eight_bits(model_id, [path])
     dtype, folder = stored_dtype(path), find_config(path, config, offline)
     return Source(model_id, path, None, folder, dtype, path.stat().st_size, read_json(folder / SETTINGS))
 
@@ -292,11 +311,16 @@ def tensor_names(path: Path) -> list[str]:
 
 def stored_dtype(path: Path) -> torch.dtype | None:
     """The dtype that most of a safetensors file's tensors have; ModelLoadError if the file is damaged."""
+    kinds = list(stored_kinds(path).values())
+    return STORED.get(max(set(kinds), key=kinds.count)) if kinds else None
+
+
+def stored_kinds(path: Path) -> dict[str, str]:
+    """How a safetensors file stores each of its tensors, such as F16; ModelLoadError if the file is damaged."""
     from safetensors import safe_open
 
     with reading(str(path)), safe_open(path, "pt") as file:
-        kinds = [file.get_slice(key).get_dtype() for key in file.keys()]  # noqa: SIM118
-    return STORED.get(max(set(kinds), key=kinds.count)) if kinds else None
+        return {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
 
 
 def read_json(path: Path) -> dict[str, Any]:
