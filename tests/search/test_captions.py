@@ -15,9 +15,8 @@ from conestool.search.captions import COMMON, describe_photos, surroundings
 from conestool.search.events import Event, Note
 from conestool.search.finding import captioned
 from conestool.search.settings import Settings
-from tests.tiny import save_pipeline
 
-SHORT = {"class_images": 4, "crops": 0, "options": {"steps": 1}}
+SHORT = {"class_images": 4, "others": 0, "crops": 0, "options": {"steps": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +47,9 @@ def test_a_given_caption_stays(pocket: Model) -> None:
     assert describe_photos(pocket, [photo], "bear", 0) == [photo]
 
 
-def test_phrases_are_the_models_own_or_common_ones(pocket: Model, tmp_path: Path) -> None:
+def test_phrases_are_the_models_own_or_common_ones(pocket: Model, epsilon_folder: Path) -> None:
     assert {"on the beach", "on an orange background"} <= set(surroundings(pocket))
-    assert surroundings(load_model(str(save_pipeline(tmp_path / "model")))) == list(COMMON)
+    assert surroundings(load_model(str(epsilon_folder))) == list(COMMON)
 
 
 def test_settings_say_where_captions_come_from(pocket: Model) -> None:
@@ -68,10 +67,10 @@ def test_settings_say_where_captions_come_from(pocket: Model) -> None:
     ]
 
 
-def test_captions_change_what_is_found(pocket: Model) -> None:
-    photos = [on("red"), on("blue")]
+def test_captions_change_what_is_found(epsilon_folder: Path) -> None:
+    model, photos = load_model(str(epsilon_folder)), [on("red"), on("blue")]
     one, same, other = (
-        find(pocket, [replace(p, caption=caption) for p in photos], "bear", settings=Settings(density=0.01, **SHORT))
+        find(model, [replace(p, caption=caption) for p in photos], "bear", settings=Settings(density=0.01, **SHORT))
         for caption in ("on the beach", "on the beach", "in the snow")
     )
     assert one["bear"].id == same["bear"].id != other["bear"].id

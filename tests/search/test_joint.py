@@ -130,7 +130,7 @@ def both(model: Model) -> Cone:
 
 
 #: A few steps on random weights bind nothing to an identifier: nothing holds them back here.
-LOOSE = Settings(batch=2, crops=1, held_out=0, contrast=0.0, noise=(0.0, 1.0))
+LOOSE = Settings(batch=2, crops=1, held_out=0, contrast=0.0, others=0.0, noise=(0.0, 1.0), captions="none")
 
 
 def tuned(model: Model, cone: Cone, photos: dict[str, list[Image.Image]], **options: Any) -> Cone:
