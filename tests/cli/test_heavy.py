@@ -13,7 +13,8 @@ from conestool import format as cones_format
 from tests.cli.conftest import Cones
 from tests.cli.support import concept, save_cone
 
-FIND = ("--class-images", "4", "--steps", "4", "--density", "0.02", "--device", "cpu")
+SHORT = ("--class-images", "4", "--steps", "4", "--density", "0.02", "--device", "cpu")
+FIND = (*SHORT, "--captions", "none", "--others", "0")
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +77,7 @@ def test_find_reports_on_stderr_and_leaves_no_state(cones: Cones, work: Path) ->
     """stdout has the path; stderr has photos, class images, neurons, losses and sizes; no .part file stays."""
     draw_photos(work / "photos", "teal")
     (work / "photos" / "list.txt").write_text("not an image")
-    done = cones("find", "./photos", "-o", "dog.cone", *FIND)
+    done = cones("find", "./photos", "-o", "dog.cone", *SHORT)
     assert (done.code, done.lines) == (0, ["dog.cone"])
     for text in ("3 photos of 'dog'", "list.txt", "class images: 4", "neurons", "random indices", "class: dog", "LoRA"):
         assert text in done.err

@@ -18,7 +18,7 @@ from conestool.diffusion.photos import as_photo
 from conestool.diffusion.prompts import encode
 from conestool.errors import NumbersError, UsageError
 from conestool.format import dumps
-from conestool.search import Event, Progress, Settings, find
+from conestool.search import DEFAULT_METHOD, Event, Progress, Settings, find
 from conestool.search.layout import Layout
 from conestool.search.methods import METHODS, make_method
 from conestool.search.objective import Objective, Pictures, Term
@@ -260,11 +260,10 @@ def photos() -> list[Image.Image]:
     return [as_photo(Image.fromarray(each)).image for each in pixels]
 
 
-def quick(method: str = "mask") -> Settings:
-    """A search of three steps."""
-    return Settings(
-        method=method, density=0.02, batch=2, class_images=4, crops=0, captions="none", options={"steps": 3}
-    )
+def quick(method: str = "mask", **changes: Any) -> Settings:
+    """A search of three steps, without pictures of other things unless `changes` say so."""
+    short: dict[str, Any] = {"batch": 2, "class_images": 4, "crops": 0, "others": 0.0, "captions": "none"}
+    return Settings(method=method, density=0.02, options={"steps": 3}, **(short | changes))
 
 
 def test_find_with_least_memory_gives_nearly_the_same_neurons(model: Model) -> None:
@@ -320,11 +319,14 @@ class NoDoubles(TorchDispatchMode):
         return out
 
 
+@pytest.mark.usefixtures("few_probes")
 @pytest.mark.parametrize("method", METHODS)
 def test_no_float64_is_made_on_the_way(model: Model, method: str) -> None:
-    """By a whole search, drawing, encoding and report included, as MPS has none."""
+    """By a whole search, encoding and report included, and drawing in one of them, as MPS has none."""
+    drawn = method == DEFAULT_METHOD
+    pictures, settings = None if drawn else photos(), quick(method, others=float(drawn))
     with NoDoubles():
-        assert find(model, photos(), "dog", settings=quick(method)).concepts
+        assert find(model, photos(), "dog", settings=settings, class_pictures=pictures).concepts
 
 
 def test_the_float64_trap_works() -> None:
