@@ -14,6 +14,7 @@ import pytest
 
 from conestool.cli._commands import NAMES
 from tests.cli.support import concept, environment, save_cone
+from tests.conftest import LONGEST
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "conestool"
@@ -211,3 +212,8 @@ def child_seconds(command: list[str]) -> float:
     subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True, timeout=60)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_files_that_are_tested_first_are_there() -> None:
+    """None is named that was moved away."""
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
