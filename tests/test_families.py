@@ -29,7 +29,7 @@ from tests.tiny import random_cone, save
 
 __all__ = ["cones", "work"]
 
-FIND = ("--steps", "2", "--density", "0.02", "--class-images", "dog", "--device", "cpu")
+FIND = ("--steps", "2", "--density", "0.02", "--class-images", "dog", "--others", "0", "--device", "cpu")
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 

@@ -1,21 +1,20 @@
-"""Real processes: pipes, terminals, closed readers, and what each stream carries."""
+"""Processes, some with a start of their own: pipes, terminals, closed readers, and what each stream carries."""
 
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from conestool import format as cones_format
 from tests.cli.support import COMMAND, concept, environment, run_process, save_cone
+from tests.reliability.process import cones, on_terminal
 
 ROOT = Path(__file__).parents[2]
-posix = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+posix = pytest.mark.skipif(os.name != "posix", reason="forks")
 
 
 @pytest.fixture
@@ -26,29 +25,32 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@posix
 def test_merged_bytes_go_through_a_pipe(folder: Path) -> None:
     """`merge -o - | inspect -` and `merge - b` carry the exact bytes of the file."""
     merged = run_process("merge", "dog.cone", "hat.cone", "-o", "-", cwd=folder)
     assert cones_format.loads(merged.stdout).names == ("dog", "hat")
-    read = run_process("inspect", "-", "--json", "-q", cwd=folder, stdin=merged.stdout)
-    assert b'"name": "hat"' in read.stdout
-    again = run_process("merge", "-", "hat.cone", "-o", "-", cwd=folder, stdin=(folder / "dog.cone").read_bytes())
-    assert again.stdout == merged.stdout
+    read = cones("inspect", "-", "--json", "-q", cwd=folder, stdin=merged.stdout)
+    assert b'"name": "hat"' in read.out
+    again = cones("merge", "-", "hat.cone", "-o", "-", cwd=folder, stdin=(folder / "dog.cone").read_bytes())
+    assert again.out == merged.stdout
 
 
+@posix
 def test_stdin_can_be_named_once(folder: Path) -> None:
     """`merge - -` has no second input to read."""
-    done = run_process("merge", "-", "-", "-o", "x.cone", cwd=folder)
-    assert done.returncode == 2
-    assert b"twice" in done.stderr
+    done = cones("merge", "-", "-", "-o", "x.cone", cwd=folder)
+    assert done.code == 2
+    assert b"twice" in done.err
 
 
+@posix
 def test_usage_error_is_two_lines(folder: Path) -> None:
     """An unknown option: exit code 2, one line on what is wrong and one on what to do, stdout empty."""
-    done = run_process("merge", "--nope", cwd=folder)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.decode().splitlines()[-1] == "  see cones merge --help"
-    assert len(done.stderr.splitlines()) == 2
+    done = cones("merge", "--nope", cwd=folder)
+    assert (done.code, done.out) == (2, b"")
+    assert done.err.decode().splitlines()[-1] == "  see cones merge --help"
+    assert len(done.err.splitlines()) == 2
 
 
 def test_version_is_on_stdout(folder: Path) -> None:
@@ -79,12 +81,13 @@ def test_closed_stdout_is_no_bug(folder: Path) -> None:
     assert b"Traceback" not in done.stderr
 
 
+@posix
 def test_file_name_that_is_no_utf8(folder: Path) -> None:
     """The path on stdout is the name byte for byte, as the next program needs it."""
     name = os.fsdecode(b"d\xf6g.cone")
     done = run_process("merge", "dog.cone", "hat.cone", "-o", name, cwd=folder)
     assert done.stdout == b"d\xf6g.cone\n"
-    assert run_process("inspect", name, cwd=folder).returncode == 0
+    assert cones("inspect", name, cwd=folder).code == 0
 
 
 def test_ascii_locale_gets_ascii_bars(folder: Path) -> None:
@@ -94,65 +97,37 @@ def test_ascii_locale_gets_ascii_bars(folder: Path) -> None:
     assert b"\\u" not in done.stderr
 
 
-def on_terminal(command: list[str], cwd: Path, columns: int = 80, **env: str) -> tuple[int, bytes]:
-    """Exit code and output of a process whose three streams are one pseudo-terminal."""
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    main, side = pty.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    full = environment(PYTHONPATH=str(ROOT), **env)
-    process = subprocess.Popen(command, cwd=cwd, stdin=side, stdout=side, stderr=side, env=full)
-    os.close(side)
-    out, end = b"", time.monotonic() + 60
-    while time.monotonic() < end:
-        if select.select([main], [], [], 0.2)[0]:
-            try:
-                chunk = os.read(main, 65536)
-            except OSError:
-                break
-            if not chunk:
-                break
-            out += chunk
-        elif process.poll() is not None:
-            break
-    os.close(main)
-    return process.wait(timeout=30), out
-
-
 @posix
 def test_binary_never_reaches_a_terminal(folder: Path) -> None:
     """`merge -o -` on a terminal is refused before anything is written."""
-    code, out = on_terminal([*COMMAND, "merge", "dog.cone", "hat.cone", "-o", "-"], folder)
-    assert code == 2
-    assert b"will not write" in out
-    assert b"CONE" not in out
+    done = on_terminal("merge", "dog.cone", "hat.cone", "-o", "-", cwd=folder)
+    assert done.code == 2
+    assert b"will not write" in done.out
+    assert b"CONE" not in done.out
 
 
 @posix
 def test_stdin_that_is_a_terminal_is_not_waited_for(folder: Path) -> None:
     """`inspect -` typed by hand says what it wants instead of hanging."""
-    code, out = on_terminal([*COMMAND, "inspect", "-"], folder)
-    assert code == 3
-    assert b"pipe it in" in out
+    done = on_terminal("inspect", "-", cwd=folder)
+    assert done.code == 3
+    assert b"pipe it in" in done.out
 
 
 @posix
 def test_colour_on_a_terminal_and_none_with_no_color(folder: Path) -> None:
     """Escape sequences appear on a terminal, unless NO_COLOR is set."""
-    command = [*COMMAND, "inspect", "dog.cone"]
-    assert b"\x1b[" in on_terminal(command, folder)[1]
-    assert b"\x1b" not in on_terminal(command, folder, NO_COLOR="1")[1]
-    assert b"\x1b" not in on_terminal(command, folder, TERM="dumb")[1]
+    command = ("inspect", "dog.cone")
+    assert b"\x1b[" in on_terminal(*command, cwd=folder).out
+    assert b"\x1b" not in on_terminal(*command, cwd=folder, NO_COLOR="1").out
+    assert b"\x1b" not in on_terminal(*command, cwd=folder, TERM="dumb").out
 
 
 @posix
 @pytest.mark.parametrize("columns", [40, 80])
 def test_tables_fit_the_terminal(folder: Path, columns: int) -> None:
     """Layer bars shrink to the width there is."""
-    out = on_terminal([*COMMAND, "inspect", "dog.cone"], folder, columns, NO_COLOR="1")[1].decode()
+    out = on_terminal("inspect", "dog.cone", cwd=folder, columns=columns, NO_COLOR="1").out.decode()
     bars = [line for line in out.splitlines() if line.startswith("  down")]
     assert len(bars) == 2
     assert all(len(line) <= columns for line in bars)

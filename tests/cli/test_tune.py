@@ -12,7 +12,7 @@ from tests.cli.conftest import Cones
 from tests.cli.test_heavy import draw_photos
 from tests.tiny import random_cone
 
-TUNE = ("--class-images", "4", "--steps", "3", "--rate", "0.2", "--device", "cpu")
+TUNE = ("--class-images", "4", "--steps", "3", "--rate", "0.2", "--device", "cpu", "--captions", "none")
 PHOTOS = ("--photos", "dog=dogs", "--photos", "hat=hats")
 
 

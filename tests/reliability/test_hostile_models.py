@@ -23,6 +23,7 @@ from tests.reliability.hostile import POISON, WORDS, forge, leaks
 from tests.tiny import random_cone
 
 FIND = ("--class-images", "4", "--steps", "2", "--density", "0.02", "--device", "cpu")
+FIND += ("--captions", "none", "--others", "0")
 NAME = POISON.replace("/", "").encode()[:120].decode(errors="ignore")
 
 

@@ -37,8 +37,11 @@ def model(epsilon_folder: Path) -> Model:
 
 
 def search(model: Model, method: str, photos: list[Image.Image] | None = None) -> Any:
-    """A search of three steps on pictures of noise."""
-    settings = Settings(method=method, batch=2, class_images=4, others=0, crops=1, options={"steps": 3})
+    """A search of three steps on pictures of noise; with `mask` the model finds words for them and the density."""
+    captions = "auto" if method == "mask" else "none"
+    short: dict[str, Any] = {"batch": 2, "class_images": 4, "others": 0, "crops": 1, "captions": captions}
+    density = None if method == "mask" else 0.02
+    settings = Settings(method=method, density=density, options={"steps": 3}, **short)
     return find(model, photos or NOISE, "dog", identifier="sks", settings=settings, class_pictures=NOISE)
 
 
@@ -113,6 +116,7 @@ def test_an_autoencoder_that_overflows_is_named(model: Model) -> None:
         to_latents(model, [NOISE[0]])
 
 
+@pytest.mark.usefixtures("few_probes")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("colour", ["black", "white"])
 def test_photos_of_one_colour_are_fine(model: Model, method: str, colour: str) -> None:
