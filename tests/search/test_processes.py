@@ -37,6 +37,8 @@ FIND = (
     "photos",
     "--captions",
     "none",
+    "--others",
+    "0",
 )
 SAME = 0.99
 """The least share of indices in common: sums in another order may tip a weight that stands on an edge."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch.distributed as dist
@@ -22,8 +21,8 @@ from tests.search.test_resources import photos, quick
 
 
 def shared(method: str) -> Settings:
-    """The search by a method; in one of them the first process asks the model what the photos show."""
-    return replace(quick(method), captions="auto" if method == "taylor" else "none")
+    """The search by a method; in one the first process asks the model what photos show, and draws other things."""
+    return quick(method, captions="auto", others=1.0) if method == "taylor" else quick(method)
 
 
 def main() -> None:
