@@ -48,7 +48,7 @@ class Command:
         return [*(word.replace("_", " ").format(inputs=inputs) for word in self.line.split()), *more]
 
 
-FIND = "find {inputs}/photos -o dog.cone --class-images 4 --steps 4 --density 0.05"
+FIND = "find {inputs}/photos -o dog.cone --class-images 4 --steps 4 --density 0.05 --captions none --others 0"
 PICTURES = tuple(f"drawn/a-dog-in-a-hat-{seed}.png" for seed in (0, 1))
 ORDER = ("find", "merge", "apply", "render", "tune", "eval", "pull")
 APPLY = "apply {{inputs}}/{}.cone -o {}"
@@ -57,8 +57,9 @@ SINGLE = "denoiser.safetensors"
 MERGE = "merge {inputs}/dog.cone {inputs}/hat.cone -o both.cone"
 MERGE_OTHER = "merge {inputs}/hat.cone {inputs}/cat.cone -o both.cone"
 RENDER = "render a_dog_in_a_hat -c {inputs}/dog.cone -c {inputs}/hat.cone -o drawn/ -n 2 --steps 2"
+QUICK = "--class-images 4 --steps 3 --rate 0.2 --captions none"
 SUBJECTS = "--photos dog={inputs}/photos --photos hat={inputs}/photos"
-TUNE = f"tune {{inputs}}/dog.cone {{inputs}}/hat.cone {SUBJECTS} -o tuned.cone --class-images 4 --steps 3 --rate 0.2"
+TUNE = f"tune {{inputs}}/dog.cone {{inputs}}/hat.cone {SUBJECTS} -o tuned.cone {QUICK}"
 EVAL = "eval {inputs}/dog.cone --photos {inputs}/photos --pictures sheets --quick --prompts {inputs}/prompts.txt"
 REPOSITORY = "owner/cones"
 PULL = f"pull {REPOSITORY} {{}}.cone -o pulled.cone"

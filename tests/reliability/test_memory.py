@@ -19,9 +19,10 @@ from tests.search.test_resources import photos
 from tests.tiny import random_cone
 
 ROOT = Path(__file__).parents[2]
+BARE = ("--captions", "none")
 COMMANDS = {
-    "find": ["find", "photos", "-o", "new-dog.cone", "--class-images", "photos", "--captions", "none"],
-    "tune": ["tune", "dog.cone", "--photos", "dog=photos", "--class-images", "4", "-o", "tuned.cone"],
+    "find": ["find", "photos", "-o", "new-dog.cone", "--class-images", "photos", *BARE, "--others", "0"],
+    "tune": ["tune", "dog.cone", "--photos", "dog=photos", "--class-images", "4", "-o", "tuned.cone", *BARE],
     "render": ["render", "a dog", "--no-cones", "--size", "1024", "--batch", "2", "-o", "out.png"],
     "eval": ["eval", "dog.cone", "--photos", "photos", "--quick"],
 }
