@@ -21,12 +21,13 @@ from tests.tiny import random_cone
 ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 WAIT = 200.0
+FIND = "find photos -o dog.cone --class-images 4 --steps 1000000 --captions none --others 0"
 
 
 @contextmanager
 def finding(folder: Path, model: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A `find` that takes far longer than any test; it is gone afterwards, whatever happened."""
-    command = [*COMMAND, "find", "photos", "-o", "dog.cone", "--class-images", "4", "--steps", "1000000", *arguments]
+    command = [*COMMAND, *FIND.split(), *arguments]
     env = environment(PYTHONPATH=str(ROOT), CONES_MODEL=str(model), CONES_CACHE=str(folder / "cache"))
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=folder, env=env, **pipes) as process:
@@ -58,7 +59,7 @@ def test_ctrl_c_leaves_a_search_that_can_be_resumed(tmp_path: Path, epsilon_fold
         first.send_signal(signal.SIGINT)
         out, err = first.communicate(timeout=WAIT)
     assert (first.returncode, out) == (130, "")
-    assert "cones find photos -o dog.cone --class-images 4 --steps 1000000 --resume" in err
+    assert f"cones {FIND} --resume" in err
     assert "Traceback" not in err
     assert (tmp_path / "dog.cone.part").is_file()
     assert not (tmp_path / "dog.cone").exists()
