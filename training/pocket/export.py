@@ -15,7 +15,7 @@ from training.pocket import captions, domain, models, scenes, tokenizer
 from training.pocket.common import load_state
 from training.pocket.pool import load_autoencoder
 
-STEPS, GUIDANCE, SIZE = 25, 2.0, 64
+STEPS, GUIDANCE, SIZE = 25, 3.0, 64
 
 
 def read_average(work: Path) -> tuple[torch.nn.ModuleDict, dict[str, Any]]:
