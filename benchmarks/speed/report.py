@@ -98,6 +98,8 @@ def median(records: Sequence[dict[str, Any]], get: Callable[[dict[str, Any]], fl
 def steps(group: Group) -> str:
     """Seconds and ratios to the bare step; the share of the device's ceiling."""
     found = rounds(group)
+    if not found:
+        return "No round is done yet.\n"
     kinds = [kind for kind in found[0] if kind not in ("key", "matmul")]
     rows = []
     for kind in kinds:

@@ -10,6 +10,7 @@ import torch
 from benchmarks.fidelity.store import Store
 from benchmarks.speed import files
 from benchmarks.speed.__main__ import main
+from benchmarks.speed.report import write_page
 from benchmarks.speed.shapes import SHAPES, blank
 from benchmarks.speed.steps import KINDS
 from conestool.diffusion.weights import SUFFIXES
@@ -41,6 +42,13 @@ def test_the_page_has_a_table_for_each_part(out: Path) -> None:
     assert all(f"| {kind} |" in text for kind in KINDS)
     assert all(f"\n## {title}" in text for title in ("One step", "A picture", "Activations kept"))
     assert "Nothing on this page ran on a GPU" in text
+
+
+def test_a_page_can_be_written_before_the_first_round_is_done(tmp_path: Path) -> None:
+    """A run in parts leaves the number of operations first."""
+    store = Store(tmp_path / "rounds")
+    store.save("steps/toy/8-1-cpu-float32/flops", {"bare": 1})
+    assert "No round is done yet" in write_page(store, tmp_path / "speed.md").read_text(encoding="utf-8")
 
 
 def test_a_second_run_repeats_nothing(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
