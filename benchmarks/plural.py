@@ -163,29 +163,32 @@ def group(bench: Bench, count: int) -> None:
             bench.row(f"{count} present {kind}", lambda each=each: present(bench, names, each))
 
 
-def losses_of(rows: dict[str, Any], count: int, name: str) -> dict[str, float]:
-    """Change of one subject's held-out loss against the bare model's, in per cent, per step of the table."""
-    full, opened = rows[f"{count} tuned"]["value"][name], rows[f"{count} reopened"]["value"][name]
-    source = (full or opened).get("losses")
+def losses_of(rows: dict[str, Any], count: int, name: str, prefix: str = "") -> dict[str, float]:
+    """Change against the bare model's, in per cent, per step of the table that is done: of one subject's held-out loss,
+    or with the prefix `class_` of its class's."""
+    full, opened = (rows.get(f"{count} {kind}", {}).get("value", {}).get(name) for kind in ("tuned", "reopened"))
+    source = (full or opened or {}).get("losses")
     if not source:
         return {}
-    found = {key: source[key] for key in ("alone", "merged", "random")}
-    found |= {"tuned": full["losses"]["tuned"]} if full else {"tuned": source["merged"]}
-    found |= {"reopened": opened["losses"]["tuned"]} if opened else {"reopened": source["merged"]}
-    found["floats"] = rows[f"{count} floats"]["value"][name]
-    return {key: 100 * (found[key] / source["bare"] - 1) for key in STEPS}
+    found = {key: source[prefix + key] for key in ("alone", "merged", "random")}
+    for key, done in (("tuned", full), ("reopened", opened)):
+        if done is not None:  # empty where the cone came back as it was
+            found[key] = done["losses"][f"{prefix}tuned"] if done else source[f"{prefix}merged"]
+    if not prefix and f"{count} floats" in rows:
+        found["floats"] = rows[f"{count} floats"]["value"][name]
+    return {key: 100 * (value / source[f"{prefix}bare"] - 1) for key, value in found.items()}
 
 
 def tables(rows: dict[str, Any], groups: Sequence[int], subjects: Sequence[str]) -> str:
     """The results as Markdown."""
-    lines = ["Change of the loss on held-out photos against the bare model, in per cent.", ""]
+    lines = ["Change of the loss on held-out photos against the bare model, and (on its class), in per cent.", ""]
     lines += [f"| concepts | subject | {' | '.join(STEPS)} |", f"|{'---|' * (len(STEPS) + 2)}"]
     for count in groups:
         for name in subjects[:count]:
-            cells = losses_of(rows, count, name)
-            lines.append(
-                f"| {count} | {name} | " + " | ".join(f"{cells[k]:+.1f}" if cells else "" for k in STEPS) + " |"
-            )
+            own, of_class = losses_of(rows, count, name), losses_of(rows, count, name, "class_")
+            cells = [f"{own[k]:+.1f}" if k in own else "" for k in STEPS]
+            cells = [f"{c} ({of_class[k]:+.1f})" if k in of_class else c for k, c in zip(STEPS, cells, strict=True)]
+            lines.append(f"| {count} | {name} | {' | '.join(cells)} |")
     kinds = ("bare", "merged", "reopened", "tuned")
     lines += [
         "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,8 @@ def write_page(out: Path, page: Path) -> Path:
     if not folders:
         raise SystemExit(f"{out} holds no results: run python -m benchmarks.fidelity first")
     study = Study(Store(folders[-1]))
-    parts = [HEAD, study.setting(), study.summary("test"), study.summary("development"), study.by_subject()]
-    parts += [study.controls(), study.matrices(), study.ceilings(), study.pictures(page)]
+    parts = [HEAD, study.setting(), study.summary("test"), study.summary("development"), study.over_seeds()]
+    parts += [study.by_subject(), study.controls(), study.matrices(), study.ceilings(), study.pictures(page)]
     text = "\n".join(part for part in parts if part)
     return write_atomic(page, text.encode(), force=True)
 
@@ -140,21 +140,42 @@ class Study:
         controls = [mean_of(group, control(name)) for name in ("random", "largest")]
         share = mean_of(group, self.share)
         return [
-            percent(mean_of(group, loss("held_out")), spread=len(group) > 1),
+            percent(mean_of(group, loss("held_out")), spread=len({record["subject"] for record in group}) > 1),
             "" if share is None else f"{100 * share[0]:.0f} %",
             *(percent(mean_of(group, loss(name))) for name in ("no_identifier", "class", "unrelated")),
             *(percent(found) for found in controls),
             *(plain(mean_of(group, score(measure))) for measure in self.measures),
         ]
 
+    def chosen(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every search at its own density and every fine-tune at the chosen rate, with its name."""
+        for record in self.records:
+            if record["kind"] == "search" and record["density"] == "auto":
+                yield f"`{record['variant']}`", record
+            elif record["kind"] == "fine-tune" and record["rate"] == self.rates["fine-tune"]:
+                yield "fine-tune (floats)", record
+
+    def over_seeds(self) -> str:
+        """The same searches and fine-tunes by subject, each the mean of its seeds; then the mean of all subjects."""
+        groups: dict[str, dict[str, Records]] = {}
+        for named, record in self.chosen():
+            groups.setdefault(named, {}).setdefault(record["subject"], []).append(record)
+        rows = []
+        for named, subjects in sorted(groups.items()):
+            found = subjects | {f"mean of {len(subjects)}": [r for group in subjects.values() for r in group]}
+            for subject, group in found.items():
+                shut = "" if group[0]["kind"] != "search" else self.density("", group)
+                rows.append([named, subject, str(len({r["seed"] for r in group})), shut, *self.cells(group)])
+        head = ["search", "subject", "seeds", "shut", *CELLS, *map(title, self.measures)]
+        return "## Every subject, mean of its seeds\n\n" + table(head, rows) if rows else ""
+
     def by_subject(self) -> str:
         """Every search and fine-tune of the first seed at its own density, all its measures, and its size and time."""
-        rows = []
-        for record in self.records:
-            named = {"search": record.get("variant"), "fine-tune": "fine-tune (floats)"}.get(record["kind"])
-            chosen = record.get("density") == "auto" or record.get("rate") == self.rates.get("fine-tune", -1)
-            if named and chosen and record["seed"] == 0:
-                rows.append([record["subject"], f"`{named}`", *self.cells([record]), ratio(record), *costs(record)])
+        rows = [
+            [record["subject"], named, *self.cells([record]), ratio(record), *costs(record)]
+            for named, record in self.chosen()
+            if record["seed"] == 0
+        ]
         head = ["subject", "search", *CELLS, *map(title, self.measures), "with : without identifier"]
         head += ["neurons", "file", "seconds"]
         return "## Every subject, seed 0\n\n" + table(head, sorted(rows)) if rows else ""

@@ -86,10 +86,10 @@ CORE_OBJECTS = ("dog", "cat", "rabbit", "bear", "pig", "car", "house")
 CORE_WEARABLES = ("top hat", "cap", "crown")
 CORE_SETS = ("noto", "twemoji")
 CORE_BACKGROUNDS = ("plain", "beach", "field", "snow", "night")
+NARROW_BACKGROUNDS = ("plain", "beach", "field", "snow", "night", "bricks")
 #: The wide domain takes every noun by four designers, and one drawing of each noun by each.
 WIDE_SETS = ("noto", "fluent-emoji-flat", "twemoji", "emojione")
 WIDE_SKIPS = NARROW_SKIPS | {"tropical-fish", "shortcake"}
-NARROW_BACKGROUNDS = ("plain", "beach", "field", "snow", "night", "bricks")
 
 IDENTIFIERS: tuple[str, ...] = tuple(json.loads((HERE / "identifiers.json").read_text())["identifiers"])
 
