@@ -58,7 +58,7 @@ def test_benchmarks_read_only_what_the_repository_has() -> None:
 
 
 def test_the_table_of_several_subjects_has_what_is_done() -> None:
-    """Held-out change and that of the class; a cone that came back as it was counts as merged, a missing row as blank."""
+    """Losses and those of the class; a cone that came back as it was counts as merged, a missing row as blank."""
     from benchmarks.plural import tables
 
     losses = {"bare": 2.0, "alone": 1.0, "merged": 1.5, "random": 2.0, "tuned": 1.2}
