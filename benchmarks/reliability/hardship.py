@@ -116,6 +116,7 @@ def read_only(stage: Stage, names: tuple[str, ...] = ORDER) -> Result:
             with closed(place.out):
                 ended = start(stage, place, command.arguments(stage.inputs, "--force"), obey_permissions).wait()
             problems += refused(command, place, ended, old, "read-only folder")
+            problems += [f"{command.line}: wrote into a closed folder"] * (ended.code == 0)
         with stage.place() as place:
             for folder in (place.cache, place.hub):
                 folder.mkdir()
