@@ -19,7 +19,7 @@ import torch
 from benchmarks.reliability.stage import Place, Stage
 from conestool.cli.main import main
 
-__all__ = ["Child", "Ended", "at_event", "count_events", "kill_self", "start"]
+__all__ = ["LONGEST", "Child", "Ended", "at_event", "count_events", "kill_self", "start"]
 
 Act = Callable[[int], None]
 """What is called with the number of each event."""
