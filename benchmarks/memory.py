@@ -95,7 +95,7 @@ def sizes_of(model: Checkpoint, dtype: torch.dtype) -> Sizes:
         held=round(parameter_bytes(model.denoiser) * width + aside),
         aside=round(aside),
         weights=weights,
-        vectors=rehearse(Settings(), weights),
+        vectors=rehearse(Settings(), weights, dtype),
     )
 
 

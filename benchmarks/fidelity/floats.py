@@ -19,7 +19,7 @@ def train(objective: Objective, kind: str, steps: int, rate: float) -> Tensor:
 
 def fine_tune(objective: Objective, steps: int, rate: float) -> Tensor:
     """Every weight on its own."""
-    weights = objective.theta.clone()
+    weights = objective.theta.float().clone()
     optimizer = torch.optim.Adam([weights], lr=rate)
     for index in range(steps):
         weights.grad, _ = objective.gradient(weights, index)

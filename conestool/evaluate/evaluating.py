@@ -60,11 +60,12 @@ class Study:
     aligners: Sequence[Aligner]
     drawings: Mapping[str, Images]
     tell: Tell
-    theta: Tensor = field(init=False)
     sheets: dict[str, list[Images]] = field(init=False, default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.theta = self.layout.read()
+    @property
+    def theta(self) -> Tensor:
+        """The untouched weights, (n,)."""
+        return self.layout.theta
 
     def pictures(self, what: str, weights: Tensor, subject: str) -> Images:
         """The plan's pictures of `subject` at `weights`, with progress under the name of `what`."""

@@ -33,8 +33,8 @@ class Cones:
     seen: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.mask = torch.ones_like(self.objective.theta)
-        self.total = torch.zeros_like(self.objective.theta)
+        self.mask = torch.ones_like(self.objective.room)
+        self.total = torch.zeros_like(self.objective.room)
 
     def step(self, index: int) -> float:
         """One iteration of the algorithm on batch `index`; returns L_con under the mask before it."""

@@ -185,7 +185,7 @@ class Sizes:
             held=held_bytes(model.device),
             aside=0 if device == "cpu" else sum(parameter_bytes(part) for part in resting(model)),
             weights=weights,
-            vectors=rehearse(settings, weights),
+            vectors=rehearse(settings, weights, model.dtype),
         )
 
     def memory(self, job: Job) -> dict[str, int]:
@@ -214,10 +214,11 @@ def search_memory(ask: Imagined, vectors: Vectors, weights: int, job: Job, on_cp
     """Bytes that the loop takes on its device beside the model's weights."""
     learning = ask.pass_bytes(job.at_once, checkpointing=job.resources.gradient_checkpointing)
     looking = ask.pass_bytes(min(PROBES, job.resources.samples), learning=False)
-    copy = weights * ask.dtype.itemsize if on_cpu else 0
-    away = job.resources.offload_scores and not on_cpu
-    held, peak = (0.0, 0.0) if away else (vectors.held * weights, vectors.peak * weights)
-    return round(copy + max(held + max(learning, looking), peak))
+    if job.resources.offload_scores and not on_cpu:
+        return max(learning, looking)
+    if ask.dtype == torch.float32:  # gradients then add up in one of the vectors (`Layout.adding_to`)
+        learning -= weights * ask.dtype.itemsize
+    return round(max(vectors.held * weights + max(learning, looking), vectors.peak * weights))
 
 
 @dataclass
@@ -235,11 +236,14 @@ class Rehearsal:
         return self.room.normal_(), 0.0
 
 
-def rehearse(settings: Settings, weights: int) -> Vectors:
-    """One step of the method on vectors of at most 4 million entries, and the choice of weights by its ranking."""
+def rehearse(settings: Settings, weights: int, dtype: torch.dtype) -> Vectors:
+    """One step of the method on vectors of at most 4 million entries, and the choice of weights by its ranking.
+
+    `dtype` is that of the model's weights.
+    """
     count = min(weights, REHEARSED)
     with Meter() as meter:
-        stage = Rehearsal(torch.randn(count), torch.empty(count), meter)
+        stage = Rehearsal(torch.randn(count).to(dtype), torch.empty(count), meter)
         method = make_method(settings.method, cast(Objective, stage), **settings.options)
         began = time.perf_counter()
         method.step(0)

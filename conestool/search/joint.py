@@ -48,7 +48,7 @@ class JointMask:
         theta = self.objectives[0].theta
         self.gates = torch.where(self.owned.any(0), 0.5 - self.margin, 0.5 + self.caution)
         self.asked = torch.zeros(len(self.objectives), len(theta), device=theta.device)
-        self.second = torch.zeros_like(theta)
+        self.second = torch.zeros_like(self.objectives[0].room)
         for other in self.objectives[1:]:
             other.room = self.objectives[0].room
 
@@ -60,7 +60,7 @@ class JointMask:
     def step(self, index: int) -> float:
         """Learn from batch `index` of every subject; returns their mean L_con under the hard mask before the step."""
         theta = self.objectives[0].theta
-        effect, total = torch.zeros_like(theta), 0.0
+        effect, total = torch.zeros_like(self.second), 0.0
         for asked, objective in zip(self.asked, self.objectives, strict=True):
             mask = torch.ge(self.gates, 0.5, out=objective.room)
             gradient, loss = objective.gradient(mask.mul_(theta), index)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,13 +21,21 @@ SAMPLE = 1_000_000
 
 @dataclass(frozen=True)
 class Layout:
-    """Names and parameters of the K/V weights in name order; vectors have their n = sum(numel) entries, fp32.
+    """Names and parameters of the K/V weights in name order; vectors have their n = sum(numel) entries.
 
     Vectors lie on the device `home`, where it is given, and otherwise with the weights.
     """
 
     parameters: Mapping[str, nn.Parameter]
     home: torch.device | None = None
+
+    @cached_property
+    def theta(self) -> Tensor:
+        """The weights as they were when this was first asked for, shape (n,), in their own dtype; not to be changed.
+
+        There is one, however many objectives work on the layout: a vector of this size counts.
+        """
+        return torch.cat([p.detach().reshape(-1).to(self.device) for p in self.parameters.values()])
 
     @property
     def device(self) -> torch.device:
@@ -48,11 +57,31 @@ class Layout:
         for part, parameter in zip(torch.split(vector, self.sizes), self.parameters.values(), strict=True):
             parameter.copy_(part.view_as(parameter))
 
-    def collect(self, total: Tensor) -> None:
-        """Add the gradients that the last backward pass left to `total` (n,), in fp32, and clear them."""
-        for part, parameter in zip(torch.split(total, self.sizes), self.parameters.values(), strict=True):
-            if parameter.grad is not None:
-                part.add_(parameter.grad.reshape(-1).to(total.device))
+    @contextmanager
+    def adding_to(self, total: Tensor) -> Iterator[Callable[[], None]]:
+        """Within it gradients of backward passes add up in `total` (n,), fp32; call what it yields after each pass.
+
+        Autograd adds them there by itself where weights are fp32 and on the vectors' device: gradients take no memory
+        of their own then.
+        """
+        parts = [
+            (part.view_as(parameter), parameter)
+            for part, parameter in zip(torch.split(total, self.sizes), self.parameters.values(), strict=True)
+        ]
+        direct = [part.dtype == weight.dtype and part.device == weight.device for part, weight in parts]
+        for (part, parameter), there in zip(parts, direct, strict=True):
+            parameter.grad = part if there else None
+
+        def collect() -> None:
+            for (part, parameter), there in zip(parts, direct, strict=True):
+                if parameter.grad is not None and not there:
+                    part.add_(parameter.grad.to(part.device))
+                    parameter.grad = None
+
+        try:
+            yield collect
+        finally:
+            for parameter in self.parameters.values():
                 parameter.grad = None
 
     def indices(self, shut: Tensor) -> dict[str, Indices]:
@@ -83,10 +112,10 @@ class Layout:
 def borrowed(denoiser: nn.Module, home: torch.device | None = None) -> Iterator[Layout]:
     """Give gradients to the K/V weights alone; on leaving, weights, flags and mode are as they were, bit for bit.
 
-    Their copy waits in the machine's memory; vectors lie on `home`, by default with the weights.
+    Their copy, the layout's `theta`, lies on `home` as all vectors do, by default with the weights.
     """
     layout = Layout(kv_weights(denoiser), home)
-    weights = {name: parameter.detach().to("cpu", copy=True) for name, parameter in layout.parameters.items()}
+    theta = layout.theta
     flags = {parameter: parameter.requires_grad for parameter in denoiser.parameters()}
     training = denoiser.training
     denoiser.eval()
@@ -99,9 +128,7 @@ def borrowed(denoiser: nn.Module, home: torch.device | None = None) -> Iterator[
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
             parameter.grad = None
-        with torch.no_grad():
-            for name, parameter in layout.parameters.items():
-                parameter.copy_(weights[name])
+        layout.write(theta)
         denoiser.train(training)
 
 
@@ -122,8 +149,9 @@ def spread(values: Tensor) -> Tensor:
 def top(scores: Tensor, count: int) -> Tensor:
     """Boolean (n,): the `count` highest positive scores; ties go to the lower position, so that runs repeat."""
     count = min(count, int((scores > 0).sum()))
-    shut = torch.zeros_like(scores, dtype=torch.bool)
-    if count:
-        order = torch.sort(scores, descending=True, stable=True).indices
-        shut[order[:count]] = True
+    if not count:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    least = scores.topk(count, sorted=False).values.min()
+    shut = scores > least
+    shut[(scores == least).nonzero().flatten()[: count - int(shut.sum())]] = True
     return shut

@@ -16,6 +16,8 @@ __all__ = ["LearnedMask", "move", "observe"]
 
 PIECE = 2**16
 """Weights that are worked on at once, so that what lies between stays in the processor's cache."""
+MOMENTS = torch.bfloat16
+"""In which the running means are kept between two steps."""
 TIE = 1e-3
 """What the order among gates at an end may add to a score between 0 and 1: too little to cross another gate."""
 
@@ -31,21 +33,25 @@ def move(
 ) -> None:
     """Move `gates` (n,) in place as Adam would, by moments (n,) and what corrects their `bias`, and hold them in 0..1.
 
+    Gates are fp32; moments may have fewer bits, and are computed with in fp32.
     The root-mean-square in the denominator is floored at its `floor` quantile over all weights; then every gate rises
     by `pull`.
     """
     root, room = bias[1] ** 0.5, gates.new_empty(min(PIECE, len(gates)))
-    least = max(quantile(spread(second).sqrt(), floor), 1e-30 * root)
+    least = max(quantile(spread(second).float().sqrt(), floor), 1e-30 * root)
     for gate, one, two in pieces(gates, first, second):
-        rms = torch.sqrt(two, out=room[: len(two)]).clamp_min_(least)
-        gate.addcdiv_(one, rms, value=-rate * root / bias[0]).add_(pull).clamp_(0, 1)
+        rms = room[: len(two)].copy_(two).sqrt_().clamp_min_(least)
+        gate.addcdiv_(one.float(), rms, value=-rate * root / bias[0]).add_(pull).clamp_(0, 1)
 
 
 def observe(effect: Tensor, first: Tensor, second: Tensor, momentum: float, decay: float) -> None:
-    """Take `effect` (n,) into its running mean `first` and that of its square `second`, both (n,) and in place."""
+    """Take `effect` (n,), fp32, into its running mean `first` and that of its square `second`, both (n,), in place.
+
+    Computed in fp32 and rounded to the moments' own dtype.
+    """
     for new, one, two in pieces(effect, first, second):
-        one.lerp_(new, 1 - momentum)
-        two.mul_(decay).addcmul_(new, new, value=1 - decay)
+        one.copy_(one.float().lerp_(new, 1 - momentum))
+        two.copy_(two.float().mul_(decay).addcmul_(new, new, value=1 - decay))
 
 
 def pieces(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -64,7 +70,8 @@ class LearnedMask:
     Every gate also rises by `pull` in each step, the gradient of an L1 penalty on what is shut: only effects above
     `pull` / `rate` of that floor shut a weight. Without it several times as many weights are shut for the same
     pictures, and everything else that the model draws suffers (docs/method.md).
-    Our choice; density settles by itself. `rate` is the largest move of a gate per step.
+    Our choice; density settles by itself. `rate` is the largest move of a gate per step. Both moments are kept in
+    bfloat16: what is lost of them lies far below the noise of a batch, and a vector of memory is saved.
     """
 
     objective: Objective
@@ -80,9 +87,9 @@ class LearnedMask:
     seen: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.gates = torch.ones_like(self.objective.theta)
-        self.first = torch.zeros_like(self.objective.theta)
-        self.second = torch.zeros_like(self.objective.theta)
+        self.gates = torch.ones_like(self.objective.room)
+        self.first = torch.zeros_like(self.gates, dtype=MOMENTS)
+        self.second = torch.zeros_like(self.gates, dtype=MOMENTS)
 
     def step(self, index: int) -> float:
         """Learn from batch `index`; returns L_con under the hard mask before the step."""

@@ -94,21 +94,24 @@ class Objective:
     largest: int = 32
     processes: Processes = ALONE
     pool: int = 128
-    theta: Tensor = field(init=False)
     room: Tensor = field(init=False)
     schedule: Schedule = field(init=False)
     scale: LossScale = field(init=False)
     kept: dict[str, Batch] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.theta = self.layout.read()
-        self.room = torch.empty_like(self.theta)
+        self.room = torch.empty_like(self.theta, dtype=torch.float32)
         self.schedule = schedule_of(self.model)
         self.scale = LossScale.of(self.model.dtype)
         for number, term in enumerate(self.terms):
             if term.keep:
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + 7 + number)
                 self.kept[term.name] = self.answered(self.draw(term, self.pool, generator, self.noise))
+
+    @property
+    def theta(self) -> Tensor:
+        """The untouched weights, shape (n,), in their own dtype; not to be changed."""
+        return self.layout.theta
 
     def draw(self, term: Term, count: int, generator: torch.Generator, span: tuple[float, float]) -> Batch:
         """`count` samples of `term`: pictures in turn, prompts at random, stratified timesteps, CPU noise."""
@@ -195,11 +198,12 @@ class Objective:
     def backward(self, batch: Batch) -> tuple[Tensor, float]:
         """Gradient (n,), fp32, and loss of `batch` at the present weights and loss scale, whatever they are."""
         gradient, loss = self.room.zero_(), 0.0
-        for part in self.chunks(batch):
-            value = (part.weights * self.errors(part)).sum()
-            torch.autograd.backward(value * self.scale.value)
-            self.layout.collect(gradient)
-            loss += float(value.detach())
+        with self.layout.adding_to(gradient) as collect:
+            for part in self.chunks(batch):
+                value = (part.weights * self.errors(part)).sum()
+                torch.autograd.backward(value * self.scale.value)
+                collect()
+                loss += float(value.detach())
         gradient = self.processes.add(gradient)
         if self.scale.value != 1:
             gradient.div_(self.scale.value)

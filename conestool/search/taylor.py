@@ -28,12 +28,12 @@ class Taylor:
     seen: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.total = torch.zeros_like(self.objective.theta)
+        self.total = torch.zeros_like(self.objective.room)
 
     def step(self, index: int) -> float:
         """Add batch `index` at the untouched weights; returns its L_con."""
         gradient, loss = self.objective.gradient(self.objective.theta, index)
-        self.total.addcmul_(gradient, self.objective.theta)
+        self.total += gradient.mul_(self.objective.theta)
         self.seen += 1
         return loss
 

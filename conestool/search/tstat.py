@@ -31,8 +31,8 @@ class TStatistic:
     seen: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.total = torch.zeros_like(self.objective.theta)
-        self.squares = torch.zeros_like(self.objective.theta)
+        self.total = torch.zeros_like(self.objective.room)
+        self.squares = torch.zeros_like(self.objective.room)
 
     def step(self, index: int) -> float:
         """Add batch `index` at the untouched weights; returns its L_con."""

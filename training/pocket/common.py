@@ -42,7 +42,7 @@ def mixed_precision(device: torch.device) -> torch.autocast:
 
 
 class Team:
-    """The processes of one run (``torchrun``), or this one alone; gradients are averaged in one flat buffer."""
+    """The processes of one run (``torchrun``), or this one alone; they average gradients or weights in one flat buffer."""
 
     def __init__(self) -> None:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -57,14 +57,20 @@ class Team:
 
     def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Replace every gradient by its mean over the processes."""
+        self._average([p.grad for p in parameters if p.grad is not None])
+
+    def average_weights(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Replace every weight by its mean over the processes (local SGD, Stich 2019; moments stay each process's own)."""
+        self._average([p.data for p in parameters])
+
+    def _average(self, tensors: list[torch.Tensor]) -> None:
         if self.size == 1:
             return
-        grads = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in grads])
+        flat = torch.cat([t.flatten() for t in tensors])
         dist.all_reduce(flat)
         flat /= self.size
-        for grad, part in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
-            grad.copy_(part.view_as(grad))
+        for tensor, part in zip(tensors, torch.split(flat, [t.numel() for t in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def agree(self, value: float) -> float:
         """Return the leader's value, so that all stop at the same step."""

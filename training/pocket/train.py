@@ -20,6 +20,7 @@ from training.pocket.common import Team, load_state, log_line, mixed_precision, 
 
 DROP_CAPTION = 0.1
 SAVE_SECONDS = 120
+#: The averaged weights follow every so many steps, or every ``--local-steps`` where that is more.
 EMA_EVERY = 4
 #: Below this share of noise the loss of v is weighted down to a constant weight of the clean latents' error.
 DETAIL = 0.2
@@ -205,14 +206,19 @@ class Trainer:
         loss = self.loss(latents, tokens)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
-        self.team.average_gradients([*self.parameters, *self.reader.parameters()])
+        whole = [*self.parameters, *self.reader.parameters()]
+        if self.args.local_steps <= 1:
+            self.team.average_gradients(whole)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
+        if self.args.local_steps > 1 and (self.steps + 1) % self.args.local_steps == 0:
+            self.team.average_weights(whole)
         self.hold_identifiers()
         self.steps, self.seen = self.steps + 1, self.seen + len(latents) * self.team.size
-        if self.team.leads and self.steps % EMA_EVERY == 0:
+        every = max(EMA_EVERY, self.args.local_steps)
+        if self.team.leads and self.steps % every == 0:
             steps = self.steps - self.first
-            decay = min(self.args.ema, (1 + steps) / (10 + steps)) ** EMA_EVERY
+            decay = min(self.args.ema, (1 + steps) / (10 + steps)) ** every
             torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
         return loss.item()
 
@@ -229,7 +235,8 @@ def run(trainer: Trainer, pool: Pool) -> None:
     start = told = saved = time.monotonic()
     recent: list[float] = []
     first = trainer.seen
-    while (minutes := team.agree((time.monotonic() - start) / 60)) < args.minutes:
+    minutes = 0.0
+    while minutes < args.minutes:
         recent.append(trainer.step(*pool.draw(args.batch), rate_at(args, trainer.steps, minutes)))
         now = time.monotonic()
         if team.leads and now - told > 30:
@@ -240,11 +247,14 @@ def run(trainer: Trainer, pool: Pool) -> None:
                 loss=round(sum(recent) / len(recent), 4),
                 reading=round(trainer.reading, 4),
                 crowding=round(trainer.crowding, 4),
-                minutes=round(minutes, 1),
+                minutes=round((now - start) / 60, 1),
                 images_per_second=round((trainer.seen - first) / (now - start), 1),
                 shards=len(pool.names),
             )
             told, recent = now, []
+        if trainer.steps % max(1, args.local_steps):
+            continue  # the processes' weights differ, or do so with more of them
+        minutes = team.agree((now - start) / 60)
         if now - saved > SAVE_SECONDS:
             saved = now
             pool.look()
@@ -263,6 +273,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--decay", type=float, default=0.0, help="minutes of falling learning rate at the end")
     parser.add_argument("--batch", type=int, default=18, help="images in each process")
+    parser.add_argument(
+        "--local-steps",
+        type=int,
+        default=8,
+        help="several processes take so many steps of their own, then average their weights; 1: average every gradient",
+    )
     parser.add_argument("--lr", type=float, default=4e-4, help="at 1e-3 the weights walk at random")
     parser.add_argument("--text-from", type=Path, help="a checkpoint whose text encoder a new run begins with")
     parser.add_argument("--from-average", action="store_true", help="go on from the averaged weights")
