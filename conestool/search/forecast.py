@@ -216,8 +216,8 @@ def search_memory(ask: Imagined, vectors: Vectors, weights: int, job: Job, on_cp
     looking = ask.pass_bytes(min(PROBES, job.resources.samples), learning=False)
     if job.resources.offload_scores and not on_cpu:
         return max(learning, looking)
-    if ask.dtype == torch.float32:  # gradients then add up in one of the vectors (`Layout.adding_to`)
-        learning -= weights * ask.dtype.itemsize
+    if job.samples <= job.at_once:  # the room for gradients takes memory only after the one backward pass
+        learning -= weights * torch.float32.itemsize
     return round(max(vectors.held * weights + max(learning, looking), vectors.peak * weights))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,31 +57,11 @@ class Layout:
         for part, parameter in zip(torch.split(vector, self.sizes), self.parameters.values(), strict=True):
             parameter.copy_(part.view_as(parameter))
 
-    @contextmanager
-    def adding_to(self, total: Tensor) -> Iterator[Callable[[], None]]:
-        """Within it gradients of backward passes add up in `total` (n,), fp32; call what it yields after each pass.
-
-        Autograd adds them there by itself where weights are fp32 and on the vectors' device: gradients take no memory
-        of their own then.
-        """
-        parts = [
-            (part.view_as(parameter), parameter)
-            for part, parameter in zip(torch.split(total, self.sizes), self.parameters.values(), strict=True)
-        ]
-        direct = [part.dtype == weight.dtype and part.device == weight.device for part, weight in parts]
-        for (part, parameter), there in zip(parts, direct, strict=True):
-            parameter.grad = part if there else None
-
-        def collect() -> None:
-            for (part, parameter), there in zip(parts, direct, strict=True):
-                if parameter.grad is not None and not there:
-                    part.add_(parameter.grad.to(part.device))
-                    parameter.grad = None
-
-        try:
-            yield collect
-        finally:
-            for parameter in self.parameters.values():
+    def collect(self, total: Tensor) -> None:
+        """Add the gradients that backward passes left to `total` (n,), in fp32, and clear them."""
+        for part, parameter in zip(torch.split(total, self.sizes), self.parameters.values(), strict=True):
+            if parameter.grad is not None:
+                part.add_(parameter.grad.reshape(-1).to(total.device))
                 parameter.grad = None
 
     def indices(self, shut: Tensor) -> dict[str, Indices]:

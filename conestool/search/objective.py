@@ -82,8 +82,8 @@ class Objective:
     Timesteps come from `noise`, a part of the schedule (0: no noise, 1: nothing but noise); probes see all of it.
     `pool` kept answers per term with `keep` are computed once, at the untouched weights. At most `largest` samples go
     through the denoiser at once. Each of the `processes` computes its rows of a batch; all have the result. `room` (n,)
-    is where a method may build the weights that it asks about, and where their gradient then lies: a step asks the
-    system for no memory of that size, whose pages would cost more than what is computed in them.
+    is where a method may build the weights that it asks about, and where their gradient then lies; in between, while
+    the denoiser keeps what its backward pass needs, it takes no memory.
     """
 
     model: Model
@@ -182,7 +182,7 @@ class Objective:
     def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
         """dL_con/dtheta (n,) at `weights` (n,) on batch `index`, and that batch's L_con; the weights stay as given.
 
-        The gradient lies in `room`, the caller's until the next call; `weights` may lie there too.
+        The gradient lies in `room`, the caller's until the next call; `weights` may lie there too, and are gone then.
         Raises NumbersError if either is not finite: no method may rank by such numbers.
         """
         self.layout.write(weights)
@@ -197,17 +197,27 @@ class Objective:
 
     def backward(self, batch: Batch) -> tuple[Tensor, float]:
         """Gradient (n,), fp32, and loss of `batch` at the present weights and loss scale, whatever they are."""
-        gradient, loss = self.room.zero_(), 0.0
-        with self.layout.adding_to(gradient) as collect:
-            for part in self.chunks(batch):
-                value = (part.weights * self.errors(part)).sum()
-                torch.autograd.backward(value * self.scale.value)
-                collect()
-                loss += float(value.detach())
-        gradient = self.processes.add(gradient)
+        loss, size = 0.0, self.room.untyped_storage().nbytes()
+        self.room.untyped_storage().resize_(0)
+        for part in self.chunks(batch):
+            value = (part.weights * self.errors(part)).sum()
+            torch.autograd.backward(value * self.scale.value)
+            loss += float(value.detach())
+            if self.model.dtype != torch.float32:
+                self.collect(size)
+        gradient = self.processes.add(self.collect(size))
         if self.scale.value != 1:
             gradient.div_(self.scale.value)
         return gradient, self.processes.total(loss, self.theta.device)
+
+    def collect(self, size: int) -> Tensor:
+        """Add gradients that lie with the weights to `room`, which has been given its `size` in bytes back by then."""
+        storage = self.room.untyped_storage()
+        if not storage.nbytes():
+            storage.resize_(size)
+            self.room.zero_()
+        self.layout.collect(self.room)
+        return self.room
 
     @torch.no_grad()
     def loss(self, weights: Tensor, batch: Batch) -> float:

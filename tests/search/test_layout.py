@@ -57,22 +57,6 @@ def test_indices_are_positions_inside_each_parameter() -> None:
     assert layout.counts(shut) == [2, 2]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gradients_add_up_in_the_vector(dtype: torch.dtype) -> None:
-    """Of two passes, and without memory of their own where weights are float32; none are left behind."""
-    weights = {"a": nn.Parameter(torch.ones(2, 3, dtype=dtype)), "b": nn.Parameter(torch.ones(4, dtype=dtype))}
-    layout, total = Layout(weights), torch.zeros(10)
-    with layout.adding_to(total) as collect:
-        for factor in (2.0, 3.0):
-            (factor * weights["a"].sum() + weights["b"].square().sum()).backward()
-            own = [w.grad.untyped_storage().data_ptr() for w in weights.values() if w.grad is not None]
-            assert own
-            assert (set(own) == {total.untyped_storage().data_ptr()}) == (dtype == torch.float32)
-            collect()
-    assert total.tolist() == [5.0] * 6 + [4.0] * 4
-    assert all(weight.grad is None for weight in weights.values())
-
-
 def test_top_takes_the_highest_positive_scores_and_no_others() -> None:
     scores = torch.tensor([0.5, -1.0, 0.7, 0.0, 0.5])
     assert top(scores, 2).tolist() == [True, False, True, False, False]
