@@ -2,8 +2,9 @@
 
 For the first 2, 3, 4 and 6 of the subjects: the loss on every subject's held-out photos with its concept alone, with
 all merged, after `tune` and after `tune` with `reopen_only`, beside as many random indices; floats on the same indices
-as the ceiling; what the concepts share against chance; and, by pocket's judge, how often all subjects are in a picture,
-beside what the bare model draws of the same words. Finished rows are kept in FOLDER/plural.json and not repeated;
+as the ceiling; what the concepts share against chance; and how often all subjects are in a picture: by pocket's judge,
+which knows their classes alone, beside what the bare model draws of the same words; and by the witness, who knows the
+subjects (`benchmarks.witness`). Finished rows are kept in FOLDER/plural.json and not repeated;
 concepts that are not in FOLDER yet are found first.
 """
 
@@ -52,6 +53,7 @@ class Bench:
         self.rows: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
         self.model = load_model(args.model)
         self.judge = load_judge()
+        self.witness = load_judge(args.witness) if args.witness else None
 
     def row(self, key: str, make: Callable[[], Any]) -> Any:
         """The row `key`, made if it is not there yet, with its CPU seconds."""
@@ -124,8 +126,22 @@ def judged(images: Sequence[Image.Image], names: Sequence[str], judge: Judge) ->
     return [[bool(kinds & seen) for kinds in accepted] for seen in found]
 
 
+def witnessed(images: Sequence[Image.Image], names: Sequence[str], witness: Judge) -> list[list[bool]]:
+    """Per picture, whether the witness sees each of the subjects `names` in it."""
+    columns = [witness.labels.nouns.index(name) for name in names]
+    with torch.no_grad():
+        seen = witness(pixels(images, SIDE))[0][:, columns] > 0
+    return [[bool(each) for each in row] for row in seen]
+
+
+def shares(rows: Sequence[Sequence[bool]], names: Sequence[str]) -> dict[str, Any]:
+    """Share of pictures that hold all, and each."""
+    each = {name: sum(row[i] for row in rows) / len(rows) for i, name in enumerate(names)}
+    return {"all": sum(all(row) for row in rows) / len(rows), "each": each, "pictures": len(rows)}
+
+
 def present(bench: Bench, names: Sequence[str], cone: Cone | None) -> dict[str, Any]:
-    """Share of pictures that hold all subjects, and each; the same words, places and seeds for every cone."""
+    """`shares` by the judge, and as "witness" by the witness; the same words, places and seeds for every cone."""
     count = bench.args.renders
     images: list[Image.Image] = []
     for number in range(count):
@@ -133,10 +149,11 @@ def present(bench: Bench, names: Sequence[str], cone: Cone | None) -> dict[str, 
         images += [
             each.image for each in render(bench.model, [prompt], cone, seeds=[number], steps=bench.args.draw_steps)
         ]
-    rows = judged(images, names, bench.judge)
-    each = {name: sum(row[i] for row in rows) / count for i, name in enumerate(names)}
     strip(bench.args.out / f"{len(names)}-{'bare' if cone is None else cone.id[:8]}.png", images)
-    return {"all": sum(all(row) for row in rows) / count, "each": each, "pictures": count}
+    found = shares(judged(images, names, bench.judge), names)
+    if bench.witness:
+        found["witness"] = shares(witnessed(images, names, bench.witness), names)
+    return found
 
 
 def strip(file: Path, images: Sequence[Image.Image]) -> None:
@@ -190,21 +207,23 @@ def tables(rows: dict[str, Any], groups: Sequence[int], subjects: Sequence[str])
             cells = [f"{c} ({of_class[k]:+.1f})" if k in of_class else c for k, c in zip(STEPS, cells, strict=True)]
             lines.append(f"| {count} | {name} | {' | '.join(cells)} |")
     kinds = ("bare", "merged", "reopened", "tuned")
-    lines += [
-        "",
-        "Pictures that hold all subjects, by the judge.",
-        "",
-        f"| concepts | {' | '.join(kinds)} |",
-        "|---|---|---|---|---|",
-    ]
-    for count in groups:
-        if f"{count} present bare" in rows:
-            values = [rows[f"{count} present {kind}"]["value"]["all"] for kind in kinds]
-            lines.append(f"| {count} | " + " | ".join(f"{value:.0%}" for value in values) + " |")
+    for who, told in (("judge", "the judge, of their classes"), ("witness", "the witness, of the subjects themselves")):
+        lines += ["", f"Pictures that hold all, and the share of all that are there: by {told}.", ""]
+        lines += [f"| concepts | {' | '.join(kinds)} |", "|---|---|---|---|---|"]
+        for count in groups:
+            found = [rows.get(f"{count} present {kind}", {}).get("value", {}) for kind in kinds]
+            found = [each.get("witness", {}) if who == "witness" else each for each in found]
+            if all(found):
+                lines.append(f"| {count} | " + " | ".join(map(presence, found)) + " |")
     lines += ["", "| pair | shared | by chance |", "|---|---|---|"]
     for pair, found in rows[f"{max(groups)} overlap"]["value"].items():
         lines.append(f"| {pair} | {found['shared']:,} | {found['chance']:,.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def presence(found: dict[str, Any]) -> str:
+    """ "58 % (81 %)": pictures that hold all, and the mean over subjects of those that hold each."""
+    return f"{found['all']:.0%} ({sum(found['each'].values()) / len(found['each']):.0%})"
 
 
 def main() -> None:
@@ -213,6 +232,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="pocket")
     parser.add_argument("--photos", type=Path, default=EXAMPLES, help="a folder with a folder per subject")
+    parser.add_argument("--witness", type=Path, help="what `python -m benchmarks.witness` wrote")
     parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS))
     parser.add_argument("--groups", type=int, nargs="+", default=[2, 3, 4, 6])
     parser.add_argument("--steps", type=int, default=20, help="of tune")

@@ -49,12 +49,16 @@ JITTER = {1: (6.0, 4.0, 8.0), 2: (2.0, 7.0, 3.5), 3: (2.0, 2.0, 2.5), 4: (2.0, 2
 
 @dataclass(frozen=True)
 class Item:
-    """One thing of a scene; ``word`` is what the caption calls it, ``colour`` is "" for its native colours."""
+    """One thing of a scene; ``word`` is what the caption calls it, ``colour`` is "" for its native colours.
+
+    ``drawn`` names other drawings in the bank than those of its noun.
+    """
 
     noun: str
     word: str
     colour: str = ""
     wears: Item | None = None
+    drawn: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,7 @@ class _Layer:
 
 def _sprite(rng: random.Random, bank: SpriteBank, item: Item) -> tuple[int, int]:
     """Choose a designer; returns the sprite and its row in the recoloured bank."""
-    sprite = rng.choice(bank.rows[item.noun])
+    sprite = rng.choice(bank.rows[item.drawn or item.noun])
     return sprite, sprite * len(COLOUR_WORDS) + COLOUR_WORDS.index(item.colour)
 
 
