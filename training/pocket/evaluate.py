@@ -20,6 +20,7 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
+from conestool.render.drawing import other_scheduler
 from training.pocket import captions, domain, evaluator, export, measures, sample, scenes
 from training.pocket.scenes import Item, Mix, Scene
 from training.pocket.sheets import write_sheet
@@ -193,10 +194,13 @@ def main() -> None:
     parser.add_argument("--renders", type=int, default=500)
     parser.add_argument("--model", type=Path, help="an exported folder instead of the last checkpoint")
     parser.add_argument("--guidance", type=float, default=export.GUIDANCE, help="each its own --out")
+    parser.add_argument("--sampler", help="a diffusers scheduler instead of the model's own, e.g. DDIM; each its own --out")
     parser.add_argument("--draw", type=int, nargs="+", help="only render these rows (from 1), for the next call")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     pipe, facts = load_pipeline(args.work, args.model)
+    if args.sampler:
+        pipe.scheduler = other_scheduler(f"{args.sampler}Scheduler", pipe.scheduler.config)
     bank = SpriteBank(args.work / "sprites.npz", torch.device("cpu"))
     measures.check_not_held_out(bank)
     judge, mix = evaluator.load(args.work, torch.device("cpu")), scenes.MIXES[facts["domain"]]
@@ -222,6 +226,7 @@ def main() -> None:
         "domain": facts["domain"],
         "renders_per_row": args.renders,
         "guidance": args.guidance,
+        "sampler": type(pipe.scheduler).__name__.removesuffix("Scheduler"),
         "results": results,
     }
     report["judge_on_held_out_scenes"] = evaluator.check(study.judge, bank, None, mix)

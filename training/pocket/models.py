@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -104,14 +104,16 @@ def crowding(states: Tensor, allowed: float) -> Tensor:
     return (cosines - allowed).clamp(min=0).square().mean()
 
 
-def build_scheduler() -> DDIMScheduler:
-    """Return the noise schedule of training, as the scheduler that samples."""
-    return DDIMScheduler(
+def build_scheduler() -> DDPMScheduler:
+    """Return the noise schedule of training, as the scheduler that samples.
+
+    A sampler that adds noise in every step corrects what earlier steps got wrong: more of what a caption names comes out
+    than with DDIM, and pictures are nearer to the scenes (README).
+    """
+    return DDPMScheduler(
         num_train_timesteps=1000,
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
         clip_sample=False,
-        set_alpha_to_one=True,
-        steps_offset=1,
         timestep_spacing="trailing",
     )
