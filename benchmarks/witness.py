@@ -1,10 +1,10 @@
-"""The witness, who knows the example subjects: `python -m benchmarks.witness --work WORK --icons NODE_MODULES --out FILE`.
+"""The witness, who knows the example subjects: `python -m benchmarks.witness --work WORK --icons MODULES --out FILE`.
 
-Whether a picture holds a subject cannot be asked of a judge of classes, since no class has such a design. The witness is
+Whether a picture holds a subject cannot be asked of a judge of classes: no class has such a design. The witness is
 a network of the judge's shape, trained on composed scenes in which the drawing of a subject, things of its kind and
 everything else occur; half of them went through pocket's autoencoder, and all are blurred and noisy to some degree, as
 rendered pictures are. It never saw a picture of pocket's. WORK is the work folder of `training.pocket` with its sprites
-and its autoencoder, NODE_MODULES one with @iconify-json/openmoji; `benchmarks.plural --witness FILE` asks it.
+and its autoencoder, MODULES one with @iconify-json/openmoji; `benchmarks.plural --witness FILE` asks it.
 """
 
 from __future__ import annotations
@@ -174,7 +174,10 @@ def main() -> None:
     args = parser.parse_args()
     bank, vae = bank_of(args.work, args.icons), load_autoencoder(args.work, torch.device("cpu"))
     witness = train(bank, vae, args.minutes)
-    told = {"scenes": check(witness, bank, vae), "photos": photos(witness.eval(), Path(__file__).parents[1] / "examples")}
+    told = {
+        "scenes": check(witness, bank, vae),
+        "photos": photos(witness.eval(), Path(__file__).parents[1] / "examples"),
+    }
     write_atomic(args.out, save_judge(witness.eval()), force=True)
     print(json.dumps(told, indent=1))
 

@@ -42,7 +42,7 @@ def mixed_precision(device: torch.device) -> torch.autocast:
 
 
 class Team:
-    """The processes of one run (``torchrun``), or this one alone; they average gradients or weights in one flat buffer."""
+    """The processes of one run (``torchrun``), or this one alone; gradients or weights are averaged in a flat buffer."""
 
     def __init__(self) -> None:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -60,7 +60,7 @@ class Team:
         self._average([p.grad for p in parameters if p.grad is not None])
 
     def average_weights(self, parameters: list[torch.nn.Parameter]) -> None:
-        """Replace every weight by its mean over the processes (local SGD, Stich 2019; moments stay each process's own)."""
+        """Replace every weight by its mean over the processes (local SGD, Stich 2019); moments stay as they are."""
         self._average([p.data for p in parameters])
 
     def _average(self, tensors: list[torch.Tensor]) -> None:

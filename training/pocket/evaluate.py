@@ -194,7 +194,9 @@ def main() -> None:
     parser.add_argument("--renders", type=int, default=500)
     parser.add_argument("--model", type=Path, help="an exported folder instead of the last checkpoint")
     parser.add_argument("--guidance", type=float, default=export.GUIDANCE, help="each its own --out")
-    parser.add_argument("--sampler", help="a diffusers scheduler instead of the model's own, e.g. DDIM; each its own --out")
+    parser.add_argument(
+        "--sampler", help="a diffusers scheduler instead of the model's own, e.g. DDIM; each its own --out"
+    )
     parser.add_argument("--draw", type=int, nargs="+", help="only render these rows (from 1), for the next call")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

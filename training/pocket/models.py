@@ -107,8 +107,8 @@ def crowding(states: Tensor, allowed: float) -> Tensor:
 def build_scheduler() -> DDPMScheduler:
     """Return the noise schedule of training, as the scheduler that samples.
 
-    A sampler that adds noise in every step corrects what earlier steps got wrong: more of what a caption names comes out
-    than with DDIM, and pictures are nearer to the scenes (README).
+    A sampler that adds noise in every step corrects what earlier steps got wrong: more of what a caption names comes
+    out than with DDIM, and pictures are nearer to the scenes (README).
     """
     return DDPMScheduler(
         num_train_timesteps=1000,
