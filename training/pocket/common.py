@@ -42,7 +42,7 @@ def mixed_precision(device: torch.device) -> torch.autocast:
 
 
 class Team:
-    """The processes of one run (``torchrun``), or this one alone; gradients or weights are averaged in a flat buffer."""
+    """The processes of one run (``torchrun``), or this one alone; gradients or weights are averaged in one buffer."""
 
     def __init__(self) -> None:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
