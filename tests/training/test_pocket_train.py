@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +29,27 @@ def arguments(work: Path) -> argparse.Namespace:
         new_average=False,
         pool="core-*.pt",
         ema=0.9,
+        local_steps=1,
     )
+
+
+class Twins:
+    """Stands where a Team of two stands, whose other member has all weights and gradients a given amount higher."""
+
+    size, leads = 2, True
+
+    def __init__(self, ahead: float) -> None:
+        self.ahead, self.calls = ahead, []
+
+    def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
+        """Note the call."""
+        self.calls.append("gradients")
+
+    def average_weights(self, parameters: list[torch.nn.Parameter]) -> None:
+        """The mean with a twin."""
+        self.calls.append("weights")
+        for parameter in parameters:
+            parameter.data += self.ahead / 2
 
 
 def test_reading_loss_tells_lost_words_from_kept_ones() -> None:
@@ -119,6 +142,48 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert resumed.seen == whole.seen == 4
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(resumed.parameters, whole.parameters, strict=True))
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(resumed.average, whole.average, strict=True))
+
+
+@pytest.mark.timeout(120)
+def test_processes_average_their_weights_after_steps_of_their_own(tmp_path: Path) -> None:
+    """Every fourth step with four of them, the averaged weights then follow; every gradient with one."""
+    save_state(tmp_path / "scale.pt", {"scaling_factor": 1.0})
+    args, team = arguments(tmp_path), Twins(1.0)
+    args.local_steps = 4
+    trainer = Trainer(args, team)  # type: ignore[arg-type]
+    latents, tokens = torch.randn(2, 4, 16, 16), trainer.empty.repeat(2, 1)
+    calls, before = [], trainer.unet.conv_in.bias.detach().clone()
+    for _ in range(4):
+        trainer.step(latents, tokens, 0.0)
+        calls.append(list(team.calls))
+    assert calls == [[], [], [], ["weights"]]
+    assert trainer.seen == 4 * 2 * 2
+    assert torch.allclose(trainer.unet.conv_in.bias, before + 0.5, atol=1e-6)
+    row = next(i for i, p in enumerate(trainer.parameters) if p is trainer.unet.conv_in.bias)
+    moved = (trainer.average[row] - before).mean().item()
+    assert 0 < moved < 0.5
+    args.local_steps = 1
+    trainer.step(latents, tokens, 0.0)
+    assert team.calls[1:] == ["gradients"]
+
+
+@pytest.mark.alone
+def test_a_team_of_two_ends_with_the_mean(tmp_path: Path) -> None:
+    """Two processes over gloo, one holding zeros and the other ones."""
+    script = (
+        "import torch, sys; from training.pocket.common import Team\n"
+        "team = Team(); weights = torch.nn.Parameter(torch.full((3,), float(team.rank)))\n"
+        "team.average_weights([weights]); weights.grad = weights.detach() + team.rank\n"
+        "team.average_gradients([weights])\n"
+        "assert weights.tolist() == [0.5] * 3 and weights.grad.tolist() == [1.0] * 3; team.close()\n"
+    )
+    (tmp_path / "two.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "two.py"]
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_rate_warms_up_and_falls_to_nearly_nothing() -> None:

@@ -20,7 +20,7 @@ from training.pocket.common import Team, load_state, log_line, mixed_precision, 
 
 DROP_CAPTION = 0.1
 SAVE_SECONDS = 120
-#: The averaged weights follow every so many steps, or every ``--local-steps`` where that is more.
+#: The averaged weights follow every so many steps, or the next of them after which the processes' weights are equal.
 EMA_EVERY = 4
 #: Below this share of noise the loss of v is weighted down to a constant weight of the clean latents' error.
 DETAIL = 0.2
@@ -215,7 +215,7 @@ class Trainer:
             self.team.average_weights(whole)
         self.hold_identifiers()
         self.steps, self.seen = self.steps + 1, self.seen + len(latents) * self.team.size
-        every = max(EMA_EVERY, self.args.local_steps)
+        every = -(-EMA_EVERY // self.args.local_steps) * self.args.local_steps
         if self.team.leads and self.steps % every == 0:
             steps = self.steps - self.first
             decay = min(self.args.ema, (1 + steps) / (10 + steps)) ** every
