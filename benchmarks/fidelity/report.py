@@ -193,21 +193,19 @@ class Study:
         return "## Pictures, both halves\n\n" + table(head, rows) if rows else ""
 
     def matrices(self) -> str:
-        """The cross-subject matrices of the first seed."""
+        """The cross-subject matrices: who wins for every seed, and the table of the first."""
         parts = []
-        for record in self.records:
-            if record["kind"] == "matrix" and record["seed"] == 0:
-                names, losses = record["subjects"], record["losses"]
+        found = [record for record in self.records if record["kind"] == "matrix"]
+        for record in sorted(found, key=lambda r: (r["variant"], r["density"], r["seed"])):
+            names, losses = record["subjects"], record["losses"]
+            margins = [min(losses[o][n] for o in names if o != n) - losses[n][n] for n in names]
+            wins = sum(margin > 0 for margin in margins)
+            lead = f"`{record['variant']}`, {record['density']}, seed {record['seed']}: the own set wins for {wins} of"
+            mean, least = (f"{100 * value:+.1f} points" for value in (sum(margins) / len(margins), min(margins)))
+            parts.append(f"{lead} {len(names)} subjects, against the best other by {mean} on average, {least} at least.\n")
+            if record["seed"] == 0:
                 rows = [[name, *(f"{100 * losses[name][column]:+.1f}" for column in names)] for name in names]
-                margins = [min(losses[o][n] for o in names if o != n) - losses[n][n] for n in names]
-                wins = sum(margin > 0 for margin in margins)
-                lead = (
-                    f"`{record['variant']}`, {record['density']}: the own set wins for {wins} of {len(names)} subjects"
-                )
-                parts += [
-                    f"{lead}, by {100 * sum(margins) / len(margins):+.1f} points against the best other on average.\n",
-                    table(["set of", *names], rows),
-                ]
+                parts.append(table(["set of", *names], rows))
         lead = "Change of the held-out loss of each column's photos, under its own prompt, by the set of each row.\n"
         return "\n".join(["## Sets of other subjects\n", lead, *parts]) if parts else ""
 
