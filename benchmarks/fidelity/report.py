@@ -202,7 +202,9 @@ class Study:
             wins = sum(margin > 0 for margin in margins)
             lead = f"`{record['variant']}`, {record['density']}, seed {record['seed']}: the own set wins for {wins} of"
             mean, least = (f"{100 * value:+.1f} points" for value in (sum(margins) / len(margins), min(margins)))
-            parts.append(f"{lead} {len(names)} subjects, against the best other by {mean} on average, {least} at least.\n")
+            parts.append(
+                f"{lead} {len(names)} subjects, against the best other by {mean} on average, {least} at least.\n"
+            )
             if record["seed"] == 0:
                 rows = [[name, *(f"{100 * losses[name][column]:+.1f}" for column in names)] for name in names]
                 parts.append(table(["set of", *names], rows))
