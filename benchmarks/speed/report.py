@@ -30,8 +30,8 @@ steps four times.
 """
 NEVER_ON_CUDA = """
 Nothing on this page ran on a GPU, and torch.compile and CUDA graphs were not measured. Full-precision weights of XL
-with what a search holds (16 bytes for each of 0.5 billion weights) do not fit a small machine, so its steps are measured
-on a part of it (`sdxl-part`), or not at all; the activations are counted on the whole.
+with what a search holds (16 bytes for each of 0.5 billion weights) do not fit a small machine, so its steps are
+measured on a part of it (`sdxl-part`), or not at all; the activations are counted on the whole.
 """
 Group = dict[str, dict[str, Any]]
 
