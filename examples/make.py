@@ -15,7 +15,6 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import resvg_py
 import torch
 from PIL import Image
 
@@ -95,6 +94,8 @@ SUBJECTS = (
 
 def draw(icons: dict[str, object], subject: Subject, side: int) -> Image.Image:
     """The subject on a transparent square of `side` pixels, cropped to what is drawn."""
+    import resvg_py
+
     entry = icons["icons"][resolve(icons, subject.icon)]  # type: ignore[index]
     body = entry["body"]
     for old, new in subject.colours.items():

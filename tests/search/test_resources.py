@@ -106,7 +106,7 @@ def test_scores_are_float32_whatever_the_denoiser_computes_in(folder: Path, dtyp
 
 
 def test_running_means_in_bfloat16_shut_the_same_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but a few in a hundred of those that float32 shuts, and no others; the gates themselves are float32."""
+    """All but a few in a hundred of those that float32 shuts, and as few others; the gates themselves are float32."""
     model, found = load_model(str(folder)), []
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(mask, "MOMENTS", dtype)

@@ -207,7 +207,7 @@ class Trainer:
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         whole = [*self.parameters, *self.reader.parameters()]
-        if self.args.local_steps <= 1:
+        if self.args.local_steps == 1:
             self.team.average_gradients(whole)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
@@ -252,7 +252,7 @@ def run(trainer: Trainer, pool: Pool) -> None:
                 shards=len(pool.names),
             )
             told, recent = now, []
-        if trainer.steps % max(1, args.local_steps):
+        if trainer.steps % args.local_steps:
             continue  # the processes' weights differ, or do so with more of them
         minutes = team.agree((now - start) / 60)
         if now - saved > SAVE_SECONDS:
@@ -290,6 +290,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.local_steps < 1:
+        parser.error("--local-steps is at least 1")
     team = Team()
     trainer = Trainer(args, team)
     torch.manual_seed(args.seed + 1000 * team.rank + trainer.seen + 1)
