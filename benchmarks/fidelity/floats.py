@@ -22,7 +22,8 @@ def fine_tune(objective: Objective, steps: int, rate: float) -> Tensor:
     weights = objective.theta.float().clone()
     optimizer = torch.optim.Adam([weights], lr=rate)
     for index in range(steps):
-        weights.grad, _ = objective.gradient(weights, index)
+        gradient, _ = objective.gradient(weights, index)
+        weights.grad = torch.cat(gradient)
         optimizer.step()
     return weights
 
@@ -43,7 +44,7 @@ def lora(objective: Objective, steps: int, rate: float) -> Tensor:
     optimizer = torch.optim.Adam([part for pair in pairs for part in pair], lr=rate)
     for index in range(steps):
         gradient, _ = objective.gradient(weights(), index)
-        for (up, down), part in zip(pairs, torch.split(gradient, objective.layout.sizes), strict=True):
+        for (up, down), part in zip(pairs, gradient, strict=True):
             whole = part.view(up.shape[0], down.shape[1])
             up.grad, down.grad = whole @ down.T, up.T @ whole
         optimizer.step()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,21 +11,22 @@ from torch import Tensor, nn
 from conestool.diffusion.models import Model
 from conestool.errors import NumbersError
 
-__all__ = ["check_finite", "check_weights"]
+__all__ = ["all_finite", "check_finite", "check_weights"]
 
 
-def check_finite(values: Tensor | float, what: str, dtype: torch.dtype) -> None:
+def check_finite(values: Sequence[Tensor] | Tensor | float, what: str, dtype: torch.dtype) -> None:
     """Raise NumbersError unless all of `values` are finite; `dtype` is what they were computed in."""
-    tensor = torch.as_tensor(values)
-    if all_finite(tensor):
+    parts = values if isinstance(values, Sequence) else [torch.as_tensor(values)]
+    if all_finite(*parts):
         return
-    wrong = "NaN" if bool(tensor.isnan().any()) else "infinite"
+    wrong = "NaN" if any(bool(part.isnan().any()) for part in parts) else "infinite"
     raise NumbersError(f"{what} is {wrong} in {name_of(dtype)}", hint_for(dtype))
 
 
-def all_finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite: a finite sum says so in one pass; only another one needs a second look."""
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+def all_finite(*parts: Tensor) -> bool:
+    """Whether no value is NaN or infinite: finite sums say so in one pass; only others need a second look."""
+    sums = torch.stack([part.sum() for part in parts])
+    return bool(sums.isfinite().all()) or all(bool(part.isfinite().all()) for part in parts)
 
 
 def check_weights(model: Model) -> None:

@@ -33,20 +33,20 @@ class Cones:
     seen: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.mask = torch.ones_like(self.objective.room)
-        self.total = torch.zeros_like(self.objective.room)
+        self.mask = torch.ones_like(self.objective.theta, dtype=torch.float32)
+        self.total = torch.zeros_like(self.mask)
 
     def step(self, index: int) -> float:
         """One iteration of the algorithm on batch `index`; returns L_con under the mask before it."""
-        theta = self.objective.theta
-        masked = torch.mul(theta, self.mask, out=self.objective.room)
-        gradient, loss = self.objective.gradient(masked, index)
-        effect = gradient.mul_(theta)
+        parts, theta = self.objective.parts, self.objective.theta
+        gradient, loss = self.objective.gradient((own * mask for own, mask in parts(theta, self.mask)), index)
+        effects = [part.mul_(own) for part, (own,) in zip(gradient, parts(theta), strict=True)]
         if not self.seen:
-            rho = self.rate / (self.steps * max(quantile(effect.abs(), 0.99), 1e-30))
+            rho = self.rate / (self.steps * max(quantile(torch.cat(effects).abs_(), 0.99), 1e-30))
             self.rho = float(torch.tensor(rho))  # in fp32, as it is saved
-        self.total += effect
-        self.mask.sub_(effect.mul_(self.rho)).clamp_(0, 1)
+        for effect, (total, mask) in zip(effects, parts(self.total, self.mask), strict=True):
+            total += effect
+            mask.sub_(effect.mul_(self.rho)).clamp_(0, 1)
         self.seen += 1
         return loss
 

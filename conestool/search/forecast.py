@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from conestool.search.settings import Settings
 __all__ = ["Forecast", "Job", "Phase", "forecast", "search_memory"]
 
 REHEARSED = 4_000_000
+PARTS = 64
 PROBE_BATCHES = 7
 FLOAT = 4
 SLACK = {"cuda": 1.1, "mps": 1.1, "cpu": 1.6}
@@ -216,8 +217,8 @@ def search_memory(ask: Imagined, vectors: Vectors, weights: int, job: Job, on_cp
     looking = ask.pass_bytes(min(PROBES, job.resources.samples), learning=False)
     if job.resources.offload_scores and not on_cpu:
         return max(learning, looking)
-    if job.samples <= job.at_once:  # the room for gradients takes memory only after the one backward pass
-        learning -= weights * torch.float32.itemsize
+    if job.samples > job.at_once and ask.dtype != torch.float32:  # gradients of several passes are added up in fp32
+        learning += weights * torch.float32.itemsize
     return round(max(vectors.held * weights + max(learning, looking), vectors.peak * weights))
 
 
@@ -226,14 +227,19 @@ class Rehearsal:
     """An objective of random gradients, to see what a method does with its vectors."""
 
     theta: Tensor
-    room: Tensor
     meter: Meter
     held: int = 0
 
-    def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
+    def parts(self, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """The vectors in as many parts as a small U-Net has parameters of K and V."""
+        return zip(*(torch.tensor_split(vector, PARTS) for vector in vectors), strict=True)
+
+    def gradient(self, weights: Tensor | Iterable[Tensor], index: int) -> tuple[list[Tensor], float]:
         """Numbers without meaning; notes what is alive while a real gradient is computed."""
+        for _ in weights if not isinstance(weights, Tensor) else ():
+            pass
         self.held = self.meter.live
-        return self.room.normal_(), 0.0
+        return [torch.randn(len(part)) for (part,) in self.parts(self.theta)], 0.0
 
 
 def rehearse(settings: Settings, weights: int, dtype: torch.dtype) -> Vectors:
@@ -243,7 +249,7 @@ def rehearse(settings: Settings, weights: int, dtype: torch.dtype) -> Vectors:
     """
     count = min(weights, REHEARSED)
     with Meter() as meter:
-        stage = Rehearsal(torch.randn(count).to(dtype), torch.empty(count), meter)
+        stage = Rehearsal(torch.randn(count).to(dtype), meter)
         method = make_method(settings.method, cast(Objective, stage), **settings.options)
         began = time.perf_counter()
         method.step(0)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 
 import torch
 from torch import Tensor
 
-from conestool.search.mask import move
+from conestool.search.mask import masked, move
 from conestool.search.methods import Ranking
 from conestool.search.objective import Objective
 
@@ -48,9 +49,7 @@ class JointMask:
         theta = self.objectives[0].theta
         self.gates = torch.where(self.owned.any(0), 0.5 - self.margin, 0.5 + self.caution)
         self.asked = torch.zeros(len(self.objectives), len(theta), device=theta.device)
-        self.second = torch.zeros_like(self.objectives[0].room)
-        for other in self.objectives[1:]:
-            other.room = self.objectives[0].room
+        self.second = torch.zeros_like(theta, dtype=torch.float32)
 
     @property
     def shut(self) -> Tensor:
@@ -62,11 +61,11 @@ class JointMask:
         theta = self.objectives[0].theta
         effect, total = torch.zeros_like(self.second), 0.0
         for asked, objective in zip(self.asked, self.objectives, strict=True):
-            mask = torch.ge(self.gates, 0.5, out=objective.room)
-            gradient, loss = objective.gradient(mask.mul_(theta), index)
-            own = gradient.mul_(theta)
-            asked.lerp_(own, 1 - self.momentum)
-            effect += own
+            parts = objective.parts
+            gradient, loss = objective.gradient(starmap(masked, parts(theta, self.gates)), index)
+            for part, (own, mean, whole) in zip(gradient, parts(theta, asked, effect), strict=True):
+                mean.lerp_(part.mul_(own), 1 - self.momentum)
+                whole += part
             total += loss
         self.seen += 1
         self.second.lerp_(effect.square_(), 1 - self.decay)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,18 +51,27 @@ class Layout:
         """The weights as they are now, shape (n,), fp32, a copy."""
         return torch.cat([p.detach().reshape(-1).to(self.device).float() for p in self.parameters.values()])
 
+    def parts(self, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """For one parameter after the other, its part of each of the `vectors` (n,): a view."""
+        return zip(*(torch.split(vector, self.sizes) for vector in vectors), strict=True)
+
     @torch.no_grad()
-    def write(self, vector: Tensor) -> None:
-        """Set the weights to `vector` (n,), rounded to their own dtype."""
-        for part, parameter in zip(torch.split(vector, self.sizes), self.parameters.values(), strict=True):
+    def write(self, weights: Tensor | Iterable[Tensor]) -> None:
+        """Set the weights to a vector (n,), or to a part for each parameter, rounded to their own dtype."""
+        parts = torch.split(weights, self.sizes) if isinstance(weights, Tensor) else weights
+        for part, parameter in zip(parts, self.parameters.values(), strict=True):
             parameter.copy_(part.view_as(parameter))
 
-    def collect(self, total: Tensor) -> None:
-        """Add the gradients that backward passes left to `total` (n,), in fp32, and clear them."""
-        for part, parameter in zip(torch.split(total, self.sizes), self.parameters.values(), strict=True):
-            if parameter.grad is not None:
-                part.add_(parameter.grad.reshape(-1).to(total.device))
-                parameter.grad = None
+    def collect(self, before: Sequence[Tensor] = ()) -> list[Tensor]:
+        """The gradients that backward passes left, plus those of `before`, which are changed; fp32, a part for each
+        parameter; those of fp32 weights are not copied."""
+        taken = []
+        for number, parameter in enumerate(self.parameters.values()):
+            found, parameter.grad = parameter.grad, None
+            part = torch.zeros(parameter.numel()) if found is None else found.reshape(-1)
+            part = part.to(self.device).float()
+            taken.append(before[number].add_(part) if before else part)
+        return taken
 
     def indices(self, shut: Tensor) -> dict[str, Indices]:
         """The flat indices per param name where the boolean vector `shut` (n,) is true."""

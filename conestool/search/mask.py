@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import starmap
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from conestool.search.layout import quantile, spread
 from conestool.search.methods import Ranking, method
 from conestool.search.objective import Objective
 
-__all__ = ["LearnedMask", "move", "observe"]
+__all__ = ["LearnedMask", "masked", "move", "observe"]
 
 PIECE = 2**16
 """Weights that are worked on at once, so that what lies between stays in the processor's cache."""
@@ -42,6 +43,12 @@ def move(
     for gate, one, two in pieces(gates, first, second):
         rms = room[: len(two)].copy_(two).sqrt_().clamp_min_(least)
         gate.addcdiv_(one.float(), rms, value=-rate * root / bias[0]).add_(pull).clamp_(0, 1)
+
+
+def masked(weights: Tensor, gates: Tensor) -> Tensor:
+    """`weights` (n,), 0 where the gate is below 1/2, in the dtype of `gates` (n,)."""
+    kept = torch.ge(gates, 0.5, out=torch.empty_like(gates))  # floats multiply in half the time of booleans
+    return kept.mul_(weights)
 
 
 def observe(effect: Tensor, first: Tensor, second: Tensor, momentum: float, decay: float) -> None:
@@ -87,16 +94,16 @@ class LearnedMask:
     seen: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.gates = torch.ones_like(self.objective.room)
+        self.gates = torch.ones_like(self.objective.theta, dtype=torch.float32)
         self.first = torch.zeros_like(self.gates, dtype=MOMENTS)
         self.second = torch.zeros_like(self.gates, dtype=MOMENTS)
 
     def step(self, index: int) -> float:
         """Learn from batch `index`; returns L_con under the hard mask before the step."""
-        theta, room = self.objective.theta, self.objective.room
-        mask = torch.ge(self.gates, 0.5, out=room)  # of floats: it multiplies in half the time of a boolean one
-        gradient, loss = self.objective.gradient(mask.mul_(theta), index)
-        observe(gradient.mul_(theta), self.first, self.second, self.momentum, self.decay)
+        parts, theta = self.objective.parts, self.objective.theta
+        gradient, loss = self.objective.gradient(starmap(masked, parts(theta, self.gates)), index)
+        for part, (own, first, second) in zip(gradient, parts(theta, self.first, self.second), strict=True):
+            observe(part.mul_(own), first, second, self.momentum, self.decay)
         self.seen += 1
         bias = 1 - self.momentum**self.seen, 1 - self.decay**self.seen
         move(self.gates, self.first, self.second, bias, self.rate, self.floor, self.pull)

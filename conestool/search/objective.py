@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -81,9 +81,9 @@ class Objective:
 
     Timesteps come from `noise`, a part of the schedule (0: no noise, 1: nothing but noise); probes see all of it.
     `pool` kept answers per term with `keep` are computed once, at the untouched weights. At most `largest` samples go
-    through the denoiser at once. Each of the `processes` computes its rows of a batch; all have the result. `room` (n,)
-    is where a method may build the weights that it asks about, and where their gradient then lies; in between, while
-    the denoiser keeps what its backward pass needs, it takes no memory.
+    through the denoiser at once. Each of the `processes` computes its rows of a batch; all have the result. Weights to
+    ask about and gradients come in parts, one for each parameter: no vector of them takes memory while the denoiser
+    keeps what its backward pass needs.
     """
 
     model: Model
@@ -94,13 +94,11 @@ class Objective:
     largest: int = 32
     processes: Processes = ALONE
     pool: int = 128
-    room: Tensor = field(init=False)
     schedule: Schedule = field(init=False)
     scale: LossScale = field(init=False)
     kept: dict[str, Batch] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.room = torch.empty_like(self.theta, dtype=torch.float32)
         self.schedule = schedule_of(self.model)
         self.scale = LossScale.of(self.model.dtype)
         for number, term in enumerate(self.terms):
@@ -112,6 +110,10 @@ class Objective:
     def theta(self) -> Tensor:
         """The untouched weights, shape (n,), in their own dtype; not to be changed."""
         return self.layout.theta
+
+    def parts(self, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """For one parameter after the other, its part of each of the `vectors` (n,): a view."""
+        return self.layout.parts(*vectors)
 
     def draw(self, term: Term, count: int, generator: torch.Generator, span: tuple[float, float]) -> Batch:
         """`count` samples of `term`: pictures in turn, prompts at random, stratified timesteps, CPU noise."""
@@ -179,11 +181,11 @@ class Objective:
             answers[rows.to(answers.device)] = answer
         return replace(batch, target=self.processes.add(answers))
 
-    def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
-        """dL_con/dtheta (n,) at `weights` (n,) on batch `index`, and that batch's L_con; the weights stay as given.
+    def gradient(self, weights: Tensor | Iterable[Tensor], index: int) -> tuple[list[Tensor], float]:
+        """dL_con/dtheta at `weights` on batch `index`, and that batch's L_con; the weights stay as given.
 
-        The gradient lies in `room`, the caller's until the next call; `weights` may lie there too, and are gone then.
-        Raises NumbersError if either is not finite: no method may rank by such numbers.
+        `weights` are a vector (n,) or, as `parts` has them, a part for each parameter; the gradient is such parts,
+        fp32, the caller's own. Raises NumbersError if either is not finite: no method may rank by such numbers.
         """
         self.layout.write(weights)
         batch = self.batch(index)
@@ -195,29 +197,20 @@ class Objective:
         self.scale.passed()
         return gradient, loss
 
-    def backward(self, batch: Batch) -> tuple[Tensor, float]:
-        """Gradient (n,), fp32, and loss of `batch` at the present weights and loss scale, whatever they are."""
-        loss, size = 0.0, self.room.untyped_storage().nbytes()
-        self.room.untyped_storage().resize_(0)
+    def backward(self, batch: Batch) -> tuple[list[Tensor], float]:
+        """Gradient, in parts, fp32, and loss of `batch` at the present weights and loss scale, whatever they are."""
+        loss, found = 0.0, list[Tensor]()
         for part in self.chunks(batch):
             value = (part.weights * self.errors(part)).sum()
             torch.autograd.backward(value * self.scale.value)
             loss += float(value.detach())
-            if self.model.dtype != torch.float32:
-                self.collect(size)
-        gradient = self.processes.add(self.collect(size))
+            if self.model.dtype != torch.float32:  # which adds up what several passes leave by itself
+                found = self.layout.collect(found)
+        gradient = [self.processes.add(part) for part in found or self.layout.collect()]
         if self.scale.value != 1:
-            gradient.div_(self.scale.value)
+            for each in gradient:
+                each.div_(self.scale.value)
         return gradient, self.processes.total(loss, self.theta.device)
-
-    def collect(self, size: int) -> Tensor:
-        """Add gradients that lie with the weights to `room`, which has been given its `size` in bytes back by then."""
-        storage = self.room.untyped_storage()
-        if not storage.nbytes():
-            storage.resize_(size)
-            self.room.zero_()
-        self.layout.collect(self.room)
-        return self.room
 
     @torch.no_grad()
     def loss(self, weights: Tensor, batch: Batch) -> float:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from conestool.diffusion.finite import all_finite
 
 __all__ = ["LossScale"]
 
@@ -31,9 +34,9 @@ class LossScale:
         """The scale that a search in `dtype` begins with; only float16 has a range that needs one."""
         return cls(True, LARGEST) if dtype == torch.float16 else cls()
 
-    def retry(self, gradient: Tensor) -> bool:
+    def retry(self, gradient: Sequence[Tensor]) -> bool:
         """Whether `gradient` overflowed and a lower scale, set by now, may help; at 1 the overflow is the model's."""
-        if self.value <= 1 or bool(gradient.isfinite().all()):
+        if self.value <= 1 or all_finite(*gradient):
             return False
         self.value, self.calm = self.value / 2, 0
         return True

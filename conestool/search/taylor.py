@@ -28,12 +28,13 @@ class Taylor:
     seen: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.total = torch.zeros_like(self.objective.room)
+        self.total = torch.zeros_like(self.objective.theta, dtype=torch.float32)
 
     def step(self, index: int) -> float:
         """Add batch `index` at the untouched weights; returns its L_con."""
         gradient, loss = self.objective.gradient(self.objective.theta, index)
-        self.total += gradient.mul_(self.objective.theta)
+        for part, (total, theta) in zip(gradient, self.objective.parts(self.total, self.objective.theta), strict=True):
+            total.addcmul_(part, theta)
         self.seen += 1
         return loss
 

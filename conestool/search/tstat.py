@@ -31,15 +31,17 @@ class TStatistic:
     seen: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.total = torch.zeros_like(self.objective.room)
-        self.squares = torch.zeros_like(self.objective.room)
+        self.total = torch.zeros_like(self.objective.theta, dtype=torch.float32)
+        self.squares = torch.zeros_like(self.total)
 
     def step(self, index: int) -> float:
         """Add batch `index` at the untouched weights; returns its L_con."""
         gradient, loss = self.objective.gradient(self.objective.theta, index)
-        effect = gradient.mul_(self.objective.theta)
-        self.total += effect
-        self.squares.addcmul_(effect, effect)
+        vectors = self.objective.parts(self.objective.theta, self.total, self.squares)
+        for part, (theta, total, squares) in zip(gradient, vectors, strict=True):
+            effect = part.mul_(theta)
+            total += effect
+            squares.addcmul_(effect, effect)
         self.seen += 1
         return loss
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,11 +31,14 @@ class Slope:
 
     def __init__(self, *slope: float) -> None:
         self.slope, self.theta = torch.tensor(slope), torch.ones(len(slope))
-        self.room = torch.empty(len(slope))
 
-    def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
+    def parts(self, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """All of them as one part."""
+        return iter([vectors])
+
+    def gradient(self, weights: Iterable[Tensor], index: int) -> tuple[list[Tensor], float]:
         """The slope, whatever the weights."""
-        return self.slope, self.loss(weights, None)
+        return [self.slope.clone()], self.loss(torch.cat(list(weights)), None)
 
     def loss(self, weights: Tensor, batch: Any) -> float:
         """The loss, which may be below 0."""

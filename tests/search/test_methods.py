@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -19,16 +20,20 @@ EFFECTS = torch.tensor([27.0, 54.0, 81.0])
 
 @dataclass
 class TwoLayerNet:
-    """Stands where an Objective stands: `theta`, and the gradient of its loss at any weights."""
+    """Stands where an Objective stands: `theta`, and the gradient of its loss at any weights, all in two parts."""
 
     target: float = 0.0
     theta: Tensor = field(default_factory=WEIGHTS.clone)
-    room: Tensor = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.room = torch.empty_like(self.theta)
+    def parts(self, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        return zip(*(torch.tensor_split(vector, 2) for vector in vectors), strict=True)
 
-    def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
+    def gradient(self, weights: Tensor | Iterable[Tensor], index: int) -> tuple[list[Tensor], float]:
+        whole = weights if isinstance(weights, Tensor) else torch.cat(list(weights))
+        effect, loss = self.slope(whole, index)
+        return [part.clone() for (part,) in self.parts(effect)], loss
+
+    def slope(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
         leaf = weights.clone().requires_grad_(True)
         answer = leaf[2] * torch.relu(leaf[:2].sum())
         loss = (answer - self.target).square() / 2
@@ -49,12 +54,12 @@ def test_taylor_scores_are_theta_times_gradient() -> None:
 
 def test_a_positive_score_means_that_shutting_lowers_the_loss() -> None:
     net = TwoLayerNet(target=0.0)
-    _, before = net.gradient(WEIGHTS, 0)
+    _, before = net.slope(WEIGHTS, 0)
     scores = finished("taylor", net, steps=1).scores
     for position in range(3):
         shut = WEIGHTS.clone()
         shut[position] = 0
-        _, after = net.gradient(shut, 0)
+        _, after = net.slope(shut, 0)
         assert (after < before) == bool(scores[position] > 0)
 
 
@@ -85,7 +90,7 @@ def test_learned_mask_shuts_what_helps_and_leaves_what_harms() -> None:
     class Sum(TwoLayerNet):
         """y = w_0 + w_1 = 1 - 2, asked for -2: shutting w_0 is exact, shutting w_1 would harm."""
 
-        def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
+        def slope(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
             error = float(weights.sum()) + 2
             return torch.full((2,), error), error**2 / 2
 
@@ -95,19 +100,15 @@ def test_learned_mask_shuts_what_helps_and_leaves_what_harms() -> None:
     assert float(ranking.scores[1]) <= 0
 
 
-@dataclass
-class Steady:
+class Steady(TwoLayerNet):
     """An objective whose theta * gradient is the same at any weights."""
 
-    effects: Tensor
-    theta: Tensor = field(init=False)
-    room: Tensor = field(init=False)
+    def __init__(self, effects: Tensor) -> None:
+        super().__init__(theta=torch.ones_like(effects))
+        self.effects = effects
 
-    def __post_init__(self) -> None:
-        self.theta, self.room = torch.ones_like(self.effects), torch.empty_like(self.effects)
-
-    def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
-        return self.effects.clone(), 0.0
+    def slope(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
+        return self.effects, 0.0
 
 
 def test_the_pull_leaves_weak_effects_open() -> None:
@@ -130,7 +131,7 @@ def test_gates_at_their_ends_are_ordered_by_their_effects() -> None:
 
 def test_tstat_prefers_steady_effects_to_rare_large_ones() -> None:
     class Noisy(TwoLayerNet):
-        def gradient(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
+        def slope(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
             steady, wild = 1.0, 40.0 if index % 8 == 0 else -3.0
             return torch.tensor([steady + 0.01 * (index % 2), wild, 0.0]) / self.theta, 1.0
 
