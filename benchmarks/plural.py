@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from benchmarks.fidelity.floats import gathered
 from benchmarks.interpretation import overlaps
 from conestool import algebra
 from conestool.concept import Cone
@@ -101,7 +102,7 @@ def floats(bench: Bench, cone: Cone) -> dict[str, float]:
         weights = subjects[0].objective.theta * ~union
         optimizer = torch.optim.Adam([weights], lr=bench.args.rate)
         for index in range(bench.args.steps):
-            total = sum(torch.cat(each.objective.gradient(weights, index)[0]) for each in subjects)
+            total = sum(gathered(each.objective, weights, index) for each in subjects)
             weights.grad = total * union
             optimizer.step()
         return {each.concept.name: each.objective.loss(weights, each.probes.held_out) for each in subjects}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from conestool.search.objective import Objective
 
-__all__ = ["train"]
+__all__ = ["gathered", "train"]
 
 RANK = 4
 
@@ -17,13 +17,20 @@ def train(objective: Objective, kind: str, steps: int, rate: float) -> Tensor:
     return {"fine-tune": fine_tune, "lora": lora}[kind](objective, steps, rate)
 
 
+def gathered(objective: Objective, weights: Tensor, index: int) -> Tensor:
+    """dL_con/dtheta (n,) at `weights` (n,) on batch `index`."""
+    gradient = torch.empty_like(weights)
+    parts = [part for (part,) in objective.parts(gradient)]
+    objective.gradient(weights, index, lambda number, part: parts[number].copy_(part))
+    return gradient
+
+
 def fine_tune(objective: Objective, steps: int, rate: float) -> Tensor:
     """Every weight on its own."""
     weights = objective.theta.float().clone()
     optimizer = torch.optim.Adam([weights], lr=rate)
     for index in range(steps):
-        gradient, _ = objective.gradient(weights, index)
-        weights.grad = torch.cat(gradient)
+        weights.grad = gathered(objective, weights, index)
         optimizer.step()
     return weights
 
@@ -43,8 +50,8 @@ def lora(objective: Objective, steps: int, rate: float) -> Tensor:
 
     optimizer = torch.optim.Adam([part for pair in pairs for part in pair], lr=rate)
     for index in range(steps):
-        gradient, _ = objective.gradient(weights(), index)
-        for (up, down), part in zip(pairs, gradient, strict=True):
+        gradient = gathered(objective, weights(), index)
+        for (up, down), part in zip(pairs, torch.split(gradient, objective.layout.sizes), strict=True):
             whole = part.view(up.shape[0], down.shape[1])
             up.grad, down.grad = whole @ down.T, up.T @ whole
         optimizer.step()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,12 +14,12 @@ from conestool.errors import NumbersError
 __all__ = ["all_finite", "check_finite", "check_weights"]
 
 
-def check_finite(values: Sequence[Tensor] | Tensor | float, what: str, dtype: torch.dtype) -> None:
+def check_finite(values: Tensor | float, what: str, dtype: torch.dtype) -> None:
     """Raise NumbersError unless all of `values` are finite; `dtype` is what they were computed in."""
-    parts = values if isinstance(values, Sequence) else [torch.as_tensor(values)]
-    if all_finite(*parts):
+    tensor = torch.as_tensor(values)
+    if all_finite(tensor):
         return
-    wrong = "NaN" if any(bool(part.isnan().any()) for part in parts) else "infinite"
+    wrong = "NaN" if bool(tensor.isnan().any()) else "infinite"
     raise NumbersError(f"{what} is {wrong} in {name_of(dtype)}", hint_for(dtype))
 
 

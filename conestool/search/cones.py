@@ -39,8 +39,10 @@ class Cones:
     def step(self, index: int) -> float:
         """One iteration of the algorithm on batch `index`; returns L_con under the mask before it."""
         parts, theta = self.objective.parts, self.objective.theta
-        gradient, loss = self.objective.gradient((own * mask for own, mask in parts(theta, self.mask)), index)
-        effects = [part.mul_(own) for part, (own,) in zip(gradient, parts(theta), strict=True)]
+        gradient: dict[int, Tensor] = {}
+        masked = (own * mask for own, mask in parts(theta, self.mask))
+        loss = self.objective.gradient(masked, index, gradient.__setitem__)
+        effects = [gradient[number].mul_(own) for number, (own,) in enumerate(parts(theta))]
         if not self.seen:
             rho = self.rate / (self.steps * max(quantile(torch.cat(effects).abs_(), 0.99), 1e-30))
             self.rho = float(torch.tensor(rho))  # in fp32, as it is saved

@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from conestool.diffusion.weights import kv_weights
 from conestool.search.captions import SAMPLES, surroundings
 from conestool.search.density import CANDIDATES
 from conestool.search.finding import PROBES
-from conestool.search.layout import top
+from conestool.search.layout import Use, top
 from conestool.search.metering import Imagined, Meter, coder_bytes
 from conestool.search.methods import METHODS, make_method
 from conestool.search.objective import Objective, Pictures, Term
@@ -217,7 +218,7 @@ def search_memory(ask: Imagined, vectors: Vectors, weights: int, job: Job, on_cp
     looking = ask.pass_bytes(min(PROBES, job.resources.samples), learning=False)
     if job.resources.offload_scores and not on_cpu:
         return max(learning, looking)
-    if job.samples > job.at_once and ask.dtype != torch.float32:  # gradients of several passes are added up in fp32
+    if job.samples > job.at_once or job.processes > 1 or ask.dtype == torch.float16:  # then they are added up in fp32
         learning += weights * torch.float32.itemsize
     return round(max(vectors.held * weights + max(learning, looking), vectors.peak * weights))
 
@@ -234,12 +235,14 @@ class Rehearsal:
         """The vectors in as many parts as a small U-Net has parameters of K and V."""
         return zip(*(torch.tensor_split(vector, PARTS) for vector in vectors), strict=True)
 
-    def gradient(self, weights: Tensor | Iterable[Tensor], index: int) -> tuple[list[Tensor], float]:
+    def gradient(self, weights: Tensor | Iterable[Tensor], index: int, use: Use) -> float:
         """Numbers without meaning; notes what is alive while a real gradient is computed."""
-        for _ in weights if not isinstance(weights, Tensor) else ():
-            pass
+        if not isinstance(weights, Tensor):
+            deque(weights, maxlen=0)
         self.held = self.meter.live
-        return [torch.randn(len(part)) for (part,) in self.parts(self.theta)], 0.0
+        for number, (part,) in enumerate(self.parts(self.theta)):
+            use(number, torch.randn(len(part)))
+        return 0.0
 
 
 def rehearse(settings: Settings, weights: int, dtype: torch.dtype) -> Vectors:
@@ -281,7 +284,7 @@ def measured(model: Model, job: Job, update: float) -> Units:
         batch = objective.batch(0)
         objective.loss(objective.theta, batch)  # the first pass also loads kernels
         forward, _ = timed(model.device, lambda: objective.loss(objective.theta, batch))
-        step, _ = timed(model.device, lambda: objective.backward(batch))
+        step, _ = timed(model.device, lambda: objective.backward(batch, lambda number, part: None))
     vae = model.pipe.vae
     with torch.no_grad():
         decoding, _ = timed(model.device, lambda: vae.decode(latents.to(vae.device, vae.dtype)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import starmap
 
 import torch
@@ -61,12 +62,8 @@ class JointMask:
         theta = self.objectives[0].theta
         effect, total = torch.zeros_like(self.second), 0.0
         for asked, objective in zip(self.asked, self.objectives, strict=True):
-            parts = objective.parts
-            gradient, loss = objective.gradient(starmap(masked, parts(theta, self.gates)), index)
-            for part, (own, mean, whole) in zip(gradient, parts(theta, asked, effect), strict=True):
-                mean.lerp_(part.mul_(own), 1 - self.momentum)
-                whole += part
-            total += loss
+            use = partial(self.observe, list(objective.parts(theta, asked, effect)))
+            total += objective.gradient(starmap(masked, objective.parts(theta, self.gates)), index, use)
         self.seen += 1
         self.second.lerp_(effect.square_(), 1 - self.decay)
         bias = 1 - self.momentum**self.seen, 1 - self.decay**self.seen
@@ -74,6 +71,12 @@ class JointMask:
         free = ~self.owned.any(0)
         self.gates[free] = 1.0 if self.reopen_only else (self.gates[free] + self.pull).clamp_(max=1)
         return total / len(self.objectives)
+
+    def observe(self, parts: Sequence[tuple[Tensor, ...]], number: int, gradient: Tensor) -> None:
+        """Take a parameter's gradient into the part of a subject's running mean, and of the sum of all effects."""
+        theta, mean, whole = parts[number]
+        mean.lerp_(gradient.mul_(theta), 1 - self.momentum)
+        whole += gradient
 
     def state(self) -> dict[str, Tensor]:
         """Gates, both moments (the first one per concept) and the number of steps done."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from conestool.concept import Indices
 from conestool.diffusion.weights import kv_weights
 
-__all__ = ["Layout", "borrowed", "quantile", "spread", "top"]
+__all__ = ["Layout", "Use", "borrowed", "quantile", "spread", "top"]
 
 SAMPLE = 1_000_000
+Use = Callable[[int, Tensor], None]
+"""What takes the gradient of one parameter, by its number in the layout, as a vector of fp32."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,32 @@ class Layout:
         for part, parameter in zip(parts, self.parameters.values(), strict=True):
             parameter.copy_(part.view_as(parameter))
 
-    def collect(self, before: Sequence[Tensor] = ()) -> list[Tensor]:
-        """The gradients that backward passes left, plus those of `before`, which are changed; fp32, a part for each
-        parameter; those of fp32 weights are not copied."""
-        taken = []
-        for number, parameter in enumerate(self.parameters.values()):
+    @contextmanager
+    def giving(self, use: Use) -> Iterator[None]:
+        """Give every parameter's gradient to `use` as soon as a backward pass has it, and keep it no longer.
+
+        `use` is called with the parameter's number and the gradient (n_i,), fp32, which is its own to change; after the
+        last pass with zeros for those that had none.
+        """
+        missing = dict(enumerate(self.parameters.values()))
+
+        def give(number: int, parameter: Tensor) -> None:
             found, parameter.grad = parameter.grad, None
-            part = torch.zeros(parameter.numel()) if found is None else found.reshape(-1)
-            part = part.to(self.device).float()
-            taken.append(before[number].add_(part) if before else part)
-        return taken
+            missing.pop(number, None)
+            if found is not None:
+                use(number, found.reshape(-1).to(self.device).float())
+
+        hooks = []
+        for number, parameter in missing.items():
+            hook = parameter.register_post_accumulate_grad_hook(partial(give, number))  # type: ignore[no-untyped-call]
+            hooks.append(hook)
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for number, parameter in missing.items():
+            use(number, torch.zeros(parameter.numel(), device=self.device))
 
     def indices(self, shut: Tensor) -> dict[str, Indices]:
         """The flat indices per param name where the boolean vector `shut` (n,) is true."""

@@ -100,10 +100,14 @@ class LearnedMask:
 
     def step(self, index: int) -> float:
         """Learn from batch `index`; returns L_con under the hard mask before the step."""
-        parts, theta = self.objective.parts, self.objective.theta
-        gradient, loss = self.objective.gradient(starmap(masked, parts(theta, self.gates)), index)
-        for part, (own, first, second) in zip(gradient, parts(theta, self.first, self.second), strict=True):
-            observe(part.mul_(own), first, second, self.momentum, self.decay)
+        theta = self.objective.theta
+        parts = list(self.objective.parts(theta, self.first, self.second))
+
+        def use(number: int, gradient: Tensor) -> None:
+            own, first, second = parts[number]
+            observe(gradient.mul_(own), first, second, self.momentum, self.decay)
+
+        loss = self.objective.gradient(starmap(masked, self.objective.parts(theta, self.gates)), index, use)
         self.seen += 1
         bias = 1 - self.momentum**self.seen, 1 - self.decay**self.seen
         move(self.gates, self.first, self.second, bias, self.rate, self.floor, self.pull)

@@ -78,12 +78,14 @@ class Imagined:
             made = imagined(self.denoiser, self.dtype)
             for parameter in kv_weights(made).values():
                 parameter.requires_grad_(True)
+                parameter.register_post_accumulate_grad_hook(used)  # type: ignore[no-untyped-call]
         return made
 
     def pass_bytes(self, samples: int, *, learning: bool = True, checkpointing: bool = False) -> int:
         """The most bytes alive at once in a pass of so many samples, beside the weights.
 
-        With `learning` forward and backward, gradients of the K/V weights included; else the forward pass alone.
+        With `learning` forward and backward, each gradient of the K/V weights being used up as soon as it is there;
+        else the forward pass alone.
         Attention is counted as the CPU's fused kernel keeps it, as those of GPUs do.
         """
         key = (samples, learning, checkpointing)
@@ -109,6 +111,11 @@ class Imagined:
         if checkpointing:
             denoiser.disable_gradient_checkpointing()
         return int(meter.peak)
+
+
+def used(parameter: Tensor) -> None:
+    """What Layout.giving does, without using it."""
+    parameter.grad = None
 
 
 RECOMPUTE = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)

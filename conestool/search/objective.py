@@ -12,7 +12,7 @@ from conestool.diffusion.conditioning import Conditioning
 from conestool.diffusion.finite import check_finite
 from conestool.diffusion.losses import Schedule, predict, schedule_of, stratified_timesteps
 from conestool.diffusion.models import Model
-from conestool.search.layout import Layout
+from conestool.search.layout import Layout, Use
 from conestool.search.processes import ALONE, Processes
 from conestool.search.scaling import LossScale
 
@@ -82,8 +82,7 @@ class Objective:
     Timesteps come from `noise`, a part of the schedule (0: no noise, 1: nothing but noise); probes see all of it.
     `pool` kept answers per term with `keep` are computed once, at the untouched weights. At most `largest` samples go
     through the denoiser at once. Each of the `processes` computes its rows of a batch; all have the result. Weights to
-    ask about and gradients come in parts, one for each parameter: no vector of them takes memory while the denoiser
-    keeps what its backward pass needs.
+    ask about and gradients come in parts, one for each parameter: no vector of all of them takes memory.
     """
 
     model: Model
@@ -181,35 +180,55 @@ class Objective:
             answers[rows.to(answers.device)] = answer
         return replace(batch, target=self.processes.add(answers))
 
-    def gradient(self, weights: Tensor | Iterable[Tensor], index: int) -> tuple[list[Tensor], float]:
-        """dL_con/dtheta at `weights` on batch `index`, and that batch's L_con; the weights stay as given.
+    def gradient(self, weights: Tensor | Iterable[Tensor], index: int, use: Use) -> float:
+        """Give dL_con/dtheta at `weights` on batch `index` to `use`, parameter by parameter; returns that batch's L_con.
 
-        `weights` are a vector (n,) or, as `parts` has them, a part for each parameter; the gradient is such parts,
-        fp32, the caller's own. Raises NumbersError if either is not finite: no method may rank by such numbers.
+        `weights` are a vector (n,) or, as `parts` has them, a part for each parameter; they stay as given. Where one
+        backward pass does it all, each gradient is used while the pass goes on, so that they are never there together.
+        Raises NumbersError if a gradient or the loss is not finite: no method may rank by such numbers, and what it has
+        learned in this step is worthless.
         """
         self.layout.write(weights)
-        batch = self.batch(index)
-        gradient, loss = self.backward(batch)
-        while self.scale.retry(gradient):
-            gradient, loss = self.backward(batch)
-        check_finite(loss, f"L_con at step {index + 1}", self.model.dtype)
-        check_finite(gradient, f"the gradient of L_con at step {index + 1}", self.model.dtype)
-        self.scale.passed()
-        return gradient, loss
+        batch, sums = self.batch(index), list[Tensor]()
 
-    def backward(self, batch: Batch) -> tuple[list[Tensor], float]:
-        """Gradient, in parts, fp32, and loss of `batch` at the present weights and loss scale, whatever they are."""
-        loss, found = 0.0, list[Tensor]()
-        for part in self.chunks(batch):
-            value = (part.weights * self.errors(part)).sum()
-            torch.autograd.backward(value * self.scale.value)
-            loss += float(value.detach())
-            if self.model.dtype != torch.float32:  # which adds up what several passes leave by itself
-                found = self.layout.collect(found)
-        gradient = [self.processes.add(part) for part in found or self.layout.collect()]
-        if self.scale.value != 1:
-            for each in gradient:
-                each.div_(self.scale.value)
+        def checked(number: int, part: Tensor) -> None:
+            sums.append(part.sum())
+            use(number, part)
+
+        if len(batch.noisy) <= self.largest and self.processes.size == 1 and not self.scale.dynamic:
+            loss = self.backward(batch, checked)
+        else:
+            gradient, loss = self.added(batch)
+            while self.scale.retry(gradient):
+                gradient, loss = self.added(batch)
+            for number, part in enumerate(gradient):
+                checked(number, part)
+        check_finite(loss, f"L_con at step {index + 1}", self.model.dtype)
+        check_finite(torch.stack(sums), f"the gradient of L_con at step {index + 1}", self.model.dtype)
+        self.scale.passed()
+        return loss
+
+    def backward(self, batch: Batch, use: Use) -> float:
+        """Give the gradient of this process's rows of `batch`, times the loss scale, to `use`; returns their loss."""
+        loss = 0.0
+        with self.layout.giving(use):
+            for part in self.chunks(batch):
+                value = (part.weights * self.errors(part)).sum()
+                torch.autograd.backward(value * self.scale.value)
+                loss += float(value.detach())
+        return loss
+
+    def added(self, batch: Batch) -> tuple[list[Tensor], float]:
+        """Gradient, a part for each parameter, and loss of `batch`, over all passes and processes, whatever they are."""
+        found: dict[int, Tensor] = {}
+
+        def add(number: int, part: Tensor) -> None:
+            found[number] = found[number].add_(part) if number in found else part
+
+        loss = self.backward(batch, add)
+        gradient = [self.processes.add(found[number]) for number in sorted(found)]
+        for part in gradient:
+            part.div_(self.scale.value)
         return gradient, self.processes.total(loss, self.theta.device)
 
     @torch.no_grad()

@@ -32,9 +32,13 @@ class Taylor:
 
     def step(self, index: int) -> float:
         """Add batch `index` at the untouched weights; returns its L_con."""
-        gradient, loss = self.objective.gradient(self.objective.theta, index)
-        for part, (total, theta) in zip(gradient, self.objective.parts(self.total, self.objective.theta), strict=True):
-            total.addcmul_(part, theta)
+        parts = list(self.objective.parts(self.total, self.objective.theta))
+
+        def use(number: int, gradient: Tensor) -> None:
+            total, theta = parts[number]
+            total.addcmul_(gradient, theta)
+
+        loss = self.objective.gradient(self.objective.theta, index, use)
         self.seen += 1
         return loss
 

@@ -36,12 +36,15 @@ class TStatistic:
 
     def step(self, index: int) -> float:
         """Add batch `index` at the untouched weights; returns its L_con."""
-        gradient, loss = self.objective.gradient(self.objective.theta, index)
-        vectors = self.objective.parts(self.objective.theta, self.total, self.squares)
-        for part, (theta, total, squares) in zip(gradient, vectors, strict=True):
-            effect = part.mul_(theta)
+        parts = list(self.objective.parts(self.objective.theta, self.total, self.squares))
+
+        def use(number: int, gradient: Tensor) -> None:
+            theta, total, squares = parts[number]
+            effect = gradient.mul_(theta)
             total += effect
             squares.addcmul_(effect, effect)
+
+        loss = self.objective.gradient(self.objective.theta, index, use)
         self.seen += 1
         return loss
 

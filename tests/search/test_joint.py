@@ -20,6 +20,7 @@ from conestool.errors import BaseModelMismatchError, PhotoError, UsageError
 from conestool.format import dumps, loads
 from conestool.search import Event, Note, Progress, Settings
 from conestool.search.joint import JointMask
+from conestool.search.layout import Use
 from conestool.search.tuning import TUNED, Tuning, better, tune
 from tests.tiny import random_cone
 
@@ -36,9 +37,11 @@ class Slope:
         """All of them as one part."""
         return iter([vectors])
 
-    def gradient(self, weights: Iterable[Tensor], index: int) -> tuple[list[Tensor], float]:
+    def gradient(self, weights: Iterable[Tensor], index: int, use: Use) -> float:
         """The slope, whatever the weights."""
-        return [self.slope.clone()], self.loss(torch.cat(list(weights)), None)
+        loss = self.loss(torch.cat(list(weights)), None)
+        use(0, self.slope.clone())
+        return loss
 
     def loss(self, weights: Tensor, batch: Any) -> float:
         """The loss, which may be below 0."""

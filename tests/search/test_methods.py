@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from conestool.errors import UsageError
+from conestool.search.layout import Use
 from conestool.search.methods import METHODS, Ranking, make_method, parameters
 
 # A two-layer net y = v * relu(w . x) with w = (1, 2), v = 3, asked for the target 0 at x = (1, 1):
@@ -28,10 +29,12 @@ class TwoLayerNet:
     def parts(self, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         return zip(*(torch.tensor_split(vector, 2) for vector in vectors), strict=True)
 
-    def gradient(self, weights: Tensor | Iterable[Tensor], index: int) -> tuple[list[Tensor], float]:
+    def gradient(self, weights: Tensor | Iterable[Tensor], index: int, use: Use) -> float:
         whole = weights if isinstance(weights, Tensor) else torch.cat(list(weights))
-        effect, loss = self.slope(whole, index)
-        return [part.clone() for (part,) in self.parts(effect)], loss
+        slope, loss = self.slope(whole, index)
+        for number, (part,) in reversed(list(enumerate(self.parts(slope)))):
+            use(number, part.clone())
+        return loss
 
     def slope(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
         leaf = weights.clone().requires_grad_(True)

@@ -61,8 +61,9 @@ def gradient(model: Model, resources: Resources = PLENTY, weight: float = 1.0) -
 
 def whole(asked: Objective, kept: Tensor) -> tuple[Tensor, float]:
     """Gradient, as one vector, and loss of the first batch."""
-    parts, loss = asked.gradient(asked.theta * kept, 0)
-    return torch.cat(parts), loss
+    found: dict[int, Tensor] = {}
+    loss = asked.gradient(asked.theta * kept, 0, found.__setitem__)
+    return torch.cat([found[number] for number in sorted(found)]), loss
 
 
 def closeness(a: Tensor, b: Tensor) -> float:
@@ -154,7 +155,7 @@ def test_an_overflow_halves_the_scale_and_repeats_the_batch(folder: Path) -> Non
         again.restore(asked.scale.state())
         assert again == asked.scale
         with pytest.raises(NumbersError, match="float16"):
-            objective(half, layout, weight=1e12).gradient(asked.theta * kept, 0)
+            whole(objective(half, layout, weight=1e12), kept)
 
 
 def test_the_scale_grows_again_and_stays_one_where_none_is_needed() -> None:
@@ -212,9 +213,29 @@ def test_only_kv_weights_get_gradients_in_the_backward_pass(model: Model) -> Non
         (asked.errors(asked.batch(0)).sum()).backward()
         held = {name for name, each in model.denoiser.named_parameters() if each.grad is not None}
         assert held == set(layout.parameters)
-        asked.gradient(asked.theta, 0)
+        whole(asked, torch.ones_like(asked.theta))
         parts = [part for part in model.pipe.components.values() if isinstance(part, nn.Module)]
         assert all(each.grad is None for part in parts for each in part.parameters())
+
+
+def test_gradients_are_used_one_by_one_while_the_pass_goes_on(model: Model) -> None:
+    """Each when no other is there; a weight without a gradient gives zeros after the pass."""
+    with at_work(model, PLENTY) as layout:
+        asked, left, given = objective(model, layout), list(layout.parameters.values()), dict[int, Tensor]()
+
+        def use(number: int, part: Tensor) -> None:
+            assert all(parameter.grad is None for parameter in left)
+            given[number] = part.clone()
+            part.zero_()
+
+        whole_one = whole(asked, torch.ones_like(asked.theta))[0]
+        asked.gradient(asked.theta, 0, use)
+        assert torch.equal(torch.cat([given[number] for number in range(len(left))]), whole_one)
+        given.clear()
+        with layout.giving(use):
+            left[3].square().sum().backward()
+        assert list(given) == [3, *(number for number in range(len(left)) if number != 3)]
+        assert all(bool((part == 0).all()) == (number != 3) for number, part in given.items())
 
 
 def test_the_loop_calls_neither_autoencoder_nor_text_encoder(model: Model) -> None:
