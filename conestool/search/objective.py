@@ -181,7 +181,7 @@ class Objective:
         return replace(batch, target=self.processes.add(answers))
 
     def gradient(self, weights: Tensor | Iterable[Tensor], index: int, use: Use) -> float:
-        """Give dL_con/dtheta at `weights` on batch `index` to `use`, parameter by parameter; returns that batch's L_con.
+        """Give dL_con/dtheta at `weights` on batch `index` to `use`, by parameters; returns that batch's L_con.
 
         `weights` are a vector (n,) or, as `parts` has them, a part for each parameter; they stay as given. Where one
         backward pass does it all, each gradient is used while the pass goes on, so that they are never there together.
@@ -219,7 +219,7 @@ class Objective:
         return loss
 
     def added(self, batch: Batch) -> tuple[list[Tensor], float]:
-        """Gradient, a part for each parameter, and loss of `batch`, over all passes and processes, whatever they are."""
+        """Gradient, a part for each parameter, and loss of `batch` over all passes and processes, whatever they are."""
         found: dict[int, Tensor] = {}
 
         def add(number: int, part: Tensor) -> None:
