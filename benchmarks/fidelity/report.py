@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fidelity.plan import CEILINGS
 from benchmarks.fidelity.store import CELL_FOLDER, Store
 from benchmarks.fidelity.subjects import DEVELOPMENT, TEST
 from benchmarks.fidelity.tables import (
@@ -46,17 +48,35 @@ CELLS = ("held-out", "share", "no identifier", "class", "other nouns", "random",
 
 
 def best_rates(store: Store) -> dict[str, float]:
-    """By ceiling, the rate with the lowest mean held-out loss on the development half; SystemExit if none ran there."""
-    rates: dict[str, dict[float, Records]] = {}
-    for record in store.records():
-        if record["kind"] in ("fine-tune", "lora") and record["half"] == "development":
-            rates.setdefault(record["kind"], {}).setdefault(record["rate"], []).append(record)
+    """By ceiling, the rate with the lowest mean held-out loss on the development half; SystemExit if none ran there.
+
+    Means are over the subjects and seeds that all rates of a ceiling have, as long as there are any.
+    """
+    rates = developed(store.records())
     if not rates:
         raise SystemExit("no ceiling ran on a development subject: add one of " + ", ".join(DEVELOPMENT))
-    return {
-        kind: min(by_rate, key=lambda rate: average(by_rate[rate], loss("held_out")) or 0.0)
-        for kind, by_rate in rates.items()
-    }
+    return {kind: min(by_rate, key=partial(held_out, by_rate)) for kind, by_rate in rates.items()}
+
+
+def developed(records: Iterable[dict[str, Any]]) -> dict[str, Mapping[float, Records]]:
+    """By ceiling and rate, what rates are compared on."""
+    rates: dict[str, dict[float, Records]] = {}
+    for record in records:
+        if record["kind"] in CEILINGS and record["half"] == "development":
+            rates.setdefault(record["kind"], {}).setdefault(record["rate"], []).append(record)
+    return {kind: shared(by_rate) for kind, by_rate in rates.items()}
+
+
+def shared(by_rate: Mapping[float, Records]) -> Mapping[float, Records]:
+    """Of every rate the records of those subjects and seeds that all rates have; all, where there is no such."""
+    common = set.intersection(*({(r["subject"], r["seed"]) for r in records} for records in by_rate.values()))
+    kept = {rate: [r for r in records if (r["subject"], r["seed"]) in common] for rate, records in by_rate.items()}
+    return kept if common else by_rate
+
+
+def held_out(by_rate: Mapping[float, Records], rate: float) -> float:
+    """The mean held-out loss of one rate."""
+    return average(by_rate[rate], loss("held_out")) or 0.0
 
 
 def write_page(out: Path, page: Path) -> Path:
@@ -212,11 +232,7 @@ class Study:
         return "\n".join(["## Sets of other subjects\n", lead, *parts]) if parts else ""
 
     def ceilings(self) -> str:
-        """All rates on the development half."""
-        groups: dict[tuple[str, float], Records] = {}
-        for record in self.records:
-            if record["kind"] in self.rates and record["half"] == "development":
-                groups.setdefault((record["kind"], record["rate"]), []).append(record)
+        """All rates on the development half, on the subjects and seeds that all rates of a ceiling have."""
         rows = [
             [
                 kind,
@@ -225,10 +241,12 @@ class Study:
                 plain(mean_of(group, lambda r: r["seconds"]), ".0f"),
                 "chosen" if self.rates[kind] == rate else "",
             ]
-            for (kind, rate), group in sorted(groups.items())
+            for kind, by_rate in sorted(developed(self.records).items())
+            for rate, group in sorted(by_rate.items())
         ]
         head = ["floats", "rate", "held-out", "class", "other nouns", "seconds", ""]
-        return "## Float ceilings, development half\n\n" + table(head, rows) if rows else ""
+        told = "On the subjects and seeds that all rates of a ceiling have.\n\n"
+        return "## Float ceilings, development half\n\n" + told + table(head, rows) if rows else ""
 
     def pictures(self, page: Path) -> str:
         """A sheet per subject beside the page: bare model, every search at its own density, ceilings; seed 0."""

@@ -79,13 +79,14 @@ def test_the_page_has_every_table_and_its_pictures(out: Path) -> None:
 
 def test_rates_are_chosen_on_the_development_half_alone(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    for subject, half, rate, change in (
-        ("dog", "development", 0.1, -0.2),
-        ("dog", "development", 0.2, -0.1),
-        ("cat", "test", 0.2, -0.9),
+    for subject, half, seed, rate, change in (
+        ("dog", "development", 0, 0.1, -0.2),
+        ("dog", "development", 0, 0.2, -0.1),
+        ("dog", "development", 1, 0.2, -0.9),  # a seed that the other rate has not run
+        ("cat", "test", 0, 0.2, -0.9),
     ):
         record = {"kind": "lora", "half": half, "rate": rate, "subject": subject, "losses": {"held_out": change}}
-        store.save(f"{subject}/0/lora/{rate}", record)
+        store.save(f"{subject}/{seed}/lora/{rate}", record | {"seed": seed})
     assert report.best_rates(store) == {"lora": 0.1}
 
 
