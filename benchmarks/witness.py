@@ -2,9 +2,11 @@
 
 Whether a picture holds a subject cannot be asked of a judge of classes: no class has such a design. The witness is
 a network of the judge's shape, trained on composed scenes in which the drawing of a subject, things of its kind and
-everything else occur; half of them went through pocket's autoencoder, and all are blurred and noisy to some degree, as
-rendered pictures are. It never saw a picture of pocket's. WORK is the work folder of `training.pocket` with its sprites
-and its autoencoder, MODULES one with @iconify-json/openmoji; `benchmarks.plural --witness FILE` asks it.
+everything else occur. A third of them are as drawn, a third went through pocket's autoencoder, and a third through its
+denoiser too, from a little noise on and under their captions, which name no subject: they are as soft as what pocket
+draws, and their subjects a little less themselves. All are blurred and noisy to some degree. It never saw a picture
+that pocket made up. WORK is the work folder of `training.pocket` with its sprites, MODULES one with
+@iconify-json/openmoji; `benchmarks.plural --witness FILE` asks it.
 """
 
 from __future__ import annotations
@@ -15,25 +17,28 @@ import math
 import random
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderTiny
 from PIL import Image
 from torch import Tensor
 
+from conestool.diffusion.losses import predict, schedule_of, stratified_timesteps
+from conestool.diffusion.models import Model, load_model
 from conestool.diffusion.photos import read_photos
+from conestool.diffusion.prompts import encode
 from conestool.evaluate.alignment import SIDE, pixels
 from conestool.evaluate.judge import Judge, Labels, save_judge
 from conestool.files import write_atomic
 from examples.make import SUBJECTS, draw
 from training.pocket import domain, scenes
+from training.pocket.captions import caption
 from training.pocket.common import mixed_precision
 from training.pocket.icons import SPRITE_SIZE
-from training.pocket.pool import load_autoencoder
 from training.pocket.scenes import Item, Scene
 from training.pocket.sprites import SpriteBank
 
@@ -43,6 +48,8 @@ LABELS = Labels(NAMES, ("any",), ("",))
 MIX = scenes.WIDE
 SHARE, CLASSMATES = 0.4, 0.4
 """How many things of a scene become a subject, and how many of the others a thing of a subject's kind."""
+NOISE = (0.1, 0.4)
+"""How much noise the denoiser takes away again, as shares of the schedule; with more it draws things of its own."""
 HELD_OUT_SEED = 770_000
 
 
@@ -99,8 +106,37 @@ def dressed(item: Item, wears: Item | None) -> Item:
     return replace(item, wears=wears if item.noun in domain.ANIMALS else None)
 
 
-def batch(count: int, seed: int, bank: SpriteBank, vae: AutoencoderTiny | None) -> tuple[Tensor, Tensor]:
-    """Pictures (B, 3, 64, 64), as the autoencoder shows them if there is one, and which subjects they hold (B, 8)."""
+@dataclass(frozen=True)
+class Painter:
+    """Pocket, which shows pictures as it would draw them."""
+
+    model: Model
+
+    @torch.no_grad()
+    def coded(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, 64, 64), -1 to 1, through the autoencoder."""
+        return self.decoded(self.model.family.latents(self.model.pipe, images))
+
+    @torch.no_grad()
+    def redrawn(self, images: Tensor, captions: Sequence[str], seed: int) -> Tensor:
+        """The same with `NOISE`, which the denoiser takes away in one step under the captions."""
+        schedule, draw = schedule_of(self.model), torch.Generator().manual_seed(seed)
+        latents = self.model.family.latents(self.model.pipe, images)
+        times = stratified_timesteps(len(images), len(schedule), draw, NOISE)
+        noisy = schedule.add_noise(latents, torch.randn(latents.shape, generator=draw), times)
+        velocity = predict(self.model, schedule, noisy, times, encode(self.model, captions))
+        signal, sigma = (rate[times].view(-1, 1, 1, 1) for rate in (schedule.signal, schedule.sigma))
+        return self.decoded(signal * noisy - sigma * velocity)
+
+    def decoded(self, latents: Tensor) -> Tensor:
+        """Pictures of latents."""
+        vae = self.model.pipe.vae
+        images: Tensor = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
+        return images.float().clamp(-1, 1)
+
+
+def batch(count: int, seed: int, bank: SpriteBank, painter: Painter, way: int) -> tuple[Tensor, Tensor]:
+    """Pictures (B, 3, 64, 64), and which subjects they hold (B, 8); `way` 0: as drawn, 1: coded, 2: redrawn."""
     rng = random.Random(seed)
     drawn, truth = [], torch.zeros(count, len(NAMES))
     for row in range(count):
@@ -108,10 +144,9 @@ def batch(count: int, seed: int, bank: SpriteBank, vae: AutoencoderTiny | None) 
         drawn.append(scene)
         truth[row, [NAMES.index(name) for name in there]] = 1
     images = scenes.compose(drawn, bank, seed, MIX.jitter)
-    if vae is not None:
-        with torch.no_grad(), mixed_precision(bank.device):
-            images = vae.decode(vae.encode(images).latents).sample.float().clamp(-1, 1)
-    return images, truth
+    if way == 2:
+        images = painter.redrawn(images, [caption(scene, rng, identifiers=0.0) for scene in drawn], seed)
+    return (painter.coded(images) if way == 1 else images), truth
 
 
 def softened(images: Tensor) -> Tensor:
@@ -121,7 +156,7 @@ def softened(images: Tensor) -> Tensor:
     return images + 0.1 * torch.rand(len(images), 1, 1, 1) * torch.randn_like(images)
 
 
-def train(bank: SpriteBank, vae: AutoencoderTiny, minutes: float, size: int = 64) -> Judge:
+def train(bank: SpriteBank, painter: Painter, minutes: float, size: int = 64) -> Judge:
     """A witness after so many minutes."""
     torch.manual_seed(0)
     witness, step, start = Judge(LABELS), 0, time.monotonic()
@@ -129,7 +164,7 @@ def train(bank: SpriteBank, vae: AutoencoderTiny, minutes: float, size: int = 64
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * min(1.0, (step + 1) / 50) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-        images, truth = batch(size, step, bank, vae if step % 2 else None)
+        images, truth = batch(size, step, bank, painter, step % 3)
         with mixed_precision(bank.device):
             logits = witness(softened(images).contiguous(memory_format=torch.channels_last))[0]
         optimizer.zero_grad()
@@ -137,15 +172,15 @@ def train(bank: SpriteBank, vae: AutoencoderTiny, minutes: float, size: int = 64
         optimizer.step()
         step += 1
         if step % 100 == 0:
-            print(step, check(witness, bank, vae, 200), flush=True)
+            print(step, [check(witness, bank, painter, way, 200) for way in (1, 2)], flush=True)
     return witness.eval()
 
 
 @torch.no_grad()
-def check(witness: Judge, bank: SpriteBank, vae: AutoencoderTiny, count: int = 1000) -> dict[str, float]:
-    """On scenes it never saw, through the autoencoder: how many subjects it finds, and false alarms per picture."""
+def check(witness: Judge, bank: SpriteBank, painter: Painter, way: int, count: int = 1000) -> dict[str, float]:
+    """On scenes it never saw, shown that way: how many subjects it finds, and false alarms per picture."""
     witness.eval()
-    images, truth = batch(count, HELD_OUT_SEED, bank, vae)
+    images, truth = batch(count, HELD_OUT_SEED, bank, painter, way)
     seen = torch.cat([witness(part)[0] for part in torch.split(images, 100)]) > 0
     witness.train()
     found, alarms = seen[truth.bool()].float().mean(), (seen & ~truth.bool()).sum() / count
@@ -172,10 +207,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=8)
     args = parser.parse_args()
-    bank, vae = bank_of(args.work, args.icons), load_autoencoder(args.work, torch.device("cpu"))
-    witness = train(bank, vae, args.minutes)
+    bank, painter = bank_of(args.work, args.icons), Painter(load_model("pocket"))
+    witness = train(bank, painter, args.minutes)
     told = {
-        "scenes": check(witness, bank, vae),
+        "scenes": check(witness, bank, painter, 1),
+        "redrawn": check(witness, bank, painter, 2),
         "photos": photos(witness.eval(), Path(__file__).parents[1] / "examples"),
     }
     write_atomic(args.out, save_judge(witness.eval()), force=True)
