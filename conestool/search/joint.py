@@ -10,7 +10,7 @@ from itertools import starmap
 import torch
 from torch import Tensor
 
-from conestool.search.mask import masked, move
+from conestool.search.mask import masked, move, strong
 from conestool.search.methods import Ranking
 from conestool.search.objective import Objective
 
@@ -67,7 +67,7 @@ class JointMask:
         self.seen += 1
         self.second.lerp_(effect.square_(), 1 - self.decay)
         bias = 1 - self.momentum**self.seen, 1 - self.decay**self.seen
-        move(self.gates, self.asked.sum(0), self.second, bias, self.rate, self.floor)
+        move(self.gates, self.asked.sum(0), self.second, bias, self.rate, strong(self.second, self.floor))
         free = ~self.owned.any(0)
         self.gates[free] = 1.0 if self.reopen_only else (self.gates[free] + self.pull).clamp_(max=1)
         return total / len(self.objectives)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from conestool.concept import Indices
 from conestool.diffusion.weights import kv_weights
 
-__all__ = ["Layout", "Use", "borrowed", "quantile", "spread", "top"]
+__all__ = ["SAMPLE", "Layout", "Use", "borrowed", "quantile", "spread", "top"]
 
 SAMPLE = 1_000_000
 Use = Callable[[int, Tensor], None]
@@ -148,9 +148,9 @@ def quantile(values: Tensor, q: float) -> float:
     return float(among.kthvalue(1 + round(q * (len(among) - 1))).values)
 
 
-def spread(values: Tensor) -> Tensor:
-    """At most 2 million evenly spaced entries of `values`, shape (m,)."""
-    return values.flatten()[:: max(1, values.numel() // SAMPLE)]
+def spread(values: Tensor, most: int = SAMPLE) -> Tensor:
+    """Fewer than twice `most` evenly spaced entries of `values`, shape (m,)."""
+    return values.flatten()[:: max(1, values.numel() // most)]
 
 
 def top(scores: Tensor, count: int) -> Tensor:

@@ -9,14 +9,16 @@ from itertools import starmap
 import torch
 from torch import Tensor
 
-from conestool.search.layout import quantile, spread
+from conestool.search.layout import SAMPLE, quantile, spread
 from conestool.search.methods import Ranking, method
 from conestool.search.objective import Objective
 
-__all__ = ["LearnedMask", "masked", "move", "observe"]
+__all__ = ["LearnedMask", "masked", "move", "observe", "strong"]
 
 PIECE = 2**16
 """Weights that are worked on at once, so that what lies between stays in the processor's cache."""
+LOCAL_SAMPLE = 2**15
+"""By about how many of a parameter's weights its own quantile is taken."""
 MOMENTS = torch.bfloat16
 """In which the running means are kept between two steps."""
 TIE = 1e-3
@@ -35,11 +37,11 @@ def move(
     """Move `gates` (n,) in place as Adam would, by moments (n,) and what corrects their `bias`, and hold them in 0..1.
 
     Gates are fp32; moments may have fewer bits, and are computed with in fp32.
-    The root-mean-square in the denominator is floored at its `floor` quantile over all weights; then every gate rises
-    by `pull`.
+    The root-mean-square in the denominator is at least `floor`, before its bias is corrected; then every gate rises by
+    `pull`.
     """
     root, room = bias[1] ** 0.5, gates.new_empty(min(PIECE, len(gates)))
-    least = max(quantile(spread(second).float().sqrt(), floor), 1e-30 * root)
+    least = max(floor, 1e-30 * root)
     for gate, one, two in pieces(gates, first, second):
         rms = room[: len(two)].copy_(two).sqrt_().clamp_min_(least)
         gate.addcdiv_(one.float(), rms, value=-rate * root / bias[0]).add_(pull).clamp_(0, 1)
@@ -49,6 +51,11 @@ def masked(weights: Tensor, gates: Tensor) -> Tensor:
     """`weights` (n,), 0 where the gate is below 1/2, in the dtype of `gates` (n,)."""
     kept = torch.ge(gates, 0.5, out=torch.empty_like(gates))  # floats multiply in half the time of booleans
     return kept.mul_(weights)
+
+
+def strong(second: Tensor, floor: float, most: int = SAMPLE) -> float:
+    """The `floor` quantile of the roots of `second` (n,), by at most about twice so many of them."""
+    return quantile(spread(second, most).float().sqrt(), floor)
 
 
 def observe(effect: Tensor, first: Tensor, second: Tensor, momentum: float, decay: float) -> None:
@@ -73,21 +80,27 @@ class LearnedMask:
 
     Each step runs the network under the hard mask and moves every gate along the straight-through gradient
     theta * dL_con/dtheta, as Adam would, but with the root-mean-square in the denominator floored at its
-    `floor` quantile over all weights: without the floor, weights that hardly matter move as fast as those that do.
+    `floor` quantile: without the floor, weights that hardly matter move as fast as those that do. The quantile is
+    between that over all weights and that over the weights of the same parameter, their geometric mean with `local`
+    1/2: with the first alone a few parameters, whose effects are large, have nearly all that is shut.
     Every gate also rises by `pull` in each step, the gradient of an L1 penalty on what is shut: only effects above
     `pull` / `rate` of that floor shut a weight. Without it several times as many weights are shut for the same
-    pictures, and everything else that the model draws suffers (docs/method.md).
-    Our choice; density settles by itself. `rate` is the largest move of a gate per step. Both moments are kept in
-    bfloat16: what is lost of them lies far below the noise of a batch, and a vector of memory is saved.
+    pictures, and everything else that the model draws suffers. `rate` is the largest move of a gate in the first step;
+    it falls to the part `end` of itself over the steps, and the pull with it, so that the last batches do not decide
+    what is shut.
+    Our choices, all measured (docs/method.md); density settles by itself. Both moments are kept in bfloat16: what is
+    lost of them lies far below the noise of a batch, and a vector of memory is saved.
     """
 
     objective: Objective
     steps: int = 60
-    rate: float = 0.1
+    rate: float = 0.2
     momentum: float = 0.9
     decay: float = 0.95
     floor: float = 0.98
-    pull: float = 0.015
+    local: float = 0.5
+    pull: float = 0.02
+    end: float = 0.0
     gates: Tensor = field(init=False)
     first: Tensor = field(init=False)
     second: Tensor = field(init=False)
@@ -108,9 +121,13 @@ class LearnedMask:
             observe(gradient.mul_(own), first, second, self.momentum, self.decay)
 
         loss = self.objective.gradient(starmap(masked, self.objective.parts(theta, self.gates)), index, use)
+        left = 1 - (1 - self.end) * self.seen / self.steps
         self.seen += 1
         bias = 1 - self.momentum**self.seen, 1 - self.decay**self.seen
-        move(self.gates, self.first, self.second, bias, self.rate, self.floor, self.pull)
+        overall = strong(self.second, self.floor)
+        for gates, first, second in self.objective.parts(self.gates, self.first, self.second):
+            floor = overall ** (1 - self.local) * strong(second, self.floor, LOCAL_SAMPLE) ** self.local
+            move(gates, first, second, bias, left * self.rate, floor, left * self.pull)
         return loss
 
     def state(self) -> dict[str, Tensor]:

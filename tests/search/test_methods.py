@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 import torch
@@ -115,19 +116,40 @@ class Steady(TwoLayerNet):
 
 
 def test_the_pull_leaves_weak_effects_open() -> None:
-    """With a floor of 1 and a rate of 0.1, a pull of 0.02 needs a fifth of it; without a pull all fall in time."""
+    """With a floor of 1 and a rate of 0.2, a pull of 0.04 needs a fifth of it; without a pull all fall in time."""
     effects = torch.tensor([1.0, 0.3, 0.15, -0.5])
-    held = finished("mask", Steady(effects), steps=60, rate=0.1, pull=0.02, floor=1.0)
-    free = finished("mask", Steady(effects), steps=60, rate=0.1, pull=0.0, floor=1.0)
+    held = finished("mask", Steady(effects), steps=60, rate=0.2, pull=0.04, floor=1.0, local=0.0)
+    free = finished("mask", Steady(effects), steps=60, rate=0.2, pull=0.0, floor=1.0, local=0.0)
     assert (held.scores > 0.5).tolist() == [True, True, False, False]
     assert (free.scores > 0.5).tolist() == [True, True, True, False]
     assert (held.count, free.count) == (2, 3)
 
 
+def test_a_parameter_of_weak_effects_has_its_own_strong_ones() -> None:
+    """Two parameters, one with effects a hundredth of the other's: only with a floor of its own it has any shut."""
+    effects = torch.tensor([1.0, 0.2, 0.01, 0.002])
+    shut = [
+        (finished("mask", Steady(effects), steps=60, rate=0.2, pull=0.04, floor=1.0, local=local).scores > 0.5).tolist()
+        for local in (0.0, 0.5, 1.0)
+    ]
+    assert shut == [[True, False, False, False], [True, False, False, False], [True, False, True, False]]
+
+
+def test_steps_become_smaller_towards_the_end() -> None:
+    """A gate falls by the rate in the first step, and by no more than a tenth of it in the last of ten."""
+    method = make_method("mask", Steady(torch.tensor([-1.0, 1.0])), steps=10, rate=0.04, pull=0.0, floor=0.0)  # type: ignore[arg-type]
+    gates = [1.0]
+    for index in range(10):
+        method.step(index)
+        gates.append(float(method.state()["gates"][1]))
+    falls = [before - after for before, after in pairwise(gates)]
+    assert falls == pytest.approx([0.04 * (1 - index / 10) for index in range(10)], rel=0.02)
+
+
 def test_gates_at_their_ends_are_ordered_by_their_effects() -> None:
     """So that densities above and below the method's own shut the right ones."""
     effects = torch.tensor([0.6, 1.0, 0.1, 0.15, -0.5])
-    scores = finished("mask", Steady(effects), steps=60, rate=0.1, pull=0.02, floor=1.0).scores
+    scores = finished("mask", Steady(effects), steps=60, rate=0.2, pull=0.04, floor=1.0, local=0.0).scores
     assert scores.argsort(descending=True).tolist() == [1, 0, 3, 2, 4]
     assert scores[2] > 0 > scores[4]
 
