@@ -17,6 +17,8 @@ from conestool.diffusion.weights import kv_weights
 __all__ = ["SAMPLE", "Layout", "Use", "borrowed", "quantile", "spread", "top"]
 
 SAMPLE = 1_000_000
+LOOKED_THROUGH = 2**20
+"""Scores that are looked through together, so that what lies between takes little memory."""
 Use = Callable[[int, Tensor], None]
 """What takes the gradient of one parameter, by its number in the layout, as a vector of fp32."""
 
@@ -154,11 +156,30 @@ def spread(values: Tensor, most: int = SAMPLE) -> Tensor:
 
 
 def top(scores: Tensor, count: int) -> Tensor:
-    """Boolean (n,): the `count` highest positive scores; ties go to the lower position, so that runs repeat."""
-    count = min(count, int((scores > 0).sum()))
+    """Boolean (n,): the `count` highest positive scores; ties go to the lower position, so that runs repeat.
+
+    The least of them is looked for among a few more than so many, since torch.topk takes four times the memory of what
+    it looks through.
+    """
+    among = beyond(scores, likely(scores, count))
+    if len(among) < count:
+        among = beyond(scores, 0.0)
+    count = min(count, len(among))
     if not count:
         return torch.zeros_like(scores, dtype=torch.bool)
-    least = scores.topk(count, sorted=False).values.min()
+    least = among.topk(count, sorted=False).values.min()
     shut = scores > least
     shut[(scores == least).nonzero().flatten()[: count - int(shut.sum())]] = True
     return shut
+
+
+def likely(scores: Tensor, count: int) -> float:
+    """A score, at least 0, that a little more than `count` (and 100) of all are likely to exceed."""
+    among = spread(scores)
+    place = len(among) - round(1.1 * count * len(among) / len(scores)) - 100
+    return max(0.0, float(among.kthvalue(place).values)) if place > 0 else 0.0
+
+
+def beyond(scores: Tensor, least: float) -> Tensor:
+    """The `scores` (n,) that are greater, in their order."""
+    return torch.cat([part[part > least] for part in torch.split(scores, LOOKED_THROUGH)])

@@ -146,7 +146,11 @@ class LearnedMask:
 
         Among gates that can go no further the running mean of theta * dL_con/dtheta decides, for other densities.
         """
-        scores = 1 - self.gates
-        ends = (self.gates <= 0) | (self.gates >= 1)
-        scores += ends * self.first * (TIE / self.first.abs().max().clamp_min(1e-30))
-        return Ranking(scores, int((self.gates < 0.5).sum()))
+        scores, count = 1 - self.gates, 0
+        least, most = (float(end) for end in self.first.aminmax())
+        share = TIE / max(-least, most, 1e-30)
+        for score, gate, mean in pieces(scores, self.gates, self.first):
+            ends = (gate <= 0) | (gate >= 1)
+            score.addcmul_(ends.float(), mean, value=share)
+            count += int((gate < 0.5).sum())
+        return Ranking(scores, count)
