@@ -30,7 +30,7 @@ steps four times.
 """
 NEVER_ON_CUDA = """
 Nothing on this page ran on a GPU, and torch.compile and CUDA graphs were not measured. Full-precision weights of XL
-with what a search holds (16 bytes for each of 0.5 billion weights) do not fit a small machine, so its steps are
+with what a search holds (12 bytes for each of 0.5 billion weights) do not fit a small machine, so its steps are
 measured on a part of it (`sdxl-part`), or not at all; the activations are counted on the whole.
 """
 Group = dict[str, dict[str, Any]]
@@ -119,8 +119,14 @@ def ratio_of(kind: str) -> Callable[[dict[str, Any]], float]:
 
 
 def memory(group: Group) -> str:
-    """Megabytes of each kind."""
-    return table(["step", "MB"], [[name, f"{record['peak'] / 1e6:,.0f}"] for name, record in sorted(group.items())])
+    """Megabytes of each kind, and the ratio to LoRA's."""
+    found = rounds(group)
+    rows = []
+    for kind in (name for name in found[0] if name != "key"):
+        peaks = sorted(record[kind] / 1e6 for record in found)
+        over = median(found, lambda r: r[kind] / r["lora"]) if "lora" in found[0] else ""  # noqa: B023
+        rows.append([kind, f"{statistics.median(peaks):,.0f} ({peaks[0]:,.0f} to {peaks[-1]:,.0f})", over])
+    return table(["step", "MB", "over LoRA"], rows)
 
 
 def kept(group: Group) -> str:
