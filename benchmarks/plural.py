@@ -4,7 +4,8 @@ For the first 2, 3, 4 and 6 of the subjects: the loss on every subject's held-ou
 all merged, after `tune` and after `tune` with `reopen_only`, beside as many random indices; floats on the same indices
 as the ceiling; what the concepts share against chance; and how often all subjects are in a picture: by pocket's judge,
 which knows their classes alone, beside what the bare model draws of the same words; and by the witness, who knows the
-subjects (`benchmarks.witness`). Finished rows are kept in FOLDER/plural.json and not repeated;
+subjects (`benchmarks.witness`): whether it takes a picture for one of the subject, and whether it sees more of the
+subject in it than in any that the bare model draws of the same words and seeds. Finished rows are kept in FOLDER/plural.json and not repeated;
 concepts that are not in FOLDER yet are found first.
 """
 
@@ -40,6 +41,11 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SUBJECTS = ("dog", "hat", "cat", "rabbit", "car", "bear")
 PLACES = ("", " on the beach", " in a field", " in the snow", " at night", " on the street")
 STEPS = ("alone", "merged", "reopened", "tuned", "random", "floats")
+COUNTS = {
+    "by the judge, of their classes": "judge",
+    "by the witness, of the subjects themselves": "witness",
+    "by the witness, more of the subject than in any picture of the bare model": "beyond",
+}
 SHOWN = 6
 """Pictures of a group on its sheet."""
 
@@ -127,12 +133,12 @@ def judged(images: Sequence[Image.Image], names: Sequence[str], judge: Judge) ->
     return [[bool(kinds & seen) for kinds in accepted] for seen in found]
 
 
-def witnessed(images: Sequence[Image.Image], names: Sequence[str], witness: Judge) -> list[list[bool]]:
-    """Per picture, whether the witness sees each of the subjects `names` in it."""
+def witnessed(images: Sequence[Image.Image], names: Sequence[str], witness: Judge) -> list[list[float]]:
+    """Per picture, how surely the witness sees each of the subjects `names` in it: log odds, above 0 if it does."""
     columns = [witness.labels.nouns.index(name) for name in names]
     with torch.no_grad():
-        seen = witness(pixels(images, SIDE))[0][:, columns] > 0
-    return [[bool(each) for each in row] for row in seen]
+        seen = witness(pixels(images, SIDE))[0][:, columns]
+    return [[round(float(each), 3) for each in row] for row in seen]
 
 
 def shares(rows: Sequence[Sequence[bool]], names: Sequence[str]) -> dict[str, Any]:
@@ -153,8 +159,16 @@ def present(bench: Bench, names: Sequence[str], cone: Cone | None) -> dict[str, 
     strip(bench.args.out / f"{len(names)}-{'bare' if cone is None else cone.id[:8]}.png", images)
     found = shares(judged(images, names, bench.judge), names)
     if bench.witness:
-        found["witness"] = shares(witnessed(images, names, bench.witness), names)
+        found["log odds"] = odds = witnessed(images, names, bench.witness)
+        found["witness"] = shares([[each > 0 for each in row] for row in odds], names)
     return found
+
+
+def beyond(found: dict[str, Any], bare: dict[str, Any]) -> dict[str, Any]:
+    """`shares` of pictures in which the witness sees more of each subject than in any of the bare model's."""
+    most = [max(column) for column in zip(*bare["log odds"], strict=True)]
+    rows = [[one > other for one, other in zip(row, most, strict=True)] for row in found["log odds"]]
+    return shares(rows, list(found["each"]))
 
 
 def strip(file: Path, images: Sequence[Image.Image]) -> None:
@@ -208,18 +222,24 @@ def tables(rows: dict[str, Any], groups: Sequence[int], subjects: Sequence[str])
             cells = [f"{c} ({of_class[k]:+.1f})" if k in of_class else c for k, c in zip(STEPS, cells, strict=True)]
             lines.append(f"| {count} | {name} | {' | '.join(cells)} |")
     kinds = ("bare", "merged", "reopened", "tuned")
-    for who, told in (("judge", "the judge, of their classes"), ("witness", "the witness, of the subjects themselves")):
-        lines += ["", f"Pictures that hold all, and the share of all that are there: by {told}.", ""]
+    for told, counted in COUNTS.items():
+        lines += ["", f"Pictures that hold all, and the share of all that are there: {told}.", ""]
         lines += [f"| concepts | {' | '.join(kinds)} |", "|---|---|---|---|---|"]
         for count in groups:
             found = [rows.get(f"{count} present {kind}", {}).get("value", {}) for kind in kinds]
-            found = [each.get("witness", {}) if who == "witness" else each for each in found]
-            if all(found):
-                lines.append(f"| {count} | " + " | ".join(map(presence, found)) + " |")
+            if all(found) and (counted == "judge" or "log odds" in found[0]):
+                lines.append(f"| {count} | " + " | ".join(presence(each) for each in asked(found, counted)) + " |")
     lines += ["", "| pair | shared | by chance |", "|---|---|---|"]
     for pair, found in rows[f"{max(groups)} overlap"]["value"].items():
         lines.append(f"| {pair} | {found['shared']:,} | {found['chance']:,.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def asked(found: Sequence[dict[str, Any]], counted: str) -> list[dict[str, Any]]:
+    """`shares` of pictures by the bare model, which come first, and with concepts, as that witness or judge counts."""
+    if counted == "beyond":
+        return [beyond(each, found[0]) for each in found]
+    return [each["witness"] if counted == "witness" else each for each in found]
 
 
 def presence(found: dict[str, Any]) -> str:

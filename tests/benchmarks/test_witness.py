@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from benchmarks.plural import shares
+from benchmarks.plural import beyond, shares
 from benchmarks.witness import NAMES, own, with_subjects
 from training.pocket import domain, scenes
 
@@ -26,3 +26,11 @@ def test_shares_count_pictures_that_hold_all_and_each() -> None:
     """Of four pictures one holds both, three the dog and one the hat."""
     found = shares([[True, True], [True, False], [True, False], [False, False]], ["dog", "hat"])
     assert found == {"all": 0.25, "each": {"dog": 0.75, "hat": 0.25}, "pictures": 4}
+
+
+def test_a_subject_is_beyond_the_bare_model_where_the_witness_is_surer_than_of_all_its_pictures() -> None:
+    """The dog's log odds are at most -2 in the bare model's pictures, the hat's at most 1."""
+    bare = {"log odds": [[-2.0, 1.0], [-5.0, -3.0]], "each": {"dog": 0.0, "hat": 0.5}}
+    with_concepts = {"log odds": [[-1.0, 2.0], [-2.0, 2.0], [3.0, 1.0], [-9.0, 0.5]], "each": bare["each"]}
+    assert beyond(with_concepts, bare) == {"all": 0.25, "each": {"dog": 0.5, "hat": 0.5}, "pictures": 4}
+    assert beyond(bare, bare)["each"] == {"dog": 0.0, "hat": 0.0}
