@@ -4,9 +4,9 @@ For the first 2, 3, 4 and 6 of the subjects: the loss on every subject's held-ou
 all merged, after `tune` and after `tune` with `reopen_only`, beside as many random indices; floats on the same indices
 as the ceiling; what the concepts share against chance; and how often all subjects are in a picture: by pocket's judge,
 which knows their classes alone, beside what the bare model draws of the same words; and by the witness, who knows the
-subjects (`benchmarks.witness`): whether it takes a picture for one of the subject, and whether it sees more of the
-subject in it than in any that the bare model draws of the same words and seeds. Finished rows are kept in FOLDER/plural.json and not repeated;
-concepts that are not in FOLDER yet are found first.
+subjects (`benchmarks.witness`): whether it takes a picture for one of the subject, and whether it sees more of it
+there than in any picture that the bare model draws of the same words and seeds. Finished rows are kept in
+FOLDER/plural.json and not repeated; concepts that are not in FOLDER yet are found first.
 """
 
 from __future__ import annotations
