@@ -121,6 +121,8 @@ class Layout:
 def borrowed(denoiser: nn.Module, home: torch.device | None = None) -> Iterator[Layout]:
     """Give gradients to the K/V weights alone; on leaving, weights, flags and mode are as they were, bit for bit.
 
+    Gradients that were there before are gone, so that none is taken for one of ours.
+
     Their copy, the layout's `theta`, lies on `home` as all vectors do, by default with the weights.
     """
     layout = Layout(kv_weights(denoiser), home)
@@ -131,6 +133,7 @@ def borrowed(denoiser: nn.Module, home: torch.device | None = None) -> Iterator[
     denoiser.requires_grad_(False)
     for parameter in layout.parameters.values():
         parameter.requires_grad_(True)
+        parameter.grad = None
     try:
         yield layout
     finally:

@@ -49,6 +49,18 @@ def test_only_kv_weights_get_gradients_while_borrowed(unet: nn.Module) -> None:
         assert {id(p) for p in unet.parameters() if p.requires_grad} == wanted
 
 
+def test_gradients_from_before_are_not_taken_for_those_of_a_pass(unet: nn.Module) -> None:
+    """A training loop that left its gradients on the pipeline changes nothing in the first step."""
+    for parameter in unet.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with borrowed(unet) as layout:
+        given: dict[int, torch.Tensor] = {}
+        with layout.giving(given.__setitem__):
+            torch.stack([each.sum() for each in layout.parameters.values()]).mul(3).sum().backward()
+        assert all(bool((part == 3).all()) for part in given.values())
+        assert len(given) == len(layout.sizes)
+
+
 def test_indices_are_positions_inside_each_parameter() -> None:
     layout = Layout({"a": nn.Parameter(torch.zeros(2, 3)), "b": nn.Parameter(torch.zeros(4, 1))})
     shut = torch.zeros(10, dtype=torch.bool)
@@ -63,6 +75,17 @@ def test_top_takes_the_highest_positive_scores_and_no_others() -> None:
     assert top(scores, 5).tolist() == [True, False, True, False, True]
     assert top(torch.zeros(3), 2).tolist() == [False, False, False]
     assert top(torch.tensor([1.0, 2.0, 1.0, 1.0]), 3).tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("count", [0, 1, 137, 30_000, 4_000_000])
+def test_top_is_right_wherever_the_threshold_lies(count: int) -> None:
+    """Among scores of which half are equal, a tenth below 0, and the highest all lie together."""
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.rand(3_000_000, generator=draw) - 0.1
+    scores[::2] = 0.5
+    scores[1_000_000:1_010_000] += 1
+    wanted = scores.sort(descending=True, stable=True).indices[: min(count, int((scores > 0).sum()))]
+    assert torch.equal(top(scores, count).nonzero().flatten(), wanted.sort().values)
 
 
 def test_random_control_has_the_same_count_in_every_parameter() -> None:
