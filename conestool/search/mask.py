@@ -82,7 +82,7 @@ class LearnedMask:
     theta * dL_con/dtheta, as Adam would, but with the root-mean-square in the denominator floored at its
     `floor` quantile: without the floor, weights that hardly matter move as fast as those that do. The quantile is
     between that over all weights and that over the weights of the same parameter, their geometric mean with `local`
-    1/2: with the first alone a few parameters, whose effects are large, have nearly all that is shut.
+    1/2: with the first alone the parameters whose effects are large have more of what is shut.
     Every gate also rises by `pull` in each step, the gradient of an L1 penalty on what is shut: only effects above
     `pull` / `rate` of that floor shut a weight. Without it several times as many weights are shut for the same
     pictures, and everything else that the model draws suffers. `rate` is the largest move of a gate in the first step;
