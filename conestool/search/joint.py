@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import starmap
 
 import torch
 from torch import Tensor
@@ -63,7 +62,7 @@ class JointMask:
         effect, total = torch.zeros_like(self.second), 0.0
         for asked, objective in zip(self.asked, self.objectives, strict=True):
             use = partial(self.observe, list(objective.parts(theta, asked, effect)))
-            total += objective.gradient(starmap(masked, objective.parts(theta, self.gates)), index, use)
+            total += objective.gradient(masked(objective.parts(theta, self.gates)), index, use)
         self.seen += 1
         self.second.lerp_(effect.square_(), 1 - self.decay)
         bias = 1 - self.momentum**self.seen, 1 - self.decay**self.seen

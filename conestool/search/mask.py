@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import starmap
 
 import torch
 from torch import Tensor
@@ -47,10 +46,17 @@ def move(
         gate.addcdiv_(one.float(), rms, value=-rate * root / bias[0]).add_(pull).clamp_(0, 1)
 
 
-def masked(weights: Tensor, gates: Tensor) -> Tensor:
-    """`weights` (n,), 0 where the gate is below 1/2, in the dtype of `gates` (n,)."""
-    kept = torch.ge(gates, 0.5, out=torch.empty_like(gates))  # floats multiply in half the time of booleans
-    return kept.mul_(weights)
+def masked(parts: Iterable[tuple[Tensor, ...]]) -> Iterator[Tensor]:
+    """Of every part, weights and gates (n_i,), the weights, 0 where the gate is below 1/2, in the gates' dtype.
+
+    Each takes the place of the one before: memory that is new must be cleared first, and that takes longer than this.
+    """
+    room = torch.empty(0)
+    for weights, gates in parts:
+        if len(room) < len(gates):
+            room = torch.empty_like(gates)
+        kept = torch.ge(gates, 0.5, out=room[: len(gates)])  # floats multiply in half the time of booleans
+        yield kept.mul_(weights)
 
 
 def strong(second: Tensor, floor: float, most: int = SAMPLE) -> float:
@@ -120,7 +126,7 @@ class LearnedMask:
             own, first, second = parts[number]
             observe(gradient.mul_(own), first, second, self.momentum, self.decay)
 
-        loss = self.objective.gradient(starmap(masked, self.objective.parts(theta, self.gates)), index, use)
+        loss = self.objective.gradient(masked(self.objective.parts(theta, self.gates)), index, use)
         left = 1 - (1 - self.end) * self.seen / self.steps
         self.seen += 1
         bias = 1 - self.momentum**self.seen, 1 - self.decay**self.seen

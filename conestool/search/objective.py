@@ -183,10 +183,10 @@ class Objective:
     def gradient(self, weights: Tensor | Iterable[Tensor], index: int, use: Use) -> float:
         """Give dL_con/dtheta at `weights` on batch `index` to `use`, by parameters; returns that batch's L_con.
 
-        `weights` are a vector (n,) or, as `parts` has them, a part for each parameter; they stay as given. Where one
-        backward pass does it all, each gradient is used while the pass goes on, so that they are never there together.
-        Raises NumbersError if a gradient or the loss is not finite: no method may rank by such numbers, and what it has
-        learned in this step is worthless.
+        `weights` are a vector (n,) or a part for each parameter, each asked for when the one before is in its place;
+        they stay as given. Where one backward pass does it all, each gradient is used while the pass goes on, so that
+        they are never there together. Raises NumbersError if a gradient or the loss is not finite: no method may rank
+        by such numbers, and what it has learned in this step is worthless.
         """
         self.layout.write(weights)
         batch, sums = self.batch(index), list[Tensor]()

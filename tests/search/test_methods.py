@@ -31,7 +31,7 @@ class TwoLayerNet:
         return zip(*(torch.tensor_split(vector, 2) for vector in vectors), strict=True)
 
     def gradient(self, weights: Tensor | Iterable[Tensor], index: int, use: Use) -> float:
-        whole = weights if isinstance(weights, Tensor) else torch.cat(list(weights))
+        whole = weights if isinstance(weights, Tensor) else torch.cat([part.clone() for part in weights])
         slope, loss = self.slope(whole, index)
         for number, (part,) in reversed(list(enumerate(self.parts(slope)))):
             use(number, part.clone())
