@@ -29,9 +29,10 @@ weigh more than it does in use. On the CPU the optimiser of full fine-tuning hol
 steps four times.
 """
 NEVER_ON_CUDA = """
-Nothing on this page ran on a GPU, and torch.compile and CUDA graphs were not measured. Full-precision weights of XL
-with what a search holds (12 bytes for each of 0.5 billion weights) do not fit a small machine, so its steps are
-measured on a part of it (`sdxl-part`), or not at all; the activations are counted on the whole.
+Nothing on this page ran on a GPU, and torch.compile and CUDA graphs were not measured. In float32 the weights of XL,
+what a search holds (12 bytes for each of 0.5 billion weights) and its activations do not fit a small machine, so its
+steps are measured in bfloat16, and in float32 on a part of it (`sdxl-part`). Steps here are of one sample; a step of
+`find` has 24, and spends no more outside the denoiser than one of these.
 """
 Group = dict[str, dict[str, Any]]
 
