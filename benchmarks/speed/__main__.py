@@ -17,14 +17,16 @@ from benchmarks.fidelity.store import Store
 from benchmarks.speed import files
 from benchmarks.speed.clock import seconds, take_turns
 from benchmarks.speed.memory import DTYPES, kept_bytes, measure_apart
+from benchmarks.speed.profile import profiled
 from benchmarks.speed.render import Drawing, search
 from benchmarks.speed.report import write_page
 from benchmarks.speed.shapes import SHAPES
 from benchmarks.speed.steps import KINDS, Setup, ceiling, flops, opened
+from conestool.search.settings import DEFAULT_METHOD
 
 __all__ = ["main"]
 
-PARTS = ("steps", "memory", "kept", "render", "files", "start", "find")
+PARTS = ("steps", "profile", "memory", "kept", "render", "files", "start", "find")
 Job = tuple[str, Callable[[], dict[str, Any]]]
 
 
@@ -66,7 +68,14 @@ def jobs(args: argparse.Namespace) -> Iterator[Job]:
 
 def of_models(args: argparse.Namespace, part: str) -> Iterator[Job]:
     """The parts that need a model, base by base; a model lives until its last round."""
-    make = {"steps": of_steps, "memory": of_memory, "kept": of_kept, "render": of_render, "find": of_find}[part]
+    make = {
+        "steps": of_steps,
+        "profile": of_profile,
+        "memory": of_memory,
+        "kept": of_kept,
+        "render": of_render,
+        "find": of_find,
+    }[part]
     for base in args.bases:
         yield from make(args, base, f"{part}/{name_of(args, base)}")
 
@@ -92,6 +101,13 @@ def one_round(setup: Setup, unet: Any, kinds: Sequence[str], number: int) -> dic
     product, operations = ceiling(setup, 8192 if warm else 1024)
     product()
     return found | {"matmul": operations / seconds(product, setup.device)}
+
+
+def of_profile(args: argparse.Namespace, base: str, key: str) -> Iterator[Job]:
+    """Where a step of the default method goes, and the loop without the denoiser's passes."""
+    weights = Once(setup_of(args, base).weights)
+    for kind in (f"find {DEFAULT_METHOD}", f"loop {DEFAULT_METHOD}"):
+        yield f"{key}/{kind}", lambda kind=kind: profiled(setup_of(args, base), kind, weights())
 
 
 def of_memory(args: argparse.Namespace, base: str, key: str) -> Iterator[Job]:

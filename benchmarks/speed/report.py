@@ -54,6 +54,7 @@ def section_of(name: str, group: Group) -> Iterator[str]:
     part, *rest = name.split("/")
     makers: dict[str, Callable[[Group], str]] = {
         "steps": steps,
+        "profile": profile,
         "memory": memory,
         "kept": kept,
         "render": render,
@@ -69,6 +70,7 @@ def heading(part: str, rest: Sequence[str]) -> str:
     """What a table shows."""
     titles = {
         "steps": "One step",
+        "profile": "Where a step goes: the operations that take most time themselves",
         "memory": "Peak memory of a step beyond the weights",
         "kept": "Activations kept for the backward pass at the model's own size, one sample",
         "render": "A picture",
@@ -117,6 +119,18 @@ def ratio_of(kind: str) -> Callable[[dict[str, Any]], float]:
     """A kind's time over the bare step's; of a loop, what the bare step with it would take."""
     loop = kind.startswith("loop")
     return lambda record: (record[kind] + loop * record["bare"]) / record["bare"]
+
+
+def profile(group: Group) -> str:
+    """Operations of each kind of step, with their part of it."""
+    tables = []
+    for kind, record in sorted(group.items()):
+        lines = [
+            [f"`{name}`", f"{count:,}", f"{own:.3g}", f"{own / record['seconds']:.1%}"]
+            for name, count, own in record["rows"]
+        ]
+        tables.append(f"{kind}, {record['seconds']:.3g} s\n\n" + table(["operation", "calls", "seconds", ""], lines))
+    return "\n".join(tables)
 
 
 def memory(group: Group) -> str:

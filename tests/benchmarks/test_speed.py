@@ -15,7 +15,7 @@ from benchmarks.speed.shapes import SHAPES, blank
 from benchmarks.speed.steps import KINDS
 from conestool.diffusion.weights import SUFFIXES
 
-TOY = ["--bases", "toy", "--side", "8", "--rounds", "1", "--parts", "steps", "kept", "render"]
+TOY = ["--bases", "toy", "--side", "8", "--rounds", "1", "--parts", "steps", "profile", "kept", "render"]
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,16 @@ def test_every_kind_of_step_is_measured_and_costs_time(out: Path) -> None:
     found = store.load("steps/toy/8-1-cpu-float32/0")
     assert all(found[kind] > 0 for kind in KINDS)
     assert store.load("steps/toy/8-1-cpu-float32/flops")["bare"] > 0
+    profiled = store.load("profile/toy/8-1-cpu-float32/find mask")
+    assert {"aten::mm", "aten::addmm"} & {name for name, _, _ in profiled["rows"]}
+    assert sum(own for _, _, own in profiled["rows"]) > 0
     assert set(store.load("render/toy/8-1-cpu-float32-4/0")) == {"first", "concepts", "bare", "key"}
 
 
 def test_the_page_has_a_table_for_each_part(out: Path) -> None:
     text = (out / "speed.md").read_text(encoding="utf-8")
     assert all(f"| {kind} |" in text for kind in KINDS)
-    assert all(f"\n## {title}" in text for title in ("One step", "A picture", "Activations kept"))
+    assert all(f"\n## {title}" in text for title in ("One step", "Where a step goes", "A picture", "Activations kept"))
     assert "Nothing on this page ran on a GPU" in text
 
 
