@@ -15,9 +15,9 @@ ROWS = 12
 
 
 def profiled(setup: Setup, kind: str, unet: Any) -> dict[str, Any]:
-    """The second step of `kind`: `seconds` (longer than without the profiler) and the `rows` that take the most.
+    """The second step of `kind`: its `seconds`, the `whole` of its operations', and the `rows` that take the most.
 
-    A row is the operation's name, how often it was called, and its own seconds.
+    A row is the operation's name, how often it was called, and its own seconds, which are those of the clock.
     """
     cuda = setup.device.startswith("cuda")
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
@@ -30,4 +30,5 @@ def profiled(setup: Setup, kind: str, unet: Any) -> dict[str, Any]:
         return (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6
 
     events = sorted(told.key_averages(), key=own, reverse=True)
-    return {"seconds": taken, "rows": [[event.key, event.count, own(event)] for event in events[:ROWS]]}
+    rows = [[event.key, event.count, own(event)] for event in events[:ROWS]]
+    return {"seconds": taken, "whole": sum(map(own, events)), "rows": rows}

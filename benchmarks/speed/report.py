@@ -126,7 +126,7 @@ def profile(group: Group) -> str:
     tables = []
     for kind, record in sorted(group.items()):
         lines = [
-            [f"`{name}`", f"{count:,}", f"{own:.3g}", f"{own / record['seconds']:.1%}"]
+            [f"`{name}`", f"{count:,}", f"{own:.3g}", f"{own / record['whole']:.1%}"]
             for name, count, own in record["rows"]
         ]
         tables.append(f"{kind}, {record['seconds']:.3g} s\n\n" + table(["operation", "calls", "seconds", ""], lines))

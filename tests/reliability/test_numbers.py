@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from conestool.diffusion.weights import kv_weights
 from conestool.errors import NumbersError
 from conestool.format import dumps
 from conestool.search import Settings, find
-from conestool.search.layout import Layout
+from conestool.search.layout import Layout, Use
 from tests.tiny import save_pipeline
 
 METHODS = ("mask", "cones", "taylor", "tstat")
@@ -74,13 +74,17 @@ def test_a_gradient_that_overflows_stops_every_method(
     model: Model, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A finite loss is not enough: one infinite gradient, as float16 gives, would rank at random."""
-    true = Layout.collect
+    true = Layout.giving
 
-    def overflow(layout: Layout, total: torch.Tensor) -> None:
-        true(layout, total)
-        total[7] = float("inf")
+    def overflow(layout: Layout, use: Use) -> AbstractContextManager[None]:
+        def spoiled(number: int, gradient: torch.Tensor) -> None:
+            if number == 1:
+                gradient[7] = float("inf")
+            use(number, gradient)
 
-    monkeypatch.setattr(Layout, "collect", overflow)
+        return true(layout, spoiled)
+
+    monkeypatch.setattr(Layout, "giving", overflow)
     with pytest.raises(NumbersError, match="gradient of L_con at step 1 is infinite"):
         search(model, method)
 
