@@ -229,10 +229,27 @@ def tables(rows: dict[str, Any], groups: Sequence[int], subjects: Sequence[str])
             found = [rows.get(f"{count} present {kind}", {}).get("value", {}) for kind in kinds]
             if all(found) and (counted == "judge" or "log odds" in found[0]):
                 lines.append(f"| {count} | " + " | ".join(presence(each) for each in asked(found, counted)) + " |")
+    lines += each_present(rows, groups, subjects)
     lines += ["", "| pair | shared | by chance |", "|---|---|---|"]
     for pair, found in rows[f"{max(groups)} overlap"]["value"].items():
         lines.append(f"| {pair} | {found['shared']:,} | {found['chance']:,.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def each_present(rows: dict[str, Any], groups: Sequence[int], subjects: Sequence[str]) -> list[str]:
+    """Of every subject, the pictures in which the witness sees more of it than in any of the bare model's."""
+    names = subjects[: max(groups)]
+    lines = ["", "Of every subject: by the witness, more of it than in any picture of the bare model.", ""]
+    lines += [f"| concepts | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}"]
+    for count in groups:
+        bare = rows.get(f"{count} present bare", {}).get("value", {})
+        for kind in ("merged", "reopened", "tuned"):
+            found = rows.get(f"{count} present {kind}", {}).get("value", {})
+            if "log odds" in bare and "log odds" in found:
+                each = beyond(found, bare)["each"]
+                cells = [f"{each[name]:.0%}" if name in each else "" for name in names]
+                lines.append(f"| {count}, {kind} | {' | '.join(cells)} |")
+    return lines
 
 
 def asked(found: Sequence[dict[str, Any]], counted: str) -> list[dict[str, Any]]:

@@ -227,8 +227,9 @@ class Objective:
 
         loss = self.backward(batch, add)
         gradient = [self.processes.add(found[number]) for number in sorted(found)]
-        for part in gradient:
-            part.div_(self.scale.value)
+        if self.scale.value != 1:
+            for part in gradient:
+                part.div_(self.scale.value)
         return gradient, self.processes.total(loss, self.theta.device)
 
     @torch.no_grad()
