@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from benchmarks.plural import beyond, shares
+from benchmarks.plural import beyond, each_present, shares
 from benchmarks.witness import NAMES, own, with_subjects
 from training.pocket import domain, scenes
 
@@ -34,3 +34,14 @@ def test_a_subject_is_beyond_the_bare_model_where_the_witness_is_surer_than_of_a
     with_concepts = {"log odds": [[-1.0, 2.0], [-2.0, 2.0], [3.0, 1.0], [-9.0, 0.5]], "each": bare["each"]}
     assert beyond(with_concepts, bare) == {"all": 0.25, "each": {"dog": 0.5, "hat": 0.5}, "pictures": 4}
     assert beyond(bare, bare)["each"] == {"dog": 0.0, "hat": 0.0}
+
+
+def test_the_table_of_presence_has_a_row_for_every_kind_that_the_witness_saw() -> None:
+    """Nothing for groups without pictures, and an empty cell for a subject that a group does not have."""
+    bare = {"log odds": [[-2.0], [-5.0]], "each": {"dog": 0.0}}
+    rows = {"1 present bare": {"value": bare}, "1 present merged": {"value": bare | {"log odds": [[-1.0], [-3.0]]}}}
+    assert each_present(rows, [1, 2], ["dog", "hat"])[-3:] == [
+        "| concepts | dog | hat |",
+        "|---|---|---|",
+        "| 1, merged | 50% |  |",
+    ]

@@ -14,6 +14,7 @@ from conestool.search.density import CANDIDATES, choose
 from conestool.search.layout import Layout, borrowed
 from conestool.search.methods import Ranking
 from conestool.search.objective import Objective, Pictures, Term
+from tests.search.gradients import whole
 from tests.tiny import save_pipeline
 
 
@@ -41,13 +42,6 @@ def make(model: Model, layout: Layout, *, keep: bool = False, prior: float = 1.0
     return Objective(model, layout, terms, seed, largest=3, pool=8)
 
 
-def whole(objective: Objective, index: int) -> tuple[Tensor, float]:
-    """Gradient, as one vector, and loss of a batch at the untouched weights."""
-    found: dict[int, Tensor] = {}
-    loss = objective.gradient(objective.theta, index, found.__setitem__)
-    return torch.cat([found[number] for number in sorted(found)]), loss
-
-
 def test_batches_depend_on_seed_and_step_alone(model: Model, layout: Layout) -> None:
     first, again, other = make(model, layout), make(model, layout), make(model, layout, seed=1)
     assert torch.equal(first.batch(7).noisy, again.batch(7).noisy)
@@ -70,7 +64,7 @@ def test_pictures_go_under_their_own_prompts_only(model: Model, layout: Layout) 
 
 def test_gradient_is_that_of_the_loss_on_the_same_batch(model: Model, layout: Layout) -> None:
     objective = make(model, layout)
-    gradient, loss = whole(objective, 2)
+    gradient, loss = whole(objective, objective.theta, 2)
     batch = objective.batch(2)
     assert loss == pytest.approx(objective.loss(objective.theta, batch), rel=1e-5)
     direction = torch.randn(len(gradient), generator=torch.Generator().manual_seed(0))
@@ -83,7 +77,7 @@ def test_gradient_is_that_of_the_loss_on_the_same_batch(model: Model, layout: La
 def test_chunks_do_not_change_loss_or_gradient(model: Model, layout: Layout) -> None:
     small, large = make(model, layout), make(model, layout)
     large.largest = 100
-    (g1, l1), (g2, l2) = whole(small, 0), whole(large, 0)
+    (g1, l1), (g2, l2) = whole(small, small.theta), whole(large, large.theta)
     assert l1 == pytest.approx(l2, rel=1e-5)
     assert torch.allclose(g1, g2, rtol=1e-3, atol=1e-6)
 

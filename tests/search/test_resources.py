@@ -25,6 +25,7 @@ from conestool.search.objective import Objective, Pictures, Term
 from conestool.search.resources import PLENTY, Resources, aside, at_work, resting
 from conestool.search.scaling import LARGEST, PATIENCE, LossScale
 from tests.packagings import FAMILIES
+from tests.search.gradients import whole
 from tests.tiny import save_pipeline
 
 ALL = Resources(micro_batch=1, gradient_checkpointing=True, offload_scores=True)
@@ -56,14 +57,7 @@ def gradient(model: Model, resources: Resources = PLENTY, weight: float = 1.0) -
     with at_work(model, resources) as layout:
         asked = objective(model, layout, resources, weight)
         kept = torch.rand(asked.theta.shape, generator=torch.Generator().manual_seed(1)) > 0.1
-        return whole(asked, kept)
-
-
-def whole(asked: Objective, kept: Tensor) -> tuple[Tensor, float]:
-    """Gradient, as one vector, and loss of the first batch."""
-    found: dict[int, Tensor] = {}
-    loss = asked.gradient(asked.theta * kept, 0, found.__setitem__)
-    return torch.cat([found[number] for number in sorted(found)]), loss
+        return whole(asked, asked.theta * kept)
 
 
 def closeness(a: Tensor, b: Tensor) -> float:
@@ -134,9 +128,9 @@ def test_float16_gradients_vanish_unscaled_and_are_right_scaled(folder: Path) ->
     with at_work(half, PLENTY) as layout:
         asked = objective(half, layout, weight=1e-4)
         kept = torch.rand(asked.theta.shape, generator=torch.Generator().manual_seed(1)) > 0.1
-        scaled = whole(asked, kept)[0]
+        scaled = whole(asked, asked.theta * kept)[0]
         asked.scale = LossScale()
-        bare = whole(asked, kept)[0]
+        bare = whole(asked, asked.theta * kept)[0]
     assert (bare == 0).float().mean() > 0.9 > 0.01 > (scaled == 0).float().mean()
     assert closeness(scaled, exact) < 0.01 < 0.5 < closeness(bare, exact)
 
@@ -148,14 +142,14 @@ def test_an_overflow_halves_the_scale_and_repeats_the_batch(folder: Path) -> Non
     with at_work(half, PLENTY) as layout:
         asked = objective(half, layout, weight=1e5)
         kept = torch.rand(asked.theta.shape, generator=torch.Generator().manual_seed(1)) > 0.1
-        found = whole(asked, kept)[0]
+        found = whole(asked, asked.theta * kept)[0]
         assert 1 <= asked.scale.value < LARGEST
         assert closeness(found, exact) < 0.05
         again = LossScale.of(torch.float16)
         again.restore(asked.scale.state())
         assert again == asked.scale
         with pytest.raises(NumbersError, match="float16"):
-            whole(objective(half, layout, weight=1e12), kept)
+            whole(objective(half, layout, weight=1e12), asked.theta * kept)
 
 
 def test_the_scale_grows_again_and_stays_one_where_none_is_needed() -> None:
@@ -213,7 +207,7 @@ def test_only_kv_weights_get_gradients_in_the_backward_pass(model: Model) -> Non
         (asked.errors(asked.batch(0)).sum()).backward()
         held = {name for name, each in model.denoiser.named_parameters() if each.grad is not None}
         assert held == set(layout.parameters)
-        whole(asked, torch.ones_like(asked.theta))
+        whole(asked, asked.theta)
         parts = [part for part in model.pipe.components.values() if isinstance(part, nn.Module)]
         assert all(each.grad is None for part in parts for each in part.parameters())
 
@@ -228,7 +222,7 @@ def test_gradients_are_used_one_by_one_while_the_pass_goes_on(model: Model) -> N
             given[number] = part.clone()
             part.zero_()
 
-        whole_one = whole(asked, torch.ones_like(asked.theta))[0]
+        whole_one = whole(asked, asked.theta)[0]
         asked.gradient(asked.theta, 0, use)
         assert torch.equal(torch.cat([given[number] for number in range(len(left))]), whole_one)
         given.clear()
