@@ -23,6 +23,7 @@ FLOORS = (
     "text",
     "files",
     "records",
+    "deltas",
     "concept",
     "identity",
     "format",

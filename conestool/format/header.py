@@ -15,7 +15,10 @@ __all__ = ["ConceptHeader", "Header"]
 
 @dataclass(frozen=True)
 class ConceptHeader:
-    """A concept as the header tells it; `counts` and `codecs` go by param name, `size` is the bytes of its sections."""
+    """A concept as the header tells it; `counts` and `codecs` go by param name, `size` is the bytes of its sections.
+
+    `floats` are the bytes of its section of floats, 0 if it has none, and `exact_id` is that of Concept.
+    """
 
     name: str
     class_noun: str
@@ -27,6 +30,8 @@ class ConceptHeader:
     codecs: Mapping[str, str]
     size: int
     extra: Mapping[str, Any]
+    floats: int
+    exact_id: str
 
     @property
     def neurons(self) -> int:
@@ -83,7 +88,7 @@ def base_info(base: BaseMap) -> BaseInfo:
 
 def concept_header(concept: ConceptMap, base: BaseInfo) -> ConceptHeader:
     """A concept of the header with its counts by param name."""
-    params = list(base.tensors)
+    params, floats = list(base.tensors), concept.floats
     return ConceptHeader(
         name=concept.name,
         class_noun=concept.class_noun,
@@ -95,4 +100,6 @@ def concept_header(concept: ConceptMap, base: BaseInfo) -> ConceptHeader:
         codecs={params[entry.tensor]: CODECS[entry.codec] for entry in concept.entries},
         size=sum(section.length for section in concept.sections),
         extra=concept.extra,
+        floats=floats.length if floats else 0,
+        exact_id=concept.id.hex() + (f"+{floats.sha256.hex()}" if floats else ""),
     )

@@ -31,6 +31,16 @@ def digest_of(cone: Cone) -> str:
     return digest.hexdigest()
 
 
+def floats_of(cone: Cone) -> str | None:
+    """A digest of the floats, as binary32, little-endian; None if there are none."""
+    digest, found = hashlib.sha256(), False
+    for concept in cone.concepts:
+        for param, values in concept.deltas.items():
+            found = True
+            digest.update(f"{concept.name}\0{param}\0{len(values)}\0".encode() + values.astype("<f4").tobytes())
+    return digest.hexdigest() if found else None
+
+
 def other(name: str = "hat") -> Cone:
     """A cone on the base model of the vector with unknown keys."""
     base = load(UNKNOWN).base
@@ -45,6 +55,7 @@ def test_golden_files_are_read_for_good(version: str, file: str) -> None:
     cone = loads(data)
     assert hashlib.sha256(data).hexdigest() == expected["sha256"]
     assert (cone.id, digest_of(cone)) == (expected["id"], expected["sets"])
+    assert floats_of(cone) == expected.get("deltas")
 
 
 def test_every_valid_vector_is_golden() -> None:
