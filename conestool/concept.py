@@ -88,6 +88,11 @@ class Concept:
         )
 
     @property
+    def largest(self) -> float:
+        """The largest magnitude of its floats, 0 without any."""
+        return max((float(np.abs(values).max()) for values in self.deltas.values()), default=0.0)
+
+    @property
     def floats(self) -> Part | None:
         """The section of floats, if there is one."""
         return next((part for part in self.parts if part.type == deltas.SECTION), None)

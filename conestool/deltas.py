@@ -60,7 +60,8 @@ def encode(values: Iterable[Floats]) -> bytes:
     """The section of the floats of each tensor, (k,) each, at least one; rounded to the nearest multiple of the scale.
 
     Our choice: the scale is a 127th of the tensor's largest magnitude, cut to 17 bits, so that products are exact and
-    what was encoded once is encoded to the same bytes again. UsageError for floats that are not finite or above LARGEST.
+    what was encoded once is encoded to the same bytes again. UsageError for floats that are not finite, or are above
+    LARGEST.
     """
     import numpy as np
 

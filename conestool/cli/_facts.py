@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from conestool.concept import Concept, Cone
     from conestool.format import Header
 
-__all__ = ["ConceptFacts", "FileFacts", "alternatives", "changes", "facts_of", "facts_of_header", "file_record"]
+__all__ = [
+    "ConceptFacts",
+    "FileFacts",
+    "alternatives",
+    "changes",
+    "concept_facts",
+    "facts_of",
+    "facts_of_header",
+    "file_record",
+]
 
 LORA_RANK = 4
 FP16 = 2
@@ -23,7 +32,10 @@ FP16 = 2
 
 @dataclass(frozen=True)
 class ConceptFacts:
-    """One concept without its indices: `counts` is the number of neurons per param name."""
+    """One concept without its indices: `counts` is the number of neurons per param name.
+
+    `floats` are the bytes of its section of floats, 0 if it has none, and `largest` is the largest magnitude in it.
+    """
 
     name: str
     class_noun: str
@@ -31,6 +43,8 @@ class ConceptFacts:
     id: str
     counts: Mapping[str, int]
     origin: Origin
+    floats: int = 0
+    largest: float = 0.0
 
     @property
     def neurons(self) -> int:
@@ -56,11 +70,13 @@ def facts_of(path: str, size: int, cone: Cone) -> FileFacts:
 def concept_facts(concept: Concept) -> ConceptFacts:
     """The facts of one concept that is in memory."""
     counts = {param: len(values) for param, values in concept.indices.items()}
-    return ConceptFacts(concept.name, concept.class_noun, concept.identifier, concept.id, counts, concept.origin)
+    floats = len(concept.floats.data) if concept.floats else 0
+    words = concept.name, concept.class_noun, concept.identifier
+    return ConceptFacts(*words, concept.id, counts, concept.origin, floats, concept.largest)
 
 
 def facts_of_header(path: str, header: Header) -> FileFacts:
-    """The facts of a file of which the header alone was read."""
+    """The facts of a file without floats, of which the header alone was read."""
     concepts = [
         ConceptFacts(each.name, each.class_noun, each.identifier, each.id, each.counts, each.origin)
         for each in header.concepts
@@ -117,8 +133,14 @@ def concept_record(concept: ConceptFacts, base: BaseInfo) -> dict[str, Any]:
         "kinds": _layers.kinds(concept.counts, base.tensors),
         "layers": [{"layer": name, "neurons": found[name], "density": found[name] / whole[name]} for name in whole],
         "neurons_per_param": dict(concept.counts),
+        **({"deltas": deltas_record(concept)} if concept.floats else {}),
         "origin": concept.origin.model_dump(),
     }
+
+
+def deltas_record(concept: ConceptFacts) -> dict[str, Any]:
+    """A concept's floats as JSON holds them: how many, their bytes in the file and the largest magnitude."""
+    return {"floats": concept.neurons, "bytes": concept.floats, "largest": concept.largest}
 
 
 def complete(counts: Mapping[str, int], params: Iterable[str]) -> dict[str, int]:

@@ -33,7 +33,7 @@ class Chosen:
     @property
     def key(self) -> tuple[str, ...]:
         """What two prompts share when they can be drawn together."""
-        return tuple(concept.id for concept in self.cone.concepts) if self.cone else ()
+        return tuple(concept.exact_id for concept in self.cone.concepts) if self.cone else ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def choose(prompts: Sequence[str], named: Sequence[str], none: bool) -> list[Cho
 
 
 def choose_ids(ids: Sequence[str], named: Sequence[str]) -> tuple[Cone | None, tuple[str, ...]]:
-    """The concepts with these content ids, from the files `named`, or from wherever `render` looks for concepts."""
+    """The concepts with these exact ids, from the files `named`, or from wherever `render` looks for concepts."""
     if named:
         if any(_models.parse_wanted(text).strength != 1 for text in named):
             raise UsageError("--from: the picture's own strengths hold", "leave out the strength after -c")

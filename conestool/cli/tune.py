@@ -64,6 +64,10 @@ def tune(
     reopen_only: Annotated[
         bool, flag("--reopen-only", text="Reopen neurons that hurt the others; shut no new ones.", panel=TUNING)
     ] = False,
+    deltas: Annotated[
+        int,
+        value("--deltas", metavar="N", text="Then N steps on a float per neuron, stored beside.", panel=TUNING, min=0),
+    ] = 0,
     prior_weight: Annotated[
         float | None, value("--lambda", metavar="X", text="Weight of the class images.", panel=TUNING, min=0.0)
     ] = None,
@@ -85,7 +89,7 @@ def tune(
     """Tune several concepts together, with the photos of all.
 
     The result is again a set of integers per concept: neurons keep their owner, new ones are shut, and those that hurt
-    the others are opened again.
+    the others are opened again. With --deltas each neuron also gets a small float instead of zero.
     """
     from conestool import algebra
     from conestool.cli import _models
@@ -98,7 +102,7 @@ def tune(
     path = output or default_output(cone.names)
     _io.check_outputs([path], "a .cone file", force=force)
     searched = make_settings(seed=seed, prior_weight=prior_weight, class_images=class_images, captions=captions)
-    tuning = make_tuning(searched, steps=steps, rate=rate, reopen_only=reopen_only)
+    tuning = make_tuning(searched, steps=steps, rate=rate, reopen_only=reopen_only, deltas=deltas)
     images = read_all(cone, parse_photos(photos), skip_broken, captions != Captions.none)
     where = _models.Where(model, device, dtype.value, revision, config, offline)
     state = state_path(path)
@@ -207,22 +211,29 @@ def finish(cone: Cone, path: Path, *, force: bool, json: bool) -> None:
 
 def show(cone: Cone, records: Mapping[str, Any]) -> None:
     """Tables of the losses against the bare model's: on each subject's photos, and on its class images."""
+    from conestool.cli import _facts, _report
+
     if not records:
         return
-    steps = ("alone", "merged", "tuned", "random", "alone_tuned")
-    heads = ["alone", "merged", "tuned", "random", "alone after"]
+    columns = {"alone": "alone", "merged": "merged", "tuned": "tuned", "deltas": "with floats", "random": "random"}
+    columns |= {"alone_tuned": "alone after", "alone_deltas": "with floats"}
+    steps = [key for key in columns if all(key in record["losses"] for record in records.values())]
+    heads = [columns[key] for key in steps]
     for title, prefix in (("photos", ""), ("class", "class_")):
         rows = [[title, *heads]]
         for name, record in records.items():
             losses = record["losses"]
             cells = [_show.percent(losses[prefix + key] / losses[f"{prefix}bare"] - 1, signed=True) for key in steps]
             rows.append([name, *cells])
-        _show.table(rows, right=range(1, 6))
+        _show.table(rows, right=range(1, len(rows[0])))
     rows = [["neurons", "now", "kept", "new", "reopened"]]
     for name, record in records.items():
         counts = (cone[name].neurons, record["kept"], record["shut"], record["reopened"])
         rows.append([name, *(f"{count:,}" for count in counts)])
     _show.table(rows, right=range(1, 5))
     for concept in cone.concepts:
+        if concept.floats:
+            told = _report.floats(_facts.concept_facts(concept))
+            _show.say(f"{concept.name}: {told}")
         for text in concept.origin.warnings:
             _show.warn(f"{concept.name}: {text}")

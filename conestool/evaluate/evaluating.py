@@ -19,6 +19,7 @@ from conestool.evaluate.report import ConceptReport, Presence, Report, Row
 from conestool.evaluate.wording import TEMPLATES, Text, joined, unrelated_nouns
 from conestool.patch import check_base
 from conestool.search.controls import largest, random
+from conestool.search.deltas import filled
 from conestool.search.events import Note, Progress, ignore
 from conestool.search.events import Report as Tell
 from conestool.search.layout import Layout, borrowed
@@ -92,7 +93,7 @@ class Study:
             "largest": self.theta * ~largest(self.layout, shut, self.theta),
         }
         whole = {"all together": self.together()} if len(self.cone.concepts) > 1 else {}
-        sets = {"concept": self.theta * ~shut, **whole, **controls}
+        sets = {"concept": filled(self.theta, self.layout, [concept]), **whole, **controls}
         changes = {name: probes.changes(weights) for name, weights in sets.items()}
         rows = self.rows(concept, sets, changes, [photo.image for photo in photos])
         return ConceptReport(
@@ -108,10 +109,7 @@ class Study:
 
     def together(self) -> Tensor:
         """The weights with all concepts applied."""
-        weights = self.theta
-        for concept in self.cone.concepts:
-            weights = weights * ~self.layout.shut(concept.indices)
-        return weights
+        return filled(self.theta, self.layout, self.cone.concepts)
 
     def probes(self, concept: Concept, photos: Images) -> LossProbes:
         """The losses of one concept."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from conestool.errors import UsageError
 from conestool.files import atomic_file
 from conestool.patch.original import clip_state, open_clip_state, unet_name, unet_names, unet_state, vae_state
 from conestool.patch.saving import save_tensors
-from conestool.patch.shutting import Strength, factors
-from conestool.patch.stored import Change, keys_of, patch_copy
+from conestool.patch.shutting import Change, Strength, factors
+from conestool.patch.stored import keys_of, patch_copy
 from conestool.patch.writing import checked, component_tensors, metadata, patched_tensors
 
 __all__ = ["checkpoint_notes", "original_state", "write_checkpoint"]
@@ -69,10 +70,11 @@ def changes_in(model: Model, file: Path, wanted: Mapping[str, Change]) -> dict[s
         names = unet_names(checked_unet(model).config)
         return {DENOISER + unet_name(param, names): change for param, change in wanted.items()}
     prefix, found = prefix_in(keys_of(file)), dict[str, list[tuple[int, Change]]]()
-    for param, (index, factor) in wanted.items():
+    for param, change in wanted.items():
         place, shape = place_of(param, model.denoiser), model.info.tensors[param]
         part = place.part or 0
-        found.setdefault(prefix + place.key, []).append((part, (index + part * shape[0] * shape[1], factor)))
+        moved = replace(change, index=change.index + part * shape[0] * shape[1])
+        found.setdefault(prefix + place.key, []).append((part, moved))
     return {key: joined([change for _, change in sorted(parts, key=first)]) for key, parts in found.items()}
 
 
@@ -83,7 +85,11 @@ def first(pair: tuple[int, Change]) -> int:
 
 def joined(changes: list[Change]) -> Change:
     """Changes of parts of one tensor, in the order of their rows."""
-    return torch.cat([index for index, _ in changes]), torch.cat([factor for _, factor in changes])
+    index, factor = torch.cat([change.index for change in changes]), torch.cat([change.factor for change in changes])
+    if all(change.added is None for change in changes):
+        return Change(index, factor)
+    added = [torch.zeros(len(change.index)) if change.added is None else change.added for change in changes]
+    return Change(index, factor, torch.cat(added))
 
 
 def checkpoint_notes(pipe: Any) -> list[str]:

@@ -22,36 +22,46 @@ from conestool.diffusion.identity import begin_patch, describe, end_patch
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.weights import bare
 from conestool.errors import UsageError
-from conestool.patch.shutting import Strength, check_base, check_info, gather, plan, scale_tensor, scaled, scatter
+from conestool.patch.shutting import (
+    Change,
+    Strength,
+    check_base,
+    check_info,
+    gather,
+    plan,
+    scale_tensor,
+    scaled,
+    scatter,
+)
 
 __all__ = ["applied", "load_cones", "refuse_layers", "shut", "unload_cones"]
 
 
 @dataclass(eq=False)
 class Layer:
-    """One application: what is multiplied by what, the scalars before, and whether `load_cones` made it."""
+    """One application: what is changed how, the scalars before, and whether `load_cones` made it."""
 
-    changes: list[tuple[nn.Parameter, Tensor, Tensor]]
+    changes: list[tuple[nn.Parameter, Change]]
     loaded: bool
     saved: list[Tensor] = field(default_factory=list)
 
     def apply(self) -> None:
-        """Multiply the scalars, and remember them."""
+        """Change the scalars, and remember them."""
         self.saved = []
-        for param, index, factor in self.changes:
-            self.saved.append(gather(param, index))
-            scale_tensor(param.data, index, factor)
+        for param, change in self.changes:
+            self.saved.append(gather(param, change.index))
+            scale_tensor(param.data, change)
 
     def undo(self) -> None:
         """Put the remembered scalars back."""
-        for (param, index, _), values in reversed(list(zip(self.changes, self.saved, strict=False))):
-            scatter(param.data, index, values)
+        for (param, change), values in reversed(list(zip(self.changes, self.saved, strict=False))):
+            scatter(param.data, change.index, values)
 
     def intact(self) -> bool:
         """Whether the scalars are what `apply` made of them; a later change of dtype does not count."""
         return all(
-            torch.equal(gather(param, index), scaled(values, factor).to(param.device, param.dtype))
-            for (param, index, factor), values in zip(self.changes, self.saved, strict=True)
+            torch.equal(gather(param, change.index), scaled(values, change).to(param.device, param.dtype))
+            for (param, change), values in zip(self.changes, self.saved, strict=True)
         )
 
 
@@ -80,7 +90,7 @@ def load_cones(pipe: Any, cone: Cone, *, strength: Strength = 1.0, check: bool =
     """Shut the concepts of `cone` in `pipe` until `unload_cones`; the arguments and errors are those of `applied`.
 
     May be called again: concepts loaded one after the other multiply where they share a neuron; merge them first to let
-    the larger strength hold.
+    the larger strength hold, and the floats of all.
     """
     add_layer(wrap(pipe), cone, strength, check, force, loaded=True)
 
@@ -101,8 +111,8 @@ def shut(pipe: Any, cone: Cone, *, strength: Strength = 1.0, check: bool = True,
     refuse_layers(model)
     if check:
         check_base(model, cone, force=force)
-    for param, index, factor in list(plan(model, cone, strength)):
-        scale_tensor(param.data, index, factor)
+    for param, change in list(plan(model, cone, strength)):
+        scale_tensor(param.data, change)
     model.forget()
 
 

@@ -22,8 +22,7 @@ from conestool.diffusion.models import Model
 from conestool.errors import UsageError
 from conestool.files import atomic_file
 from conestool.patch.saving import save_tensors
-from conestool.patch.shutting import Strength, factors, scale_tensor
-from conestool.patch.stored import Change
+from conestool.patch.shutting import Change, Strength, factors, scale_tensor
 from conestool.patch.writing import checked, component, component_tensors, metadata
 
 __all__ = ["Lora", "write_lora"]
@@ -99,7 +98,7 @@ def changes(model: Model, wanted: Mapping[str, Change]) -> Iterator[tuple[str, T
     weights = component_tensors(model, component(model))
     for param, change in wanted.items():
         patched = weights[param].clone()
-        scale_tensor(patched, *change)
+        scale_tensor(patched, change)
         yield param, patched.float() - weights[param].float()
 
 

@@ -1,17 +1,19 @@
 """What shutting concept neurons means: which scalars of which parameters are multiplied by what, and by whom refused.
 
 A weight of a concept applied at strength s is multiplied by 1 - s, so 1 shuts it. Where applied concepts share a
-neuron the largest strength holds: what is shut once cannot be shut further, and the order does not matter.
+neuron the largest strength holds: what is shut once cannot be shut further, and the order does not matter. Of a concept
+with floats s times its float is added; those of several concepts add up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from conestool.concept import Cone
+from conestool.concept import Concept, Cone
 from conestool.diffusion.identity import describe
 from conestool.diffusion.models import Model
 from conestool.diffusion.weights import kv_weights
@@ -21,6 +23,7 @@ from conestool.records import BaseInfo
 from conestool.text import quoted
 
 __all__ = [
+    "Change",
     "Strength",
     "check_base",
     "check_info",
@@ -36,6 +39,23 @@ __all__ = [
 
 Strength = float | Mapping[str, float]
 """One strength for all concepts, or one by concept name (1.0 for those not named); each from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Of one tensor sorted flat indices, int64, what each weight is multiplied by, fp32, and what is added to it, fp32.
+
+    All of shape (k,); `added` is None where nothing is.
+    """
+
+    index: Tensor
+    factor: Tensor
+    added: Tensor | None = None
+
+    def to(self, device: torch.device) -> Change:
+        """The same on a device."""
+        added = None if self.added is None else self.added.to(device)
+        return Change(self.index.to(device), self.factor.to(device), added)
 
 
 def check_base(model: Model, cone: Cone, *, force: bool = False) -> list[Match]:
@@ -70,8 +90,8 @@ def strengths(cone: Cone, strength: Strength) -> dict[str, float]:
     return {name: given.get(name, 1.0) for name in cone.names}
 
 
-def factors(cone: Cone, strength: Strength) -> dict[str, tuple[Tensor, Tensor]]:
-    """By param name: sorted flat indices, int64, and what each weight is multiplied by, fp32; both of shape (k,)."""
+def factors(cone: Cone, strength: Strength) -> dict[str, Change]:
+    """By param name what to change."""
     given = strengths(cone, strength)
     touched = [concept for concept in cone.concepts if given[concept.name] > 0]
     params = sorted({param for concept in touched for param in concept.indices})
@@ -80,25 +100,39 @@ def factors(cone: Cone, strength: Strength) -> dict[str, tuple[Tensor, Tensor]]:
         parts = [(c.indices[param], given[c.name]) for c in touched if param in c.indices]
         index = torch.cat([torch.from_numpy(values.copy()) for values, _ in parts])
         factor = torch.cat([torch.full((len(values),), 1 - s, dtype=torch.float32) for values, s in parts])
-        out[param] = smallest(index, factor) if len(parts) > 1 else (index, factor)
+        change = Change(index, factor, addition(touched, given, param))
+        out[param] = united(change) if len(parts) > 1 else change
     return out
 
 
-def smallest(index: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """Each index once, in order, with the smallest of its factors."""
-    unique, place = torch.unique(index, return_inverse=True)
-    least = torch.ones(len(unique)).scatter_reduce_(0, place, factor, "amin")
-    return unique, least
+def addition(concepts: list[Concept], given: Mapping[str, float], param: str) -> Tensor | None:
+    """Strength times float for each index of one concept after the other, 0 for those without; None if none has any."""
+    if not any(param in concept.deltas for concept in concepts):
+        return None
+    parts = [
+        torch.from_numpy(c.deltas[param].copy()) * given[c.name] if c.deltas else torch.zeros(len(c.indices[param]))
+        for c in concepts
+        if param in c.indices
+    ]
+    return torch.cat(parts)
 
 
-def plan(model: Model, cone: Cone, strength: Strength) -> Iterator[tuple[nn.Parameter, Tensor, Tensor]]:
-    """The parameters to change with indices and factors on their device; all are checked before the first is given."""
+def united(change: Change) -> Change:
+    """Each index once, in order, with the smallest of its factors and the sum of what is added."""
+    unique, place = torch.unique(change.index, return_inverse=True)
+    least = torch.ones(len(unique)).scatter_reduce_(0, place, change.factor, "amin")
+    added = change.added
+    return Change(unique, least, None if added is None else torch.zeros(len(unique)).scatter_add_(0, place, added))
+
+
+def plan(model: Model, cone: Cone, strength: Strength) -> Iterator[tuple[nn.Parameter, Change]]:
+    """The parameters to change and how, on their device; all are checked before the first is given."""
     weights = kv_weights(model.denoiser)
     wanted = factors(cone, strength)
     check_shapes(weights, cone, model.id)
-    for param, (index, factor) in wanted.items():
+    for param, change in wanted.items():
         weight = weights[param]
-        yield weight, index.to(weight.device), factor.to(weight.device)
+        yield weight, change.to(weight.device)
 
 
 def check_shapes(weights: Mapping[str, Tensor], cone: Cone, model_id: str) -> None:
@@ -114,16 +148,17 @@ def check_shapes(weights: Mapping[str, Tensor], cone: Cone, model_id: str) -> No
                 )
 
 
-def scale_tensor(data: Tensor, index: Tensor, factor: Tensor) -> None:
-    """Multiply in place, in fp32 and rounded once to the tensor's dtype; factor 0 gives +0 exactly."""
-    scatter(data, index, scaled(gather(data, index), factor))
+def scale_tensor(data: Tensor, change: Change) -> None:
+    """Multiply and add in place, in fp32 and rounded once to the tensor's dtype; factor 0 gives +0 before the sum."""
+    scatter(data, change.index, scaled(gather(data, change.index), change))
 
 
-def scaled(values: Tensor, factor: Tensor) -> Tensor:
-    """The product as `scale_tensor` leaves it, in the dtype of `values`."""
-    factor = factor.to(values.device)
-    product = values.float() * factor
-    return torch.where(factor == 0, torch.zeros_like(product), product).to(values.dtype)
+def scaled(values: Tensor, change: Change) -> Tensor:
+    """The `values` (k,) at the change's indices as `scale_tensor` leaves them, in their dtype."""
+    change = change.to(values.device)
+    product = values.float() * change.factor
+    kept = torch.where(change.factor == 0, torch.zeros_like(product), product)
+    return (kept if change.added is None else kept + change.added).to(values.dtype)
 
 
 def gather(data: Tensor, index: Tensor) -> Tensor:

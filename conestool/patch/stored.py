@@ -14,12 +14,10 @@ from torch import Tensor
 
 from conestool.diffusion.sources import STORED, reading
 from conestool.errors import ModelLoadError
-from conestool.patch.shutting import scale_tensor
+from conestool.patch.shutting import Change, scale_tensor
 
-__all__ = ["Change", "keys_of", "patch_copy", "read_tensors", "share"]
+__all__ = ["keys_of", "patch_copy", "read_tensors", "share"]
 
-Change = tuple[Tensor, Tensor]
-"""Sorted flat indices (k,), int64, and what each weight is multiplied by, fp32."""
 STALE = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
 """Metadata that would no longer be true."""
 CHUNK = 1 << 22
@@ -52,9 +50,9 @@ def share(source: Path, target: Path, *, link: bool = False) -> None:
 def patch_copy(
     source: Path, target: Path, changes: Mapping[str, Change], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Copy a safetensors file, multiply the scalars in `changes` (by tensor name) and add to its metadata.
+    """Copy a safetensors file, change the scalars in `changes` (by tensor name) and add to its metadata.
 
-    Each product is taken in fp32 and rounded once to the stored dtype; factor 0 gives +0. ModelLoadError if a tensor
+    Each is computed in fp32 and rounded once to the stored dtype; factor 0 gives +0. ModelLoadError if a tensor
     is missing or not floating-point.
     """
     keys_of(source)  # the library's reader checks that the header is sound
@@ -87,7 +85,7 @@ def header_bytes(header: Mapping[str, Any]) -> bytes:
 
 
 def patch_tensor(file: BinaryIO, start: int, key: str, header: Mapping[str, Any], change: Change) -> None:
-    """Multiply scalars of one tensor in place."""
+    """Change scalars of one tensor in place."""
     entry = header.get(key)
     if entry is None or entry["dtype"] not in STORED:
         problem = f"stored as {entry['dtype']}" if entry else "missing"
@@ -95,6 +93,6 @@ def patch_tensor(file: BinaryIO, start: int, key: str, header: Mapping[str, Any]
     begin, end = entry["data_offsets"]
     file.seek(start + begin)
     data = bytearray(file.read(end - begin))
-    scale_tensor(torch.frombuffer(data, dtype=STORED[entry["dtype"]]), *change)
+    scale_tensor(torch.frombuffer(data, dtype=STORED[entry["dtype"]]), change)
     file.seek(start + begin)
     file.write(data)

@@ -21,7 +21,7 @@ __all__ = ["Offer", "Selection", "Shelf", "find_cones", "find_ids", "scan", "sea
 
 @dataclass(frozen=True)
 class Offer:
-    """One concept in one file, as the file's header tells it."""
+    """One concept in one file, as the file's header tells it; `id` is its exact id, which covers its floats."""
 
     file: Path
     name: str
@@ -70,7 +70,7 @@ class Shelf:
         )
 
     def find_ids(self, ids: Iterable[str]) -> Selection:
-        """The concepts with these content ids; UsageError if one is in no file."""
+        """The concepts with these exact ids; UsageError if one is in no file."""
         everything = [offer for folder in self.folders for offer in folder]
         places = {wanted: [offer.file for offer in everything if offer.id == wanted] for wanted in ids}
         missing = [wanted[:16] for wanted, files in places.items() if not files]
@@ -107,7 +107,10 @@ def find_cones(prompt: str, folders: Sequence[str | Path] | None = None) -> Sele
 
 
 def find_ids(ids: Iterable[str], folders: Sequence[str | Path] | None = None) -> Selection:
-    """The concepts with these content ids, such as a picture's record names."""
+    """The concepts with these exact ids, such as a picture's record names.
+
+    The exact id of a concept (`Concept.exact_id`) is its content id and, if it has floats, "+" and their digest.
+    """
     return scan(folders).find_ids(ids)
 
 
@@ -131,7 +134,7 @@ def scan(folders: Sequence[str | Path] | None = None) -> Shelf:
             except (FormatError, UsageError, OSError) as error:
                 notes.append(f"passed over {error}")
                 continue
-            offers += [Offer(file, c.name, c.id, c.identifier, c.class_noun) for c in header.concepts]
+            offers += [Offer(file, c.name, c.exact_id, c.identifier, c.class_noun) for c in header.concepts]
         shelves.append(tuple(offers))
     return Shelf(tuple(shelves), tuple(notes))
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +13,10 @@ from conestool.concept import Concept, Floats
 from conestool.search.layout import Layout
 from conestool.search.methods import Ranking
 from conestool.search.objective import Objective
+from conestool.search.processes import Processes
+from conestool.search.saved import SavedRun
 
-__all__ = ["TrainedDeltas", "divided", "filled", "vector"]
+__all__ = ["TrainedDeltas", "divided", "filled", "saved_owners", "vector"]
 
 EPSILON = 1e-8
 
@@ -80,7 +81,7 @@ class TrainedDeltas:
 
     def state(self) -> dict[str, Tensor]:
         """The owners, floats, both moments and the number of steps done."""
-        vectors = {"owners": self.owners, "values": self.values, "first": self.first, "second": self.second}
+        vectors = {"owners": self.owners.byte(), "values": self.values, "first": self.first, "second": self.second}
         return {**vectors, "seen": torch.tensor(self.seen)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -92,6 +93,19 @@ class TrainedDeltas:
         """What is shut stays shut."""
         shut = self.owners.any(0)
         return Ranking(shut.float(), int(shut.sum()))
+
+
+def saved_owners(saved: SavedRun | None, owned: Tensor, processes: Processes) -> Tensor | None:
+    """The `owners` of an interrupted training, of the shape of `owned`; None if `saved` holds none of this run.
+
+    The first process reads the file and the others have it from there.
+    """
+    there = bool(saved and processes.first and saved.fits())
+    if not processes.any(there):
+        return None
+    found = saved.load() if saved and there else None
+    owners = found[1]["owners"].to(owned.device) if found else owned.byte()
+    return processes.give(owners).bool()
 
 
 def divided(trained: TrainedDeltas, layout: Layout) -> list[dict[str, Floats]]:

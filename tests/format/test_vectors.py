@@ -143,5 +143,5 @@ def test_the_manifest_can_be_made_again(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_vectors_are_small() -> None:
-    """All of them together stay below 470 kB (450 before there were floats), a third of it the one with too many rows."""
+    """All of them together stay below 470 kB (450 without floats), a third of it the one with too many rows."""
     assert sum(path.stat().st_size for path in VECTORS.rglob("*.*") if path.is_file()) < 470_000

@@ -111,7 +111,9 @@ def with_sections(header: Header, sections: list[bytes], data: bytes, rng: rando
     """More sections for a concept: of unknown types or of one that is there, up to one more than the limit."""
     number = rng.randrange(len(header["concepts"]))
     before = sum(len(concept["sections"]) for concept in header["concepts"][: number + 1])
-    kinds = rng.choice((["x-a"], ["indices"], ["deltas"], ["x-a", "x-a"], [f"x-{i}" for i in range(rng.choice((14, 15, 16)))]))
+    kinds = rng.choice(
+        (["x-a"], ["indices"], ["deltas"], ["x-a", "x-a"], [f"x-{i}" for i in range(rng.choice((14, 15, 16)))])
+    )
     header["concepts"][number]["sections"] += [{"type": kind, "x-k": None} for kind in kinds]
     sections[before:before] = [more(kind, header["concepts"][number]["tensors"], rng) for kind in kinds]
     return mend(join(relabelled(header, sections), sections, data))
