@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmarks.fidelity.floats import gathered
 from benchmarks.interpretation import overlaps
 from conestool import algebra
 from conestool.concept import Cone
@@ -33,6 +32,7 @@ from conestool.files import write_atomic
 from conestool.format import load, save
 from conestool.render import grid, render
 from conestool.search import Settings, find
+from conestool.search.deltas import TrainedDeltas
 from conestool.search.events import ignore
 from conestool.search.layout import borrowed
 from conestool.search.tuning import TUNED, Tuning, photos_of, subject_of, tune
@@ -100,17 +100,15 @@ def tuned(bench: Bench, cone: Cone, file: Path, reopen_only: bool) -> dict[str, 
 
 
 def floats(bench: Bench, cone: Cone) -> dict[str, float]:
-    """Held-out loss per subject with free floats on the union's indices: Adam, as many steps, from shut on."""
+    """Held-out loss per subject with floats on the merged union's indices, trained as `tune` does, as many steps."""
     photos, settings = photos_of(cone, {name: bench.photos(name) for name in cone.names}), bench.tuning(False).settings
     with borrowed(bench.model.denoiser) as layout:
         subjects = [subject_of(bench.model, layout, c, photos[c.name], settings, None, ignore) for c in cone.concepts]
-        union = torch.stack([layout.shut(each.indices) for each in cone.concepts]).any(0)
-        weights = subjects[0].objective.theta * ~union
-        optimizer = torch.optim.Adam([weights], lr=bench.args.rate)
-        for index in range(bench.args.steps):
-            total = sum(gathered(each.objective, weights, index) for each in subjects)
-            weights.grad = total * union
-            optimizer.step()
+        owners = torch.stack([layout.shut(each.indices) for each in cone.concepts])
+        trained = TrainedDeltas([each.objective for each in subjects], owners, bench.args.steps, bench.args.rate)
+        for index in range(trained.steps):
+            trained.step(index)
+        weights = torch.cat(list(trained.weights()))
         return {each.concept.name: each.objective.loss(weights, each.probes.held_out) for each in subjects}
 
 
@@ -275,7 +273,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, nargs="+", default=[2, 3, 4, 6])
     parser.add_argument("--steps", type=int, default=20, help="of tune")
     parser.add_argument("--search-steps", type=int, help="of find; its default otherwise")
-    parser.add_argument("--rate", type=float, default=1e-3, help="Adam's, for the floats")
+    parser.add_argument("--rate", type=float, default=1e-3, help="of the floats")
     parser.add_argument("--renders", type=int, default=48)
     parser.add_argument("--draw-steps", type=int, help="sampling steps; the model's default otherwise")
     parser.add_argument("--seed", type=int, default=0)

@@ -61,8 +61,7 @@ def show_concept(concept: ConceptFacts, facts: FileFacts) -> None:
 
 def floats(concept: ConceptFacts) -> str:
     """How many floats a concept has, what they take and how large they are."""
-    number = _show.amount(concept.neurons, "float")
-    return f"{number}, one per neuron, in {_show.size(concept.floats)}; the largest {concept.largest:.3g}"
+    return f"{concept.neurons:,}, one per neuron, in {_show.size(concept.floats)}; the largest {concept.largest:.3g}"
 
 
 def where(concept: ConceptFacts, facts: FileFacts) -> str:

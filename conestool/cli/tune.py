@@ -215,8 +215,8 @@ def show(cone: Cone, records: Mapping[str, Any]) -> None:
 
     if not records:
         return
-    columns = {"alone": "alone", "merged": "merged", "tuned": "tuned", "deltas": "with floats", "random": "random"}
-    columns |= {"alone_tuned": "alone after", "alone_deltas": "with floats"}
+    columns = {"alone": "alone", "merged": "merged", "tuned": "tuned", "deltas": "tuned + floats"}
+    columns |= {"random": "random", "alone_tuned": "alone after", "alone_deltas": "alone + floats"}
     steps = [key for key in columns if all(key in record["losses"] for record in records.values())]
     heads = [columns[key] for key in steps]
     for title, prefix in (("photos", ""), ("class", "class_")):
@@ -233,7 +233,6 @@ def show(cone: Cone, records: Mapping[str, Any]) -> None:
     _show.table(rows, right=range(1, 5))
     for concept in cone.concepts:
         if concept.floats:
-            told = _report.floats(_facts.concept_facts(concept))
-            _show.say(f"{concept.name}: {told}")
+            _show.say(f"{concept.name}: floats {_report.floats(_facts.concept_facts(concept))}")
         for text in concept.origin.warnings:
             _show.warn(f"{concept.name}: {text}")
