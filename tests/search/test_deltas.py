@@ -208,7 +208,7 @@ def kv(model: Model) -> list[Tensor]:
 def test_a_resumed_tuning_gives_the_same_file(
     model: Model, both: Cone, photos: dict[str, Any], result: Cone, tmp_path: Path, stage: str, step: int
 ) -> None:
-    """Ctrl-C among the mask's steps or among those of floats, and on from there, in less memory."""
+    """Ctrl-C among the mask's steps or among those of floats, and on from there."""
 
     def stop(event: Event) -> None:
         if isinstance(event, Progress) and (event.stage, event.done) == (stage, step):

@@ -9,17 +9,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from conestool import format as cones
+from conestool.algebra import extract
 from conestool.concept import Concept, Cone
 from conestool.diffusion.models import load_model
 from conestool.search import METHODS, find
 from conestool.search.processes import ALONE, Processes
 from tests.cli.support import environment
 from tests.search.test_resources import photos
-from tests.search.together import shared
+from tests.search.together import shared, tuned_together
 from tests.tiny import save_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +99,23 @@ def test_all_stop_after_the_same_step_and_go_on_together(made: Path) -> None:
     resumed, whole = cones.load(made / "resumed-0.cone"), cones.load(made / "mask-0.cone")
     assert (made / "resumed-0.cone").read_bytes() == (made / "resumed-1.cone").read_bytes()
     assert common(resumed, whole) >= SAME
+
+
+def test_floats_are_trained_together(made: Path, base: Path) -> None:
+    """Both processes have the same bytes, resumed among the floats' steps too; one process has nearly the same."""
+    files = [made / f"{name}-{rank}.cone" for name in ("tuned", "tuned-resumed") for rank in (0, 1)]
+    assert len({file.read_bytes() for file in files}) == 1
+    assert all((made / f"tune-stopped-{rank}.txt").exists() for rank in (0, 1))
+    together, alone = cones.load(files[0]), tuned_together(load_model(str(base)), made, ALONE)
+    for name in ("dog", "hat"):
+        assert common(extract(together, name), extract(alone, name)) >= SAME
+        ours, theirs = (cone[name].origin.parameters["tune"]["losses"] for cone in (together, alone))
+        assert ours == {key: pytest.approx(value, rel=1e-3) for key, value in theirs.items()}
+        assert ours["deltas"] < ours["tuned"] and 0.01 < together[name].largest < 0.04
+        same = {p: i for p, i in together[name].indices.items() if np.array_equal(i, alone[name].indices.get(p))}
+        assert len(same) > len(together[name].indices) / 2
+        first, second = (np.concatenate([cone[name].deltas[param] for param in same]) for cone in (together, alone))
+        assert np.isclose(first, second, atol=1e-3).mean() > 0.95
 
 
 def test_processes_with_different_photos_are_refused(made: Path) -> None:

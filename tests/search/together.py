@@ -17,7 +17,9 @@ from conestool.search import METHODS, Event, Progress, Settings, find
 from conestool.search.events import ignore
 from conestool.search.processes import Processes
 from conestool.search.resources import Resources
+from conestool.search.tuning import Tuning, tune
 from tests.search.test_resources import photos, quick
+from tests.tiny import random_cone
 
 
 def shared(method: str) -> Settings:
@@ -34,11 +36,35 @@ def main() -> None:
         cone = find(model, photos(), "dog", settings=shared(method), processes=processes)
         cones.save(cone, folder / f"{method}-{processes.rank}.cone")
     cones.save(interrupted(model, folder, processes), folder / f"resumed-{processes.rank}.cone")
+    for name, stop in (("tuned", ""), ("tuned-resumed", "floats")):
+        cones.save(tuned_together(model, folder, processes, stop), folder / f"{name}-{processes.rank}.cone")
     try:
         find(model, photos()[processes.rank :], "dog", settings=quick(), processes=processes)
     except UsageError as error:
         (folder / f"different-{processes.rank}.txt").write_text(str(error))
     dist.destroy_process_group()
+
+
+def tuning() -> Tuning:
+    """Two steps of the mask, which let go of what hurts, and three on floats."""
+    return Tuning(steps=2, margin=0.05, deltas=3, delta_rate=0.01, settings=quick(held_out=0))
+
+
+def tuned_together(model: Model, folder: Path, processes: Processes, stage: str = "") -> Cone:
+    """Two concepts tuned together; stopped after the second step of a `stage` by the last process, and gone on."""
+    cone, state = random_cone(model, "dog", "hat", density=0.2), folder / "tune.part"
+    given = {"tuning": tuning(), "class_pictures": dict.fromkeys(cone.names, photos()), "processes": processes}
+
+    def stop(event: Event) -> None:
+        last = processes.rank == processes.size - 1
+        if last and isinstance(event, Progress) and (event.stage, event.done) == (stage, 2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        return tune(model, cone, dict.fromkeys(cone.names, photos()), progress=stop, state=state, **given)
+    except KeyboardInterrupt:
+        (folder / f"tune-stopped-{processes.rank}.txt").write_text("stopped")
+    return tune(model, cone, dict.fromkeys(cone.names, photos()), state=state, resume=True, **given)
 
 
 def interrupted(model: Model, folder: Path, processes: Processes) -> Cone:
