@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from conestool import format as cones
-from conestool.algebra import extract
 from conestool.concept import Concept, Cone
 from conestool.diffusion.models import load_model
 from conestool.search import METHODS, find
@@ -108,14 +107,12 @@ def test_floats_are_trained_together(made: Path, base: Path) -> None:
     assert all((made / f"tune-stopped-{rank}.txt").exists() for rank in (0, 1))
     together, alone = cones.load(files[0]), tuned_together(load_model(str(base)), made, ALONE)
     for name in ("dog", "hat"):
-        assert common(extract(together, name), extract(alone, name)) >= SAME
+        assert together[name].id == alone[name].id
         ours, theirs = (cone[name].origin.parameters["tune"]["losses"] for cone in (together, alone))
         assert ours == {key: pytest.approx(value, rel=1e-3) for key, value in theirs.items()}
         assert ours["deltas"] < ours["tuned"] and 0.01 < together[name].largest < 0.04
-        same = {p: i for p, i in together[name].indices.items() if np.array_equal(i, alone[name].indices.get(p))}
-        assert len(same) > len(together[name].indices) / 2
-        first, second = (np.concatenate([cone[name].deltas[param] for param in same]) for cone in (together, alone))
-        assert np.isclose(first, second, atol=1e-3).mean() > 0.95
+        first, second = (np.concatenate(list(cone[name].deltas.values())) for cone in (together, alone))
+        assert np.isclose(first, second, atol=5e-4).mean() >= SAME
 
 
 def test_processes_with_different_photos_are_refused(made: Path) -> None:
