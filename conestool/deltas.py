@@ -70,7 +70,8 @@ def encode(values: Iterable[Floats]) -> bytes:
         wide = np.asarray(floats, np.float64)
         largest = float(np.abs(wide).max())
         if not largest <= LARGEST:
-            raise UsageError(f"a float of {largest:g} at a concept neuron, expected at most {LARGEST:g} in magnitude")
+            text = f"a float of {largest:g} at a concept neuron, expected at most {LARGEST:g} in magnitude"
+            raise UsageError(text, "train with a smaller rate, or leave floats out")
         scale = (np.float32(largest / STEPS).view(np.uint32) & np.uint32(CUT)).view(np.float32)
         steps = np.rint(wide / float(scale)) if scale else np.zeros_like(wide)
         parts.append(SCALE.pack(scale) + steps.clip(-STEPS, STEPS).astype(np.int8).tobytes())
