@@ -28,13 +28,14 @@ from conestool.records import BaseInfo
 from conestool.search.controls import largest, random
 from conestool.search.density import choose
 from conestool.search.events import ignore
-from conestool.search.finding import Words, captioned, name_subject, prepare
+from conestool.search.finding import captioned, name_subject
 from conestool.search.layout import Layout, borrowed
 from conestool.search.methods import Ranking, make_method
 from conestool.search.objective import Objective
 from conestool.search.priors import Priors, draw_priors
 from conestool.search.settings import Settings
 from conestool.search.subject import Split, class_prompts, split
+from conestool.search.terms import Words, prepare
 
 __all__ = ["Bench"]
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from conestool.diffusion.models import Model
 from conestool.diffusion.prior import GROUP
 from conestool.diffusion.prompts import encode
-from conestool.search.finding import encoded
 from conestool.search.layout import Layout
 from conestool.search.objective import Batch, Objective, Pictures
 from conestool.search.resources import PLENTY, Resources
+from conestool.search.terms import encoded
 
 __all__ = ["LossProbes", "make_probes"]
 

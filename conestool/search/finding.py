@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from conestool.concept import Concept, Cone, check_name, check_words
-from conestool.diffusion.conditioning import Conditioning, Frame
 from conestool.diffusion.finite import check_weights
 from conestool.diffusion.models import Model, wrap
-from conestool.diffusion.photos import Photo, as_photo, to_latents
-from conestool.diffusion.prior import GROUP
-from conestool.diffusion.prompts import choose_identifier, encode, frames_on, identifiers, is_one_token
+from conestool.diffusion.photos import Photo, as_photo
+from conestool.diffusion.prompts import choose_identifier, is_one_token
 from conestool.diffusion.sampling import versions
 from conestool.errors import PhotoError, UsageError
 from conestool.records import BaseInfo, Origin
@@ -26,46 +21,21 @@ from conestool.search import cones, mask, taylor, tstat
 from conestool.search.captions import SAMPLES, describe_photos
 from conestool.search.density import Choice, choose
 from conestool.search.events import Note, Report, ignore
-from conestool.search.layout import Layout
 from conestool.search.methods import make_method, parameters
-from conestool.search.objective import Objective, Pictures, Term
-from conestool.search.priors import Priors, draw_priors
+from conestool.search.objective import Objective
+from conestool.search.priors import draw_priors
 from conestool.search.processes import ALONE, Processes
 from conestool.search.report import Probes, doubts, measure
 from conestool.search.resources import PLENTY, Resources, aside, at_work
 from conestool.search.run import run
 from conestool.search.saved import SavedRun, run_key
 from conestool.search.settings import Settings
-from conestool.search.subject import Split, captioned_prompts, class_prompts, instance_prompts, split
+from conestool.search.subject import split
+from conestool.search.terms import PROBES, Words, prepare
 
 __all__ = ["find"]
 
 REGISTERED = (cones, mask, taylor, tstat)
-PROBES = 64
-
-
-@dataclass(frozen=True)
-class Words:
-    """What the subject is called."""
-
-    name: str
-    class_noun: str
-    identifier: str
-
-    @property
-    def phrase(self) -> str:
-        """What stands for the subject in a prompt."""
-        return f"{self.identifier} {self.class_noun}"
-
-    @property
-    def instance(self) -> list[str]:
-        """The subject's prompts."""
-        return instance_prompts(self.phrase)
-
-    @property
-    def of_class(self) -> list[str]:
-        """The class's prompts."""
-        return class_prompts(self.class_noun)
 
 
 def find(
@@ -166,75 +136,6 @@ def captioned(
     if seen:
         progress(Note(f"around the subject the model sees: {', '.join(dict.fromkeys(seen))}"))
     return told
-
-
-def prepare(
-    model: Model,
-    layout: Layout,
-    words: Words,
-    pictures: Split,
-    priors: Priors,
-    settings: Settings,
-    resources: Resources = PLENTY,
-    processes: Processes = ALONE,
-) -> tuple[Objective, Probes]:
-    """L_con for the search and the probes for the report; autoencoder and text encoder run here, and only here."""
-    batch = resources.pictures(GROUP)
-    learn, report, prior = (
-        encoded(model, images, batch) for images in (pictures.learn, pictures.report, priors.of_class)
-    )
-    cut = max(1, len(prior) // 4)
-    instance, of_class = encode(model, words.instance), encode(model, words.of_class)
-    noun, captions = words.class_noun, pictures.captions
-    own = [captioned_prompts(words.instance, words.phrase, noun, caption) for caption in captions]
-    prompts, choices = worded(model, own)
-    sizes = settings.sizes()
-    terms = [Term("instance", learn, prompts, 1.0, sizes["instance"], choices=choices)]
-    if "class" in sizes:
-        terms.append(Term("class", prior[cut:], of_class, settings.prior_weight, sizes["class"], keep=True))
-    if "contrast" in sizes:
-        others = [unbound_prompts(model, words, settings, caption) for caption in captions]
-        prompts, choices = worded(model, others)
-        terms.append(Term("contrast", learn, prompts, settings.contrast, sizes["contrast"], keep=True, choices=choices))
-    if "others" in sizes:
-        prompts, choices = worded(model, priors.prompts)
-        shown = encoded(model, priors.others, batch)
-        terms.append(Term("others", shown, prompts, settings.others, sizes["others"], keep=True, choices=choices))
-    objective = Objective(model, layout, terms, settings.seed, settings.noise, resources.samples, processes=processes)
-    return objective, Probes(
-        held_out=objective.probe(report, instance[:1], PROBES),
-        no_identifier=objective.probe(report, of_class[:1], PROBES),
-        class_images=objective.probe(prior[:cut], of_class[:1], PROBES),
-    )
-
-
-def worded(model: Model, prompts: Sequence[Sequence[str]]) -> tuple[Conditioning, Tensor]:
-    """Conditioning of all prompts, each once, and which of its rows may go with each picture, (m, p), int64.
-
-    `prompts` are those of each of the m pictures, p for each.
-    """
-    rows = {text: row for row, text in enumerate(dict.fromkeys(text for texts in prompts for text in texts))}
-    return encode(model, list(rows)), torch.tensor([[rows[text] for text in texts] for texts in prompts])
-
-
-def unbound_prompts(model: Model, words: Words, settings: Settings, caption: str) -> list[str]:
-    """Prompts for a picture with that caption that must not draw the subject.
-
-    Half are without an identifier, half with rivals, if the model has any.
-    """
-    free = sorted(set(identifiers(model)) - {words.identifier, *words.name.split()})
-    rivals = Random(f"rivals {settings.seed}").sample(free, min(settings.rivals, len(free)))
-    noun = words.class_noun
-    bare = captioned_prompts(words.of_class, noun, noun, caption) * max(1, len(rivals))
-    phrases = [f"{word} {noun}" for word in rivals]
-    return bare + [text for each in phrases for text in captioned_prompts(instance_prompts(each), each, noun, caption)]
-
-
-def encoded(model: Model, images: Sequence[Image.Image], batch: int = GROUP) -> Pictures:
-    """Latents of the images' centre squares, and how these were framed; a crop counts as a picture of its own."""
-    side = model.defaults.size
-    frames = [Frame.centre(image.size, side) for image in images]
-    return Pictures(to_latents(model, images, batch=batch), frames_on(model, frames))
 
 
 def describe(

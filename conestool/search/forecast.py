@@ -22,7 +22,6 @@ from conestool.diffusion.prompts import encode
 from conestool.diffusion.weights import kv_weights
 from conestool.search.captions import SAMPLES, surroundings
 from conestool.search.density import CANDIDATES
-from conestool.search.finding import PROBES
 from conestool.search.layout import Use, top
 from conestool.search.metering import Imagined, Meter, coder_bytes
 from conestool.search.methods import METHODS, make_method
@@ -30,6 +29,7 @@ from conestool.search.objective import Objective, Pictures, Term
 from conestool.search.priors import other_images
 from conestool.search.resources import Resources, at_work, resting
 from conestool.search.settings import Settings
+from conestool.search.terms import PROBES
 
 __all__ = ["Forecast", "Job", "Phase", "forecast", "search_memory"]
 

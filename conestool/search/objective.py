@@ -57,7 +57,9 @@ class Term:
 
     `choices` (m, p), int64, are the rows of `conditioning` that may go with each of the m pictures; without it all
     may go with each. With `keep` the target is what the untouched model answers instead of the true noise: the term
-    then measures drift alone, with far less variance. Our choice; the paper's prior term has the true noise.
+    then measures drift alone, with far less variance. Our choice; the paper's prior term has the true noise. With
+    `regions` too, (m, 1, h, w), 0 to 1, the target is the true noise there, and elsewhere what the untouched model
+    answers when told the same row of `plain` instead.
     """
 
     name: str
@@ -67,6 +69,8 @@ class Term:
     size: int
     keep: bool = False
     choices: Tensor | None = None
+    plain: Conditioning | None = None
+    regions: Tensor | None = None
 
     def prompts(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
         """For each of the pictures (their numbers, int64) one of its rows of `conditioning`, drawn at random."""
@@ -102,8 +106,20 @@ class Objective:
         self.scale = LossScale.of(self.model.dtype)
         for number, term in enumerate(self.terms):
             if term.keep:
-                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + 7 + number)
-                self.kept[term.name] = self.answered(self.draw(term, self.pool, generator, self.noise))
+                self.kept[term.name] = self.keep(term, self.seed * 1_000_003 + 7 + number)
+
+    def keep(self, term: Term, seed: int) -> Batch:
+        """`pool` samples of `term` whose targets are the untouched model's answers, outside any regions."""
+
+        def drawn(conditioning: Conditioning) -> Batch:
+            draw = torch.Generator().manual_seed(seed)
+            return self.draw(replace(term, conditioning=conditioning), self.pool, draw, self.noise)
+
+        if term.plain is None or term.regions is None:
+            return self.answered(drawn(term.conditioning))
+        batch, kept = drawn(term.conditioning), self.answered(drawn(term.plain)).target
+        regions = term.regions[self.pick(term, self.pool, torch.Generator().manual_seed(seed))]
+        return replace(batch, target=kept.lerp(batch.target, regions.to(kept)))
 
     @property
     def theta(self) -> Tensor:
@@ -116,8 +132,7 @@ class Objective:
 
     def draw(self, term: Term, count: int, generator: torch.Generator, span: tuple[float, float]) -> Batch:
         """`count` samples of `term`: pictures in turn, prompts at random, stratified timesteps, CPU noise."""
-        order = torch.randperm(len(term.pictures), generator=generator)
-        chosen = order.repeat(-(-count // len(order)))[:count]
+        chosen = self.pick(term, count, generator)
         pictures = term.pictures[chosen]
         latents = pictures.latents
         noise = torch.randn(latents.shape, generator=generator).to(latents)
@@ -130,6 +145,11 @@ class Objective:
             weights=torch.full((count,), term.weight / count, device=latents.device),
             conditioning=term.conditioning[prompts].framed(pictures.framing),
         )
+
+    def pick(self, term: Term, count: int, generator: torch.Generator) -> Tensor:
+        """Numbers of `count` pictures of `term`, all in turn; the first that a draw takes from its generator."""
+        order = torch.randperm(len(term.pictures), generator=generator)
+        return order.repeat(-(-count // len(order)))[:count]
 
     def batch(self, index: int) -> Batch:
         """The batch of step `index`: `size` samples of every term."""

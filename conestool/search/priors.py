@@ -16,6 +16,7 @@ from conestool.errors import PhotoError
 from conestool.search.events import Progress, Report, ignore
 from conestool.search.processes import ALONE, Processes
 from conestool.search.resources import PLENTY, Resources
+from conestool.search.scenes import Scene, plan
 from conestool.search.settings import Settings
 from conestool.search.subject import class_prompts
 
@@ -28,11 +29,13 @@ MOST, LEFT = 8, 6
 
 @dataclass(frozen=True)
 class Priors:
-    """Pictures of the class, and `others` of `nouns`, one after the other and then again from the first."""
+    """Pictures of the class; `others` of `nouns`, one after the other and then again; and those `drawn` of `scenes`."""
 
     of_class: Sequence[Image.Image]
     others: Sequence[Image.Image] = ()
     nouns: Sequence[str] = ()
+    drawn: Sequence[Image.Image] = ()
+    scenes: Sequence[Scene] = ()
 
     @property
     def prompts(self) -> list[list[str]]:
@@ -43,6 +46,13 @@ class Priors:
 def other_images(settings: Settings) -> int:
     """How many pictures of other things: as many as class images are learned from. Our choice."""
     return settings.class_images - settings.class_images // 4 if settings.others else 0
+
+
+def scene_images(settings: Settings, subjects: int = 1) -> int:
+    """How many scenes for one of so many `subjects`: of two or fewer as many as class images are learned from, of more
+    as many for all together, but a third of that at least. Our choice."""
+    most = settings.class_images - settings.class_images // 4 if settings.scenes else 0
+    return max(most // 3, min(most, 2 * most // subjects))
 
 
 def other_nouns(settings: dict[str, Any], taken: str) -> tuple[str, ...]:
@@ -66,27 +76,30 @@ def draw_priors(
     progress: Report = ignore,
     resources: Resources = PLENTY,
     processes: Processes = ALONE,
+    beside: Sequence[str] = (),
 ) -> Priors:
     """What a search needs of the model's pictures, from the cache where they are there; `given` are of the class.
 
-    PhotoError with fewer than two of the class.
+    Subjects of the nouns `beside` share the scenes. PhotoError with fewer than two of the class.
     """
     shared = (settings.seed, progress, resources, processes)
     of_class = list(given or draw(model, class_prompts(noun)[0], settings.class_images, "class images", *shared))
     if len(of_class) < 2:
         raise PhotoError(f"fewer than 2 class images of {noun}", "give several, or let the model draw them")
     count, nouns = other_images(settings), other_nouns(model.settings, noun)
-    if not count:
-        return Priors(of_class)
-    prompts = [class_prompts(each)[0] for each in nouns]
-    return Priors(of_class, draw(model, prompts, count, "other images", *shared), nouns)
+    others = draw(model, [class_prompts(each)[0] for each in nouns], count, "other images", *shared) if count else []
+    scenes = plan((noun, *beside), nouns, scene_images(settings, 1 + len(beside)), settings.seed)
+    drawn = draw(model, [each.prompt() for each in scenes], len(scenes), "scenes", *shared) if scenes else []
+    return Priors(of_class, others, nouns, drawn, scenes)
 
 
 def to_draw(model: Model, noun: str, settings: Settings, given: bool) -> int:
     """How many pictures `draw_priors` would have to draw, with pictures of the class `given` or not."""
-    of_class, others = class_prompts(noun)[0], [class_prompts(each)[0] for each in other_nouns(model.settings, noun)]
-    count = 0 if given else undrawn(model, of_class, settings.class_images, settings.seed)
-    return count + undrawn(model, others, other_images(settings), settings.seed)
+    nouns = other_nouns(model.settings, noun)
+    count = 0 if given else undrawn(model, class_prompts(noun)[0], settings.class_images, settings.seed)
+    count += undrawn(model, [class_prompts(each)[0] for each in nouns], other_images(settings), settings.seed)
+    scenes = [each.prompt() for each in plan((noun,), nouns, scene_images(settings), settings.seed)]
+    return count + undrawn(model, scenes, len(scenes), settings.seed)
 
 
 def draw(

@@ -19,13 +19,14 @@ class Settings:
 
     `prior_weight` is lambda of L_con; `contrast` the weight of a term that holds the model still on the photos when the
     identifier is missing or is one of `rivals` other identifiers; `others` that of a term that holds its pictures of
-    other things still; `noise` the part of the noise schedule that the search looks at (0: no noise, 1: nothing but
-    noise): where there is much, the prompt decides, and with all of it no concept is bound to its identifier
-    (docs/method.md). `batch` is the number of samples of each term in a step (see `sizes`); `class_images` how many the
-    base model draws (a quarter of them only for the report); `crops` how many crops of each photo are seen besides the
-    whole; `captions` is where words for the rest of a photo come from (auto: the photos' own captions, else the base
-    model's; given: only their own; none); `held_out` how many photos only the report sees (None: one of four or more);
-    `density` fixes the fraction of K/V weights to shut; `options` are the method's own parameters.
+    other things still; `scenes` that of a term that shows the subject among other things (see `scenes.py`); `noise` the
+    part of the noise schedule that the search looks at (0: no noise, 1: nothing but noise): where there is much, the
+    prompt decides, and with all of it no concept is bound to its identifier (docs/method.md). `batch` is the number of
+    samples of each term in a step (see `sizes`); `class_images` how many the base model draws (a quarter of them only
+    for the report); `crops` how many crops of each photo are seen besides the whole; `captions` is where words for the
+    rest of a photo come from (auto: the photos' own captions, else the base model's; given: only their own; none);
+    `held_out` how many photos only the report sees (None: one of four or more); `density` fixes the fraction of K/V
+    weights to shut; `options` are the method's own parameters.
     """
 
     method: str = DEFAULT_METHOD
@@ -35,6 +36,7 @@ class Settings:
     contrast: float = 1.0
     rivals: int = 8
     others: float = 1.0
+    scenes: float = 0.0
     noise: tuple[float, float] = (0.3, 1.0)
     batch: int = 8
     class_images: int = 32
@@ -48,6 +50,7 @@ class Settings:
         require(self.prior_weight >= 0, "prior_weight", self.prior_weight, "at least 0")
         require(self.contrast >= 0, "contrast", self.contrast, "at least 0")
         require(self.others >= 0, "others", self.others, "at least 0")
+        require(self.scenes >= 0, "scenes", self.scenes, "at least 0")
         require(self.rivals >= 0, "rivals", self.rivals, "at least 0")
         require(0 <= self.noise[0] < self.noise[1] <= 1, "noise", self.noise, "two rising numbers from 0 to 1")
         require(self.batch >= 1, "batch", self.batch, "at least 1")
@@ -68,6 +71,7 @@ class Settings:
             "class": (shared, self.prior_weight),
             "contrast": (self.batch, self.contrast),
             "others": (shared, self.others),
+            "scenes": (self.batch, self.scenes),
         }
         return {name: size for name, (size, weight) in sizes.items() if weight}
 

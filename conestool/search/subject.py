@@ -20,13 +20,14 @@ TEMPLATES = ("a photo of {}", "{}", "a picture of {}")
 class Split:
     """Pictures to learn from and pictures for the report; `held_out` counts the photos among the latter (0: crops).
 
-    `captions` are those of the pictures to learn from, "" where there is none.
+    `captions` are those of the pictures to learn from, "" where there is none; `whole` are the photos among these.
     """
 
     learn: tuple[Image.Image, ...]
     report: tuple[Image.Image, ...]
     held_out: int
     captions: tuple[str, ...]
+    whole: tuple[Image.Image, ...]
 
 
 def split(photos: Sequence[Photo], crop_count: int, held_out: int | None, seed: int) -> Split:
@@ -41,7 +42,8 @@ def split(photos: Sequence[Photo], crop_count: int, held_out: int | None, seed: 
     pictures = [p for photo in learn for p in (photo.image, *crops(photo, crop_count, seed))]
     captions = [photo.caption for photo in learn for _ in range(1 + crop_count)]
     report = [photo.image for photo in kept] or [p for photo in learn for p in crops(photo, 2, seed + 1)]
-    return Split(tuple(pictures), tuple(report), int(count), tuple(captions))
+    whole = tuple(photo.image for photo in learn)
+    return Split(tuple(pictures), tuple(report), int(count), tuple(captions), whole)
 
 
 def crops(photo: Photo, count: int, seed: int) -> list[Image.Image]:

@@ -21,7 +21,7 @@ from conestool.records import plain
 from conestool.search.controls import random
 from conestool.search.deltas import TrainedDeltas, divided, filled, saved_owners
 from conestool.search.events import Note, Report, ignore
-from conestool.search.finding import Words, agreed, captioned, prepare
+from conestool.search.finding import agreed, captioned
 from conestool.search.joint import JointMask
 from conestool.search.layout import Layout
 from conestool.search.objective import Objective
@@ -31,8 +31,10 @@ from conestool.search.report import Probes, doubts, measure
 from conestool.search.resources import PLENTY, Resources, aside, at_work
 from conestool.search.run import run
 from conestool.search.saved import SavedRun, run_key
+from conestool.search.scenes import Player
 from conestool.search.settings import Settings, require
 from conestool.search.subject import split
+from conestool.search.terms import Words, prepare
 
 __all__ = ["TUNED", "Tuning", "tune"]
 
@@ -45,8 +47,8 @@ COMPARED = 64
 class Tuning:
     """How `tune` works: its mask's parameters (see JointMask), and what `find` would do with the photos.
 
-    After the mask's steps come as many of TrainedDeltas, at `delta_rate`, as `deltas` says: floats at the indices.
-    Of `settings` seed, prior_weight, contrast, others, batch, class_images, crops, captions and held_out count. With
+    `scenes` is the weight of the term that shows the subjects together (see scenes.py). After the mask's steps come as
+    many of TrainedDeltas, at `delta_rate`, as `deltas` says: floats at the indices. Of `settings` seed, prior_weight, contrast, others, batch, class_images, crops, captions and held_out count. With
     the photos and settings of the search the same photos are held out again.
     """
 
@@ -55,6 +57,8 @@ class Tuning:
     margin: float = 0.1
     caution: float = 0.5
     reopen_only: bool = False
+    end: float = 1.0
+    scenes: float = 2.0
     deltas: int = 0
     delta_rate: float = 1e-3
     settings: Settings = field(default_factory=Settings)
@@ -64,17 +68,24 @@ class Tuning:
         require(self.rate > 0, "rate", self.rate, "above 0")
         require(0 < self.margin <= 0.5, "margin", self.margin, "above 0 and at most 0.5")
         require(0 < self.caution <= 0.5, "caution", self.caution, "above 0 and at most 0.5")
+        require(self.scenes >= 0, "scenes", self.scenes, "at least 0")
         require(self.deltas >= 0, "deltas", self.deltas, "at least 0")
         require(self.delta_rate > 0, "delta_rate", self.delta_rate, "above 0")
 
     def own(self) -> dict[str, Any]:
         """The mask's parameters by name."""
-        return {key: value for key, value in asdict(self).items() if key not in ("settings", "deltas", "delta_rate")}
+        others = ("settings", "scenes", "deltas", "delta_rate")
+        return {key: value for key, value in asdict(self).items() if key not in others}
+
+    @property
+    def shown(self) -> Settings:
+        """The settings, with the weight of scenes that they have here."""
+        return replace(self.settings, scenes=self.scenes)
 
     def record(self) -> dict[str, Any]:
         """The values in force, for the file's header."""
         floats = {"deltas": self.deltas, "delta_rate": self.delta_rate} if self.deltas else {}
-        settings = {key: value for key, value in self.settings.record().items() if key != "density"}
+        settings = {key: value for key, value in self.shown.record().items() if key != "density"}
         return self.own() | floats | settings
 
 
@@ -129,9 +140,11 @@ def tune(
     check_weights(model)
     check_base(model, cone)
     resources = resources or PLENTY
-    shared = (tuning.settings, class_pictures, progress, resources, processes)
+    shared = (tuning.shown, class_pictures, progress, resources, processes)
     with at_work(model, resources) as layout:
-        subjects = [subject_of(model, layout, each, photos[each.name], *shared) for each in cone.concepts]
+        players = {c.name: player_of(c, photos[c.name], tuning.settings) for c in cone.concepts}
+        beside = {c.name: [players[name] for name in cone.names if name != c.name] for c in cone.concepts}
+        subjects = [subject_of(model, layout, c, photos[c.name], *shared, beside[c.name]) for c in cone.concepts]
         owned = torch.stack([layout.shut(each.indices) for each in cone.concepts])
         told = [[photo.caption for photo in photos[each.name]] for each in cone.concepts]
         facts = [tuning.record(), tuning.settings.seed, [each.photos for each in subjects], told, model.info.digests]
@@ -219,15 +232,23 @@ def subject_of(
     progress: Report,
     resources: Resources = PLENTY,
     processes: Processes = ALONE,
+    beside: Sequence[Player] = (),
 ) -> Subject:
     """One concept's L_con and probes, made as `find` makes them; the layout's weights must be untouched."""
     words = Words(concept.name, concept.class_noun, concept.identifier)
     photos = captioned(model, photos, words.class_noun, settings, progress, resources, processes)
     pictures = split(photos, settings.crops, settings.held_out, settings.seed)
     given = (class_pictures or {}).get(concept.name)
-    priors = draw_priors(model, words.class_noun, settings, given, progress, resources, processes)
-    objective, probes = prepare(model, layout, words, pictures, priors, settings, resources, processes)
+    priors = draw_priors(
+        model, words.class_noun, settings, given, progress, resources, processes, [p.noun for p in beside]
+    )
+    objective, probes = prepare(model, layout, words, pictures, priors, settings, resources, processes, beside)
     return Subject(concept, tuple(sorted(photo.sha256 for photo in photos)), objective, probes)
+
+
+def player_of(concept: Concept, photos: Sequence[Photo], settings: Settings) -> Player:
+    """A subject with the photos that are learned from."""
+    return Player(concept.class_noun, concept.phrase, split(photos, 0, settings.held_out, settings.seed).whole)
 
 
 def better(subjects: Sequence[Subject], before: Tensor, after: Tensor) -> bool:

@@ -17,8 +17,8 @@ from conestool.errors import NumbersError, PhotoError, UsageError
 from conestool.format import dumps
 from conestool.records import Losses
 from conestool.search import Event, Note, Progress, Settings, find
-from conestool.search.finding import Words, unbound_prompts
 from conestool.search.report import doubts
+from conestool.search.terms import Words, unbound_prompts
 from tests.tiny import save_pipeline
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -15,10 +15,11 @@ from conestool.errors import PhotoError
 from conestool.evaluate.wording import unrelated_nouns
 from conestool.search import Settings
 from conestool.search.events import ignore
-from conestool.search.finding import name_subject, prepare
+from conestool.search.finding import name_subject
 from conestool.search.layout import borrowed
 from conestool.search.priors import draw_priors, other_nouns, to_draw
 from conestool.search.subject import split
+from conestool.search.terms import prepare
 from tests.search.test_resources import photos
 from tests.tiny import save_pipeline
 

@@ -1,0 +1,152 @@
+"""The terms of L_con for one subject and the probes of its report: photos, pictures and prompts, encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from conestool.diffusion.conditioning import Conditioning, Frame
+from conestool.diffusion.models import Model
+from conestool.diffusion.photos import to_latents
+from conestool.diffusion.prior import GROUP
+from conestool.diffusion.prompts import encode, frames_on, identifiers
+from conestool.search.layout import Layout
+from conestool.search.objective import Objective, Pictures, Term
+from conestool.search.priors import Priors
+from conestool.search.processes import ALONE, Processes
+from conestool.search.report import Probes
+from conestool.search.resources import PLENTY, Resources
+from conestool.search.scenes import Player, stage
+from conestool.search.settings import Settings
+from conestool.search.subject import Split, captioned_prompts, class_prompts, instance_prompts
+
+__all__ = ["PROBES", "Words", "encoded", "prepare", "unbound_prompts"]
+
+PROBES = 64
+"""Samples of a loss of the report."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the subject is called."""
+
+    name: str
+    class_noun: str
+    identifier: str
+
+    @property
+    def phrase(self) -> str:
+        """What stands for the subject in a prompt."""
+        return f"{self.identifier} {self.class_noun}"
+
+    @property
+    def instance(self) -> list[str]:
+        """The subject's prompts."""
+        return instance_prompts(self.phrase)
+
+    @property
+    def of_class(self) -> list[str]:
+        """The class's prompts."""
+        return class_prompts(self.class_noun)
+
+
+def prepare(
+    model: Model,
+    layout: Layout,
+    words: Words,
+    pictures: Split,
+    priors: Priors,
+    settings: Settings,
+    resources: Resources = PLENTY,
+    processes: Processes = ALONE,
+    beside: Sequence[Player] = (),
+) -> tuple[Objective, Probes]:
+    """L_con for the search and the probes for the report; autoencoder and text encoder run here, and only here.
+
+    `beside` are the subjects that share the scenes of `priors`.
+    """
+    batch = resources.pictures(GROUP)
+    learn, report, prior = (
+        encoded(model, images, batch) for images in (pictures.learn, pictures.report, priors.of_class)
+    )
+    cut = max(1, len(prior) // 4)
+    instance, of_class = encode(model, words.instance), encode(model, words.of_class)
+    sizes = settings.sizes()
+    terms = [instance_term(model, words, learn, pictures.captions, sizes["instance"])]
+    if "class" in sizes:
+        terms.append(Term("class", prior[cut:], of_class, settings.prior_weight, sizes["class"], keep=True))
+    if "contrast" in sizes:
+        terms.append(contrast_term(model, words, learn, pictures.captions, settings))
+    if "others" in sizes:
+        prompts, choices = worded(model, priors.prompts)
+        shown = encoded(model, priors.others, batch)
+        terms.append(Term("others", shown, prompts, settings.others, sizes["others"], keep=True, choices=choices))
+    if "scenes" in sizes and priors.scenes:
+        players = [Player(words.class_noun, words.phrase, pictures.whole), *beside]
+        terms.append(scenes_term(model, players, priors, settings, batch, processes))
+    objective = Objective(model, layout, terms, settings.seed, settings.noise, resources.samples, processes=processes)
+    return objective, Probes(
+        held_out=objective.probe(report, instance[:1], PROBES),
+        no_identifier=objective.probe(report, of_class[:1], PROBES),
+        class_images=objective.probe(prior[:cut], of_class[:1], PROBES),
+    )
+
+
+def instance_term(model: Model, words: Words, learn: Pictures, captions: Sequence[str], size: int) -> Term:
+    """The photos under the subject's prompts: what the search learns."""
+    own = [captioned_prompts(words.instance, words.phrase, words.class_noun, caption) for caption in captions]
+    prompts, choices = worded(model, own)
+    return Term("instance", learn, prompts, 1.0, size, choices=choices)
+
+
+def contrast_term(model: Model, words: Words, learn: Pictures, captions: Sequence[str], settings: Settings) -> Term:
+    """The photos under prompts that are not the subject's."""
+    prompts, choices = worded(model, [unbound_prompts(model, words, settings, caption) for caption in captions])
+    size = settings.sizes()["contrast"]
+    return Term("contrast", learn, prompts, settings.contrast, size, keep=True, choices=choices)
+
+
+def scenes_term(
+    model: Model, players: Sequence[Player], priors: Priors, settings: Settings, batch: int, processes: Processes
+) -> Term:
+    """The `players` among other things: learned where they are; all else stays as their classes alone have it."""
+    staged = stage(model, priors.scenes, priors.drawn, players, priors.nouns, settings.seed, batch, processes)
+    bound = encode(model, [scene.bound(players) for scene in staged.scenes])
+    plain = encode(model, [scene.prompt() for scene in staged.scenes])
+    own = torch.arange(len(staged.scenes))[:, None]
+    shown, size = encoded(model, staged.images, batch), settings.sizes()["scenes"]
+    return Term("scenes", shown, bound, settings.scenes, size, True, own, plain, staged.regions)
+
+
+def worded(model: Model, prompts: Sequence[Sequence[str]]) -> tuple[Conditioning, Tensor]:
+    """Conditioning of all prompts, each once, and which of its rows may go with each picture, (m, p), int64.
+
+    `prompts` are those of each of the m pictures, p for each.
+    """
+    rows = {text: row for row, text in enumerate(dict.fromkeys(text for texts in prompts for text in texts))}
+    return encode(model, list(rows)), torch.tensor([[rows[text] for text in texts] for texts in prompts])
+
+
+def unbound_prompts(model: Model, words: Words, settings: Settings, caption: str) -> list[str]:
+    """Prompts for a picture with that caption that must not draw the subject.
+
+    Half are without an identifier, half with rivals, if the model has any.
+    """
+    free = sorted(set(identifiers(model)) - {words.identifier, *words.name.split()})
+    rivals = Random(f"rivals {settings.seed}").sample(free, min(settings.rivals, len(free)))
+    noun = words.class_noun
+    bare = captioned_prompts(words.of_class, noun, noun, caption) * max(1, len(rivals))
+    phrases = [f"{word} {noun}" for word in rivals]
+    return bare + [text for each in phrases for text in captioned_prompts(instance_prompts(each), each, noun, caption)]
+
+
+def encoded(model: Model, images: Sequence[Image.Image], batch: int = GROUP) -> Pictures:
+    """Latents of the images' centre squares, and how these were framed; a crop counts as a picture of its own."""
+    side = model.defaults.size
+    frames = [Frame.centre(image.size, side) for image in images]
+    return Pictures(to_latents(model, images, batch=batch), frames_on(model, frames))
