@@ -100,6 +100,10 @@ def find(
     others: Annotated[
         float | None, value("--others", metavar="X", text="Weight of pictures of other things.", panel=SEARCH, min=0.0)
     ] = None,
+    scenes: Annotated[
+        float | None,
+        value("--scenes", metavar="X", text="Weight of scenes with other things. Default: 0.", panel=SEARCH, min=0.0),
+    ] = None,
     noise: Annotated[
         tuple[float, float] | None,
         value(
@@ -147,7 +151,7 @@ def find(
     images = read_photos(paths, skip_broken, captions=captions != Captions.none)
     _show.say(f"{name}: {_show.amount(len(images), 'photo')} of {class_noun!r}")
     options = {} if steps is None else {"steps": steps}
-    weights = {"prior_weight": prior_weight, "contrast": contrast, "others": others}
+    weights = {"prior_weight": prior_weight, "contrast": contrast, "others": others, "scenes": scenes}
     settings = make_settings(
         method=method, density=density, seed=seed, noise=noise, captions=captions, options=options, **weights
     )

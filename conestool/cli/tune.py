@@ -64,6 +64,9 @@ def tune(
     reopen_only: Annotated[
         bool, flag("--reopen-only", text="Reopen neurons that hurt the others; shut no new ones.", panel=TUNING)
     ] = False,
+    scenes: Annotated[
+        float | None, value("--scenes", metavar="X", text="Weight of scenes with all subjects.", panel=TUNING, min=0.0)
+    ] = None,
     deltas: Annotated[
         int,
         value("--deltas", metavar="N", text="Then N steps on a float per neuron, stored beside.", panel=TUNING, min=0),
@@ -102,7 +105,7 @@ def tune(
     path = output or default_output(cone.names)
     _io.check_outputs([path], "a .cone file", force=force)
     searched = make_settings(seed=seed, prior_weight=prior_weight, class_images=class_images, captions=captions)
-    tuning = make_tuning(searched, steps=steps, rate=rate, reopen_only=reopen_only, deltas=deltas)
+    tuning = make_tuning(searched, steps=steps, rate=rate, reopen_only=reopen_only, scenes=scenes, deltas=deltas)
     images = read_all(cone, parse_photos(photos), skip_broken, captions != Captions.none)
     where = _models.Where(model, device, dtype.value, revision, config, offline)
     state = state_path(path)

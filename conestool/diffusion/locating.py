@@ -30,11 +30,12 @@ def located(
     seed: int = 0,
     batch: int = 8,
 ) -> Tensor:
-    """Where each of m pictures shows what tells its prompt from those `instead`: (m, h, w), boolean, by latents' cells.
+    """Where each of m pictures shows what tells its prompt from those `instead`: (m, h, w), boolean, in cells.
 
-    The prompts `instead`, at least one a picture, name another thing in its place; they take turns. Where the denoiser's
-    answers to both differ by more than the threshold that parts these differences best (Otsu 1979), there it is. The
-    difference is that of DiffEdit (Couairon et al. 2023, section 3.2), which takes half of its largest value.
+    The prompts `instead`, at least one for each picture, name another thing in its place; they take turns. Where the
+    denoiser's answers to both differ by more than the threshold that parts these differences best (Otsu 1979), there
+    it is. The difference is that of DiffEdit (Couairon et al. 2023, section 3.2), whose threshold is half of its
+    largest value.
     """
     schedule, draw = schedule_of(model), torch.Generator().manual_seed(seed)
     latents, told = to_latents(model, pictures, batch=batch), encode(model, prompts)

@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from conestool.diffusion.locating import LOOKS
 from conestool.diffusion.models import Model
 from conestool.diffusion.prior import GROUP
 from conestool.diffusion.prompts import encode
@@ -26,7 +27,7 @@ from conestool.search.layout import Use, top
 from conestool.search.metering import Imagined, Meter, coder_bytes
 from conestool.search.methods import METHODS, make_method
 from conestool.search.objective import Objective, Pictures, Term
-from conestool.search.priors import other_images
+from conestool.search.priors import other_images, scene_images
 from conestool.search.resources import Resources, at_work, resting
 from conestool.search.settings import Settings
 from conestool.search.terms import PROBES
@@ -73,7 +74,14 @@ class Job:
     def pictures(self) -> int:
         """Pictures to encode."""
         photos = self.photos * (1 + self.settings.crops)
-        return photos + self.settings.class_images + other_images(self.settings)
+        own = photos + self.settings.class_images + other_images(self.settings) + scene_images(self.settings)
+        return own + self.looked_at
+
+    @property
+    def looked_at(self) -> int:
+        """Pictures in which a subject is looked for."""
+        scenes = scene_images(self.settings)
+        return self.photos + scenes if scenes else 0
 
 
 @dataclass(frozen=True)
@@ -321,7 +329,7 @@ def durations(model: Model, job: Job, unit: Units) -> dict[str, float]:
         looks += len(CANDIDATES) * (PROBES + kept)
     return {
         "class images": job.drawings * drawing,
-        "photos": job.pictures * unit.encode + asked * unit.forward,
+        "photos": job.pictures * unit.encode + (asked + 2 * LOOKS * job.looked_at) * unit.forward,
         "search": steps * (job.samples * unit.step + unit.update) + looks * unit.forward / job.processes,
     }
 

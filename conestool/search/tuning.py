@@ -48,8 +48,9 @@ class Tuning:
     """How `tune` works: its mask's parameters (see JointMask), and what `find` would do with the photos.
 
     `scenes` is the weight of the term that shows the subjects together (see scenes.py). After the mask's steps come as
-    many of TrainedDeltas, at `delta_rate`, as `deltas` says: floats at the indices. Of `settings` seed, prior_weight, contrast, others, batch, class_images, crops, captions and held_out count. With
-    the photos and settings of the search the same photos are held out again.
+    many of TrainedDeltas, at `delta_rate`, as `deltas` says: floats at the indices. Of `settings` seed, prior_weight,
+    contrast, others, batch, class_images, crops, captions and held_out count. With the photos and settings of the
+    search the same photos are held out again.
     """
 
     steps: int = 20
