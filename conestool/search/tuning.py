@@ -141,11 +141,9 @@ def tune(
     check_weights(model)
     check_base(model, cone)
     resources = resources or PLENTY
-    shared = (tuning.shown, class_pictures, progress, resources, processes)
+    shared = (class_pictures, progress, resources, processes)
     with at_work(model, resources) as layout:
-        players = {c.name: player_of(c, photos[c.name], tuning.settings) for c in cone.concepts}
-        beside = {c.name: [players[name] for name in cone.names if name != c.name] for c in cone.concepts}
-        subjects = [subject_of(model, layout, c, photos[c.name], *shared, beside[c.name]) for c in cone.concepts]
+        subjects = subjects_of(model, layout, cone, photos, tuning, *shared)
         owned = torch.stack([layout.shut(each.indices) for each in cone.concepts])
         told = [[photo.caption for photo in photos[each.name]] for each in cone.concepts]
         facts = [tuning.record(), tuning.settings.seed, [each.photos for each in subjects], told, model.info.digests]
@@ -223,17 +221,38 @@ def photos_of(cone: Cone, given: Mapping[str, Sequence[Photo | Image.Image]]) ->
     return photos
 
 
+def subjects_of(
+    model: Model,
+    layout: Layout,
+    cone: Cone,
+    photos: Mapping[str, list[Photo]],
+    tuning: Tuning,
+    class_pictures: Mapping[str, Sequence[Image.Image]] | None = None,
+    progress: Report = ignore,
+    resources: Resources = PLENTY,
+    processes: Processes = ALONE,
+) -> list[Subject]:
+    """All concepts with the photos of their names, each beside the others in its scenes."""
+    settings, shared = tuning.shown, (class_pictures, progress, resources, processes)
+    players = {each.name: player_of(each, photos[each.name], settings) for each in cone.concepts}
+    found = []
+    for concept in cone.concepts:
+        beside = [players[name] for name in cone.names if name != concept.name]
+        found.append(subject_of(model, layout, concept, photos[concept.name], settings, beside, *shared))
+    return found
+
+
 def subject_of(
     model: Model,
     layout: Layout,
     concept: Concept,
     photos: list[Photo],
     settings: Settings,
+    beside: Sequence[Player],
     class_pictures: Mapping[str, Sequence[Image.Image]] | None,
     progress: Report,
-    resources: Resources = PLENTY,
-    processes: Processes = ALONE,
-    beside: Sequence[Player] = (),
+    resources: Resources,
+    processes: Processes,
 ) -> Subject:
     """One concept's L_con and probes, made as `find` makes them; the layout's weights must be untouched."""
     words = Words(concept.name, concept.class_noun, concept.identifier)

@@ -28,7 +28,7 @@ def test_shares_count_pictures_that_hold_all_and_each() -> None:
     assert found == {"all": 0.25, "each": {"dog": 0.75, "hat": 0.25}, "pictures": 4}
 
 
-def test_a_subject_is_beyond_the_bare_model_where_the_witness_is_surer_than_of_all_its_pictures() -> None:
+def test_a_subject_is_beyond_the_bare_model_where_the_witness_is_surer_than_of_nearly_all_its_pictures() -> None:
     """The dog's log odds are at most -2 in the bare model's pictures, the hat's at most 1."""
     bare = {"log odds": [[-2.0, 1.0], [-5.0, -3.0]], "each": {"dog": 0.0, "hat": 0.5}}
     with_concepts = {"log odds": [[-1.0, 2.0], [-2.0, 2.0], [3.0, 1.0], [-9.0, 0.5]], "each": bare["each"]}
