@@ -58,7 +58,7 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Searches measure their losses on 8 samples: for tests in which the numbers themselves do not matter."""
-    monkeypatch.setattr("conestool.search.finding.PROBES", 8)
+    monkeypatch.setattr("conestool.search.terms.PROBES", 8)
 
 
 @pytest.fixture(scope="session")

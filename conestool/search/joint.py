@@ -40,7 +40,6 @@ class JointMask:
     decay: float = 0.95
     floor: float = 0.98
     pull: float = 0.01
-    end: float = 1.0
     gates: Tensor = field(init=False)
     asked: Tensor = field(init=False)
     second: Tensor = field(init=False)
@@ -64,11 +63,10 @@ class JointMask:
         for asked, objective in zip(self.asked, self.objectives, strict=True):
             use = partial(self.observe, list(objective.parts(theta, asked, effect)))
             total += objective.gradient(masked(objective.parts(theta, self.gates)), index, use)
-        left = 1 - (1 - self.end) * self.seen / self.steps
         self.seen += 1
         self.second.lerp_(effect.square_(), 1 - self.decay)
         bias = 1 - self.momentum**self.seen, 1 - self.decay**self.seen
-        move(self.gates, self.asked.sum(0), self.second, bias, left * self.rate, strong(self.second, self.floor))
+        move(self.gates, self.asked.sum(0), self.second, bias, self.rate, strong(self.second, self.floor))
         free = ~self.owned.any(0)
         self.gates[free] = 1.0 if self.reopen_only else (self.gates[free] + self.pull).clamp_(max=1)
         return total / len(self.objectives)

@@ -87,7 +87,7 @@ def draw_priors(
     if len(of_class) < 2:
         raise PhotoError(f"fewer than 2 class images of {noun}", "give several, or let the model draw them")
     count, nouns = other_images(settings), other_nouns(model.settings, noun)
-    others = draw(model, [class_prompts(each)[0] for each in nouns], count, "other images", *shared) if count else []
+    others = draw(model, [class_prompts(each)[0] for each in nouns], count, "other images", *shared) if count else ()
     scenes = plan((noun, *beside), nouns, scene_images(settings, 1 + len(beside)), settings.seed)
     drawn = draw(model, [each.prompt() for each in scenes], len(scenes), "scenes", *shared) if scenes else []
     return Priors(of_class, others, nouns, drawn, scenes)

@@ -58,7 +58,6 @@ class Tuning:
     margin: float = 0.1
     caution: float = 0.5
     reopen_only: bool = False
-    end: float = 1.0
     scenes: float = 2.0
     deltas: int = 0
     delta_rate: float = 1e-3

@@ -30,7 +30,7 @@ def test_tune_writes_beside_and_reports_every_subject(
     cones: Cones, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """stderr has the losses beside their controls, stdout the JSON that agrees with the file; no .part file stays."""
-    monkeypatch.setattr("conestool.search.finding.PROBES", 8)
+    monkeypatch.setattr("conestool.search.terms.PROBES", 8)
     done = cones("tune", "both.cone", *PHOTOS, *TUNE, "--reopen-only", "--json")
     assert (done.code, done.json["output"]) == (0, "dog+hat-tuned.cone")
     for text in ("dog: 3 photos", "hat: 3 photos", "merged", "tuned", "random", "reopened"):
@@ -47,7 +47,7 @@ def test_deltas_are_reported_beside_the_indices_and_inspected(
     cones: Cones, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the tables, in the JSON and in the file; `inspect` says how many there are, their bytes and the largest."""
-    monkeypatch.setattr("conestool.search.finding.PROBES", 8)
+    monkeypatch.setattr("conestool.search.terms.PROBES", 8)
     done = cones("tune", "both.cone", *PHOTOS, *TUNE, "--reopen-only", "--deltas", "4", "--json")
     assert done.code == 0, done.err
     assert "tuned + floats" in done.err and "alone + floats" in done.err and "floats: 4" in done.err

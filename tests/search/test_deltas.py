@@ -138,10 +138,11 @@ def tuned(model: Model, cone: Cone, photos: dict[str, list[Image.Image]], **opti
     """Six large steps and twenty on floats with small batches and probes; the dog's photos serve as class images."""
     more = options.pop("more", {})
     tuning = Tuning(
-        **{"steps": 6, "margin": 0.06, "caution": 0.06, "deltas": 20, "delta_rate": 0.02, **more}, settings=LOOSE
+        **{"steps": 6, "margin": 0.06, "caution": 0.06, "scenes": 0.0, "deltas": 20, "delta_rate": 0.02, **more},
+        settings=LOOSE,
     )
     with pytest.MonkeyPatch.context() as context:
-        context.setattr("conestool.search.finding.PROBES", 8)
+        context.setattr("conestool.search.terms.PROBES", 8)
         return tune(
             model, cone, photos, tuning=tuning, class_pictures=dict.fromkeys(cone.names, photos["dog"]), **options
         )
@@ -180,20 +181,18 @@ def test_floats_lower_the_held_out_losses_and_the_report_has_both(result: Cone) 
 
 def test_the_reported_losses_are_those_of_what_is_stored(model: Model, photos: dict[str, Any], result: Cone) -> None:
     """Floats as rounded in the file: they are the losses of the weights that `applied` makes."""
-    from conestool.search.events import ignore
-    from conestool.search.tuning import photos_of, subject_of
+    from conestool.search.tuning import photos_of, subjects_of
 
     given = photos_of(result, photos)
     with pytest.MonkeyPatch.context() as context:
-        context.setattr("conestool.search.finding.PROBES", 8)
+        context.setattr("conestool.search.terms.PROBES", 8)
         with applied(model, result):
             patched = torch.cat([weight.detach().flatten().clone() for weight in kv(model)])
         with borrowed(model.denoiser) as layout:
-            for each in result.concepts:
-                classes = dict.fromkeys(result.names, photos["dog"])
-                subject = subject_of(model, layout, each, given[each.name], LOOSE, classes, ignore)
+            classes = dict.fromkeys(result.names, photos["dog"])
+            for subject in subjects_of(model, layout, result, given, Tuning(settings=LOOSE, scenes=0.0), classes):
                 found = subject.losses_at("deltas", patched)
-                expected = each.origin.parameters[TUNED]["losses"]
+                expected = subject.concept.origin.parameters[TUNED]["losses"]
                 assert found == {key: pytest.approx(expected[key], rel=1e-6) for key in found}
 
 

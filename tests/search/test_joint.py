@@ -145,7 +145,7 @@ def tuned(model: Model, cone: Cone, photos: dict[str, list[Image.Image]], **opti
     tuning = Tuning(steps=12, margin=0.06, caution=0.06, settings=LOOSE)
     pictures = dict.fromkeys(cone.names, photos["dog"])
     with pytest.MonkeyPatch.context() as context:
-        context.setattr("conestool.search.finding.PROBES", 8)
+        context.setattr("conestool.search.terms.PROBES", 8)
         return tune(model, cone, photos, tuning=tuning, class_pictures=pictures, **options)
 
 
