@@ -13,6 +13,7 @@ FOLDER/plural.json and not repeated; concepts that are not in FOLDER yet are fou
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,9 @@ from conestool.render import grid, render
 from conestool.search import Settings, find
 from conestool.search.deltas import TrainedDeltas
 from conestool.search.layout import borrowed
-from conestool.search.tuning import TUNED, Tuning, photos_of, subjects_of, tune
+from conestool.search.priors import draw_priors
+from conestool.search.scenes import stage
+from conestool.search.tuning import TUNED, Tuning, photos_of, player_of, subjects_of, tune
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SUBJECTS = ("dog", "hat", "cat", "rabbit", "car", "bear")
@@ -197,7 +200,7 @@ def present(bench: Bench, names: Sequence[str], cone: Cone | None) -> dict[str, 
 
 def seen(bench: Bench, names: Sequence[str], images: Sequence[Image.Image], kind: str) -> dict[str, Any]:
     """`shares` by the judge, and as "witness" by the witness; the first pictures are kept under `kind`."""
-    strip(bench.args.out / f"{len(names)}-{kind}.png", images)
+    sheet(bench.args.out / f"{len(names)}-{kind}.png", [images])
     found = shares(judged(images, names, bench.judge), names)
     if bench.witness:
         found["log odds"] = odds = witnessed(images, names, bench.witness)
@@ -212,13 +215,20 @@ def beyond(found: dict[str, Any], bare: dict[str, Any]) -> dict[str, Any]:
     return shares(rows, list(found["each"]))
 
 
-def strip(file: Path, images: Sequence[Image.Image]) -> None:
-    """The first pictures in one row."""
-    import io
-
+def sheet(file: Path, rows: Sequence[Sequence[Image.Image]]) -> None:
+    """The first pictures of every row."""
     out = io.BytesIO()
-    grid([list(images[:SHOWN])]).save(out, "PNG")
+    grid([list(row[:SHOWN]) for row in rows]).save(out, "PNG")
     write_atomic(file, out.getvalue(), force=True)
+
+
+def show_scenes(bench: Bench, cone: Cone) -> None:
+    """The first scenes of the first concept, as the base model drew them and with all subjects in them."""
+    tuning, (first, *others) = bench.tuning(False), cone.concepts
+    players = [player_of(each, bench.photos(each.name), tuning.shown) for each in (first, *others)]
+    priors = draw_priors(bench.model, first.class_noun, tuning.shown, beside=[each.noun for each in players[1:]])
+    staged = stage(bench.model, priors.scenes, priors.drawn, players, priors.nouns, tuning.settings.seed)
+    sheet(bench.args.out / f"{len(cone.concepts)}-scenes.png", [priors.drawn, staged.images])
 
 
 def group(bench: Bench, count: int) -> None:
@@ -233,6 +243,7 @@ def group(bench: Bench, count: int) -> None:
     if bench.args.ceiling_steps:
         bench.row(f"{count} ceiling", lambda: ceiling(bench, names, cone))
     if bench.args.renders:
+        show_scenes(bench, cone)
         cones = {"bare": None, "merged": cone, "reopened": load(files["reopened"]), "tuned": load(files["tuned"])}
         for kind, each in cones.items():
             bench.row(f"{count} present {kind}", lambda each=each: present(bench, names, each))
