@@ -19,6 +19,7 @@ from conestool.search import METHODS
 
 VARIANTS = (
     *sorted(METHODS),
+    "mask,scenes=1",
     "mask,pull=0",
     "mask,pull=0,others=0",
     'mask,pull=0,others=0,contrast=0,noise=[0,1],captions="none"',

@@ -16,7 +16,7 @@ __all__ = ["AUTO", "CEILINGS", "DENSITIES", "Ceiling", "Options", "Search", "Var
 AUTO = "auto"
 """The density that a method or the loss chooses."""
 DENSITIES = (AUTO, "0.0005", "0.001", "0.002", "0.005", "0.01", "0.02", "0.05")
-CEILINGS: dict[str, tuple[float, ...]] = {"fine-tune": (1e-3, 3e-4, 3e-3), "lora": (1e-2, 3e-3, 1e-3, 3e-2)}
+CEILINGS: dict[str, tuple[float, ...]] = {"fine-tune": (1e-3, 3e-4, 3e-3), "lora": (1e-2, 3e-2, 3e-3, 1e-3)}
 """Learning rates to choose from on the development half, the likeliest first."""
 
 
