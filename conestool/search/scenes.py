@@ -103,21 +103,18 @@ def stage(
     """
     images = [image.convert("RGB") for image in drawn]
     side = model.defaults.size // model.scale
-    regions = torch.zeros(len(images), 1, side, side, device=model.device)
+    regions = torch.zeros(len(images), 1, side, side)
     for number, player in enumerate(players):
-        alone, photos = (
-            Scene((player.noun,), {0: number}),
-            [square(each, model.defaults.size) for each in player.photos],
-        )
-        cuts = look(model, photos, [(alone, 0)] * len(photos), others, seed, batch)
         roles = [(row, place) for row, s in enumerate(scenes) for place, who in s.players.items() if who == number]
         if not roles:
             continue
+        photos = [square(photo, model.defaults.size) for photo in player.photos]
+        cuts = look(model, photos, [(Scene((player.noun,), {0: number}), 0)] * len(photos), others, seed, batch)
         shown = [(scenes[row], place) for row, place in roles]
         spots = look(model, [drawn[row] for row, _ in roles], shown, others, seed + 1, batch)
         for turn, ((row, _), spot) in enumerate(zip(roles, spots, strict=True)):
             images[row], region = paste(images[row], spot, photos[turn % len(photos)], cuts[turn % len(cuts)])
-            regions[row, 0] = torch.maximum(regions[row, 0], region.to(regions))
+            regions[row, 0] = torch.maximum(regions[row, 0], region)
     pixels = processes.give(torch.from_numpy(np.stack([np.asarray(image) for image in images])))
     return Staged(scenes, [Image.fromarray(each.numpy()) for each in pixels], processes.give(regions))
 
