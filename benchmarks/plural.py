@@ -235,16 +235,18 @@ def group(bench: Bench, count: int) -> None:
     """All rows of the first `count` subjects."""
     names = bench.args.subjects[:count]
     cone = algebra.merge(*[bench.concept(name) for name in names])
-    files = {kind: bench.args.out / f"{count}-{kind}.cone" for kind in ("reopened", "tuned")}
+    files = {kind: bench.args.out / f"{count}-{kind}.cone" for kind in bench.args.tunings}
     bench.row(f"{count} overlap", lambda: overlaps(cone))
-    bench.row(f"{count} reopened", lambda: tuned(bench, cone, files["reopened"], True))
-    bench.row(f"{count} tuned", lambda: tuned(bench, cone, files["tuned"], False))
-    bench.row(f"{count} floats", lambda: floats(bench, cone))
+    for kind, file in files.items():
+        bench.row(f"{count} {kind}", lambda kind=kind, file=file: tuned(bench, cone, file, kind == "reopened"))
+    if bench.args.floats:
+        bench.row(f"{count} floats", lambda: floats(bench, cone))
     if bench.args.ceiling_steps:
         bench.row(f"{count} ceiling", lambda: ceiling(bench, names, cone))
     if bench.args.renders:
-        show_scenes(bench, cone)
-        cones = {"bare": None, "merged": cone, "reopened": load(files["reopened"]), "tuned": load(files["tuned"])}
+        if bench.args.scenes:
+            show_scenes(bench, cone)
+        cones = {"bare": None, "merged": cone, **{kind: load(file) for kind, file in files.items()}}
         for kind, each in cones.items():
             bench.row(f"{count} present {kind}", lambda each=each: present(bench, names, each))
 
@@ -341,6 +343,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3, help="of the floats")
     parser.add_argument("--find-scenes", type=float, default=0.0, help="weight of scenes for find")
     parser.add_argument("--scenes", type=float, default=Tuning.scenes, help="weight of scenes for tune")
+    parser.add_argument("--tunings", nargs="+", default=["reopened", "tuned"], choices=["reopened", "tuned"])
+    parser.add_argument("--floats", action=argparse.BooleanOptionalAction, default=True, help="on the merged indices")
     parser.add_argument("--ceiling-steps", type=int, default=60, help="of the float training; 0 for none")
     parser.add_argument("--ceiling-rate", type=float, default=3e-3, help="Adam's in it, at the beginning")
     parser.add_argument("--renders", type=int, default=48)
