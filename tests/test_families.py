@@ -18,6 +18,7 @@ from conestool import format as cones_format
 from conestool.diffusion.dits import Flux, PixArtAlpha, StableDiffusion3
 from conestool.diffusion.families import family_of
 from conestool.diffusion.models import Model, load_model, wrap
+from conestool.diffusion.sampling import sample
 from conestool.errors import BaseModelMismatchError
 from conestool.identity import Level, match
 from conestool.patch import check_base
@@ -118,6 +119,27 @@ def test_find_inspect_merge_render_apply(checkpoint: Checkpoint, cones: Cones, w
     assert load_model("patched").defaults == checkpoint.model.defaults
     alike.append(cones(*draw, "--model", "patched", "--no-cones").out)
     assert pixels(alike[0]) == pixels(alike[1]) == pixels(alike[2])
+
+
+def test_tune_shows_the_subjects_together(
+    checkpoint: Checkpoint, cones: Cones, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In scenes that every family draws, and looks at, in its own way; floats are trained on the same losses."""
+    monkeypatch.setattr("conestool.search.terms.PROBES", 2)
+    monkeypatch.setattr("conestool.diffusion.prior.sample", quickly)
+    cones_format.save(random_cone(checkpoint.model, "dog", "hat"), work / "both.cone")
+    photos = [f"--photos=dog={draw_photos(work / 'dog', 'teal')}", f"--photos=hat={draw_photos(work / 'hat', 'red')}"]
+    options = ["--steps", "1", "--class-images", "4", "--deltas", "2", "--captions", "none", "--device", "cpu"]
+    told = cones("tune", "both.cone", *photos, *options, "--model", checkpoint.folder, "-o", "tuned.cone")
+    assert told.code == 0 and "scenes" in told.err
+    tuned = cones_format.load(work / "tuned.cone")
+    assert [each.origin.parameters["tune"]["scenes"] for each in tuned.concepts] == [2.0, 2.0]
+    assert all(each.deltas and each.origin.parameters["tune"]["losses"]["deltas"] for each in tuned.concepts)
+
+
+def quickly(model: Model, prompts: Any, seeds: Any, **options: Any) -> Any:
+    """Two steps are enough for what these models draw."""
+    return sample(model, prompts, seeds, **{**options, "steps": 2})
 
 
 @pytest.mark.parametrize("checkpoint", ["sdxl", "sd3", "flux"], indirect=True)
