@@ -189,13 +189,13 @@ def texts_of(bench: Bench, names: Sequence[str]) -> list[str]:
     return [sentence(names) + PLACES[number % len(PLACES)] for number in range(bench.args.renders)]
 
 
-def present(bench: Bench, names: Sequence[str], cone: Cone | None) -> dict[str, Any]:
+def present(bench: Bench, names: Sequence[str], cone: Cone | None, kind: str) -> dict[str, Any]:
     """What `seen` finds with a cone, or of the bare model; the same words, places and seeds for every cone."""
     images: list[Image.Image] = []
     for number, text in enumerate(texts_of(bench, names)):
         drawn = render(bench.model, [text], cone, seeds=[number], steps=bench.args.draw_steps)
         images += [each.image for each in drawn]
-    return seen(bench, names, images, "bare" if cone is None else cone.id[:8])
+    return seen(bench, names, images, kind)
 
 
 def seen(bench: Bench, names: Sequence[str], images: Sequence[Image.Image], kind: str) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def group(bench: Bench, count: int) -> None:
             show_scenes(bench, cone)
         cones = {"bare": None, "merged": cone, **{kind: load(file) for kind, file in files.items()}}
         for kind, each in cones.items():
-            bench.row(f"{count} present {kind}", lambda each=each: present(bench, names, each))
+            bench.row(f"{count} present {kind}", lambda each=each, kind=kind: present(bench, names, each, kind))
 
 
 def losses_of(rows: dict[str, Any], count: int, name: str, prefix: str = "") -> dict[str, float]:
