@@ -20,9 +20,8 @@ from conestool.diffusion.photos import read_photos
 from conestool.format import load
 from conestool.search import Settings
 from conestool.search.deltas import TrainedDeltas, divided, filled
-from conestool.search.events import ignore
 from conestool.search.layout import Layout, borrowed
-from conestool.search.tuning import COMPARED, Subject, photos_of, subject_of
+from conestool.search.tuning import COMPARED, Subject, Tuning, photos_of, subjects_of
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -55,7 +54,7 @@ def measure(model: Model, cone: Cone, args: argparse.Namespace) -> None:
     photos = photos_of(cone, {name: read_photos([args.photos / name])[0] for name in cone.names})
     settings = Settings(seed=args.seed)
     with borrowed(model.denoiser) as layout:
-        subjects = [subject_of(model, layout, c, photos[c.name], settings, None, ignore) for c in cone.concepts]
+        subjects = subjects_of(model, layout, cone, photos, Tuning(settings=settings))
         print(f"| weights | sum | {' | '.join(cone.names)} |\n|{'---|' * (2 + len(cone.names))}")
         print(line("bare", subjects, layout.theta))
         merged = filled(layout.theta, layout, [each.with_deltas({}) for each in cone.concepts])
