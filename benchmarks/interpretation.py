@@ -35,7 +35,6 @@ from conestool.format import load
 from conestool.render import grid, render
 from conestool.search import Settings
 from conestool.search.controls import random
-from conestool.search.events import ignore
 from conestool.search.layout import Layout, borrowed
 from conestool.search.tuning import Subject, subject_of
 
@@ -127,7 +126,8 @@ def subject_on(model: Model, concept: Concept, photos: Path) -> Iterator[tuple[S
     found = read_photos([photos / concept.name])[0]
     with borrowed(model.denoiser) as layout:
         pictures = {concept.name: [photo.image for photo in found] * 2}
-        yield subject_of(model, layout, concept, found, Settings(), pictures, ignore), layout.shut(concept.indices)
+        subject = subject_of(model, layout, concept, found, Settings(), class_pictures=pictures)
+        yield subject, layout.shut(concept.indices)
 
 
 def measure(model: Model, concept: Concept, photos: Path) -> dict[str, Callable[[], Any]]:

@@ -247,11 +247,11 @@ def subject_of(
     concept: Concept,
     photos: list[Photo],
     settings: Settings,
-    beside: Sequence[Player],
-    class_pictures: Mapping[str, Sequence[Image.Image]] | None,
-    progress: Report,
-    resources: Resources,
-    processes: Processes,
+    beside: Sequence[Player] = (),
+    class_pictures: Mapping[str, Sequence[Image.Image]] | None = None,
+    progress: Report = ignore,
+    resources: Resources = PLENTY,
+    processes: Processes = ALONE,
 ) -> Subject:
     """One concept's L_con and probes, made as `find` makes them; the layout's weights must be untouched."""
     words = Words(concept.name, concept.class_noun, concept.identifier)
