@@ -41,6 +41,8 @@ __all__ = ["TUNED", "Tuning", "tune"]
 TUNED = "tune"
 """The key of `Origin.parameters` under which a tuned concept says how, with whom, and what became of the losses."""
 COMPARED = 64
+LOST = 0.02
+"""Our choice: what is noise between two searches."""
 
 
 @dataclass(frozen=True)
@@ -338,8 +340,11 @@ def changed(subject: Subject, layout: Layout, shut: Tensor, facts: Mapping[str, 
 
 
 def warnings_of(facts: Mapping[str, Any], losses: Any) -> list[str]:
-    """What a user should be warned of: the doubts about the set alone, and a subject that lost by the tuning."""
-    found = doubts(losses)
-    if facts["losses"]["tuned"] > facts["losses"]["merged"]:
-        found.append("tuning for all subjects together made this one worse than the plain merge")
+    """What a user should be warned of: the doubts about the set alone, and a subject that lost by the tuning.
+
+    A little is the price of the scenes: `LOST` of the loss that the bare model has.
+    """
+    found, now = doubts(losses), facts["losses"]
+    if now["tuned"] - now["merged"] > LOST * now["bare"]:
+        found.append("on photos of this subject alone the plain merge was better: compare pictures of all together")
     return found
