@@ -1,13 +1,13 @@
 """Several concepts at once: `python -m benchmarks.plural --out FOLDER`.
 
 For the first 2, 3, 4 and 6 of the subjects: the loss on every subject's held-out photos with its concept alone, with
-all merged, after `tune` and after `tune` with `reopen_only`, beside as many random indices; floats on the same indices
-as the ceiling; what the concepts share against chance; and how often all subjects are in a picture: by pocket's judge,
-which knows their classes alone, beside what the bare model draws of the same words; and by the witness, who knows the
-subjects (`benchmarks.witness`): whether it takes a picture for one of the subject, and whether it sees more of it
-there than in 95 % of those that the bare model draws of the same words and seeds. The ceiling of both is a float
-training of all K/V weights on the losses of `tune`. Finished rows are kept in
-FOLDER/plural.json and not repeated; concepts that are not in FOLDER yet are found first.
+all merged, after `tune` and after `tune` with `reopen_only`, beside as many random indices, floats on the same indices,
+and, as the ceiling, a float training of all K/V weights on the losses of `tune`; what the concepts share against
+chance; and how often all subjects are in a picture: by pocket's judge, which knows their classes alone, beside what the
+bare model draws of the same words; and by the witness, who knows the subjects (`benchmarks.witness`): whether it takes
+a picture for one of the subject, and whether it sees more of it there than in 95 % of those that the bare model draws
+of the same words and seeds. Finished rows are kept in FOLDER/plural.json and not repeated; concepts that are not in
+FOLDER yet are found first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import argparse
 import io
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from conestool.evaluate.pictures import draw
 from conestool.files import write_atomic
 from conestool.format import load, save
 from conestool.render import grid, render
+from conestool.render.rewriting import rewrite
 from conestool.search import Settings, find
 from conestool.search.deltas import TrainedDeltas
 from conestool.search.layout import borrowed
@@ -138,17 +139,9 @@ def ceiling(bench: Bench, names: Sequence[str], cone: Cone) -> dict[str, Any]:
             weights.grad = sum(gathered(each.objective, weights, index) for each in subjects)
             optimizer.step()
         losses = {each.concept.name: each.objective.loss(weights, each.probes.held_out) for each in subjects}
-        phrases = {each.name: each.phrase for each in cone.concepts}
-        texts = [named(text, phrases) for text in texts_of(bench, names)]
+        texts = [rewrite(text, cone.concepts) for text in texts_of(bench, names)]
         images = [draw(bench.model, layout, weights, [text], [number])[0] for number, text in enumerate(texts)]
     return {"losses": losses, "present": seen(bench, names, images, "ceiling")}
-
-
-def named(text: str, phrases: Mapping[str, str]) -> str:
-    """The text with every subject's phrase in the place of its name."""
-    for name, phrase in phrases.items():
-        text = text.replace(f"a {name}", f"a {phrase}")
-    return text
 
 
 def sentence(names: Sequence[str]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from conestool.errors import PromptError
-from conestool.search.subject import article
+from conestool.search.subject import article, joined
 from conestool.text import check_prompt
 
 __all__ = ["TEMPLATES", "Text", "check_templates", "joined", "unrelated_nouns"]
@@ -54,12 +54,6 @@ def check_templates(texts: Iterable[str]) -> tuple[str, ...]:
             'for example "a {} on the beach"',
         )
     return found
-
-
-def joined(subjects: Sequence[str]) -> str:
-    """One prompt that names them all: "a sks dog, a zwx cat and a hjq car"."""
-    named = [article(subject) for subject in subjects]
-    return " and ".join([", ".join(named[:-1]), named[-1]]) if len(named) > 1 else named[0]
 
 
 def unrelated_nouns(settings: dict[str, Any], taken: Iterable[str], count: int) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from conestool.diffusion.locating import extent, located
 from conestool.diffusion.models import Model
 from conestool.diffusion.photos import square
 from conestool.search.processes import ALONE, Processes
-from conestool.search.subject import article
+from conestool.search.subject import joined
 
 __all__ = ["Player", "Scene", "Staged", "plan", "stage"]
 
@@ -47,16 +47,11 @@ class Scene:
 
     def prompt(self, words: Mapping[int, str] | None = None) -> str:
         """ "a photo of a cat, a car and a dog", with other words at some of the places."""
-        named = [article((words or {}).get(place, noun)) for place, noun in enumerate(self.nouns)]
-        return "a photo of " + " and ".join(part for part in (", ".join(named[:-1]), named[-1]) if part)
+        return f"a photo of {joined([(words or {}).get(place, noun) for place, noun in enumerate(self.nouns)])}"
 
     def bound(self, players: Sequence[Player]) -> str:
         """The prompt with the subjects' phrases."""
         return self.prompt({place: players[number].phrase for place, number in self.players.items()})
-
-    def rival(self, word: str) -> str:
-        """The prompt with another identifier before the subjects' classes."""
-        return self.prompt({place: f"{word} {self.nouns[place]}" for place in self.players})
 
 
 @dataclass(frozen=True)

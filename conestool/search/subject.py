@@ -11,7 +11,7 @@ from PIL import Image
 
 from conestool.diffusion.photos import Photo
 
-__all__ = ["Split", "captioned_prompts", "class_prompts", "crops", "instance_prompts", "split"]
+__all__ = ["Split", "captioned_prompts", "class_prompts", "crops", "instance_prompts", "joined", "split"]
 
 TEMPLATES = ("a photo of {}", "{}", "a picture of {}")
 
@@ -86,3 +86,9 @@ def class_prompts(noun: str) -> list[str]:
 def article(noun: str) -> str:
     """The noun with "a" or "an" before it."""
     return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def joined(subjects: Sequence[str]) -> str:
+    """One prompt that names them all: "a sks dog, a zwx cat and a hjq car"."""
+    named = [article(subject) for subject in subjects]
+    return " and ".join([", ".join(named[:-1]), named[-1]]) if len(named) > 1 else named[0]

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from conestool.concept import Cone
-from conestool.diffusion.models import Model, load_model
+from conestool.diffusion.models import Model
 from conestool.errors import UsageError
 from conestool.format import dumps, loads
 from conestool.patch import applied
@@ -23,10 +23,11 @@ from conestool.search.deltas import TrainedDeltas, divided, filled, vector
 from conestool.search.layout import borrowed
 from conestool.search.resources import Resources
 from conestool.search.tuning import TUNED, Tuning, tune
-from tests.search.test_joint import LOOSE, A, B
+from tests.search.test_joint import LOOSE, A, B, model, photos
 from tests.tiny import random_cone
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+__all__ = ["model", "photos"]
+
 OWNERS = torch.tensor([[1, 1, 0, 0, 0, 0], [1, 0, 0, 1, 0, 0]]).bool()
 """Both own weight 0, A weight 1 and B weight 3; the sums of slopes there are 2, -2 and 1.5."""
 
@@ -79,16 +80,6 @@ def test_a_restored_training_goes_on_as_if_never_stopped() -> None:
     for index in range(2, 5):
         again.step(index)
     assert all(torch.equal(value, again.state()[name]) for name, value in stepped(5).state().items())
-
-
-@pytest.fixture(scope="module")
-def model(v_folder: Path) -> Model:
-    return load_model(str(v_folder), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def photos() -> dict[str, list[Image.Image]]:
-    return {name: [Image.open(EXAMPLES / name / f"{number}.jpg") for number in (1, 2)] for name in ("dog", "hat")}
 
 
 @pytest.fixture(scope="module")

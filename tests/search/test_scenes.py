@@ -17,7 +17,6 @@ from conestool.search import Settings
 from conestool.search.events import ignore
 from conestool.search.finding import name_subject
 from conestool.search.layout import borrowed
-from conestool.search.objective import Batch
 from conestool.search.priors import draw_priors, scene_images, to_draw
 from conestool.search.scenes import Player, Scene, plan, stage
 from conestool.search.subject import split
@@ -55,7 +54,7 @@ def test_several_subjects_meet_in_the_scenes_of_each() -> None:
 
 
 def test_a_scene_in_words() -> None:
-    """The classes, the subjects' phrases, and other identifiers in the prompt's place."""
+    """The classes, the subjects' phrases, and another noun in one's place."""
     scene = Scene(("cup", "dog", "owl"), {1: 0, 2: 1})
     players = [Player("dog", "sks dog", ()), Player("owl", "zwx owl", ())]
     assert scene.prompt() == "a photo of a cup, a dog and an owl"
@@ -113,20 +112,11 @@ def test_noise_is_the_target_where_the_subject_is_and_the_plain_answer_elsewhere
     assert torch.equal(kept.target[inside], true.target[inside])
     assert torch.allclose(kept.target[outside], answer[outside], atol=1e-5)
     assert not torch.allclose(kept.target[outside], true.target[outside], atol=1e-2)
-    assert_bound(kept, encode(model, [priors.scenes[int(row)].bound([player(words)]) for row in chosen]).embeds)
+    asked = [priors.scenes[int(row)].bound([Player("dog", words.phrase, ())]) for row in chosen]
+    assert torch.allclose(kept.conditioning.embeds, encode(model, asked).embeds)
 
 
-def player(words: object) -> Player:
-    """The subject of `words`."""
-    return Player("dog", words.phrase, ())  # type: ignore[attr-defined]
-
-
-def assert_bound(kept: Batch, embeds: torch.Tensor) -> None:
-    """What is asked names the identifier."""
-    assert torch.allclose(kept.conditioning.embeds, embeds)
-
-
-def test_without_a_weight_there_are_no_scenes(model: Model, own_cache: Path) -> None:
+def test_without_a_weight_there_are_no_scenes() -> None:
     """The default of a search."""
     settings = Settings(batch=2, class_images=4, others=0.0)
     assert settings.scenes == 0 and "scenes" not in settings.sizes()
