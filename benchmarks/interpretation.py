@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from conestool import algebra
+from conestool._atomic import write_atomic
 from conestool.cli import _layers
 from conestool.cli._plot import map_png
 from conestool.cli._where import FULLEST, crowding
 from conestool.concept import Concept, Cone
 from conestool.diffusion.models import Model, load_model
 from conestool.diffusion.photos import read_photos
-from conestool.files import write_atomic
 from conestool.format import load
 from conestool.render import grid, render
 from conestool.search import Settings

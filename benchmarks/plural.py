@@ -27,13 +27,13 @@ from PIL import Image
 from benchmarks.fidelity.floats import gathered
 from benchmarks.interpretation import overlaps
 from conestool import algebra
+from conestool._atomic import write_atomic
 from conestool.concept import Cone
 from conestool.diffusion.models import load_model
 from conestool.diffusion.photos import Photo, read_photos
 from conestool.evaluate.alignment import SIDE, pixels
 from conestool.evaluate.judge import Judge, load_judge
 from conestool.evaluate.pictures import draw
-from conestool.files import write_atomic
 from conestool.format import load, save
 from conestool.render import grid, render
 from conestool.render.rewriting import rewrite

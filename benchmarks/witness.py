@@ -27,13 +27,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from conestool._atomic import write_atomic
 from conestool.diffusion.losses import predict, schedule_of, stratified_timesteps
 from conestool.diffusion.models import Model, load_model
 from conestool.diffusion.photos import read_photos
 from conestool.diffusion.prompts import encode
 from conestool.evaluate.alignment import SIDE, pixels
 from conestool.evaluate.judge import Judge, Labels, save_judge
-from conestool.files import write_atomic
 from examples.make import SUBJECTS, draw
 from training.pocket import domain, scenes
 from training.pocket.captions import caption

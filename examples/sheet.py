@@ -12,9 +12,9 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 import conestool
+from conestool._atomic import write_atomic
 from conestool.concept import Cone
 from conestool.diffusion.models import Model
-from conestool.files import write_atomic
 from conestool.render import grid, render
 
 COLUMNS = 5

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "conestool"
 FLOORS = (
     "errors",
     "text",
-    "files",
+    "_atomic",
     "records",
     "deltas",
     "concept",

@@ -24,7 +24,7 @@ from benchmarks.fidelity.tables import (
     score,
     table,
 )
-from conestool.files import write_atomic
+from conestool._atomic import write_atomic
 from conestool.render import grid
 
 __all__ = ["best_rates", "main", "write_page"]

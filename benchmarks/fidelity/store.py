@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from conestool.files import write_atomic
+from conestool._atomic import write_atomic
 
 __all__ = ["CELL_FOLDER", "Store"]
 

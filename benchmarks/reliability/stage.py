@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from conestool import format as cones
+from conestool._atomic import DAY, ENDING, write_atomic
 from conestool.algebra import extract
 from conestool.diffusion.models import load_model
 from conestool.search import finding, run, tuning
@@ -116,6 +118,17 @@ class Place:
         found = [path for path in self.root.rglob(".*") if self.hub not in path.parents]
         found += [path for path in self.out.iterdir() if path.name not in parts]
         return sorted({str(path.relative_to(self.root)) for path in found})
+
+    def mend(self) -> None:
+        """Put back what a kill between the two renames of a folder set aside, as the next write beside it does."""
+        write_atomic(self.out / "beside", b"").unlink()
+
+    def next_day(self) -> None:
+        """Let two days pass for all hidden folders, then write a file beside each, which removes them."""
+        for work in list(self.root.rglob(f".*{ENDING}")):
+            for path in (*work.rglob("*"), work):
+                os.utime(path, (0, path.stat().st_mtime - 2 * DAY))
+            write_atomic(work.parent / "beside", b"").unlink()
 
     def unreadable(self) -> list[str]:
         """Cache files that cannot be read."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conestool.files import write_atomic
+from conestool._atomic import write_atomic
 
 ROOT = Path(__file__).parents[2]
 CODE = ("conestool/format", "conestool/concept.py", "conestool/records.py", "tests/independent", "spec/vectors/valid")

@@ -2,9 +2,10 @@
 
 One process imports everything, then forks a child per attempt, which runs the command line on a tiny base model.
 Half of the kills fall at a uniformly random instant of the command's duration, half at a random file-system call.
-After a kill every output must be absent or as it was before or as an uninterrupted command leaves it, whole. After one
-to three of them the command runs to its end (a search that saved itself resumed, more often than not), and must leave
-the bytes of the uninterrupted command, a readable cache and no other file.
+After a kill every output must be absent or as it was before or as an uninterrupted command leaves it, whole; a folder
+that was replaced may be absent until the next write. After one to three kills the command runs to its end (a search
+that saved itself resumed, more often than not), and must leave the bytes of the uninterrupted command, a readable
+cache and no other file, once the first write of the next day has removed the hidden folders.
 
 Then the hardships: full disks, folders that cannot be written, inputs that vanish, clocks that jump, and commands that
 write the same output at once. Attempts are kept in the JSON file and not repeated.
@@ -25,7 +26,7 @@ from typing import Any
 from benchmarks.reliability.child import Ended, at_event, count_events, kill_self, start
 from benchmarks.reliability.hardship import CASES
 from benchmarks.reliability.stage import COMMANDS, ORDER, Command, Content, Place, Stage, open_stage
-from conestool.files import write_atomic
+from conestool._atomic import write_atomic
 
 __all__ = ["Attempt", "Measured", "attempt", "measure", "summary"]
 
@@ -109,6 +110,8 @@ def kill(
         else:
             instant = rng.randint(1, max(1, int(measured.events * share)))
             ended = start(stage, place, arguments, at_event(place.root, kill_self(int(instant)))).wait()
+        if command.folder and not place.contents(command)[0]:
+            place.mend()
         three = zip(place.contents(command), old, measured.new, strict=True)
         states = [state(now, before, new) for now, before, new in three]
         record.problems += [f"{command.line}: output {each}" for each in states if each.startswith("bad")]
@@ -136,6 +139,7 @@ def after_end(place: Place, measured: Measured, ended: Ended) -> Iterator[str]:
         yield f"exit code {ended.code}: {ended.said}"
     if place.contents(measured.command) != measured.new:
         yield "other bytes than without interruption"
+    place.next_day()
     yield from (f"left over: {stray}" for stray in place.strays(measured.command))
     yield from (f"cache: {path} cannot be read" for path in place.unreadable())
 

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.fidelity.store import Store
 from benchmarks.fidelity.tables import table
 from benchmarks.speed.shapes import SHAPES
-from conestool.files import write_atomic
+from conestool._atomic import write_atomic
 
 __all__ = ["write_page"]
 

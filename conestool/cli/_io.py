@@ -113,7 +113,7 @@ def refuse_terminal(what: str) -> None:
 
 def check_outputs(paths: Iterable[str | Path], what: str, *, force: bool, folder: bool = False) -> None:
     """Refuse outputs that could not be written, before any long work: a terminal for `-`, existing files, no folder."""
-    from conestool.files import check_output
+    from conestool._atomic import check_output
 
     for path in paths:
         if str(path) == STDIO:

@@ -45,7 +45,7 @@ class Targets:
 
     def write(self, index: int, data: bytes) -> Path:
         """Write picture `index`; returns where it went."""
-        from conestool.files import write_atomic
+        from conestool._atomic import write_atomic
 
         path = self.paths[index]
         if str(path) == _io.STDIO:

@@ -158,7 +158,7 @@ def folder_size(folder: Path) -> int:
 
 def tilde(path: str | Path) -> str:
     """`path` with the home folder written as ~."""
-    from conestool.files import expand_user
+    from conestool._atomic import expand_user
 
     home, text = str(expand_user("~")), str(path)
     return "~" + text[len(home) :] if text == home or text.startswith(home + os.sep) else text

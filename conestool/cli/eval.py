@@ -199,7 +199,7 @@ def write_sheets(
     """A sheet per concept, each row of pictures in the order of prompts and seeds; and one of all together."""
     import io
 
-    from conestool.files import write_atomic
+    from conestool._atomic import write_atomic
     from conestool.render import grid
 
     written = []

@@ -82,8 +82,8 @@ def gather(path: Path, data: bytes | None) -> FileFacts:
 def draw(path: Path, data: bytes | None, plot: Path, force: bool) -> Path:
     """Draw the layer map of one file into `plot`."""
     from conestool import format as cones
+    from conestool._atomic import write_atomic
     from conestool.cli._plot import map_png
-    from conestool.files import write_atomic
 
     picture = map_png(cones.load(path) if data is None else cones.loads(data, "stdin"))
     if str(plot) == _io.STDIO:

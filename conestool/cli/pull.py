@@ -64,7 +64,7 @@ def default_output(found: Pulled) -> Path:
 
 def write(found: Pulled, path: Path, *, force: bool) -> Path:
     """Put the file where it is wanted."""
-    from conestool.files import write_atomic
+    from conestool._atomic import write_atomic
 
     if str(path) == _io.STDIO:
         _io.emit_bytes(found.data, "a .cone file")

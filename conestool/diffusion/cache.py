@@ -9,10 +9,10 @@ from typing import Any
 
 from platformdirs import user_cache_dir
 
+from conestool._atomic import write_atomic
 from conestool.errors import UsageError
-from conestool.files import sweep, write_atomic
 
-__all__ = ["cache_folder", "recall", "remember", "shelf", "store"]
+__all__ = ["cache_folder", "recall", "remember", "store"]
 
 NOWHERE = Path(os.devnull) / "conestool"
 
@@ -31,20 +31,10 @@ def cache_folder() -> Path:
     return folder if folder.is_absolute() else NOWHERE
 
 
-def shelf(*names: str) -> Path:
-    """A folder of the cache, without what killed writers left there; it may not exist yet.
-
-    Swept when it is looked into, since what is found there is never written again.
-    """
-    folder = cache_folder().joinpath(*names)
-    sweep(folder)
-    return folder
-
-
 def recall(kind: str, key: str) -> Any:
     """The JSON value remembered under `kind` and `key`, or None if there is none that can be read."""
     try:
-        return json.loads((shelf(kind) / f"{key}.json").read_text(encoding="utf-8"))
+        return json.loads((cache_folder() / kind / f"{key}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -19,12 +19,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from conestool._atomic import expand_user
 from conestool.diffusion.cache import recall, remember
 from conestool.diffusion.models import Model
 from conestool.diffusion.sources import denoiser_files, original_denoiser, reading
 from conestool.diffusion.weights import bare, kv_weights
 from conestool.errors import UsageError
-from conestool.files import expand_user
 from conestool.identity import Fingerprint
 from conestool.records import BaseInfo
 

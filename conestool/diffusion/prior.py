@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from conestool.diffusion.cache import shelf, store
+from conestool.diffusion.cache import cache_folder, store
 from conestool.diffusion.models import Model
 from conestool.diffusion.photos import read_photos
 from conestool.diffusion.sampling import Progress, sample
@@ -44,7 +44,7 @@ def class_images(
         return [photo.image for photo in read_photos([folder])[0][:n]]
     steps = model.defaults.steps if steps is None else steps
     guidance = model.defaults.guidance if guidance is None else guidance
-    home = shelf("prior", prior_key(model, prompt, seed, steps, guidance))
+    home = cache_folder() / "prior" / prior_key(model, prompt, seed, steps, guidance)
     images: list[Image.Image] = []
     for first in range(0, n, GROUP):
         group = range(first, first + GROUP)
@@ -64,7 +64,7 @@ def class_images(
 
 def undrawn(model: Model, prompt: str | Sequence[str], n: int, seed: int = 0) -> int:
     """How many pictures `class_images` would have to draw for `n` of them, at the model's own settings."""
-    home = shelf("prior", prior_key(model, prompt, seed, model.defaults.steps, model.defaults.guidance))
+    home = cache_folder() / "prior" / prior_key(model, prompt, seed, model.defaults.steps, model.defaults.guidance)
     groups = (range(first, first + GROUP) for first in range(0, n, GROUP))
     return sum(GROUP for group in groups if read_group(home, group) is None)
 

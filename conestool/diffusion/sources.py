@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from conestool._atomic import expand_user
 from conestool.diffusion.families import FAMILIES, Family, family_of_file
 from conestool.diffusion.hub import fetch
 from conestool.diffusion.quiet import quiet
 from conestool.diffusion.reading import reading
 from conestool.diffusion.stacked import has_layout, load_transformer, read_stacked
 from conestool.errors import ModelLoadError, UsageError, first_line
-from conestool.files import expand_user
 
 __all__ = [
     "SETTINGS",

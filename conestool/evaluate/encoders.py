@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from conestool._atomic import expand_user
 from conestool.diffusion.hub import model_errors
 from conestool.diffusion.quiet import quiet
 from conestool.diffusion.reading import reading
@@ -18,7 +19,6 @@ from conestool.diffusion.sources import is_hub_id, read_json
 from conestool.errors import ModelLoadError, UsageError
 from conestool.evaluate.alignment import Aligner, Images, cosines, judge_for, pixels
 from conestool.evaluate.wording import Text
-from conestool.files import expand_user
 
 __all__ = ["ClipAligner", "DinoAligner", "load_aligners", "load_clip", "load_dino"]
 

@@ -13,9 +13,9 @@ import numpy as np
 from pydantic import BaseModel
 
 from conestool import deltas
+from conestool._atomic import write_atomic
 from conestool.concept import Concept, Cone, Part
 from conestool.errors import FormatError, UsageError
-from conestool.files import write_atomic
 from conestool.format import canonical, limits
 from conestool.format.entries import BITMAP, Entry, total
 from conestool.format.header import Header

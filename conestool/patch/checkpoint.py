@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conestool._atomic import atomic_file
 from conestool.concept import Cone
 from conestool.diffusion.families import family_of
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.stacked import DENOISER, has_layout, place_of, prefix_in, stack_state
 from conestool.diffusion.weights import bare
 from conestool.errors import UsageError
-from conestool.files import atomic_file
 from conestool.patch.original import clip_state, open_clip_state, unet_name, unet_names, unet_state, vae_state
 from conestool.patch.saving import save_tensors
 from conestool.patch.shutting import Change, Strength, factors

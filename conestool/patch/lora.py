@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conestool._atomic import atomic_file
 from conestool.concept import Cone
 from conestool.diffusion.models import Model
 from conestool.errors import UsageError
-from conestool.files import atomic_file
 from conestool.patch.saving import save_tensors
 from conestool.patch.shutting import Change, Strength, factors, scale_tensor
 from conestool.patch.writing import checked, component, component_tensors, metadata

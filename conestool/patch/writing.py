@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conestool._atomic import atomic_file, atomic_folder
 from conestool.concept import Concept, Cone
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.quiet import quiet
 from conestool.diffusion.sources import SETTINGS, denoiser_files, weight_files
 from conestool.diffusion.weights import kv_weights, param_name
 from conestool.errors import ModelLoadError, UsageError
-from conestool.files import atomic_file, atomic_folder
 from conestool.patch.layers import applied, refuse_layers
 from conestool.patch.saving import save_tensors, system_errors
 from conestool.patch.shutting import Strength, check_base, check_shapes, factors, scale_tensor, strengths

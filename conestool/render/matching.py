@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from conestool._atomic import expand_user
 from conestool.algebra import merge
 from conestool.concept import Cone
 from conestool.errors import FormatError, NameClashError, UsageError
-from conestool.files import expand_user
 from conestool.format import load, read_header
 from conestool.render.rewriting import find_names, key_of
 from conestool.text import quoted

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from conestool._atomic import write_atomic
 from conestool.errors import UsageError
-from conestool.files import write_atomic
 
 __all__ = ["SavedRun", "run_key"]
 

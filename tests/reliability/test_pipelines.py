@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.reliability.tally import State
-from conestool import files
+from conestool import _atomic
 from conestool import format as cones_format
 from conestool.diffusion import cache
 from conestool.errors import OutputExistsError
-from conestool.files import atomic
 from tests.cli.conftest import Cones
 from tests.cli.support import concept, environment, save_cone
 from tests.reliability.process import cones
@@ -194,14 +193,14 @@ def test_several_at_once_write_one_whole_file(folder: Path) -> None:
 def test_a_file_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     """Without force the second of two writers loses, even if neither saw the other's file at first."""
     target = tmp_path / "x"
-    with pytest.raises(OutputExistsError), files.atomic_file(target) as late:
+    with pytest.raises(OutputExistsError), _atomic.atomic_file(target) as late:
         late.write_bytes(b"late")
-        files.write_atomic(target, b"first")
+        _atomic.write_atomic(target, b"first")
     assert target.read_bytes() == b"first"
     other = tmp_path / "y"
     other.write_bytes(b"not seen by the check")
     with pytest.raises(OutputExistsError):
-        atomic.move_to_free(other, target, target)
+        _atomic._move_to_free(other, target, target)
     assert (target.read_bytes(), other.is_file()) == (b"first", True)
 
 
@@ -236,8 +235,8 @@ def test_nobody_has_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cone
     monkeypatch.setattr(doctor, "devices", list)
     assert not cache.store(cache.cache_folder() / "a" / "b.json", b"{}")
     assert cache.recall("a", "b") is None
-    assert files.expand_user("~/x") == Path("~/x")
-    assert files.expand_user("~no-such-user/x") == Path("~no-such-user/x")
+    assert _atomic.expand_user("~/x") == Path("~/x")
+    assert _atomic.expand_user("~no-such-user/x") == Path("~no-such-user/x")
     assert cones("doctor").code == 0
     assert not list(tmp_path.rglob("~"))
 
@@ -261,7 +260,7 @@ def test_names_of_wide_letters_fit_the_file_system(size: int, tmp_path: Path) ->
     assert len(os.fsencode(name)) <= 255
     assert len(os.fsencode(slug("𠮷" * 60) + "-12-345.png")) <= 255
     longest = tmp_path / ("ね" * size)[:83]
-    assert files.write_atomic(longest, b"x").read_bytes() == b"x"
+    assert _atomic.write_atomic(longest, b"x").read_bytes() == b"x"
 
 
 def test_a_reader_of_the_fuzzer_may_leave(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
+from conestool._atomic import write_atomic
 from conestool.evaluate.judge import Judge, Labels, judge_path, save_judge
-from conestool.files import write_atomic
 from training.pocket import captions, domain, scenes
 from training.pocket.common import load_state, log_line, mixed_precision, save_state
 from training.pocket.pool import load_autoencoder
