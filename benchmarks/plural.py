@@ -1,13 +1,13 @@
 """Several concepts at once: `python -m benchmarks.plural --out FOLDER`.
 
 For the first 2, 3, 4 and 6 of the subjects: the loss on every subject's held-out photos with its concept alone, with
-all merged, after `tune` and after `tune` with `reopen_only`, beside as many random indices, floats on the same indices,
-and, as the ceiling, a float training of all K/V weights on the losses of `tune`; what the concepts share against
-chance; and how often all subjects are in a picture: by pocket's judge, which knows their classes alone, beside what the
-bare model draws of the same words; and by the witness, who knows the subjects (`benchmarks.witness`): whether it takes
-a picture for one of the subject, and whether it sees more of it there than in 95 % of those that the bare model draws
-of the same words and seeds. Finished rows are kept in FOLDER/plural.json and not repeated; concepts that are not in
-FOLDER yet are found first.
+all merged, after `tune` and after `tune` with `reopen_only`, beside as many random indices and, as the ceiling, a float
+training of all K/V weights on the losses of `tune`; what the concepts share against chance; and how often all subjects
+are in a picture: by pocket's judge, which knows their classes alone, beside what the bare model draws of the same
+words; and by the witness, who knows the subjects (`benchmarks.witness`): whether it takes a picture for one of the
+subject, and whether it sees more of it there than in 95 % of those that the bare model draws of the same words and
+seeds. Finished rows are kept in FOLDER/plural.json and not repeated; concepts that are not in FOLDER yet are found
+first.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from conestool.format import load, save
 from conestool.render import grid, render
 from conestool.render.rewriting import rewrite
 from conestool.search import Settings, find
-from conestool.search.deltas import TrainedDeltas
 from conestool.search.layout import borrowed
 from conestool.search.priors import draw_priors
 from conestool.search.scenes import stage
@@ -47,7 +46,7 @@ from conestool.search.tuning import TUNED, Tuning, photos_of, player_of, subject
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SUBJECTS = ("dog", "hat", "cat", "rabbit", "car", "bear")
 PLACES = ("", " on the beach", " in a field", " in the snow", " at night", " on the street")
-STEPS = ("alone", "merged", "reopened", "tuned", "random", "floats", "ceiling")
+STEPS = ("alone", "merged", "reopened", "tuned", "random", "ceiling")
 COUNTS = {
     "by the judge, of their classes": "judge",
     "by the witness, of the subjects themselves": "witness",
@@ -108,19 +107,6 @@ def tuned(bench: Bench, cone: Cone, file: Path, reopen_only: bool) -> dict[str, 
     done = tune(bench.model, cone, photos, tuning=bench.tuning(reopen_only))
     save(done, file, force=True)
     return {each.name: each.origin.parameters.get(TUNED, {}) for each in done.concepts}
-
-
-def floats(bench: Bench, cone: Cone) -> dict[str, float]:
-    """Held-out loss per subject with floats on the merged union's indices, trained as `tune` does, as many steps."""
-    photos = photos_of(cone, {name: bench.photos(name) for name in cone.names})
-    with borrowed(bench.model.denoiser) as layout:
-        subjects = subjects_of(bench.model, layout, cone, photos, bench.tuning(False))
-        owners = torch.stack([layout.shut(each.indices) for each in cone.concepts])
-        trained = TrainedDeltas([each.objective for each in subjects], owners, bench.args.steps, bench.args.rate)
-        for index in range(trained.steps):
-            trained.step(index)
-        weights = torch.cat(list(trained.weights()))
-        return {each.concept.name: each.objective.loss(weights, each.probes.held_out) for each in subjects}
 
 
 def ceiling(bench: Bench, names: Sequence[str], cone: Cone) -> dict[str, Any]:
@@ -232,8 +218,6 @@ def group(bench: Bench, count: int) -> None:
     bench.row(f"{count} overlap", lambda: overlaps(cone))
     for kind, file in files.items():
         bench.row(f"{count} {kind}", lambda kind=kind, file=file: tuned(bench, cone, file, kind == "reopened"))
-    if bench.args.floats:
-        bench.row(f"{count} floats", lambda: floats(bench, cone))
     if bench.args.ceiling_steps:
         bench.row(f"{count} ceiling", lambda: ceiling(bench, names, cone))
     if bench.args.renders:
@@ -255,8 +239,6 @@ def losses_of(rows: dict[str, Any], count: int, name: str, prefix: str = "") -> 
     for key, done in (("tuned", full), ("reopened", opened)):
         if done is not None:  # empty where the cone came back as it was
             found[key] = done["losses"][f"{prefix}tuned"] if done else source[f"{prefix}merged"]
-    if not prefix and f"{count} floats" in rows:
-        found["floats"] = rows[f"{count} floats"]["value"][name]
     if not prefix and f"{count} ceiling" in rows:
         found["ceiling"] = rows[f"{count} ceiling"]["value"]["losses"][name]
     return {key: 100 * (value / source[f"{prefix}bare"] - 1) for key, value in found.items()}
@@ -333,11 +315,9 @@ def main() -> None:
     parser.add_argument("--groups", type=int, nargs="+", default=[2, 3, 4, 6])
     parser.add_argument("--steps", type=int, default=20, help="of tune")
     parser.add_argument("--search-steps", type=int, help="of find; its default otherwise")
-    parser.add_argument("--rate", type=float, default=1e-3, help="of the floats")
     parser.add_argument("--find-scenes", type=float, default=0.0, help="weight of scenes for find")
     parser.add_argument("--scenes", type=float, default=Tuning.scenes, help="weight of scenes for tune")
     parser.add_argument("--tunings", nargs="+", default=["reopened", "tuned"], choices=["reopened", "tuned"])
-    parser.add_argument("--floats", action=argparse.BooleanOptionalAction, default=True, help="on the merged indices")
     parser.add_argument("--ceiling-steps", type=int, default=60, help="of the float training; 0 for none")
     parser.add_argument("--ceiling-rate", type=float, default=3e-3, help="Adam's in it, at the beginning")
     parser.add_argument("--renders", type=int, default=48)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from conestool.concept import Concept, Cone, Indices, Part
+from conestool.concept import Concept, Cone, Indices
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.identity import match
 from conestool.records import layer_of, size_of
@@ -232,16 +231,8 @@ def record_of(concept: Concept) -> dict[str, Any]:
         "origin": concept.origin.model_dump(exclude_none=True),
         **concept.extra,
         **({"indices": dict(concept.section)} if concept.section else {}),
-        **{part.type: part_record(part, concept) for part in concept.parts},
+        **{part.type: {"data": part.data, **part.extra} for part in concept.parts},
     }
-
-
-def part_record(part: Part, concept: Concept) -> dict[str, Any]:
-    """What a section behind the indices says: of floats how many, the largest magnitude and their sha256; else all."""
-    if part is not concept.floats:
-        return {"data": part.data, **part.extra}
-    told = {"floats": concept.neurons, "largest": concept.largest, "sha256": hashlib.sha256(part.data).hexdigest()}
-    return {**part.extra, **told}
 
 
 def unequal(key: str, a: Any, b: Any) -> Iterable[Change]:

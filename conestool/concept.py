@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -12,18 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conestool import deltas
 from conestool.errors import NameClashError, UsageError
 from conestool.records import BaseInfo, Origin, size_of
 from conestool.text import check_name, check_words
 
-__all__ = ["Concept", "Cone", "Floats", "Indices", "Part", "check_name", "check_words", "content_id"]
+__all__ = ["Concept", "Cone", "Indices", "Part", "check_name", "check_words", "content_id"]
 
 Indices = NDArray[np.int64]
 """Sorted, duplicate-free, row-major positions inside one parameter; dtype int64, shape (k,)."""
-
-Floats = NDArray[np.float32]
-"""What the weights at an index set become instead of 0; dtype float32, shape (k,)."""
 
 TENSOR_SIZE = 2**31 - 1
 """The most weights of one tensor, so that a position fits a signed 32-bit integer."""
@@ -31,7 +27,7 @@ TENSOR_SIZE = 2**31 - 1
 
 @dataclass(frozen=True)
 class Part:
-    """A section behind a concept's indices, kept byte for byte with its header's unknown keys: floats, or unknown."""
+    """A section behind a concept's indices, kept byte for byte with its header's unknown keys."""
 
     type: str
     data: bytes
@@ -42,9 +38,9 @@ class Part:
 class Concept:
     """One concept: its name and words, its index sets (param name -> Indices, no empty sets) and its origin.
 
-    `parts` hold its other sections: floats (see `deltas` and `with_deltas`), and those that this version does not know.
-    `extra` holds unknown optional keys of a file, `section` those that its section of indices has, all kept for
-    writing. Two concepts are equal if they have the same indices (by id) and the same metadata, floats included.
+    `parts` hold its other sections, none of which this version knows. `extra` holds unknown optional keys of a file,
+    `section` those that its section of indices has, all kept for writing. Two concepts are equal if they have the same
+    indices (by id) and the same metadata.
     """
 
     name: str
@@ -65,58 +61,6 @@ class Concept:
         for param, values in kept.items():
             check_indices(param, values, self.base)
         object.__setattr__(self, "indices", MappingProxyType(kept))
-        for part in self.parts:
-            wrong = deltas.fault(part.data, self.counts) if part.type == deltas.SECTION else ""
-            if wrong:
-                raise UsageError(f"{self.name}: {wrong}", "give floats for these index sets, or leave them out")
-
-    @property
-    def counts(self) -> list[int]:
-        """Number of concept neurons per parameter, in the order of `indices`."""
-        return [len(values) for values in self.indices.values()]
-
-    @cached_property
-    def deltas(self) -> Mapping[str, Floats]:
-        """By param name, in the order of `indices`, the floats that its weights become instead of 0; empty if none.
-
-        Read-only. At strength s a weight becomes theta * (1 - s) + s * float; of several concepts that share it, the
-        largest strength takes from theta and all their floats are added.
-        """
-        part = self.floats
-        return MappingProxyType(
-            dict(zip(self.indices, deltas.decode(part.data, self.counts), strict=True)) if part else {}
-        )
-
-    @property
-    def largest(self) -> float:
-        """The largest magnitude of its floats, 0 without any."""
-        return max((float(np.abs(values).max()) for values in self.deltas.values()), default=0.0)
-
-    @property
-    def floats(self) -> Part | None:
-        """The section of floats, if there is one."""
-        return next((part for part in self.parts if part.type == deltas.SECTION), None)
-
-    def with_deltas(self, values: Mapping[str, Floats]) -> Concept:
-        """This concept with other floats, or with none if `values` are empty.
-
-        They need the keys and lengths of `indices`, and are rounded to a file's precision: 1/254 of the largest
-        magnitude in the same parameter. UsageError for other keys or lengths, and for floats that are not finite.
-        """
-        if not values:
-            return replace(self, parts=tuple(part for part in self.parts if part.type != deltas.SECTION))
-        lengths = {param: np.shape(floats) for param, floats in values.items()}
-        if lengths != {param: np.shape(own) for param, own in self.indices.items()}:
-            raise UsageError(f"{self.name}: floats that do not go with the index sets", "give one for each index")
-        old, data = self.floats, deltas.encode(values[param] for param in self.indices)
-        new = replace(old, data=data) if old else Part(deltas.SECTION, data)
-        others = tuple(new if part is old else part for part in self.parts)
-        return replace(self, parts=others if old else (new, *others))
-
-    @property
-    def exact_id(self) -> str:
-        """The content id and, for a concept with floats, "+" and the sha256 hex of their section: what it draws."""
-        return self.id + (f"+{hashlib.sha256(self.floats.data).hexdigest()}" if self.floats else "")
 
     @property
     def neurons(self) -> int:

@@ -124,17 +124,15 @@ def test_find_inspect_merge_render_apply(checkpoint: Checkpoint, cones: Cones, w
 def test_tune_shows_the_subjects_together(
     checkpoint: Checkpoint, cones: Cones, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In scenes that every family draws, and looks at, in its own way; floats are trained on the same losses."""
+    """In scenes that every family draws, and looks at, in its own way."""
     monkeypatch.setattr("conestool.search.terms.PROBES", 2)
     monkeypatch.setattr("conestool.diffusion.prior.sample", quickly)
     cones_format.save(random_cone(checkpoint.model, "dog", "hat"), work / "both.cone")
     photos = [f"--photos=dog={draw_photos(work / 'dog', 'teal')}", f"--photos=hat={draw_photos(work / 'hat', 'red')}"]
-    options = ["--steps", "1", "--class-images", "4", "--deltas", "2", "--captions", "none", "--device", "cpu"]
+    options = ["--steps", "1", "--class-images", "4", "--captions", "none", "--device", "cpu"]
     told = cones("tune", "both.cone", *photos, *options, "--model", checkpoint.folder, "-o", "tuned.cone")
     assert told.code == 0 and "scenes" in told.err
-    tuned = cones_format.load(work / "tuned.cone")
-    assert [each.origin.parameters["tune"]["scenes"] for each in tuned.concepts] == [2.0, 2.0]
-    assert all(each.deltas and each.origin.parameters["tune"]["losses"]["deltas"] for each in tuned.concepts)
+    assert cones_format.load(work / "tuned.cone").names == ("dog", "hat")
 
 
 def quickly(model: Model, prompts: Any, seeds: Any, **options: Any) -> Any:

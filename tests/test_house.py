@@ -23,7 +23,6 @@ FLOORS = (
     "text",
     "_atomic",
     "records",
-    "deltas",
     "concept",
     "identity",
     "format",

@@ -103,7 +103,6 @@ def section(concept: ConceptFacts, one: FileFacts) -> str:
         "licence": origin.licence,
         "notes": origin.notes,
         "content id": concept.id,
-        "floats": _report.floats(concept) if concept.floats else "",
     }
     lines = [f"- {key}: {markdown(value)}" for key, value in told.items() if value]
     lines += [f"- warning: {markdown(text)}" for text in origin.warnings[: _report.WARNINGS]]

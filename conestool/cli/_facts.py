@@ -32,10 +32,7 @@ FP16 = 2
 
 @dataclass(frozen=True)
 class ConceptFacts:
-    """One concept without its indices: `counts` is the number of neurons per param name.
-
-    `floats` are the bytes of its section of floats, 0 if it has none, and `largest` is the largest magnitude in it.
-    """
+    """One concept without its indices: `counts` is the number of neurons per param name."""
 
     name: str
     class_noun: str
@@ -43,8 +40,6 @@ class ConceptFacts:
     id: str
     counts: Mapping[str, int]
     origin: Origin
-    floats: int = 0
-    largest: float = 0.0
 
     @property
     def neurons(self) -> int:
@@ -70,13 +65,12 @@ def facts_of(path: str, size: int, cone: Cone) -> FileFacts:
 def concept_facts(concept: Concept) -> ConceptFacts:
     """The facts of one concept that is in memory."""
     counts = {param: len(values) for param, values in concept.indices.items()}
-    floats = len(concept.floats.data) if concept.floats else 0
     words = concept.name, concept.class_noun, concept.identifier
-    return ConceptFacts(*words, concept.id, counts, concept.origin, floats, concept.largest)
+    return ConceptFacts(*words, concept.id, counts, concept.origin)
 
 
 def facts_of_header(path: str, header: Header) -> FileFacts:
-    """The facts of a file without floats, of which the header alone was read."""
+    """The facts of a file of which the header alone was read."""
     concepts = [
         ConceptFacts(each.name, each.class_noun, each.identifier, each.id, each.counts, each.origin)
         for each in header.concepts
@@ -133,14 +127,8 @@ def concept_record(concept: ConceptFacts, base: BaseInfo) -> dict[str, Any]:
         "kinds": _layers.kinds(concept.counts, base.tensors),
         "layers": [{"layer": name, "neurons": found[name], "density": found[name] / whole[name]} for name in whole],
         "neurons_per_param": dict(concept.counts),
-        **({"deltas": deltas_record(concept)} if concept.floats else {}),
         "origin": concept.origin.model_dump(),
     }
-
-
-def deltas_record(concept: ConceptFacts) -> dict[str, Any]:
-    """A concept's floats as JSON holds them: how many, their bytes in the file and the largest magnitude."""
-    return {"floats": concept.neurons, "bytes": concept.floats, "largest": concept.largest}
 
 
 def complete(counts: Mapping[str, int], params: Iterable[str]) -> dict[str, int]:

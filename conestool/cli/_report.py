@@ -48,7 +48,6 @@ def show_concept(concept: ConceptFacts, facts: FileFacts) -> None:
     _show.say(f"{concept.name}: {prompt}", "bold")
     density = _show.percent(concept.neurons / max(1, facts.base.weights()))
     rows = [["neurons", f"{concept.neurons:,} ({density} of the K/V weights)"], ["found by", found_by(concept)]]
-    rows += [["floats", floats(concept)]] if concept.floats else []
     rows += [["where", where(concept, facts)], *loss_rows(concept)]
     rows += [[key, str(value)] for key in ("author", "licence", "notes") if (value := getattr(origin, key))]
     rows += [["id", concept.id[:16]]]
@@ -57,11 +56,6 @@ def show_concept(concept: ConceptFacts, facts: FileFacts) -> None:
         _show.warn(f"{concept.name}: {text}")
     if len(origin.warnings) > WARNINGS:
         _show.warn(f"{concept.name}: {len(origin.warnings) - WARNINGS:,} warnings more; --json has them")
-
-
-def floats(concept: ConceptFacts) -> str:
-    """How many floats a concept has, what they take and how large they are."""
-    return f"{concept.neurons:,}, one per neuron, in {_show.size(concept.floats)}; the largest {concept.largest:.3g}"
 
 
 def where(concept: ConceptFacts, facts: FileFacts) -> str:

@@ -33,7 +33,7 @@ class Chosen:
     @property
     def key(self) -> tuple[str, ...]:
         """What two prompts share when they can be drawn together."""
-        return tuple(concept.exact_id for concept in self.cone.concepts) if self.cone else ()
+        return tuple(concept.id for concept in self.cone.concepts) if self.cone else ()
 
 
 @dataclass(frozen=True)

@@ -67,16 +67,13 @@ def check_plot(files: list[Path], plot: Path | None, *, force: bool, json: bool)
 
 
 def gather(path: Path, data: bytes | None) -> FileFacts:
-    """The facts of one file, from its header alone if it has no floats; or of bytes that came on stdin."""
+    """The facts of one file, from its header alone; or of bytes that came on stdin."""
     from conestool import format as cones
     from conestool.cli import _facts
 
     if data is not None:
         return _facts.facts_of("stdin", len(data), cones.loads(data, "stdin"))
-    header = cones.read_header(path)
-    if any(concept.floats for concept in header.concepts):
-        return _facts.facts_of(str(path), header.size, cones.load(path))
-    return _facts.facts_of_header(str(path), header)
+    return _facts.facts_of_header(str(path), cones.read_header(path))
 
 
 def draw(path: Path, data: bytes | None, plot: Path, force: bool) -> Path:

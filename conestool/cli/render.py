@@ -243,12 +243,11 @@ def repeat(picture: Path, cones: list[str], look: Look, destination: Destination
     """Draw the picture that a PNG's record describes once more, with the changes in `look.options`."""
     from conestool.cli import _models, _pictures, _selection
     from conestool.render import read_record, replay
-    from conestool.render.png import UsedConcept
 
     record = read_record(picture)
     settled = _pictures.settle(destination.output, [record["prompt"]], [0], sheet=False, force=destination.force)
     settled.check()
-    ids = [UsedConcept.model_validate(used).exact_id for used in record["concepts"]]
+    ids = [used["id"] for used in record["concepts"]]
     cone, files = _selection.choose_ids(ids, cones)
     base = _models.open_model(where, (record["model"]["id"], record["model"]["revision"]))
     _show.say(f"{', '.join(files) or 'bare model'}: {record['sent']}")

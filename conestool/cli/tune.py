@@ -67,10 +67,6 @@ def tune(
     scenes: Annotated[
         float | None, value("--scenes", metavar="X", text="Weight of scenes with all subjects.", panel=TUNING, min=0.0)
     ] = None,
-    deltas: Annotated[
-        int,
-        value("--deltas", metavar="N", text="Then N steps on a float per neuron, stored beside.", panel=TUNING, min=0),
-    ] = 0,
     prior_weight: Annotated[
         float | None, value("--lambda", metavar="X", text="Weight of the class images.", panel=TUNING, min=0.0)
     ] = None,
@@ -92,7 +88,7 @@ def tune(
     """Tune several concepts together, with the photos of all.
 
     The result is again a set of integers per concept: neurons keep their owner, new ones are shut, and those that hurt
-    the others are opened again. With --deltas each neuron also gets a small float instead of zero.
+    the others are opened again.
     """
     from conestool import algebra
     from conestool.cli import _models
@@ -105,7 +101,7 @@ def tune(
     path = output or default_output(cone.names)
     _io.check_outputs([path], "a .cone file", force=force)
     searched = make_settings(seed=seed, prior_weight=prior_weight, class_images=class_images, captions=captions)
-    tuning = make_tuning(searched, steps=steps, rate=rate, reopen_only=reopen_only, scenes=scenes, deltas=deltas)
+    tuning = make_tuning(searched, steps=steps, rate=rate, reopen_only=reopen_only, scenes=scenes)
     images = read_all(cone, parse_photos(photos), skip_broken, captions != Captions.none)
     where = _models.Where(model, device, dtype.value, revision, config, offline)
     state = state_path(path)
@@ -214,12 +210,9 @@ def finish(cone: Cone, path: Path, *, force: bool, json: bool) -> None:
 
 def show(cone: Cone, records: Mapping[str, Any]) -> None:
     """Tables of the losses against the bare model's: on each subject's photos, and on its class images."""
-    from conestool.cli import _facts, _report
-
     if not records:
         return
-    columns = {"alone": "alone", "merged": "merged", "tuned": "tuned", "deltas": "tuned + floats"}
-    columns |= {"random": "random", "alone_tuned": "alone after", "alone_deltas": "alone + floats"}
+    columns = {"alone": "alone", "merged": "merged", "tuned": "tuned", "random": "random", "alone_tuned": "alone after"}
     steps = [key for key in columns if all(key in record["losses"] for record in records.values())]
     heads = [columns[key] for key in steps]
     for title, prefix in (("photos", ""), ("class", "class_")):
@@ -235,7 +228,5 @@ def show(cone: Cone, records: Mapping[str, Any]) -> None:
         rows.append([name, *(f"{count:,}" for count in counts)])
     _show.table(rows, right=range(1, 5))
     for concept in cone.concepts:
-        if concept.floats:
-            _show.say(f"{concept.name}: floats {_report.floats(_facts.concept_facts(concept))}")
         for text in concept.origin.warnings:
             _show.warn(f"{concept.name}: {text}")

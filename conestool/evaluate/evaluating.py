@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
+from conestool.algebra import union
 from conestool.concept import Concept, Cone
 from conestool.diffusion.models import Model
 from conestool.diffusion.photos import Photo
@@ -19,7 +20,6 @@ from conestool.evaluate.report import ConceptReport, Presence, Report, Row
 from conestool.evaluate.wording import TEMPLATES, Text, joined, unrelated_nouns
 from conestool.patch import check_base
 from conestool.search.controls import largest, random
-from conestool.search.deltas import filled
 from conestool.search.events import Note, Progress, ignore
 from conestool.search.events import Report as Tell
 from conestool.search.layout import Layout, borrowed
@@ -93,7 +93,7 @@ class Study:
             "largest": self.theta * ~largest(self.layout, shut, self.theta),
         }
         whole = {"all together": self.together()} if len(self.cone.concepts) > 1 else {}
-        sets = {"concept": filled(self.theta, self.layout, [concept]), **whole, **controls}
+        sets = {"concept": self.theta * ~shut, **whole, **controls}
         changes = {name: probes.changes(weights) for name, weights in sets.items()}
         rows = self.rows(concept, sets, changes, [photo.image for photo in photos])
         return ConceptReport(
@@ -109,7 +109,7 @@ class Study:
 
     def together(self) -> Tensor:
         """The weights with all concepts applied."""
-        return filled(self.theta, self.layout, self.cone.concepts)
+        return self.theta * ~self.layout.shut(union(self.cone))
 
     def probes(self, concept: Concept, photos: Images) -> LossProbes:
         """The losses of one concept."""

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from conestool import deltas
 from conestool._atomic import write_atomic
 from conestool.concept import Concept, Cone, Part
 from conestool.errors import FormatError, UsageError
@@ -79,8 +78,7 @@ def dumps(cone: Cone) -> bytes:
         read_map(header)
     except FormatError as error:
         raise UsageError(f"this cannot be written as a .cone file: {error}") from error
-    minor = MINOR if any(concept.floats for concept in cone.concepts) else 0
-    preamble = PREAMBLE.pack(SIGNATURE, MAJOR, minor, 0, len(header), 0)[:-4]
+    preamble = PREAMBLE.pack(SIGNATURE, MAJOR, MINOR, 0, len(header), 0)[:-4]
     crc = struct.pack("<I", zlib.crc32(header, zlib.crc32(preamble)))
     data = b"".join([preamble, crc, header, *sections])
     if len(data) > limits.FILE:
@@ -99,8 +97,6 @@ def read_concepts(header: Header, data: bytes) -> tuple[Concept, ...]:
             piece = data[at : at + section.length]
             if hashlib.sha256(piece).digest() != section.sha256:
                 raise FormatError(f"{where}: sha256 of its {section.type} differs (byte {at})", DAMAGED)
-            if section.type == deltas.SECTION and (wrong := deltas.fault(piece, [e.k for e in fields.entries])):
-                raise FormatError(f"{where}: {wrong} (byte {at})", DAMAGED)
             pieces.append(piece)
             at += section.length
         start = at - sum(map(len, pieces))

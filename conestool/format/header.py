@@ -15,10 +15,7 @@ __all__ = ["ConceptHeader", "Header"]
 
 @dataclass(frozen=True)
 class ConceptHeader:
-    """A concept as the header tells it; `counts` and `codecs` go by param name, `size` is the bytes of its sections.
-
-    `floats` are the bytes of its section of floats, 0 if it has none, and `exact_id` is that of Concept.
-    """
+    """A concept as the header tells it; `counts` and `codecs` go by param name, `size` is the bytes of its sections."""
 
     name: str
     class_noun: str
@@ -30,8 +27,6 @@ class ConceptHeader:
     codecs: Mapping[str, str]
     size: int
     extra: Mapping[str, Any]
-    floats: int
-    exact_id: str
 
     @property
     def neurons(self) -> int:
@@ -88,7 +83,7 @@ def base_info(base: BaseMap) -> BaseInfo:
 
 def concept_header(concept: ConceptMap, base: BaseInfo) -> ConceptHeader:
     """A concept of the header with its counts by param name."""
-    params, floats = list(base.tensors), concept.floats
+    params = list(base.tensors)
     return ConceptHeader(
         name=concept.name,
         class_noun=concept.class_noun,
@@ -100,6 +95,4 @@ def concept_header(concept: ConceptMap, base: BaseInfo) -> ConceptHeader:
         codecs={params[entry.tensor]: CODECS[entry.codec] for entry in concept.entries},
         size=sum(section.length for section in concept.sections),
         extra=concept.extra,
-        floats=floats.length if floats else 0,
-        exact_id=concept.id.hex() + (f"+{floats.sha256.hex()}" if floats else ""),
     )

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from conestool import deltas
 from conestool.errors import FormatError, UsageError, VersionError
 from conestool.format import canonical, limits
 from conestool.format.entries import Entry, check, total
@@ -163,11 +162,6 @@ class ConceptMap(FileMap):
         """The tensor table."""
         return [Entry(*row) for row in self.tensors]
 
-    @property
-    def floats(self) -> SectionMap | None:
-        """The section of floats, if there is one."""
-        return next((section for section in self.sections if section.type == deltas.SECTION), None)
-
 
 class HeaderMap(FileMap):
     """The whole header."""
@@ -214,9 +208,6 @@ class HeaderMap(FileMap):
         length = concept.sections[0].length
         if length <= raw if concept.tensors else length:
             raise ValueError(f"{concept.name}: section of {length} bytes for raw pieces of {raw} bytes")
-        floats, expected = concept.floats, deltas.length(entry.k for entry in concept.entries)
-        if floats and not (concept.tensors and floats.length == expected):
-            raise ValueError(f"{concept.name}: {deltas.SECTION} of {floats.length} bytes, expected {expected} or none")
 
 
 def refuse_nil(model: type[BaseModel], raw: Any) -> None:

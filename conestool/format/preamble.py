@@ -25,8 +25,7 @@ __all__ = [
 ]
 
 SIGNATURE = b"\x89CONE\r\n\x1a\n"
-MAJOR, MINOR = 1, 1
-"""The version of the format that this is: 1.1 has sections of floats. A file without them says 1.0."""
+MAJOR, MINOR = 1, 0
 PREAMBLE = struct.Struct("<9sBBBII")
 DAMAGED = "copy or download the file again"
 MESSAGE = 1000

@@ -85,11 +85,7 @@ def first(pair: tuple[int, Change]) -> int:
 
 def joined(changes: list[Change]) -> Change:
     """Changes of parts of one tensor, in the order of their rows."""
-    index, factor = torch.cat([change.index for change in changes]), torch.cat([change.factor for change in changes])
-    if all(change.added is None for change in changes):
-        return Change(index, factor)
-    added = [torch.zeros(len(change.index)) if change.added is None else change.added for change in changes]
-    return Change(index, factor, torch.cat(added))
+    return Change(torch.cat([change.index for change in changes]), torch.cat([change.factor for change in changes]))
 
 
 def checkpoint_notes(pipe: Any) -> list[str]:

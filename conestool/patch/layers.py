@@ -90,7 +90,7 @@ def load_cones(pipe: Any, cone: Cone, *, strength: Strength = 1.0, check: bool =
     """Shut the concepts of `cone` in `pipe` until `unload_cones`; the arguments and errors are those of `applied`.
 
     May be called again: concepts loaded one after the other multiply where they share a neuron; merge them first to let
-    the larger strength hold, and the floats of all.
+    the larger strength hold.
     """
     add_layer(wrap(pipe), cone, strength, check, force, loaded=True)
 

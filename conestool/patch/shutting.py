@@ -1,8 +1,7 @@
 """What shutting concept neurons means: which scalars of which parameters are multiplied by what, and by whom refused.
 
 A weight of a concept applied at strength s is multiplied by 1 - s, so 1 shuts it. Where applied concepts share a
-neuron the largest strength holds: what is shut once cannot be shut further, and the order does not matter. Of a concept
-with floats s times its float is added; those of several concepts add up.
+neuron the largest strength holds: what is shut once cannot be shut further, and the order does not matter.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from conestool.concept import Concept, Cone
+from conestool.concept import Cone
 from conestool.diffusion.identity import describe
 from conestool.diffusion.models import Model
 from conestool.diffusion.weights import kv_weights
@@ -43,19 +42,14 @@ Strength = float | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Change:
-    """Of one tensor sorted flat indices, int64, what each weight is multiplied by, fp32, and what is added to it, fp32.
-
-    All of shape (k,); `added` is None where nothing is.
-    """
+    """Of one tensor sorted flat indices, int64, and what each weight is multiplied by, fp32; both (k,)."""
 
     index: Tensor
     factor: Tensor
-    added: Tensor | None = None
 
     def to(self, device: torch.device) -> Change:
         """The same on a device."""
-        added = None if self.added is None else self.added.to(device)
-        return Change(self.index.to(device), self.factor.to(device), added)
+        return Change(self.index.to(device), self.factor.to(device))
 
 
 def check_base(model: Model, cone: Cone, *, force: bool = False) -> list[Match]:
@@ -100,29 +94,16 @@ def factors(cone: Cone, strength: Strength) -> dict[str, Change]:
         parts = [(c.indices[param], given[c.name]) for c in touched if param in c.indices]
         index = torch.cat([torch.from_numpy(values.copy()) for values, _ in parts])
         factor = torch.cat([torch.full((len(values),), 1 - s, dtype=torch.float32) for values, s in parts])
-        change = Change(index, factor, addition(touched, given, param))
+        change = Change(index, factor)
         out[param] = united(change) if len(parts) > 1 else change
     return out
 
 
-def addition(concepts: list[Concept], given: Mapping[str, float], param: str) -> Tensor | None:
-    """Strength times float for each index of one concept after the other, 0 for those without; None if none has any."""
-    if not any(param in concept.deltas for concept in concepts):
-        return None
-    parts = [
-        torch.from_numpy(c.deltas[param].copy()) * given[c.name] if c.deltas else torch.zeros(len(c.indices[param]))
-        for c in concepts
-        if param in c.indices
-    ]
-    return torch.cat(parts)
-
-
 def united(change: Change) -> Change:
-    """Each index once, in order, with the smallest of its factors and the sum of what is added."""
+    """Each index once, in order, with the smallest of its factors."""
     unique, place = torch.unique(change.index, return_inverse=True)
     least = torch.ones(len(unique)).scatter_reduce_(0, place, change.factor, "amin")
-    added = change.added
-    return Change(unique, least, None if added is None else torch.zeros(len(unique)).scatter_add_(0, place, added))
+    return Change(unique, least)
 
 
 def plan(model: Model, cone: Cone, strength: Strength) -> Iterator[tuple[nn.Parameter, Change]]:
@@ -149,7 +130,7 @@ def check_shapes(weights: Mapping[str, Tensor], cone: Cone, model_id: str) -> No
 
 
 def scale_tensor(data: Tensor, change: Change) -> None:
-    """Multiply and add in place, in fp32 and rounded once to the tensor's dtype; factor 0 gives +0 before the sum."""
+    """Multiply in place, in fp32 and rounded once to the tensor's dtype; factor 0 gives +0."""
     scatter(data, change.index, scaled(gather(data, change.index), change))
 
 
@@ -157,8 +138,7 @@ def scaled(values: Tensor, change: Change) -> Tensor:
     """The `values` (k,) at the change's indices as `scale_tensor` leaves them, in their dtype."""
     change = change.to(values.device)
     product = values.float() * change.factor
-    kept = torch.where(change.factor == 0, torch.zeros_like(product), product)
-    return (kept if change.added is None else kept + change.added).to(values.dtype)
+    return torch.where(change.factor == 0, torch.zeros_like(product), product).to(values.dtype)
 
 
 def gather(data: Tensor, index: Tensor) -> Tensor:

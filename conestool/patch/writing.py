@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from conestool._atomic import atomic_file, atomic_folder
-from conestool.concept import Concept, Cone
+from conestool.concept import Cone
 from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.quiet import quiet
 from conestool.diffusion.sources import SETTINGS, denoiser_files, weight_files
@@ -215,7 +215,6 @@ def applied_concepts(cone: Cone, strength: Strength) -> list[dict[str, Any]]:
             "id": concept.id,
             "strength": given[concept.name],
             "neurons": concept.neurons,
-            **({"deltas": concept.exact_id.partition("+")[2]} if concept.deltas else {}),
         }
         for concept in cone.concepts
     ]
@@ -234,18 +233,12 @@ def card(model: Model, cone: Cone, strength: Strength) -> str:
         "",
         "conestool shut the concept neurons of these concepts (multiplied the weights by 1 - strength). Draw a subject "
         "with the words in the second column.",
-        *(f"To the neurons of {markdown(c.name)} it added strength times its own floats." for c in with_floats(cone)),
         "",
         "| concept | in a prompt | neurons | strength | content id |",
         "|---|---|---|---|---|",
         *rows,
     ]
     return "\n".join([*front, *lines, "", *body]).rstrip() + "\n"
-
-
-def with_floats(cone: Cone) -> list[Concept]:
-    """The concepts that have floats."""
-    return [concept for concept in cone.concepts if concept.deltas]
 
 
 def split_card(model: Model) -> tuple[list[str], list[str]]:

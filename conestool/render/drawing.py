@@ -95,13 +95,7 @@ def shared_record(model: Model, cone: Cone | None, strength: Strength, common: M
         "batch": common["batch"],
         "scheduler": type(model.pipe.scheduler).__name__,
         "concepts": [
-            UsedConcept(
-                name=c.name,
-                id=c.id,
-                identifier=c.identifier,
-                strength=given[c.name],
-                deltas=c.exact_id.partition("+")[2] or None,
-            )
+            UsedConcept(name=c.name, id=c.id, identifier=c.identifier, strength=given[c.name])
             for c in (cone.concepts if cone else ())
         ],
         "model": UsedModel(**info.model_dump(include=set(UsedModel.model_fields)) | {"dtype": str(model.dtype)[6:]}),
@@ -146,8 +140,8 @@ def check_same(model: Model, picture: PictureRecord, force: bool) -> None:
 
 def check_ids(cone: Cone | None, picture: PictureRecord, force: bool) -> None:
     """Refuse to replay without a concept that was applied."""
-    there = {concept.exact_id for concept in cone.concepts} if cone else set()
-    missing = [used.name for used in picture.concepts if used.exact_id not in there]
+    there = {concept.id for concept in cone.concepts} if cone else set()
+    missing = [used.name for used in picture.concepts if used.id not in there]
     if missing and not force:
         raise UsageError(f"concepts of the picture are missing: {', '.join(missing)}", "give their files with -c")
 

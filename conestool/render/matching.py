@@ -107,10 +107,7 @@ def find_cones(prompt: str, folders: Sequence[str | Path] | None = None) -> Sele
 
 
 def find_ids(ids: Iterable[str], folders: Sequence[str | Path] | None = None) -> Selection:
-    """The concepts with these exact ids, such as a picture's record names.
-
-    The exact id of a concept (`Concept.exact_id`) is its content id and, if it has floats, "+" and their digest.
-    """
+    """The concepts with these content ids, such as a picture's record names."""
     return scan(folders).find_ids(ids)
 
 
@@ -134,7 +131,7 @@ def scan(folders: Sequence[str | Path] | None = None) -> Shelf:
             except (FormatError, UsageError, OSError) as error:
                 notes.append(f"passed over {error}")
                 continue
-            offers += [Offer(file, c.name, c.exact_id, c.identifier, c.class_noun) for c in header.concepts]
+            offers += [Offer(file, c.name, c.id, c.identifier, c.class_noun) for c in header.concepts]
         shelves.append(tuple(offers))
     return Shelf(tuple(shelves), tuple(notes))
 

@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, PngImagePlugin
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from conestool.errors import InputError
 from conestool.text import clean
@@ -38,19 +31,6 @@ class UsedConcept(Part):
     id: str = Field(pattern=r"^[0-9a-f]{64}$")
     identifier: str
     strength: float = Field(ge=0, le=1)
-    deltas: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """Sha256 hex of the section of its floats, for a concept that has them."""
-
-    @property
-    def exact_id(self) -> str:
-        """That of Concept."""
-        return f"{self.id}+{self.deltas}" if self.deltas else self.id
-
-    @model_serializer(mode="wrap")
-    def without_none(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A concept without floats says nothing of any."""
-        fields: dict[str, Any] = dump(self)
-        return {key: value for key, value in fields.items() if key != "deltas" or value is not None}
 
 
 class UsedModel(Part):

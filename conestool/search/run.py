@@ -33,9 +33,8 @@ def run(
     resume: bool,
     progress: Report,
     processes: Processes = ALONE,
-    stage: str = "search",
 ) -> None:
-    """Step `method`, which works on `objectives`, to its end; `stage` is what its progress goes by.
+    """Step `method`, which works on `objectives`, to its end.
 
     With `saved`, its state is written every half minute, at the end of a run longer than that, and on Ctrl-C, which
     waits for the step to end (a second one does not wait, and leaves the last written state). Of several `processes`
@@ -49,7 +48,7 @@ def run(
         while done < method.steps:
             loss = method.step(done)
             done += 1
-            progress(Progress(stage, done, method.steps, loss))
+            progress(Progress("search", done, method.steps, loss))
             stop = processes.any(wanted())
             if files and (stop or time.monotonic() - last > SAVE_SECONDS):
                 keep(files, done, search, progress)

@@ -36,14 +36,6 @@ class SavedRun:
         tensors = {name: tensor.contiguous() for name, tensor in state.items()}
         write_atomic(self.path, save(tensors, {"key": self.key, "steps": str(steps)}), force=True)
 
-    def fits(self) -> bool:
-        """Whether there is a file, and of this run."""
-        try:
-            with safe_open(self.path, "pt") as file:
-                return (file.metadata() or {}).get("key") == self.key
-        except (SafetensorError, OSError):
-            return False
-
     def load(self) -> tuple[int, dict[str, Tensor]] | None:
         """Finished steps and state, or None if there is no file; UsageError if it belongs to another run."""
         if not self.path.exists():

@@ -19,7 +19,6 @@ from conestool.errors import PhotoError
 from conestool.patch.shutting import check_base
 from conestool.records import plain
 from conestool.search.controls import random
-from conestool.search.deltas import TrainedDeltas, divided, filled, saved_owners
 from conestool.search.events import Note, Report, ignore
 from conestool.search.finding import agreed, captioned
 from conestool.search.joint import JointMask
@@ -49,10 +48,9 @@ LOST = 0.02
 class Tuning:
     """How `tune` works: its mask's parameters (see JointMask), and what `find` would do with the photos.
 
-    `scenes` is the weight of the term that shows the subjects together (see scenes.py). After the mask's steps come as
-    many of TrainedDeltas, at `delta_rate`, as `deltas` says: floats at the indices. Of `settings` seed, prior_weight,
-    contrast, others, batch, class_images, crops, captions and held_out count. With the photos and settings of the
-    search the same photos are held out again.
+    `scenes` is the weight of the term that shows the subjects together (see scenes.py). Of `settings` seed,
+    prior_weight, contrast, others, batch, class_images, crops, captions and held_out count. With the photos and
+    settings of the search the same photos are held out again.
     """
 
     steps: int = 20
@@ -61,8 +59,6 @@ class Tuning:
     caution: float = 0.5
     reopen_only: bool = False
     scenes: float = 2.0
-    deltas: int = 0
-    delta_rate: float = 1e-3
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
@@ -71,13 +67,10 @@ class Tuning:
         require(0 < self.margin <= 0.5, "margin", self.margin, "above 0 and at most 0.5")
         require(0 < self.caution <= 0.5, "caution", self.caution, "above 0 and at most 0.5")
         require(self.scenes >= 0, "scenes", self.scenes, "at least 0")
-        require(self.deltas >= 0, "deltas", self.deltas, "at least 0")
-        require(self.delta_rate > 0, "delta_rate", self.delta_rate, "above 0")
 
     def own(self) -> dict[str, Any]:
         """The mask's parameters by name."""
-        others = ("settings", "scenes", "deltas", "delta_rate")
-        return {key: value for key, value in asdict(self).items() if key not in others}
+        return {key: value for key, value in asdict(self).items() if key not in ("settings", "scenes")}
 
     @property
     def shown(self) -> Settings:
@@ -86,9 +79,8 @@ class Tuning:
 
     def record(self) -> dict[str, Any]:
         """The values in force, for the file's header."""
-        floats = {"deltas": self.deltas, "delta_rate": self.delta_rate} if self.deltas else {}
         settings = {key: value for key, value in self.shown.record().items() if key != "density"}
-        return self.own() | floats | settings
+        return self.own() | settings
 
 
 @dataclass(frozen=True)
@@ -104,13 +96,10 @@ class Subject:
         """The loss on held-out photos, and as `class_...` on class images, under each named set, and untouched."""
         theta, out = self.objective.theta, dict[str, float]()
         for name, shut in {"bare": torch.zeros_like(theta, dtype=torch.bool), **sets}.items():
-            out |= self.losses_at(name, theta * ~shut)
+            weights = theta * ~shut
+            out[name] = self.objective.loss(weights, self.probes.held_out)
+            out[f"class_{name}"] = self.objective.loss(weights, self.probes.class_images)
         return out
-
-    def losses_at(self, name: str, weights: Tensor) -> dict[str, float]:
-        """The same two losses under one name, at `weights` (n,)."""
-        probes = {name: self.probes.held_out, f"class_{name}": self.probes.class_images}
-        return {key: self.objective.loss(weights, probe) for key, probe in probes.items()}
 
 
 def tune(
@@ -130,11 +119,9 @@ def tune(
 
     `photos_by_name` has photos of every concept's subject. Every neuron keeps its owner; newly shut ones go to the
     concept whose loss asked for them, and reopened ones leave all their owners. If that does not lower the sum of L_con
-    on the photos it learned from, the cone comes back as it was, with a warning. With `tuning.deltas` every concept
-    also has a float for each of its neurons (Concept.deltas), if those lower that sum further.
-    `pipe`, `progress`, `state`, `resume`, `resources` and `processes` are those of `find`, and so are the errors, with
-    BaseModelMismatchError for a model that the concepts were not found on; the weights of `pipe` are bit-identical
-    afterwards.
+    on the photos it learned from, the cone comes back as it was, with a warning. `pipe`, `progress`, `state`, `resume`,
+    `resources` and `processes` are those of `find`, and so are the errors, with BaseModelMismatchError for a model that
+    the concepts were not found on; the weights of `pipe` are bit-identical afterwards.
     """
     tuning = tuning or Tuning()
     model = wrap(pipe)
@@ -148,21 +135,15 @@ def tune(
         owned = torch.stack([layout.shut(each.indices) for each in cone.concepts])
         told = [[photo.caption for photo in photos[each.name]] for each in cone.concepts]
         facts = [tuning.record(), tuning.settings.seed, [each.photos for each in subjects], told, model.info.digests]
-        key = agreed(run_key([*facts, [each.exact_id for each in cone.concepts]]), processes)
+        key = agreed(run_key([*facts, [each.id for each in cone.concepts]]), processes)
         with aside(model):
-            saved, last = (SavedRun(state, k) if state else None for k in (key, run_key([key, "deltas"])))
-            owners = saved_owners(last, owned, processes) if resume else None
-            again = owners is not None
-            if owners is None:
-                owners = settled(subjects, owned, tuning, saved, resume, progress, processes)
-            floats = trained(subjects, owners, tuning, last, again, progress, processes) if tuning.deltas else ()
+            saved = SavedRun(state, key) if state else None
+            owners = settled(subjects, owned, tuning, saved, resume, progress, processes)
             if torch.equal(owners, owned):
-                kept = "index sets" if floats else "concepts"
-                text = f"tuning did not lower the loss: the {kept} stay as they were; try more or smaller steps"
+                text = "tuning did not lower the loss: the concepts stay as they were; try more or smaller steps"
                 progress(Note(text, True))
-            if floats or not torch.equal(owners, owned):
-                return described(cone, subjects, owned, owners, tuning, floats)
-    return cone
+                return cone
+            return described(cone, subjects, owned, owners, tuning)
 
 
 def settled(
@@ -179,35 +160,6 @@ def settled(
     mask = JointMask(objectives, owned, **tuning.own())
     run(mask, objectives, saved, resume, progress, processes)
     return mask.divided() if better(subjects, owned.any(0), mask.shut) else owned
-
-
-def trained(
-    subjects: Sequence[Subject],
-    owners: Tensor,
-    tuning: Tuning,
-    saved: SavedRun | None,
-    resume: bool,
-    progress: Report,
-    processes: Processes,
-) -> list[Concept]:
-    """The concepts with these sets and the floats that they got; none if those do not lower the losses."""
-    objectives = [each.objective for each in subjects]
-    layout, theta = objectives[0].layout, objectives[0].theta
-    floats = TrainedDeltas(objectives, owners, tuning.deltas, tuning.delta_rate, tuning.steps)
-    run(floats, objectives, saved, resume, progress, processes, "floats")
-    concepts = [
-        with_set(each.concept, layout, own).with_deltas(share)
-        for each, own, share in zip(subjects, owners, divided(floats, layout), strict=True)
-    ]
-    if lower(objectives, theta * ~owners.any(0), filled(theta, layout, concepts)):
-        return concepts
-    progress(Note("floats did not lower the loss: the integers stay alone; try more or smaller steps", True))
-    return []
-
-
-def with_set(concept: Concept, layout: Layout, shut: Tensor) -> Concept:
-    """The concept with a new set; sections of a file that spoke of the old one are dropped, as the format asks."""
-    return replace(concept, indices=layout.indices(shut), parts=(), section={})
 
 
 def photos_of(cone: Cone, given: Mapping[str, Sequence[Photo | Image.Image]]) -> dict[str, list[Photo]]:
@@ -273,34 +225,20 @@ def player_of(concept: Concept, photos: Sequence[Photo], settings: Settings) -> 
 
 
 def better(subjects: Sequence[Subject], before: Tensor, after: Tensor) -> bool:
-    """Whether `after` shut has the lower sum of L_con than `before`, both boolean, (n,)."""
-    theta = subjects[0].objective.theta
-    return lower([each.objective for each in subjects], theta * ~before, theta * ~after)
-
-
-def lower(objectives: Sequence[Objective], before: Tensor, after: Tensor) -> bool:
-    """Whether L_con has a lower sum at `after` than at `before`, both weights (n,).
+    """Whether `after` shut has the lower sum of L_con than `before`, both boolean, (n,).
 
     On fixed noise and the pictures that were learned from.
     """
     sums = [0.0, 0.0]
-    for objective in objectives:
+    for objective in (each.objective for each in subjects):
         batch = objective.batch_of(COMPARED)
-        for place, weights in enumerate((before, after)):
-            sums[place] += objective.loss(weights, batch)
+        for place, shut in enumerate((before, after)):
+            sums[place] += objective.loss(objective.theta * ~shut, batch)
     return sums[1] < sums[0]
 
 
-def described(
-    cone: Cone,
-    subjects: Sequence[Subject],
-    before: Tensor,
-    after: Tensor,
-    tuning: Tuning,
-    floats: Sequence[Concept] = (),
-) -> Cone:
-    """The cone with the concepts' new sets, `before` and `after` being boolean, (concepts, n), and with their `floats`,
-    if there are any."""
+def described(cone: Cone, subjects: Sequence[Subject], before: Tensor, after: Tensor, tuning: Tuning) -> Cone:
+    """The cone with the concepts' new sets; `before` and `after` are boolean, (concepts, n)."""
     layout, seed = subjects[0].objective.layout, tuning.settings.seed
     merged, tuned = before.any(0), after.any(0)
     concepts = []
@@ -322,21 +260,18 @@ def described(
             "reopened": int((old & ~new).sum()),
             "losses": subject.losses(sets),
         }
-        own = [each for each in floats if each.name == subject.concept.name]
-        for name, applied in {"deltas": floats, "alone_deltas": own}.items() if floats else ():
-            facts["losses"] |= subject.losses_at(name, filled(subject.objective.theta, layout, applied))
-        done = changed(subject, layout, new, facts)
-        concepts.append(done.with_deltas(own[0].deltas) if own else done)
+        concepts.append(changed(subject, layout, new, facts))
     return replace(cone, concepts=tuple(concepts))
 
 
 def changed(subject: Subject, layout: Layout, shut: Tensor, facts: Mapping[str, Any]) -> Concept:
-    """The concept with a new set, and what became of its losses."""
-    concept, origin = with_set(subject.concept, layout, shut), subject.concept.origin
+    """The concept with a new set, and what became of its losses; sections that spoke of the old set are dropped."""
+    origin = subject.concept.origin
     losses = measure(subject.objective, subject.probes, shut, facts["seed"])
     parameters = {**origin.parameters, TUNED: plain(facts)}
     told = {"parameters": parameters, "losses": losses, "warnings": warnings_of(facts, losses)}
-    return replace(concept, origin=origin.model_copy(update=told))
+    new, indices = origin.model_copy(update=told), layout.indices(shut)
+    return replace(subject.concept, indices=indices, parts=(), section={}, origin=new)
 
 
 def warnings_of(facts: Mapping[str, Any], losses: Any) -> list[str]:

@@ -83,14 +83,10 @@ class Book:
         self.folder = folder
         self.valid: list[dict[str, Any]] = []
         self.invalid: list[dict[str, Any]] = []
-        self.deltas: dict[str, dict[str, list[float]]] = {}
 
     def add(self, file: str, about: str, bases: list[dict[str, Any]], concepts: list[Any], **more: Any) -> bytes:
-        """A valid file; `concepts` are (fields, data, sets); `minor` and unknown keys of the header in `more`.
-
-        And in `deltas` by concept what their sections of floats hold, by param name.
-        """
-        minor, self.deltas = more.pop("minor", 0), more.pop("deltas", {})
+        """A valid file; `concepts` are (fields, data, sets); `minor` and unknown keys of the header in `more`."""
+        minor = more.pop("minor", 0)
         header = ref.pack({"bases": bases, "concepts": [fields for fields, _, _ in concepts], **more})
         data = ref.assemble(header, b"".join(data for _, data, _ in concepts), minor=minor)
         self.write(Path("valid") / file, data)
@@ -113,7 +109,6 @@ class Book:
             "base": bases[fields["base"]]["id"],
             "counts": {param: len(values) for param, (_, values, _) in sorted(sets.items())},
             "indices": {param: values for param, (_, values, _) in sorted(sets.items()) if len(values) <= 40},
-            **({"deltas": self.deltas[fields["name"]]} if fields["name"] in self.deltas else {}),
         }
 
     def refuse(self, file: str, rule: int, about: str, data: bytes) -> None:
@@ -130,7 +125,7 @@ class Book:
 
     def close(self) -> None:
         """Write the manifest."""
-        manifest = {"format": "cone", "version": [1, 1], "valid": self.valid, "invalid": self.invalid}
+        manifest = {"format": "cone", "version": [1, 0], "valid": self.valid, "invalid": self.invalid}
         text = json.dumps(manifest, indent=1, ensure_ascii=False)
         (self.folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
 

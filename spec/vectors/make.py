@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import damaged
-import floats
 import invalid
 import reference as ref
 from book import SMALL, SMALL_SETS, Book, H, Set, base, concept, draw, single
@@ -95,7 +94,7 @@ def write_metadata(book: Book) -> None:
     extra = {"x-note": [1, -1, 2.5, None, True, "text", b"bytes", {"k": []}], "x-far": 2**64 - 1}
     first, data = concept("dog", SMALL, SMALL_SETS, origin={**ORIGIN, **extra}, **extra)
     first["sections"][0]["x-note"] = 1
-    first["sections"].append(ref.section(b"unknown data", "x-deltas", rank=4))
+    first["sections"].append(ref.section(b"unknown data", "x-later", rank=4))
     one = [(first, data + b"unknown data", SMALL_SETS)]
     book.add(
         "unknown.cone", "unknown optional keys in every map, an unknown section", [base(SMALL, **extra)], one, **extra
@@ -151,42 +150,6 @@ def write_frames(book: Book) -> None:
     single(book, "frame-empty-checksum.cone", about, {"a": [4, 4]}, sets, frame=frame)
 
 
-def write_deltas(book: Book) -> None:
-    """Vectors for sections of floats; each is a product of a scale and a small whole number."""
-    shapes = {"a": [16, 16], "b": [16, 16], "c": [4]}
-    dog: dict[str, Set] = {"a": (ref.GAPS, [3, 40, 200], {}), "c": (ref.BITMAP, [0, 3], {})}
-    hat: dict[str, Set] = {"a": (ref.GAPS, [40, 41], {}), "b": (ref.GAPS, [0, 255], {})}
-    fields, data = concept("dog", shapes, dog)
-    floats = ref.floats(0.25, [127, 0, -127]) + ref.floats(2.0**-20, [1, -1])
-    fields["sections"].append(ref.section(floats, "deltas"))
-    pair = [(fields, data + floats, dog), (*concept("hat", shapes, hat), hat)]
-    told = {"dog": {"a": [31.75, 0.0, -31.75], "c": [2.0**-20, -(2.0**-20)]}}
-    about = "floats of one of two concepts, which share a neuron"
-    book.add("deltas.cone", about, [base(shapes)], pair, minor=1, deltas=told)
-    tiny = {"a": [6], "b": [2], "c": [2], "d": [1]}
-    sets: dict[str, Set] = {name: (ref.BITMAP, list(range(n)), {}) for name, (n,) in tiny.items()}
-    scales = {"a": 512.0, "b": 0.0, "c": 2.0**-149, "d": 0.1}
-    steps = {"a": [-127, -1, 0, 1, 2, 127], "b": [127, -127], "c": [1, -127], "d": [0]}
-    floats = b"".join(ref.floats(scales[name], steps[name]) for name in tiny)
-    fields, data = concept("dog", tiny, sets)
-    parts = [b"unknown data", floats, b"more"]
-    fields["sections"] += [
-        ref.section(parts[0], "x-first"),
-        ref.section(parts[1], "deltas", **{"x-note": 1}),
-        ref.section(parts[2], "x-last"),
-    ]
-    told = {"dog": {name: [scales[name] * step for step in steps[name]] for name in "abc"} | {"d": [0.0]}}
-    about = "the largest scale, one of 0, the smallest one above 0; an unknown key, unknown sections before and after"
-    one = [(fields, data + b"".join(parts), sets)]
-    book.add("deltas-edges.cone", about, [base(tiny)], one, minor=1, deltas=told)
-    fields, data = concept("dog", SMALL, SMALL_SETS)
-    floats = ref.floats(1.0, [1, 2, -3])
-    fields["sections"].append(ref.section(floats, "deltas"))
-    told = {"dog": {"unet.attn2.to_k.weight": [1.0, 2.0, -3.0]}}
-    about = "floats in a file that calls itself 1.0"
-    book.add("deltas-1.0.cone", about, [base(SMALL)], [(fields, data + floats, SMALL_SETS)], deltas=told)
-
-
 ORIGIN = {
     "instance_prompt": "a photo of a sksdog dog",
     "class_prompt": "a photo of a dog",
@@ -211,10 +174,8 @@ def main(folder: Path) -> None:
     write_metadata(book)
     write_open(book)
     write_frames(book)
-    write_deltas(book)
     invalid.write(book.refuse)
     damaged.write(book.refuse)
-    floats.write(book.refuse)
     book.close()
 
 

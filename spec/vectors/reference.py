@@ -105,11 +105,6 @@ def canonical(value: Any) -> Any:
     return [canonical(item) for item in value] if isinstance(value, list) else value
 
 
-def floats(scale: float, steps: list[int]) -> bytes:
-    """What a section of floats has for one tensor."""
-    return struct.pack(f"<f{len(steps)}b", scale, *steps)
-
-
 def pack(header: dict[str, Any]) -> bytes:
     """Canonical msgpack."""
     packed: bytes = msgpack.packb(canonical(header), use_bin_type=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -108,31 +107,6 @@ def test_diff_exits_with_one(cones: Cones, dog: Path, hat: Path) -> None:
     total = done.json["total"]
     assert total["only_a"] + total["both"] == concept().neurons
     assert sum(layer["only_a"] for layer in done.json["layers"].values()) == total["only_a"]
-
-
-def test_floats_go_through_merge_extract_diff_and_inspect(cones: Cones, dog: Path, hat: Path, work: Path) -> None:
-    """Kept, told, and never taken for the concept without them."""
-    plain = concept("dog", "sks")
-    full = plain.with_deltas({param: np.linspace(-0.25, 0.25, len(own)) for param, own in plain.indices.items()})
-    save_cone(work / "floats.cone", full)
-    assert cones("merge", "floats.cone", "hat.cone", "-o", "both.cone").code == 0
-    assert cones("extract", "both.cone", "dog", "-o", "again.cone").code == 0
-    assert (work / "again.cone").read_bytes() == (work / "floats.cone").read_bytes()
-    assert cones("diff", "again.cone", "floats.cone").code == 0
-    done = cones("diff", "dog.cone", "floats.cone", "--json")
-    assert (done.code, done.json["total"]["jaccard"]) == (1, 1.0)
-    [change] = done.json["metadata"]
-    assert (change["key"], change["a"], change["b"]["floats"]) == ("dog.deltas", None, full.neurons)
-    refused = cones("merge", "dog.cone", "floats.cone", "-o", "two.cone")
-    assert refused.code != 0 and "two concepts have the name 'dog'" in refused.err
-    shown = cones("inspect", "floats.cone")
-    assert f"floats    {full.neurons:,}, one per neuron, in 136 B; the largest 0.25" in shown.err
-    assert "floats" not in cones("inspect", "dog.cone").err
-    damaged = bytearray((work / "floats.cone").read_bytes())
-    damaged[-1] ^= 1
-    (work / "floats.cone").write_bytes(bytes(damaged))
-    refused = cones("inspect", "floats.cone")
-    assert refused.code == 4 and "sha256 of its deltas differs" in refused.err
 
 
 def test_diff_sees_metadata_alone(cones: Cones, dog: Path, work: Path) -> None:

@@ -43,29 +43,6 @@ def test_tune_writes_beside_and_reports_every_subject(
     assert record["reopened"] > 0
 
 
-def test_deltas_are_reported_beside_the_indices_and_inspected(
-    cones: Cones, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In the tables, in the JSON and in the file; `inspect` says how many there are, their bytes and the largest."""
-    monkeypatch.setattr("conestool.search.terms.PROBES", 8)
-    done = cones("tune", "both.cone", *PHOTOS, *TUNE, "--reopen-only", "--deltas", "4", "--json")
-    assert done.code == 0, done.err
-    assert "tuned + floats" in done.err and "alone + floats" in done.err and "floats: 4" in done.err
-    cone, record = cones_format.load(here / "dog+hat-tuned.cone"), done.json["tune"]["dog"]
-    dog = cone["dog"]
-    assert record["deltas"] == 4 and {"tuned", "deltas", "random", "class_deltas"} <= record["losses"].keys()
-    assert record == dog.origin.parameters["tune"]
-    assert dog.floats is not None and 0 < dog.largest < 0.005
-    assert f"dog: floats {dog.neurons:,}, one per neuron" in done.err
-    shown = cones("inspect", "dog+hat-tuned.cone", "both.cone", "--json")
-    told = [each["concepts"][0].get("deltas") for each in shown.json]
-    expected = {"floats": dog.neurons, "bytes": dog.neurons + 4 * len(dog.indices), "largest": dog.largest}
-    assert told == [expected, None]
-    assert shown.json[0]["bytes"] == (here / "dog+hat-tuned.cone").stat().st_size
-    assert f"floats    {dog.neurons:,}, one per neuron" in shown.err
-    assert shown.err.count("one per neuron") == 2
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -74,9 +51,8 @@ def test_deltas_are_reported_beside_the_indices_and_inspected(
         ((*PHOTOS, "--photos", "cat=hats"), 2, "no concept named 'cat'"),
         ((*PHOTOS, "-o", "both.cone"), 2, "--force"),
         ((*PHOTOS, "--rate", "0"), 2, "above 0"),
-        ((*PHOTOS, "--deltas", "-1"), 2, "--deltas"),
     ],
-    ids=["a subject without photos", "no name", "an unknown name", "an existing output", "no rate", "steps below none"],
+    ids=["a subject without photos", "no name", "an unknown name", "an existing output", "no rate"],
 )
 def test_tune_refuses_before_it_loads_a_model(
     cones: Cones, here: Path, arguments: tuple[str, ...], code: int, words: str, monkeypatch: pytest.MonkeyPatch

@@ -119,7 +119,7 @@ def test_unknown_keys_and_sections_are_kept() -> None:
     info = base().model_copy(update={"x_new": {"a": [1]}})
     extra: dict[str, Any] = {"x-new": b"\0", "zz": None}
     origin = Origin.model_validate({"seed": 1, "x-new": 2.5})
-    parts = (Part("x-deltas", b"\0\1\2", {"rank": 4}),)
+    parts = (Part("x-later", b"\0\1\2", {"rank": 4}),)
     full = Concept("dog", "dog", "sks", {}, info, origin, extra, parts)
     cone = Cone((full,), {"x-file": [True]})
     again = loads(dumps(cone))

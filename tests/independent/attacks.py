@@ -111,19 +111,10 @@ def with_sections(header: Header, sections: list[bytes], data: bytes, rng: rando
     """More sections for a concept: of unknown types or of one that is there, up to one more than the limit."""
     number = rng.randrange(len(header["concepts"]))
     before = sum(len(concept["sections"]) for concept in header["concepts"][: number + 1])
-    kinds = rng.choice(
-        (["x-a"], ["indices"], ["deltas"], ["x-a", "x-a"], [f"x-{i}" for i in range(rng.choice((14, 15, 16)))])
-    )
+    kinds = rng.choice((["x-a"], ["indices"], ["x-a", "x-a"], [f"x-{i}" for i in range(rng.choice((14, 15, 16)))]))
     header["concepts"][number]["sections"] += [{"type": kind, "x-k": None} for kind in kinds]
-    sections[before:before] = [more(kind, header["concepts"][number]["tensors"], rng) for kind in kinds]
+    sections[before:before] = [rng.randbytes(rng.randrange(20)) for _ in kinds]
     return mend(join(relabelled(header, sections), sections, data))
-
-
-def more(kind: str, rows: list[list[int]], rng: random.Random) -> bytes:
-    """Bytes of another section; of floats mostly as many as there should be, though hardly ever right ones."""
-    if kind == "deltas" and rng.random() < 0.8:
-        return b"".join(struct.pack("<f", rng.choice((0.0, 1.0, -1.0))) + rng.randbytes(row[2]) for row in rows)
-    return rng.randbytes(rng.randrange(20))
 
 
 def in_names(data: bytes, rng: random.Random) -> bytes:

@@ -80,9 +80,6 @@ def acceptance(expected: reader.Cone, found: Cone) -> str:
     ]
     if sets != [(c.name, c.id.hex(), {key: v.tolist() for key, v in c.indices.items()}) for c in expected.concepts]:
         return "other names, ids or index sets"
-    floats = [{key: values.tolist() for key, values in concept.deltas.items()} for concept in found.concepts]
-    if floats != [{key: values.tolist() for key, values in concept.deltas.items()} for concept in expected.concepts]:
-        return "other floats"
     try:
         again = dumps(found)
         back = loads(again)

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,14 @@ import numpy as np
 from tests.independent.decoder import unpack
 from tests.independent.header import check_header
 from tests.independent.rules import RuleError, need
-from tests.independent.sections import Floats, Ints, decode_bitmap, decode_floats, decode_gaps, decode_grid, unframe
+from tests.independent.sections import Ints, decode_bitmap, decode_gaps, decode_grid, unframe
 
 SIGNATURE = bytes.fromhex("89434F4E450D0A1A0A")
 
 
 @dataclass(frozen=True)
 class Concept:
-    """One concept: its words, its base model's number, and its index sets and floats by param name."""
+    """One concept: its words, its base model's number, and its index sets by param name."""
 
     name: str
     class_noun: str
@@ -32,7 +32,6 @@ class Concept:
     base: int
     id: bytes
     indices: dict[str, Ints]
-    deltas: dict[str, Floats]
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,7 @@ def read(data: bytes) -> Cone:
             if found != section["sha256"]:
                 raise RuleError(31, "sha256 of a section", section["sha256"], found)
             end += section["length"]
-        concept = decode_concept(row, header["bases"][row["base"]]["tensors"], payloads["indices"])
-        if "deltas" in payloads:
-            floats = decode_floats(payloads["deltas"], [k for _, _, k, _, _ in row["tensors"]])
-            concept = replace(concept, deltas=dict(zip(concept.indices, floats, strict=True)))
-        concepts.append(concept)
+        concepts.append(decode_concept(row, header["bases"][row["base"]]["tensors"], payloads["indices"]))
     return Cone((1, data[10]), header, concepts)
 
 
@@ -109,4 +104,4 @@ def decode_concept(concept: dict[str, Any], tensors: list[tuple[str, list[int]]]
     if stream.digest() != concept["id"]:
         raise RuleError(42, "content id", concept["id"], stream.digest())
     words = concept["name"], concept["class_noun"], concept["identifier"]
-    return Concept(*words, concept["base"], concept["id"], indices, {})
+    return Concept(*words, concept["base"], concept["id"], indices)

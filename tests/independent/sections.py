@@ -12,7 +12,6 @@ from tests.independent.rules import RuleError, need
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
 
 
 def unframe(frame: bytes, size: int) -> bytes:
@@ -123,16 +122,3 @@ def decode_grid(shape: list[int], k: int, raw: Bytes, coded: Bytes) -> Ints:
             found.append(rows[block // b][positions // len(inner)] * width + inner[positions % len(inner)])
             start += count
     return np.sort(np.concatenate(found))
-
-
-def decode_floats(section: bytes, counts: list[int]) -> list[Floats]:
-    """A section of floats, of the right length: of each tensor the products of a scale and of signed bytes."""
-    found, at = [], 0
-    for k in counts:
-        scale = np.frombuffer(section, "<f4", 1, at)
-        steps = np.frombuffer(section, "i1", k, at + 4)
-        need(44, bool(scale[0] >= 0) and not np.signbit(scale[0]) and bool(scale[0] <= 512), "a scale")
-        need(45, not (steps == -128).any(), "-128 times a scale")
-        found.append(steps.astype(np.float32) * scale)
-        at += 4 + k
-    return found

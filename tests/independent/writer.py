@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import struct
 
 import zstandard
 
@@ -91,12 +90,6 @@ def shape_and_set(rng: random.Random) -> tuple[list[int], list[int]]:
     return shape, sorted({*near, *rng.sample(range(n), k - k // 2)})
 
 
-def floats(k: int, rng: random.Random) -> bytes:
-    """What a section of floats has for k indices."""
-    scale = rng.choice((0.0, 2.0**-149, 2.0**-10, rng.random(), 512.0))
-    return struct.pack(f"<f{k}b", scale, *(rng.randrange(-127, 128) for _ in range(k)))
-
-
 def random_file(rng: random.Random) -> tuple[bytes, Sets]:
     """A valid file and the index sets of its concepts."""
     bases: list[Header] = []
@@ -124,9 +117,9 @@ def random_file(rng: random.Random) -> tuple[bytes, Sets]:
         sections.append(b"".join(raws) + frame if rows else b"")
         words = {"name": f"n{number}", "class_noun": "dog", "identifier": f"s{number}", "id": bytes([number + 1]) * 32}
         concepts.append(words | {"base": number, "tensors": rows, "sections": [{"type": "indices"}]})
-        if rows and rng.random() < 0.3:
-            concepts[-1]["sections"].append({"type": "deltas"})
-            sections.append(b"".join(floats(row[2], rng) for row in rows))
+        if rng.random() < 0.3:
+            concepts[-1]["sections"].append({"type": "x-later"})
+            sections.append(rng.randbytes(rng.randrange(20)))
         sets.append({name: indices for name, (_, indices) in tensors.items() if indices})
     header = relabelled({"bases": bases, "concepts": concepts}, sections)
     return mend(join(header, sections, START)), sets

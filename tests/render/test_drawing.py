@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from conestool.algebra import extract
@@ -106,23 +105,6 @@ def test_replay_refuses_other_models_and_missing_concepts(model: Model, cone: Co
     with pytest.raises(UsageError, match="missing: hat"):
         replay(model, drawn.record, extract(cone, "dog"))
     assert isinstance(replay(model, drawn.record, extract(cone, "dog"), force=True), Rendering)
-
-
-def test_the_record_tells_floats(model: Model, cone: Cone, tmp_path: Path) -> None:
-    """They change the picture; it comes back with the same floats alone. Without them nothing is said of any."""
-    dog = cone["dog"]
-    full = Cone((dog.with_deltas({p: np.full(len(own), 0.5) for p, own in dog.indices.items()}), cone["hat"]))
-    [plain], [drawn] = render(model, ["a dog in a hat"], cone), render(model, ["a dog in a hat"], full)
-    assert drawn.image.tobytes() != plain.image.tobytes()
-    assert not any("deltas" in used for used in plain.record["concepts"])
-    path = tmp_path / "a.png"
-    path.write_bytes(png_bytes(drawn.image, drawn.record))
-    record = read_record(path)
-    assert [used.get("deltas", "")[:4] for used in record["concepts"]] == [full["dog"].exact_id.split("+")[1][:4], ""]
-    assert replay(model, record, full).image.tobytes() == drawn.image.tobytes()
-    for told, other in ((record, cone), (plain.record, full)):
-        with pytest.raises(UsageError, match="missing: dog"):
-            replay(model, told, other)
 
 
 def test_says_what_the_text_encoder_cuts(model: Model, cone: Cone) -> None:

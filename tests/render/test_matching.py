@@ -122,26 +122,6 @@ def test_finds_concepts_by_content(here: Path) -> None:
         find_ids(["0" * 64])
 
 
-def test_floats_make_two_concepts_of_one_id(here: Path) -> None:
-    """A prompt never guesses between them, and a picture's record names which it was drawn with."""
-    dog = cone("dog")["dog"]
-    ones, twos = (dog.with_deltas({PARAM: np.array([value], np.float32)}) for value in (1.0, 2.0))
-    save(Cone((dog,)), here / "plain.cone")
-    save(Cone((ones,)), here / "ones.cone")
-    with pytest.raises(NameClashError, match="offer different concepts named dog"):
-        find_cones("a dog")
-    save(Cone((twos,)), here / "twos.cone")
-    for each, file in ((dog, "plain.cone"), (ones, "ones.cone"), (twos, "twos.cone")):
-        found = find_ids([each.exact_id])
-        assert (found.cone, found.files) == (Cone((each,)), (Path(file),))
-    for file in ("plain.cone", "twos.cone"):
-        (here / file).unlink()
-    with pytest.raises(UsageError, match="holds the concept"):
-        find_ids([dog.id])
-    save(Cone((ones,)), here / "again.cone")
-    assert find_cones("a dog").cone == Cone((ones,))
-
-
 FILES = [Path(f"{letter}.cone") for letter in "abcdef"]
 
 

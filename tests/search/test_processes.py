@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -21,7 +20,7 @@ from conestool.search.processes import ALONE, Processes
 from tests.cli.support import environment
 from tests.search.test_resources import photos
 from tests.search.together import shared, tuned_together
-from tests.tiny import save_pipeline
+from tests.tiny import random_cone, save_pipeline
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
@@ -100,19 +99,18 @@ def test_all_stop_after_the_same_step_and_go_on_together(made: Path) -> None:
     assert common(resumed, whole) >= SAME
 
 
-def test_floats_are_trained_together(made: Path, base: Path) -> None:
-    """Both processes have the same bytes, resumed among the floats' steps too; one process has nearly the same."""
+def test_concepts_are_tuned_together(made: Path, base: Path) -> None:
+    """Both processes have the same bytes, resumed too; one process has nearly the same."""
     files = [made / f"{name}-{rank}.cone" for name in ("tuned", "tuned-resumed") for rank in (0, 1)]
     assert len({file.read_bytes() for file in files}) == 1
     assert all((made / f"tune-stopped-{rank}.txt").exists() for rank in (0, 1))
     together, alone = cones.load(files[0]), tuned_together(load_model(str(base)), made, ALONE)
+    before = random_cone(load_model(str(base)), "dog", "hat", density=0.2)
     for name in ("dog", "hat"):
-        assert together[name].id == alone[name].id
+        assert together[name].id != before[name].id
+        assert common(*(Cone((cone[name],)) for cone in (together, alone))) >= SAME
         ours, theirs = (cone[name].origin.parameters["tune"]["losses"] for cone in (together, alone))
         assert ours == {key: pytest.approx(value, rel=1e-3) for key, value in theirs.items()}
-        assert ours["deltas"] < ours["tuned"] and 0.01 < together[name].largest < 0.04
-        first, second = (np.concatenate(list(cone[name].deltas.values())) for cone in (together, alone))
-        assert np.isclose(first, second, atol=5e-4).mean() >= SAME
 
 
 def test_processes_with_different_photos_are_refused(made: Path) -> None:

@@ -36,7 +36,7 @@ def main() -> None:
         cone = find(model, photos(), "dog", settings=shared(method), processes=processes)
         cones.save(cone, folder / f"{method}-{processes.rank}.cone")
     cones.save(interrupted(model, folder, processes), folder / f"resumed-{processes.rank}.cone")
-    for name, stop in (("tuned", ""), ("tuned-resumed", "floats")):
+    for name, stop in (("tuned", 0), ("tuned-resumed", 2)):
         cones.save(tuned_together(model, folder, processes, stop), folder / f"{name}-{processes.rank}.cone")
     try:
         find(model, photos()[processes.rank :], "dog", settings=quick(), processes=processes)
@@ -46,18 +46,17 @@ def main() -> None:
 
 
 def tuning() -> Tuning:
-    """A step of the mask that moves nothing, so that sums in another order tip no gate, and three on floats."""
-    return Tuning(steps=1, rate=1e-9, deltas=3, delta_rate=0.01, settings=quick(held_out=0))
+    """Three large steps of the mask."""
+    return Tuning(steps=3, rate=0.2, settings=quick(held_out=0))
 
 
-def tuned_together(model: Model, folder: Path, processes: Processes, stage: str = "") -> Cone:
-    """Two concepts tuned together; stopped after the second step of a `stage` by the last process, and gone on."""
+def tuned_together(model: Model, folder: Path, processes: Processes, last: int = 0) -> Cone:
+    """Two concepts tuned together; stopped by the last process after step `last`, and resumed."""
     cone, state = random_cone(model, "dog", "hat", density=0.2), folder / "tune.part"
     given = {"tuning": tuning(), "class_pictures": dict.fromkeys(cone.names, photos()), "processes": processes}
 
     def stop(event: Event) -> None:
-        last = processes.rank == processes.size - 1
-        if last and isinstance(event, Progress) and (event.stage, event.done) == (stage, 2):
+        if processes.rank == processes.size - 1 and event == Progress("search", last, 3, getattr(event, "loss", None)):
             os.kill(os.getpid(), signal.SIGINT)
 
     try:
