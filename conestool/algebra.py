@@ -222,7 +222,7 @@ def changes(a: Cone, b: Cone) -> Iterable[Change]:
 
 def record_of(concept: Concept) -> dict[str, Any]:
     """All that is known of a concept but its index sets; the base model without its tables."""
-    base = concept.base.model_dump(exclude={"tensors", "zeros", "samples"}, exclude_none=True)
+    base = concept.base.model_dump(exclude={"tensors"}, exclude_none=True)
     return {
         "name": concept.name,
         "class_noun": concept.class_noun,

@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conestool.records import BaseInfo, sample_positions, size_of
+from conestool.records import BaseInfo
 
-__all__ = ["RUNGS", "Fingerprint", "Level", "Match", "bf16", "f16", "fingerprint", "match", "sample_positions"]
+__all__ = ["RUNGS", "Fingerprint", "Level", "Match", "bf16", "f16", "fingerprint", "match"]
 
 Floats = NDArray[np.float32]
 
 CHUNK = 1 << 20
-TINY = np.float32(2.0**-25)
-"""The largest magnitude that float16 rounds to zero."""
 
 
 def f16(values: Floats) -> Floats:
@@ -64,39 +62,25 @@ class Fingerprint:
 
     tensors: dict[str, list[int]] = field(default_factory=dict)
     hashes: dict[str, dict[str, bytes]] = field(default_factory=lambda: {rung: {} for rung in RUNGS})
-    zeros: dict[str, int] = field(default_factory=dict)
-    samples: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, param: str, values: NDArray[Any]) -> None:
         """Take one tensor, of any float dtype of numpy (torch's bfloat16 goes through float32, which is exact)."""
-        shape = list(values.shape)
         flat = np.ascontiguousarray(values).reshape(-1)
         digests = {rung: hashlib.sha256() for rung in RUNGS}
-        zeros = 0
         for start in range(0, len(flat), CHUNK):
             chunk = flat[start : start + CHUNK].astype("<f4")
-            zeros += int(np.count_nonzero(np.abs(chunk) <= TINY))
             for rung, rounded in RUNGS.items():
                 digests[rung].update(quiet(rounded(chunk)).astype("<f4", copy=False).tobytes())
-        self.tensors[param], self.zeros[param] = shape, zeros
-        self.samples[param] = quiet(flat[sample_positions(len(flat))].astype(np.float32)).astype("<f4").tobytes()
+        self.tensors[param] = list(values.shape)
         for rung, digest in digests.items():
             self.hashes[rung][param] = digest.digest()
 
     def fields(self) -> dict[str, Any]:
-        """`structure`, `tensors`, `digests`, `zeros` and `samples` of BaseInfo, sorted by param name.
-
-        No samples at all if one of them is NaN or infinite.
-        """
-        params = sorted(self.tensors, key=str.encode)
-        samples = {param: self.samples[param] for param in params}
-        finite = all(np.isfinite(np.frombuffer(sample, "<f4")).all() for sample in samples.values())
+        """`structure`, `tensors` and `digests` of BaseInfo, sorted by param name."""
         return {
             "structure": joined(b"cone-structure-1\0", self.tensors),
-            "tensors": {param: self.tensors[param] for param in params},
+            "tensors": {param: self.tensors[param] for param in sorted(self.tensors, key=str.encode)},
             "digests": {rung: joined(b"cone-model-1\0", self.tensors, hashes) for rung, hashes in self.hashes.items()},
-            "zeros": {param: self.zeros[param] for param in params},
-            "samples": samples if finite else {},
         }
 
 
@@ -120,11 +104,10 @@ def joined(prefix: bytes, tensors: Mapping[str, list[int]], hashes: Mapping[str,
 
 
 class Level(enum.Enum):
-    """How sure it is that two descriptions are of the same weights."""
+    """How two descriptions of a base model compare."""
 
     EQUAL = "equal"
     EQUAL_AT = "equal at"
-    PROBABLE = "probable"
     DIFFERENT = "different"
 
 
@@ -154,7 +137,7 @@ def match(info: BaseInfo, other: BaseInfo) -> Match:
             return Match(Level.EQUAL_AT, f"equal at {LONG[rung]}", rung)
         if mine is not None and other.digests.get(rung) == mine:
             return Match(Level.EQUAL_AT, f"equal at {LONG[rung]}", rung)
-    return siblings(info, other)
+    return Match(Level.DIFFERENT, "different weights")
 
 
 LONG = {
@@ -163,46 +146,3 @@ LONG = {
     "bf16(f16)": "bfloat16 of float16",
     "f16(bf16)": "float16 of bfloat16",
 }
-
-
-def siblings(info: BaseInfo, other: BaseInfo) -> Match:
-    """PROBABLE if both are rounded, differently, and all samples and zero counts allow one original for both."""
-    if not info.samples or info.samples.keys() != other.samples.keys() or info.zeros.keys() != other.zeros.keys():
-        return Match(Level.DIFFERENT, "different weights")
-    mine, theirs = precision(info), precision(other)
-    more = {param: other.zeros[param] - count for param, count in info.zeros.items()}
-    agreed = agreement(info, other, mine, theirs)
-    if abs(sum(more.values())) > 2 + info.weights() // 2**14 and agreed > 0.75:
-        return Match(Level.DIFFERENT, "different: many weights of one are zero in the other (a patched model?)")
-    rounded = bool(mine and theirs) and (mine != theirs or len(mine) == 2)
-    allowed = all(abs(extra) <= 2 + size_of(info.tensors[param]) // 2**16 for param, extra in more.items())
-    if rounded and allowed and agreed == 1:
-        return Match(Level.PROBABLE, "probably the same model in another dtype (not verified)")
-    return Match(Level.DIFFERENT, "different weights")
-
-
-def precision(info: BaseInfo) -> frozenset[str]:
-    """The rounded dtypes that hold every weight exactly: a subset of f16 and bf16."""
-    return frozenset(rung for rung in ("f16", "bf16") if info.digests.get(rung) == info.digests.get("f32"))
-
-
-def agreement(info: BaseInfo, other: BaseInfo, mine: frozenset[str], theirs: frozenset[str]) -> float:
-    """Share of the samples whose rounding intervals overlap, 0 to 1."""
-    params = sorted(info.samples)
-    a, b = (np.frombuffer(b"".join(x.samples[param] for param in params), "<f4") for x in (info, other))
-    if a.shape != b.shape:
-        return 0.0
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        return float(np.mean(np.abs(a - b) <= half(a, mine) + half(b, theirs)))
-
-
-def half(values: NDArray[np.float64], dtypes: frozenset[str]) -> NDArray[np.float64]:
-    """Half a unit in the last place of each dtype, summed: how far the original may have been from `values`."""
-    exponent = np.where(values == 0, -1000, np.frexp(values)[1] - 1)
-    total = np.zeros_like(values)
-    if "f16" in dtypes:
-        total += np.ldexp(1.0, np.maximum(exponent, -14) - 11)
-    if "bf16" in dtypes:
-        total += np.ldexp(1.0, np.maximum(exponent, -126) - 8)
-    return total

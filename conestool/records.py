@@ -20,11 +20,8 @@ __all__ = [
     "Record",
     "layer_of",
     "plain",
-    "sample_positions",
     "size_of",
 ]
-
-SAMPLES = 4
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A sha256 in lower-case hex."""
@@ -84,9 +81,8 @@ class Origin(Record):
 class BaseInfo(Record):
     """The base model that a concept was found on; see "Model identity" in spec/cone-1.md.
 
-    `tensors` maps each K/V param name to its shape, `digests` the rungs of the digest ladder to sha256 hex, `zeros` a
-    param name to its number of weights that float16 cannot tell from zero, `samples` a param name to a few fp32 values
-    (little-endian bytes). conestool.identity computes all of them.
+    `tensors` maps each K/V param name to its shape, `digests` the rungs of the digest ladder to sha256 hex.
+    conestool.identity computes both, and `structure`.
     """
 
     id: str
@@ -96,8 +92,6 @@ class BaseInfo(Record):
     structure: Hash
     tensors: dict[str, list[int]]
     digests: dict[str, Hash]
-    zeros: dict[str, int] = {}
-    samples: dict[str, bytes] = {}
 
     def weights(self) -> int:
         """Number of K/V weights of the model."""
@@ -122,12 +116,6 @@ def is_numpy_scalar(value: Any) -> bool:
 def size_of(shape: Iterable[int]) -> int:
     """Number of weights of a tensor; 1 for a shape without dimensions."""
     return prod(shape)
-
-
-def sample_positions(n: int) -> list[int]:
-    """Flat indices of the stored samples: floor((2 j + 1) n / (2 m)) for j < m = min(4, n)."""
-    m = min(SAMPLES, n)
-    return [(2 * j + 1) * n // (2 * m) for j in range(m)]
 
 
 def layer_of(param: str) -> str:

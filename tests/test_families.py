@@ -174,12 +174,12 @@ def test_packagings_are_equal_and_rounded_copies_equal_at_their_dtype(checkpoint
             assert texts == {f"equal at {name}"}, copy
 
 
-def test_siblings_are_probable_and_never_more(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_siblings_are_different(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """A concept found on the float16 copy, used on the bfloat16 copy, folder and single file crossed."""
     half = recast(checkpoint.folder, tmp_path / "half", torch.float16)
     brain = recast(checkpoint.single, tmp_path / "brain.safetensors", torch.bfloat16)
     found = match(checkpoint.stored_at(half).info, checkpoint.stored_at(brain).info)
-    assert found.level is Level.PROBABLE
+    assert found.level is Level.DIFFERENT
 
 
 def noisy(tensor: Tensor) -> Tensor:

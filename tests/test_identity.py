@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from itertools import combinations, product
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from conestool.identity import RUNGS, Fingerprint, Level, bf16, f16, fingerprint, match, sample_positions
+from conestool.identity import RUNGS, Fingerprint, Level, bf16, f16, fingerprint, match
 from conestool.records import BaseInfo
 
 Weights = dict[str, NDArray[np.float32]]
@@ -81,16 +81,7 @@ def test_digest_by_hand() -> None:
     tenth = 0x3DCD0000
     of_a = hashlib.sha256(struct.pack("<I", tenth)).digest()
     assert fields["digests"]["bf16"] == hashlib.sha256(b"cone-model-1\0" + head_a + of_a + head_b + of_b).hexdigest()
-    assert fields["zeros"] == {"a": 0, "b": 1}
-    assert fields["samples"] == {"a": struct.pack("<f", 0.1), "b": struct.pack("<2f", 1.0, -0.0)}
     assert list(fields["tensors"].items()) == [("a", []), ("b", [1, 2])]
-
-
-def test_sample_positions_by_hand() -> None:
-    """Four of them, in the middle of quarters; all of a tensor of fewer."""
-    assert sample_positions(16) == [2, 6, 10, 14]
-    assert sample_positions(3) == [0, 1, 2]
-    assert sample_positions(1) == [0]
 
 
 def test_does_not_depend_on_order_dtype_or_layout() -> None:
@@ -100,14 +91,6 @@ def test_does_not_depend_on_order_dtype_or_layout() -> None:
     for name in sorted(half, reverse=True):
         taken.add(name, np.asfortranarray(half[name]))
     assert taken.fields() == fingerprint(COPIES["f16"])
-
-
-def test_samples_are_finite_or_none() -> None:
-    """A description whose samples would hold NaN or infinity has none, and can still be equal to another."""
-    one = {"a": np.array([1, np.inf], np.float32), "b": np.ones(2, np.float32)}
-    assert fingerprint(one)["samples"] == {}
-    assert fingerprint(one)["zeros"] == {"a": 0, "b": 0}
-    assert match(info(one), info(one)).level is Level.EQUAL
 
 
 def test_all_nans_are_one() -> None:
@@ -134,19 +117,12 @@ def test_a_copy_of_a_copy_matches_it() -> None:
     assert match(INFOS["f16(bf16)"], INFOS["bf16"]).level in (Level.EQUAL, Level.EQUAL_AT)
 
 
-def test_siblings_are_probable() -> None:
-    """A float16 and a bfloat16 copy of one original match no rung, and might be of one original."""
+def test_siblings_are_different() -> None:
+    """A float16 and a bfloat16 copy of one original: neither was made from the other."""
     found = match(INFOS["f16"], INFOS["bf16"])
     assert found == match(INFOS["bf16"], INFOS["f16"])
-    assert found.level is Level.PROBABLE
-    assert found.accepted
-    assert "not verified" in found.text
-
-
-def test_every_pair_of_copies_is_accepted() -> None:
-    """None of one family is ever refused."""
-    for one, two in combinations(INFOS, 2):
-        assert match(INFOS[one], INFOS[two]).accepted, (one, two)
+    assert (found.level, found.text) == (Level.DIFFERENT, "different weights")
+    assert not found.accepted
 
 
 def noise(tensors: Weights) -> Weights:
@@ -161,12 +137,12 @@ def one_tensor(tensors: Weights) -> Weights:
     return {**tensors, name: (tensors[name] * np.float32(1.001)).astype(np.float32)}
 
 
-def few_zeros(tensors: Weights) -> Weights:
-    """0.05 % of the weights set to zero, as a sparse concept would."""
-    out = {name: values.copy() for name, values in tensors.items()}
-    for values in out.values():
-        values.reshape(-1)[7::1999] = 0
-    return out
+def one_zero(tensors: Weights) -> Weights:
+    """One weight set to zero, as the smallest concept would."""
+    name = sorted(tensors)[5]
+    changed = tensors[name].copy()
+    changed[0, 0] = 0
+    return {**tensors, name: changed}
 
 
 def fine_tuned(tensors: Weights) -> Weights:
@@ -175,17 +151,15 @@ def fine_tuned(tensors: Weights) -> Weights:
     return {n: (v + 3e-5 * rng.standard_normal(v.shape)).astype(np.float32) for n, v in tensors.items()}
 
 
-CHANGES = [noise, one_tensor, few_zeros, fine_tuned]
+CHANGES = [noise, one_tensor, one_zero, fine_tuned]
 
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("rung", list(RUNGS))
-def test_a_changed_model_does_not_match_exactly(change: object, rung: str) -> None:
-    """In no dtype; of two float32 or like-rounded models it is never even probable."""
-    changed = copies(change(ORIGINAL))[rung]  # type: ignore[operator]
-    assert match(INFOS["f32"], info(changed)).level is Level.DIFFERENT
-    if rung in ("f32", "f16", "bf16"):
-        assert match(INFOS[rung], info(changed)).level is Level.DIFFERENT
+def test_a_changed_model_is_different(change: object, rung: str) -> None:
+    """In every dtype."""
+    changed = info(copies(change(ORIGINAL))[rung])  # type: ignore[operator]
+    assert {match(INFOS[other], changed).level for other in INFOS} == {Level.DIFFERENT}
 
 
 @pytest.mark.parametrize("pair", list(product(["f16", "bf16"], repeat=2)))
@@ -195,48 +169,9 @@ def test_another_model_is_different(pair: tuple[str, str]) -> None:
     assert match(INFOS[pair[0]], info(other[pair[1]])).level is Level.DIFFERENT
 
 
-def test_a_fine_tuned_sibling_is_different() -> None:
-    """A fine-tune of 1e-2 of the weights' size, rounded otherwise, does not pass for a sibling."""
-    rng = np.random.default_rng(3)
-    tuned = {n: (v + 3e-4 * rng.standard_normal(v.shape)).astype(np.float32) for n, v in ORIGINAL.items()}
-    assert match(INFOS["f16"], info(copies(tuned)["bf16"])).level is Level.DIFFERENT
-
-
-def test_a_patched_model_is_named_so() -> None:
-    """One per cent of the weights set to zero, in either dtype."""
-    patched = {name: values.copy() for name, values in ORIGINAL.items()}
-    for values in patched.values():
-        values.reshape(-1)[3::100] = 0
-    for rung in ("f32", "f16", "bf16"):
-        found = match(INFOS[rung], info(copies(patched)[rung]))
-        assert found.level is Level.DIFFERENT
-        assert "zero" in found.text
-    found = match(INFOS["f16"], info(copies(patched)["bf16"]))
-    assert found.level is Level.DIFFERENT
-    assert "zero" in found.text
-
-
 def test_other_shapes_are_different() -> None:
     """Another architecture is said to be one."""
     other = {name: values[:, :20] for name, values in ORIGINAL.items()}
     found = match(INFOS["f32"], info(other))
     assert found.level is Level.DIFFERENT
     assert "layers or shapes" in found.text
-
-
-def test_without_samples_nothing_is_probable() -> None:
-    """Siblings need them."""
-    bare = INFOS["bf16"].model_copy(update={"samples": {}, "zeros": {}})
-    assert match(INFOS["f16"], bare).level is Level.DIFFERENT
-
-
-def test_zeros_and_overflow_in_siblings() -> None:
-    """Zeros and what float16 makes zero are no difference, and infinite samples make no noise."""
-    near = {"a": np.array([[0.1, 0.0, 0.3, 1e-9, 0.5, -0.0, 3.0, -0.7]], np.float32)}
-    made = {name: info(tensors) for name, tensors in copies(near).items()}
-    assert made["f16"].zeros == made["bf16"].zeros == {"a": 3}
-    assert match(made["f16"], made["bf16"]).level is Level.PROBABLE
-    far = {"a": np.array([[0.1, 1e6, 0.3, np.inf]], np.float32)}
-    made = {name: info(tensors) for name, tensors in copies(far).items()}
-    assert match(made["f32"], made["f16"]).rung == "f16"
-    assert match(made["f16"], made["bf16"]).level is Level.DIFFERENT

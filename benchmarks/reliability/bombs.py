@@ -155,7 +155,7 @@ BOMBS: list[Bomb] = [
     ("bitmap with 2^29 ones for 2^26", lambda: (INVALID / "bitmap-flood.cone").read_bytes()),
     ("grid of 2^20 - 1 rows without bits", lambda: (INVALID / "grid-flat.cone").read_bytes()),
     ("frame of 128 MiB for 3 bytes", lambda: changed(lambda header: None, [repeated(2**27)])),
-    ("1 MiB of nil among the zeros", lambda: changed(lambda header: base(header).update(zeros=[None] * ROOM))),
+    ("1 MiB of critical features that are nil", lambda: changed(lambda header: header.update(critical=[None] * ROOM))),
     ("1 MiB of rows without items", lambda: changed(lambda header: concept(header).update(tensors=[[]] * ROOM))),
     ("1 MiB of digests that are nil", lambda: changed(lambda h: base(h).update(digests=keys(ROOM // 7)))),
     ("1 MiB of bases that are empty", lambda: changed(lambda header: header.update(bases=[{}] * ROOM))),

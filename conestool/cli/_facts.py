@@ -102,12 +102,11 @@ def changes(losses: Losses, class_noun: str, held_out: int | None) -> list[tuple
 
 
 def file_record(facts: FileFacts) -> dict[str, Any]:
-    """The facts as JSON holds them; digests in full, raw samples left out."""
-    base = facts.base.model_dump(exclude={"samples"})
+    """The facts as JSON holds them; digests in full."""
     return {
         "file": facts.path,
         "bytes": facts.size,
-        "base": base | {"weights": facts.base.weights()},
+        "base": facts.base.model_dump() | {"weights": facts.base.weights()},
         "concepts": [concept_record(concept, facts.base) for concept in facts.concepts],
         "alternatives_bytes": alternatives(facts.base),
     }

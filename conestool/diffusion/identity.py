@@ -31,8 +31,8 @@ from conestool.records import BaseInfo
 __all__ = ["begin_patch", "describe", "end_patch"]
 
 Fields = dict[str, Any]
-FIELDS = {"structure", "tensors", "digests", "zeros", "samples"}
-CACHE_VERSION = 2
+FIELDS = {"structure", "tensors", "digests"}
+CACHE_VERSION = 3
 
 
 @dataclass
@@ -77,7 +77,7 @@ def from_files(model: Model) -> Fields | None:
     files = denoiser_files(model.path) if model.in_folder else [model.path]
     wanted = set(kv_weights(model.denoiser))
     key = file_key(files)
-    known = thawed(recall("identity", key))
+    known = checked(recall("identity", key))
     if known is not None and known["tensors"].keys() == wanted:
         return known
     taken = Fingerprint()
@@ -87,7 +87,7 @@ def from_files(model: Model) -> Fields | None:
         return None
     fields = taken.fields()
     if file_key(files) == key:  # nobody replaced them meanwhile
-        remember("identity", key, frozen(fields))
+        remember("identity", key, fields)
     return fields
 
 
@@ -176,16 +176,10 @@ def file_key(files: list[Path]) -> str:
     return hashlib.sha256(json.dumps([CACHE_VERSION, facts]).encode()).hexdigest()
 
 
-def frozen(fields: Fields) -> Fields:
-    """The fields as JSON can hold them."""
-    return fields | {"samples": {param: value.hex() for param, value in fields["samples"].items()}}
-
-
-def thawed(value: Any) -> Fields | None:
-    """The fields from what was remembered; None unless all are there in the right form."""
+def checked(value: Any) -> Fields | None:
+    """The fields that were remembered; None unless all are there in the right form."""
     try:
-        fields = value | {"samples": {param: bytes.fromhex(text) for param, text in value["samples"].items()}}
-        BaseInfo(id="", family="", dtype="", **fields)
-    except (TypeError, KeyError, AttributeError, ValueError):
+        BaseInfo(id="", family="", dtype="", **value)
+    except (TypeError, ValueError):
         return None
-    return dict(fields)
+    return dict(value)

@@ -168,14 +168,8 @@ def section_map(part: Part) -> dict[str, Any]:
 
 def base_map(base: BaseInfo) -> dict[str, Any]:
     """The map of a base model for the header."""
-    params = sorted(base.tensors)
     fields = record_map(base)
-    for key in ("zeros", "samples"):
-        if fields.get(key) is not None:
-            if fields[key].keys() != base.tensors.keys():
-                raise UsageError(f"{base.id}: {key} needs one entry for each tensor")
-            fields[key] = [fields[key][param] for param in params]
-    fields["tensors"] = [[param, base.tensors[param]] for param in params]
+    fields["tensors"] = [[param, base.tensors[param]] for param in sorted(base.tensors)]
     fields["structure"] = bytes.fromhex(base.structure)
     fields["digests"] = {rung: bytes.fromhex(digest) for rung, digest in base.digests.items()}
     return fields

@@ -70,13 +70,10 @@ class Header:
 
 def base_info(base: BaseMap) -> BaseInfo:
     """A base description in memory: maps by param name, hashes in hex."""
-    params = [name for name, _ in base.tensors]
     known = {
         "tensors": dict(base.tensors),
         "structure": base.structure.hex(),
         "digests": {rung: digest.hex() for rung, digest in base.digests.items()},
-        "zeros": dict(zip(params, base.zeros or [], strict=False)),
-        "samples": dict(zip(params, base.samples or [], strict=False)),
     }
     return BaseInfo(**{**base.extra, **known}, id=base.id, revision=base.revision, family=base.family, dtype=base.dtype)
 

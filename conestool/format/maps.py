@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from itertools import pairwise
-from math import isfinite
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -13,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from conestool.errors import FormatError, UsageError, VersionError
 from conestool.format import canonical, limits
 from conestool.format.entries import Entry, check, total
-from conestool.records import Losses, Origin, sample_positions, size_of
+from conestool.records import Losses, Origin, size_of
 from conestool.text import check_name, check_words
 
 __all__ = [
@@ -81,7 +79,7 @@ class TensorMap(FileMap):
 
 
 class BaseMap(FileMap):
-    """A base model; `zeros` and `samples` go with `tensors`, item by item."""
+    """A base model."""
 
     id: str
     revision: str | None = None
@@ -92,8 +90,6 @@ class BaseMap(FileMap):
         list[Annotated[list[Any], Field(min_length=2, max_length=2)]], Field(max_length=limits.TENSORS), FIRST
     ]
     digests: dict[str, Sha256]
-    zeros: Annotated[list[Natural], FIRST] | None = None
-    samples: Annotated[list[bytes], FIRST] | None = None
 
     @field_validator("tensors")
     @classmethod
@@ -104,28 +100,13 @@ class BaseMap(FileMap):
             raise ValueError("tensors are not in rising order of their names")
         return rows
 
-    @model_validator(mode="after")
-    def equal_lengths(self) -> BaseMap:
-        """One zero count and one sample per tensor, and the digest that every description has."""
-        for values in (self.zeros, self.samples):
-            if values is not None and len(values) != len(self.tensors):
-                raise ValueError("zeros and samples need one item per tensor")
-        if "f32" not in self.digests:
+    @field_validator("digests")
+    @classmethod
+    def has_f32(cls, digests: dict[str, bytes]) -> dict[str, bytes]:
+        """The digest that every description has."""
+        if "f32" not in digests:
             raise ValueError("digests lack f32")
-        return self
-
-    @model_validator(mode="after")
-    def zeros_and_samples(self) -> BaseMap:
-        """No more zeros than weights, and finite samples at every position that has one."""
-        sizes = [(name, size_of(shape)) for name, shape in self.tensors]
-        for (name, n), count in zip(sizes, self.zeros or [], strict=False):
-            if count > n:
-                raise ValueError(f"{name}: {count} zeros among {n} weights")
-        for (name, n), sample in zip(sizes, self.samples or [], strict=False):
-            some = len(sample_positions(n))
-            if len(sample) != 4 * some or not all(map(isfinite, struct.unpack(f"<{some}f", sample))):
-                raise ValueError(f"{name}: samples are not {some} finite floats")
-        return self
+        return digests
 
 
 class ConceptMap(FileMap):

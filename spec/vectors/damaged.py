@@ -79,7 +79,6 @@ def concepts_of(shape: list[int], tables: list[list[list[int]]], data: bytes, co
     header = good()
     base, first = header["bases"][0], header["concepts"][0]
     base["tensors"] = [[f"{number:04d}", shape] for number in range(max(map(len, tables)))]
-    del base["zeros"], base["samples"]
     common = first | {"sections": [ref.section(data)], "data": data, "id": content_id}
     header["concepts"] = [
         common | {"name": f"c{number}", "identifier": f"i{number}", "tensors": rows}

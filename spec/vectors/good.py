@@ -31,8 +31,6 @@ def good() -> Fields:
                 "structure": H,
                 "tensors": [[param, shape] for param, shape in shapes.items()],
                 "digests": {"f32": H},
-                "zeros": [0, 1],
-                "samples": [b"\0" * 16, b"\0" * 16],
             }
         ],
         "concepts": [
@@ -112,7 +110,7 @@ def payload(codec: int, shape: list[int], k: int, raw: bytes, coded: bytes | Non
     """A file with one tensor, these pieces, and right lengths and checksums; `frame` replaces the zstd frame."""
     data = raw + more.get("frame", ref.zstd(coded or b""))
     header = good()
-    header["bases"][0] |= {"tensors": [["a", shape]], "zeros": [0], "samples": [b"\0" * 16]}
+    header["bases"][0]["tensors"] = [["a", shape]]
     row = [0, codec, k, len(raw), more.get("size", len(coded or b""))]
     header["concepts"] = [header["concepts"][0] | {"tensors": [row], "sections": [ref.section(data)], "data": data}]
     values = more.get("values", list(range(min(k, 100))))

@@ -70,8 +70,8 @@ def write_encoding(refuse: Callable[..., None]) -> None:
     refuse(
         "int-long.cone",
         10,
-        "0 written in two bytes",
-        raw_header(b"\xa5zeros\x92\x00\x01", b"\xa5zeros\x92\xcc\x00\x01"),
+        "4 written in two bytes",
+        raw_header(b"\xa1a\x92\x04\x08", b"\xa1a\x92\xcc\x04\x08"),
     )
     refuse("str-long.cone", 10, "a short string with a long length", raw_header(b"\xa3sks", b"\xd9\x03sks"))
     refuse("float32.cone", 10, "a 32-bit float", raw_header(b"\xcb" + msgpack.packb(0.5)[1:], b"\xca\x3f\x00\x00\x00"))
@@ -139,7 +139,6 @@ def write_content(refuse: Callable[..., None]) -> None:
 def many_tensors(header: Fields, tensors: list[Any]) -> None:
     """Give the base these tensors, and the concepts none."""
     header["bases"][0]["tensors"] = tensors
-    del header["bases"][0]["zeros"], header["bases"][0]["samples"]
     header["concepts"] = header["concepts"][1:]
 
 
@@ -152,14 +151,6 @@ def write_bases(refuse: Callable[..., None]) -> None:
     refuse("dimension-large.cone", 17, "a dimension of 2**31", at("bases", 0, "tensors", 1, 1, value=[2**31]))
     refuse("tensor-large.cone", 17, "a tensor of 2**31 weights", at("bases", 0, "tensors", 1, 1, value=[2**16, 2**15]))
     refuse("dimensions-many.cone", 17, "nine dimensions", at("bases", 0, "tensors", 1, 1, value=[1] * 9))
-    refuse("zeros-short.cone", 18, "one zero count for two tensors", at("bases", 0, "zeros", value=[0]))
-    refuse("samples-long.cone", 18, "three samples for two tensors", at("bases", 0, "samples", value=[b""] * 3))
-    refuse(
-        "samples-short.cone", 18, "samples of 12 bytes for 32 weights", at("bases", 0, "samples", 0, value=bytes(12))
-    )
-    nan = bytes(12) + bytes.fromhex("0000C07F")
-    refuse("samples-nan.cone", 18, "a sample that is NaN", at("bases", 0, "samples", 0, value=nan))
-    refuse("zeros-large.cone", 18, "33 zeros among 32 weights", at("bases", 0, "zeros", 0, value=33))
     refuse("digest-f32.cone", 18, "no digest f32", at("bases", 0, "digests", value={"f16": H}))
 
 

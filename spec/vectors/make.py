@@ -81,14 +81,12 @@ def write_metadata(book: Book) -> None:
     pair = [(*concept("dog", shapes, dog), dog), (*concept("hat", shapes, hat), hat)]
     book.add("two-concepts.cone", "two concepts of one base model", [base(shapes)], pair)
     rungs = {"f32": H, "f16": H[::-1], "bf16": H, "bf16(f16)": H[::-1], "f16(bf16)": H}
-    other = base(shapes, id="vectors/other", dtype="float16", digests=rungs, zeros=[0, 3], samples=[b"\0" * 16] * 2)
+    other = base(shapes, id="vectors/other", dtype="float16", digests=rungs)
     pair = [(*concept("dog", shapes, dog), dog), (*concept("hat", shapes, hat, number=1), hat)]
     book.add("two-bases.cone", "two concepts with a base description each", [base(shapes), other], pair)
     full, data = concept("dog", SMALL, SMALL_SETS, origin=ORIGIN)
     one = [(full, data, SMALL_SETS)]
-    book.add(
-        "origin.cone", "every field of an origin", [base(SMALL, revision="main", zeros=[2], samples=[H[:16]])], one
-    )
+    book.add("origin.cone", "every field of an origin", [base(SMALL, revision="main")], one)
     named = [(*concept(name, SMALL, SMALL_SETS), SMALL_SETS) for name in ("Café 2", "o'neil_x", "дом")]
     book.add("names.cone", "names with spaces, signs and other scripts; equal index sets", [base(SMALL)], named)
     extra = {"x-note": [1, -1, 2.5, None, True, "text", b"bytes", {"k": []}], "x-far": 2**64 - 1}
@@ -116,13 +114,7 @@ def write_open(book: Book) -> None:
     book.add("open.cone", about, [model], one)
     one = [(*concept("dog", SMALL, SMALL_SETS, origin={"losses": {}, "photos": []}), SMALL_SETS)]
     book.add("losses-none.cone", "an empty map of losses, an empty array of photos", [base(SMALL)], one)
-    model = base({}, zeros=[], samples=[])
-    book.add("no-tensors.cone", "a base model without tensors", [model], [(*concept("dog", {}, {}), {})])
-    tiny = {"a": [], "b": [3], "c": [5]}
-    sets: dict[str, Set] = {"b": (ref.BITMAP, [1], {})}
-    model = base(tiny, zeros=[1, 3, 0], samples=[b"\0\0\0\x80", H[:12], H[16:]])
-    about = "samples of one, three and five weights; tensors of nothing but zeros"
-    book.add("samples.cone", about, [model], [(*concept("dog", tiny, sets), sets)])
+    book.add("no-tensors.cone", "a base model without tensors", [base({})], [(*concept("dog", {}, {}), {})])
     deep: Any = []
     for _ in range(15):
         deep = [deep]

@@ -90,7 +90,7 @@ def test_is_remembered_by_file_and_forgotten_when_it_changes(tmp_path: Path, own
     assert load_model(str(folder)).info == first
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"samples": 3}', '{"samples": {"a": "zz"}}', "[1]"])
+@pytest.mark.parametrize("content", ["", "{}", '{"digests": 3}', "[1]"])
 def test_a_damaged_cache_is_passed_over(tmp_path: Path, own_cache: Path, content: str) -> None:
     """Whatever stands in the cache file, the answer is right."""
     folder = save_pipeline(tmp_path / "m")

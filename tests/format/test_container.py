@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from conestool.concept import Concept, Cone, Part
 from conestool.errors import FormatError, OutputExistsError, UsageError, VersionError
 from conestool.format import dumps, limits, load, loads, read_header, save
-from conestool.records import BaseInfo, Losses, Origin
+from conestool.records import Losses, Origin
 from tests.format.support import SHAPES, base, concept, forge, split
 
 ORIGIN = Origin(
@@ -217,9 +217,6 @@ def test_refuses_to_write_what_cannot_be_read() -> None:
         dumps(Cone((concept(origin=Origin(parameters={"x": float("nan")})),)))
     with pytest.raises(UsageError, match="meaning of their own"):
         dumps(Cone((concept(extra={"base": 7}),)))
-    odd = BaseInfo(**{**base().model_dump(), "zeros": {"one": 1}})
-    with pytest.raises(UsageError, match="zeros needs one entry"):
-        dumps(Cone((concept(info=odd),)))
 
 
 def test_file_holds_no_path_and_no_time() -> None:

@@ -7,8 +7,6 @@ import unicodedata
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from tests.independent.rules import need
 from tests.independent.sections import low_bits
 
@@ -27,8 +25,6 @@ BASE: Fields = {
     "tensors": [(str, [UINT])],
     "structure": SHA256,
     "digests": {str: SHA256},
-    "zeros?": [UINT],
-    "samples?": [bytes],
 }
 CONCEPT: Fields = {
     "name": str,
@@ -119,13 +115,6 @@ def check_base(base: dict[str, Any]) -> None:
     for name, shape in tensors:
         need(17, len(shape) <= 8 and all(1 <= size < 2**31 for size in shape) and math.prod(shape) < 2**31, name)
     need(18, "f32" in base["digests"], "digest f32")
-    for key in ("zeros", "samples"):
-        need(18, len(base.get(key, tensors)) == len(tensors), key)
-    sizes = [math.prod(shape) for _, shape in tensors]
-    need(18, all(count <= n for count, n in zip(base.get("zeros", sizes), sizes, strict=True)), "zeros")
-    for sample, n in zip(base.get("samples", []), sizes, strict=False):
-        need(18, len(sample) == 4 * min(4, n), "length of samples")
-        need(18, bool(np.isfinite(np.frombuffer(sample, "<f4")).all()), "samples")
 
 
 def check_concept(concept: dict[str, Any], bases: list[dict[str, Any]]) -> None:

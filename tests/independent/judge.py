@@ -114,5 +114,5 @@ def origin(fields: dict[str, Any]) -> dict[str, Any]:
 
 def plain(fields: dict[str, Any]) -> dict[str, Any]:
     """A map without the optional keys that say nothing: empty arrays and maps."""
-    silent = {"critical", "zeros", "samples", "origin", "parameters", "photos", "versions", "warnings"}
+    silent = {"critical", "origin", "parameters", "photos", "versions", "warnings"}
     return {key: value for key, value in fields.items() if key not in silent or value not in ([], {})}

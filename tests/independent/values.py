@@ -53,8 +53,6 @@ KEYS = [
     "",
     "x-a",
     "critical",
-    "zeros",
-    "samples",
     "origin",
     "losses",
     "seed",
