@@ -22,7 +22,7 @@ LONGEST = (
     "test_tasks.py",
     "test_examples.py",
     "reliability/test_memory.py",
-    "search/test_forecast.py",
+    "search/test_dry_run.py",
     "search/test_resources.py",
     "cli/test_interrupt.py",
     "search/test_find.py",

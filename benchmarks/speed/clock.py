@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import time
@@ -9,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-
-from conestool.search.forecast import resident
 
 __all__ = ["child_seconds", "peak_bytes", "resident_bytes", "seconds", "take_turns"]
 
@@ -50,7 +49,7 @@ def resident_bytes(device: str) -> int:
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         return int(torch.cuda.memory_allocated())
-    return resident()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_bytes(device: str) -> int:

@@ -76,7 +76,9 @@ def find(
         str | None, value("--identifier", metavar="WORD", text="Rare word for it. Default: chosen by the name.")
     ] = None,
     seed: Annotated[int, value("--seed", metavar="N", text="Seed of all noise.")] = 0,
-    dry_run: Annotated[bool, flag("--dry-run", text="Say what memory and time it will take, and stop.")] = False,
+    dry_run: Annotated[
+        bool, flag("--dry-run", text="Run a few steps, say what time and memory all will take, stop.")
+    ] = False,
     resume: Annotated[bool, flag("--resume", text="Go on after an interruption.")] = False,
     skip_broken: Annotated[bool, flag("--skip-broken", text="Leave out broken images.")] = False,
     captions: CaptionsOption = None,
@@ -163,7 +165,7 @@ def find(
     state = state_path(path)
     resources = make_resources(micro_batch, gradient_checkpointing, offload_scores)
     if dry_run:
-        foresee(words, len(images), settings, pictures, where, resources, json)
+        show_dry_run(images, words, settings, pictures, where, resources, json)
         return
     cone = search(images, words, settings, pictures, where, state, resume, resources)
     if _processes.rank():
@@ -199,29 +201,31 @@ def make_resources(micro_batch: int | None, gradient_checkpointing: bool, offloa
     return Resources(micro_batch, gradient_checkpointing, offload_scores)
 
 
-def foresee(
+def show_dry_run(
+    images: Sequence[Photo],
     words: dict[str, Any],
-    photos: int,
     settings: Settings,
     pictures: list[Any] | None,
     where: Where,
     resources: Resources,
     json: bool,
 ) -> None:
-    """Show what the search will take; of several processes the first does."""
-    from conestool.cli import _forecast, _models, _progress
+    """Run a few steps, and show what the whole search will take; of several processes the first does."""
+    from conestool.cli import _models, _progress
 
-    if _processes.rank():
-        return
+    where, processes = _processes.join(where)
     base = _models.open_model(where)
-    from conestool.search.forecast import Job, forecast
-    from conestool.search.priors import to_draw
+    from conestool.search.dry_run import dry_run
+    from conestool.search.finding import name_subject
 
-    drawings = to_draw(base, words["class_noun"], settings, bool(pictures))
-    with _progress.waiting("trying a small step"):
-        found = forecast(base, Job(photos, drawings, settings, resources, _processes.size()))
-    _forecast.show(words["name"], found)
-    if json:
+    subject = name_subject(base, words["class_noun"], words["name"], words["identifier"], lambda event: None)
+    with _progress.waiting("running a few steps"):
+        found = dry_run(base, images, subject, settings, resources, pictures, processes)
+    _show.say(f"{words['name']}: an estimate from a few steps, on {found.device} in {found.dtype}", "bold")
+    rows = [[phase, _show.duration(seconds)] for phase, seconds in found.phases.items()]
+    _show.table([["", "time"], *rows, ["in all", _show.duration(found.seconds)]], right=(1,))
+    _show.say(f"  memory: {'unknown here' if found.memory is None else f'{_show.size(found.memory)} at most'}")
+    if json and processes.first:
         _io.emit_json(found.record())
 
 

@@ -16,10 +16,11 @@ from conestool.search.layout import Layout, Use
 from conestool.search.processes import ALONE, Processes
 from conestool.search.scaling import LossScale
 
-__all__ = ["Batch", "Objective", "Pictures", "Term"]
+__all__ = ["POOL", "Batch", "Objective", "Pictures", "Term"]
 
 PROBE_SEED = 20_230_309
 WHOLE = (0.0, 1.0)
+POOL = 128
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Objective:
     noise: tuple[float, float] = WHOLE
     largest: int = 32
     processes: Processes = ALONE
-    pool: int = 128
+    pool: int = POOL
     schedule: Schedule = field(init=False)
     scale: LossScale = field(init=False)
     kept: dict[str, Batch] = field(init=False, default_factory=dict)

@@ -16,7 +16,7 @@ from conestool.diffusion.photos import to_latents
 from conestool.diffusion.prior import GROUP
 from conestool.diffusion.prompts import encode, frames_on, identifiers
 from conestool.search.layout import Layout
-from conestool.search.objective import Objective, Pictures, Term
+from conestool.search.objective import POOL, Objective, Pictures, Term
 from conestool.search.priors import Priors
 from conestool.search.processes import ALONE, Processes
 from conestool.search.report import Probes
@@ -65,10 +65,11 @@ def prepare(
     resources: Resources = PLENTY,
     processes: Processes = ALONE,
     beside: Sequence[Player] = (),
+    pool: int = POOL,
 ) -> tuple[Objective, Probes]:
     """L_con for the search and the probes for the report; autoencoder and text encoder run here, and only here.
 
-    `beside` are the subjects that share the scenes of `priors`.
+    `beside` are the subjects that share the scenes of `priors`, `pool` how many answers are kept (see `Objective`).
     """
     batch = resources.pictures(GROUP)
     learn, report, prior = (
@@ -89,7 +90,9 @@ def prepare(
     if "scenes" in sizes and priors.scenes:
         players = [Player(words.class_noun, words.phrase, pictures.whole), *beside]
         terms.append(scenes_term(model, players, priors, settings, batch, processes))
-    objective = Objective(model, layout, terms, settings.seed, settings.noise, resources.samples, processes=processes)
+    objective = Objective(
+        model, layout, terms, settings.seed, settings.noise, resources.samples, processes=processes, pool=pool
+    )
     return objective, Probes(
         held_out=objective.probe(report, instance[:1], PROBES),
         no_identifier=objective.probe(report, of_class[:1], PROBES),

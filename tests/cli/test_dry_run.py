@@ -8,8 +8,8 @@ from tests.cli.conftest import Cones
 from tests.search.test_resources import photos
 
 
-def test_a_dry_run_predicts_and_writes_nothing(cones: Cones, work: Path, epsilon_folder: Path) -> None:
-    """A table for people, JSON for programs, options that `find` has, and no file."""
+def test_a_dry_run_estimates_and_writes_nothing(cones: Cones, work: Path, epsilon_folder: Path) -> None:
+    """A table for people, JSON for programs, and no file."""
     (work / "photos").mkdir()
     for number, photo in enumerate(photos()):
         photo.save(work / "photos" / f"{number}.png")
@@ -17,12 +17,10 @@ def test_a_dry_run_predicts_and_writes_nothing(cones: Cones, work: Path, epsilon
     done = cones(*words, "--json")
     assert done.code == 0, done.err
     told = done.json
-    assert told["memory"] == max(each["memory"] for each in told["phases"].values())
+    assert told["memory"] > 1e8 and told["seconds"] == sum(told["phases"].values())
     assert told["phases"].keys() == {"class images", "photos", "search"}
-    assert "a prediction" in done.err and "class images" in done.err
+    assert "an estimate" in done.err and "class images" in done.err and "at most" in done.err
     assert [path.name for path in work.iterdir()] == ["photos"]
-    known = cones("find", "--help").out.decode()
-    assert all(word in known for name in told["lower"] for word in name.split() if word.startswith("--"))
     given = cones(*words, "--json", "--class-images", "photos", "--others", "0").json
-    assert given["phases"]["class images"]["seconds"] == 0
-    assert given["phases"]["search"]["seconds"] > 0
+    assert given["phases"]["class images"] == 0
+    assert given["phases"]["search"] > 0

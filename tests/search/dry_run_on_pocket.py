@@ -1,0 +1,42 @@
+"""A dry run on pocket and then the search itself, and what both took: `python -m tests.search.dry_run_on_pocket`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from conestool.diffusion.models import load_model
+from conestool.diffusion.photos import read_photos
+from conestool.search import Settings, find
+from conestool.search.dry_run import dry_run, peak_memory
+from conestool.search.resources import Resources
+from conestool.search.terms import Words
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "dog"
+PLAN = Settings(batch=16, others=0, crops=0, class_images=8, captions="none", options={"steps": 8})
+
+
+def main() -> None:
+    """Print bytes beside those of the loaded model, and seconds, as estimated and as they were."""
+    model, photos = load_model("pocket"), read_photos([EXAMPLES])[0]
+    before = forget()
+    told = dry_run(model, photos, Words("dog", "dog", "sks"), PLAN, Resources())
+    forget()
+    began = time.perf_counter()
+    find(model, photos, "dog", settings=PLAN)
+    took, most = time.perf_counter() - began, peak_memory(torch.device("cpu"))
+    found = {"told": (told.memory or 0) - before, "was": (most or 0) - before}
+    print(json.dumps({**found, "seconds_told": told.seconds, "seconds_were": took}))
+
+
+def forget() -> int:
+    """Forget the peak of memory; returns the bytes in RAM now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory(torch.device("cpu")) or 0
+
+
+if __name__ == "__main__":
+    main()

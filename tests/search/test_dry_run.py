@@ -1,0 +1,93 @@
+"""A dry run: it leaves all as it was, and what it says is near what a search takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from conestool.diffusion.models import Model, load_model, wrap
+from conestool.diffusion.photos import as_photo
+from conestool.search import METHODS
+from conestool.search.dry_run import dry_run, peak_memory
+from conestool.search.resources import Resources
+from conestool.search.terms import Words
+from tests.cli.support import environment
+from tests.packagings import FAMILIES
+from tests.search.test_resources import photos, quick
+from tests.tiny import save_pipeline
+
+ROOT = Path(__file__).parents[2]
+DOG = Words("dog", "dog", "sks")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(str(save_pipeline(tmp_path_factory.mktemp("tiny") / "model")))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_dry_run_leaves_the_model_as_it_was_and_writes_nothing(method: str, model: Model, own_cache: Path) -> None:
+    """Bit for bit, without gradients and without checkpointing, by every method; no picture is kept."""
+    before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
+    settings = quick(method, captions="auto", others=1.0, scenes=1.0)
+    found = dry_run(model, [as_photo(each) for each in photos()], DOG, settings, Resources(1, True))
+    assert all(seconds > 0 for seconds in found.phases.values())
+    assert json.loads(json.dumps(found.record()))["seconds"] == sum(found.phases.values())
+    assert all(torch.equal(value, before[name]) for name, value in model.denoiser.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.denoiser.parameters())
+    assert not model.denoiser.is_gradient_checkpointing
+    assert not list(own_cache.rglob("*.png"))
+
+
+def test_given_class_pictures_take_no_time(model: Model) -> None:
+    """And a search of a step is estimated from that one."""
+    few, many = (replace(quick(), options={"steps": steps}) for steps in (1, 1000))
+    one, all_steps = (
+        dry_run(model, [as_photo(each) for each in photos()], DOG, settings, Resources(), photos())
+        for settings in (few, many)
+    )
+    assert one.phases["class images"] == 0
+    assert all_steps.phases["search"] > 10 * one.phases["search"]
+
+
+@pytest.mark.parametrize("family", ["pixart", "flux"])
+def test_other_families_can_be_tried(family: str, tmp_path: Path) -> None:
+    """PixArt-alpha draws in no single step, and Flux without a second pass for guidance."""
+    base = wrap(FAMILIES[family](tmp_path))
+    found = dry_run(base, [as_photo(each) for each in photos()], DOG, quick(), Resources(1))
+    assert found.phases["class images"] > 0 and found.memory
+
+
+def test_memory_is_unknown_where_the_system_does_not_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has neither /proc nor the module `resource`; a Mac has the latter, which counts bytes there."""
+    assert peak_memory(torch.device("cpu"))
+    monkeypatch.setattr(Path, "is_file", lambda self: False)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    taken = peak_memory(torch.device("cpu"))
+    assert taken and taken > 0
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert peak_memory(torch.device("cpu")) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to forget a peak of memory")
+def test_an_estimate_on_pocket_is_near_what_happens(tmp_path: Path) -> None:
+    """Memory beside that of the loaded model within a factor of 1.5, and time within one of 3."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.search.dry_run_on_pocket"],
+        cwd=ROOT,
+        env=environment(PYTHONPATH=str(ROOT), CONES_CACHE=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["was"] / 1.5 < found["told"] < found["was"] * 1.5
+    assert found["seconds_were"] / 3 < found["seconds_told"] < found["seconds_were"] * 3
