@@ -16,7 +16,7 @@ from conestool.search.resources import Resources
 from conestool.search.terms import Words
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "dog"
-PLAN = Settings(batch=16, others=0, crops=0, class_images=8, captions="none", options={"steps": 8})
+PLAN = Settings(batch=8, others=0, crops=0, class_images=8, captions="none", options={"steps": 6})
 
 
 def main() -> None:
