@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.reliability.bad_photos import BOMBS, Maker, jpeg, odd_folder, png, scans_jpeg
+from tests.reliability.bad_photos import BOMBS, Maker, jpeg, odd_folder, png
 from tests.reliability.reading import measured
 
 __all__ = ["CASES", "LARGE"]
@@ -51,6 +51,8 @@ CASES: dict[str, Maker] = {name: make for name, (make, _) in BOMBS.items()} | {
     "what is no file": lambda folder: odd_folder(folder) and None,
 }
 EMPTY = ("what is no file", "100,000 texts")
+HEAVY = ("bomb, 16-bit grey", "bomb, 8-bit RGBA", "bomb, 16-bit RGBA")
+"""What takes more than 1 GiB; the reader says so."""
 LARGE: dict[str, Maker] = {
     "bomb, 8-bit grey": bomb(8, 0),
     "bomb, 16-bit grey": bomb(16, 0),
@@ -59,7 +61,6 @@ LARGE: dict[str, Maker] = {
     "100 MP JPEG, turned": turned,
     "100 MP JPEG, progressive": picture("a.jpg", progressive=True),
     "100 MP JPEG, CMYK": picture("a.jpg", "CMYK"),
-    "100 MP JPEG, 20 scans": lambda folder: (folder / "a.jpg").write_bytes(scans_jpeg(HUNDRED[0], 14)) and None,
     "100 MP PNG": picture("a.png", compress_level=1),
     "100 MP TIFF": picture("a.tif"),
     "100,000 texts": crowd,
@@ -70,6 +71,8 @@ def expected(name: str, result: str) -> bool:
     """Whether the right thing came of a folder."""
     if name in BOMBS:
         return BOMBS[name][1] in result
+    if name in HEAVY:
+        return result == "a.png: needs more memory than there is"
     return result.startswith("no photo that can be used" if name in EMPTY else "1 photo")
 
 
