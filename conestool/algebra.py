@@ -20,7 +20,6 @@ __all__ = [
     "Diff",
     "Sharing",
     "diff",
-    "difference",
     "extract",
     "intersection",
     "join",
@@ -46,15 +45,6 @@ def intersection(a: Indices, b: Indices) -> Indices:
     """Positions that both sorted sets hold."""
     both, again = together(a, b)
     out: Indices = both[1:][again]
-    return out
-
-
-def difference(a: Indices, b: Indices) -> Indices:
-    """Positions of the sorted set `a` that `b` lacks."""
-    if not len(b):
-        return a
-    at = np.minimum(np.searchsorted(b, a), len(b) - 1)
-    out: Indices = a[b[at] != a]
     return out
 
 
@@ -102,12 +92,7 @@ def extract(cone: Cone, name: str) -> Cone:
 def union(cone: Cone) -> dict[str, Indices]:
     """All weights that the concepts of `cone` shut, as one index set per param name, in order."""
     params = sorted({param for concept in cone.concepts for param in concept.indices})
-    return {param: join(*sets_of(cone, param)) for param in params}
-
-
-def sets_of(cone: Cone, param: str) -> list[Indices]:
-    """The index sets that the concepts of `cone` have in one parameter, where they have any."""
-    return [concept.indices[param] for concept in cone.concepts if param in concept.indices]
+    return {param: join(*(c.indices[param] for c in cone.concepts if param in c.indices)) for param in params}
 
 
 def overlap(cone: Cone) -> dict[tuple[str, str], int]:

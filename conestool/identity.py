@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from conestool.records import BaseInfo
 
-__all__ = ["RUNGS", "Fingerprint", "Level", "Match", "bf16", "f16", "fingerprint", "match"]
+__all__ = ["RUNGS", "Level", "Match", "bf16", "f16", "fingerprint", "match"]
 
 Floats = NDArray[np.float32]
 
@@ -56,40 +56,34 @@ RUNGS: Mapping[str, Callable[[Floats], Floats]] = {
 """The digest ladder: each way in which a copy of a model may have been rounded."""
 
 
-@dataclass
-class Fingerprint:
-    """Takes a model's K/V weights one tensor at a time, in any order; `fields` are the entries of BaseInfo."""
-
-    tensors: dict[str, list[int]] = field(default_factory=dict)
-    hashes: dict[str, dict[str, bytes]] = field(default_factory=lambda: {rung: {} for rung in RUNGS})
-
-    def add(self, param: str, values: NDArray[Any]) -> None:
-        """Take one tensor, of any float dtype of numpy (torch's bfloat16 goes through float32, which is exact)."""
-        flat = np.ascontiguousarray(values).reshape(-1)
-        digests = {rung: hashlib.sha256() for rung in RUNGS}
-        for start in range(0, len(flat), CHUNK):
-            chunk = flat[start : start + CHUNK].astype("<f4")
-            for rung, rounded in RUNGS.items():
-                digests[rung].update(quiet(rounded(chunk)).astype("<f4", copy=False).tobytes())
-        self.tensors[param] = list(values.shape)
-        for rung, digest in digests.items():
-            self.hashes[rung][param] = digest.digest()
-
-    def fields(self) -> dict[str, Any]:
-        """`structure`, `tensors` and `digests` of BaseInfo, sorted by param name."""
-        return {
-            "structure": joined(b"cone-structure-1\0", self.tensors),
-            "tensors": {param: self.tensors[param] for param in sorted(self.tensors, key=str.encode)},
-            "digests": {rung: joined(b"cone-model-1\0", self.tensors, hashes) for rung, hashes in self.hashes.items()},
-        }
-
-
 def fingerprint(weights: Mapping[str, NDArray[Any]] | Iterable[tuple[str, NDArray[Any]]]) -> dict[str, Any]:
-    """The fields of BaseInfo that come from weights (param name -> array), taken one tensor at a time."""
-    taken = Fingerprint()
+    """`structure`, `tensors` and `digests` of BaseInfo, from a model's K/V weights (param name -> array).
+
+    Tensors are taken one at a time, in any order, and may have any float dtype of numpy (torch's bfloat16 goes through
+    float32, which is exact).
+    """
+    tensors: dict[str, list[int]] = {}
+    hashes: dict[str, dict[str, bytes]] = {rung: {} for rung in RUNGS}
     for param, values in weights.items() if isinstance(weights, Mapping) else weights:
-        taken.add(param, values)
-    return taken.fields()
+        tensors[param] = list(values.shape)
+        for rung, digest in tensor_digests(values).items():
+            hashes[rung][param] = digest
+    return {
+        "structure": joined(b"cone-structure-1\0", tensors),
+        "tensors": {param: tensors[param] for param in sorted(tensors, key=str.encode)},
+        "digests": {rung: joined(b"cone-model-1\0", tensors, hashes[rung]) for rung in RUNGS},
+    }
+
+
+def tensor_digests(values: NDArray[Any]) -> dict[str, bytes]:
+    """The sha256 of one tensor at every rung."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    digests = {rung: hashlib.sha256() for rung in RUNGS}
+    for start in range(0, len(flat), CHUNK):
+        chunk = flat[start : start + CHUNK].astype("<f4")
+        for rung, rounded in RUNGS.items():
+            digests[rung].update(quiet(rounded(chunk)).astype("<f4", copy=False).tobytes())
+    return {rung: digest.digest() for rung, digest in digests.items()}
 
 
 def joined(prefix: bytes, tensors: Mapping[str, list[int]], hashes: Mapping[str, bytes] | None = None) -> str:

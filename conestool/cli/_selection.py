@@ -44,10 +44,6 @@ class Group:
     cone: Cone | None
     strength: dict[str, float]
 
-    def without(self) -> Group:
-        """The same prompts for the bare model."""
-        return replace(self, cone=None, strength={})
-
 
 def choose(prompts: Sequence[str], named: Sequence[str], none: bool) -> list[Chosen]:
     """The concepts for every prompt: none, those of the files `named`, or those that the prompt's words name."""

@@ -25,7 +25,7 @@ from conestool.diffusion.models import Model
 from conestool.diffusion.sources import denoiser_files, original_denoiser, reading
 from conestool.diffusion.weights import bare, kv_weights
 from conestool.errors import UsageError
-from conestool.identity import Fingerprint
+from conestool.identity import fingerprint
 from conestool.records import BaseInfo
 
 __all__ = ["begin_patch", "describe", "end_patch"]
@@ -80,12 +80,10 @@ def from_files(model: Model) -> Fields | None:
     known = checked(recall("identity", key))
     if known is not None and known["tensors"].keys() == wanted:
         return known
-    taken = Fingerprint()
-    for name, tensor in stored(files, wanted) if model.in_folder else converted(model, files[0], wanted):
-        taken.add(name, as_array(tensor))
-    if taken.tensors.keys() != wanted:
+    found = stored(files, wanted) if model.in_folder else converted(model, files[0], wanted)
+    fields = fingerprint((name, as_array(tensor)) for name, tensor in found)
+    if fields["tensors"].keys() != wanted:
         return None
-    fields = taken.fields()
     if file_key(files) == key:  # nobody replaced them meanwhile
         remember("identity", key, fields)
     return fields
@@ -120,10 +118,8 @@ def from_memory(model: Model) -> Fields:
     sums = checksums(weights)
     known = KNOWN.get(denoiser)
     if known is None or known[0] != sums:
-        taken = Fingerprint()
-        for name, param in weights.items():
-            taken.add(name, as_array(param.detach()))
-        known = KNOWN[denoiser] = (sums, taken.fields())
+        fields = fingerprint((name, as_array(param.detach())) for name, param in weights.items())
+        known = KNOWN[denoiser] = (sums, fields)
     return known[1]
 
 

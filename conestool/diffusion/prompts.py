@@ -16,7 +16,6 @@ from conestool.errors import UsageError
 __all__ = [
     "Conditioning",
     "choose_identifier",
-    "count_tokens",
     "cut_text",
     "encode",
     "frames_on",
@@ -43,11 +42,6 @@ def encode(model: Model, prompts: Sequence[str], batch: int = 32) -> Conditionin
 def frames_on(model: Model, frames: Sequence[Frame]) -> Mapping[str, Tensor]:
     """What the model's denoiser is told of `frames`, on its device."""
     return {key: value.to(model.device) for key, value in model.family.framing(model.pipe, frames).items()}
-
-
-def count_tokens(model: Model, prompt: str) -> int:
-    """Tokens of `prompt`, without the marks of beginning and end; the most that any of the text encoders sees."""
-    return max(len(token_ids(tokenizer, prompt)) for tokenizer in model.family.tokenizers(model.pipe))
 
 
 def cut_text(model: Model, prompt: str) -> str:

@@ -53,7 +53,7 @@ def check(entry: Entry, shape: list[int]) -> None:
     if not 1 <= entry.k <= n:
         raise FormatError(f"{entry.k} indices in a tensor of {n} weights")
     if entry.codec == BITMAP:
-        fits = bitmap_fits(entry, n)
+        fits = bitmap_allowed(n, entry.k) and entry.raw == 0 and entry.coded == (n + 7) // 8
     elif entry.codec == GAPS:
         fits = gaps_fit(entry, n)
     elif entry.codec == GRID:
@@ -72,11 +72,6 @@ def total(entries: Sequence[Entry]) -> tuple[int, int]:
 def bitmap_allowed(n: int, k: int) -> bool:
     """Whether a bitmap may be used: at least one weight in eight, so that what is read stays in proportion to k."""
     return n <= DENSE * k
-
-
-def bitmap_fits(entry: Entry, n: int) -> bool:
-    """Whether a bitmap of `n` weights has these lengths."""
-    return bitmap_allowed(n, entry.k) and entry.raw == 0 and entry.coded == (n + 7) // 8
 
 
 def low_bits(n: int, k: int) -> int:

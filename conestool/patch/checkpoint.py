@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,7 @@ def changes_in(model: Model, file: Path, wanted: Mapping[str, Change]) -> dict[s
         part = place.part or 0
         moved = replace(change, index=change.index + part * shape[0] * shape[1])
         found.setdefault(prefix + place.key, []).append((part, moved))
-    return {key: joined([change for _, change in sorted(parts, key=first)]) for key, parts in found.items()}
-
-
-def first(pair: tuple[int, Change]) -> int:
-    """The place of a part in its stack."""
-    return pair[0]
+    return {key: joined([change for _, change in sorted(parts, key=itemgetter(0))]) for key, parts in found.items()}
 
 
 def joined(changes: list[Change]) -> Change:

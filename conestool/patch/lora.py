@@ -73,10 +73,12 @@ def write_lora(
     if not wanted:
         raise UsageError("every strength is 0: there is no change to write")
     rank = min(rank, max(min(model.info.tensors[param]) for param in wanted))
+    # float16 is finer than bfloat16 and reaches far enough here
+    dtype = torch.float32 if (model.stored_dtype or model.dtype) == torch.float32 else torch.float16
     tensors: dict[str, Tensor] = {}
     total = lost = 0.0
     for count, (param, change) in enumerate(changes(model, wanted)):
-        up, down = factorise(change, rank, lora_dtype(model))
+        up, down = factorise(change, rank, dtype)
         total += energy_of(change)
         lost += energy_of(change - up.float() @ down.float())
         tensors |= named(param, up, down) if component(model) == "unet" else peft_named(param, up, down)
@@ -123,11 +125,6 @@ def peft_named(param: str, up: Tensor, down: Tensor) -> dict[str, Tensor]:
     """The tensors of one weight of a transformer under peft's names; without an alpha the product itself is added."""
     name = f"transformer.{param.removesuffix('.weight')}"
     return {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
-
-
-def lora_dtype(model: Model) -> torch.dtype:
-    """float32 for a model stored in it; else float16, which is finer than bfloat16 and reaches far enough here."""
-    return torch.float32 if (model.stored_dtype or model.dtype) == torch.float32 else torch.float16
 
 
 def lora_metadata(model: Model, cone: Cone, strength: Strength, rank: int, energy: float) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from conestool.render.matching import Selection, find_cones, find_ids, search_folders
 from conestool.render.png import png_bytes, read_record
-from conestool.render.rewriting import names_in, rewrite
+from conestool.render.rewriting import rewrite
 from conestool.render.sheets import grid
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ __all__ = [
     "find_cones",
     "find_ids",
     "grid",
-    "names_in",
     "png_bytes",
     "read_record",
     "render",

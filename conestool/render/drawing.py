@@ -59,7 +59,8 @@ def render(
     jobs = [(index, seed) for index in range(len(typed)) for seed in seeds]
     negative = one_line("negative prompt", negative)
     common: dict[str, Any] = {"negative": negative, "steps": steps, "guidance": guidance, "size": size, "batch": batch}
-    with scheduled(model, scheduler), within(model, cone, strength, force):
+    concepts = applied(model, cone, strength=strength, force=force) if cone else nullcontext()
+    with scheduled(model, scheduler), concepts:
         shared = shared_record(model, cone, strength, common)
         records = [checked(shared | {"prompt": typed[i], "sent": sent[i], "seed": seed}) for i, seed in jobs]
         images = sample(model, [sent[i] for i, _ in jobs], [seed for _, seed in jobs], progress=progress, **common)
@@ -74,11 +75,6 @@ def checked(record: Mapping[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         fault = error.errors()[0]
     raise UsageError(f"{'.'.join(map(str, fault['loc']))} {fault['input']}: {fault['msg']}")
-
-
-def within(model: Model, cone: Cone | None, strength: Strength, force: bool) -> Any:
-    """The context in which the concepts are applied, if there are any."""
-    return applied(model, cone, strength=strength, force=force) if cone else nullcontext()
 
 
 def shared_record(model: Model, cone: Cone | None, strength: Strength, common: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from conestool.concept import Concept
 from conestool.text import check_length
 
-__all__ = ["Span", "find_names", "key_of", "names_in", "rewrite"]
+__all__ = ["Span", "find_names", "key_of", "rewrite"]
 
 JOINT = r"[-_\s]+"
 
@@ -59,15 +59,6 @@ def pattern(key: str, letter: str) -> re.Pattern[str]:
     """The name as whole words; `letter` matches what words are made of."""
     words = JOINT.join(re.escape(word).replace("'", "['’]") for word in key.split(" "))
     return re.compile(rf"(?<!{letter})(?<!{letter}-){words}(?!{letter})(?!-{letter})", re.IGNORECASE)
-
-
-def names_in(prompt: str, names: Iterable[str]) -> list[str]:
-    """Those of `names` that stand in `prompt`, in the order in which they are first read."""
-    by_key: dict[str, str] = {}
-    for name in names:
-        by_key.setdefault(key_of(name), name)
-    spans = find_names(unicodedata.normalize("NFC", prompt), by_key)
-    return [by_key[key] for key in dict.fromkeys(span.key for span in spans)]
 
 
 def rewrite(prompt: str, concepts: Iterable[Concept], literal: bool = False) -> str:
