@@ -1,9 +1,10 @@
-"""Which `.cone` files a prompt asks for: those that offer concepts named by its words, as few as will do."""
+"""Which `.cone` files a prompt asks for: those that offer the concepts named by its words, and least besides."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,7 @@ class Shelf:
     loaded: dict[Path, Cone] = field(default_factory=dict, compare=False, repr=False)
 
     def find(self, prompt: str) -> Selection:
-        """The concepts whose names stand in `prompt`, from the fewest files that hold them all.
+        """The concepts whose names stand in `prompt`, from the files that offer them and least besides.
 
         A name in an earlier folder hides that name in later ones. NameClashError, listing the files, if one folder
         offers different concepts of one name.
@@ -60,26 +61,18 @@ class Shelf:
         prompt = unicodedata.normalize("NFC", prompt)
         offers = self.by_name()
         keys = list(dict.fromkeys(span.key for span in find_names(prompt, offers)))
-        if not keys:
-            return Selection(None)
         for key in keys:
             refuse_different(offers[key])
-        files = fewest({key: [offer.file for offer in offers[key]] for key in keys})
-        return self.take(
-            {file: [o.name for k in wanted for o in offers[k] if o.file == file] for file, wanted in files}
-        )
+        return self.take([offers[key] for key in keys])
 
     def find_ids(self, ids: Iterable[str]) -> Selection:
         """The concepts with these exact ids; UsageError if one is in no file."""
         everything = [offer for folder in self.folders for offer in folder]
-        places = {wanted: [offer.file for offer in everything if offer.id == wanted] for wanted in ids}
-        missing = [wanted[:16] for wanted, files in places.items() if not files]
+        places = {wanted: [offer for offer in everything if offer.id == wanted] for wanted in ids}
+        missing = [wanted[:16] for wanted, offers in places.items() if not offers]
         if missing:
             raise UsageError(f"no .cone file here holds the concept {', '.join(missing)}", "give the file with -c")
-        if not places:
-            return Selection(None)
-        chosen = fewest(places)
-        return self.take({f: [o.name for o in everything if o.file == f and o.id in wanted] for f, wanted in chosen})
+        return self.take(list(places.values()))
 
     def by_name(self) -> dict[str, list[Offer]]:
         """Offers by the key of their name, from the first folder that has it."""
@@ -91,14 +84,24 @@ class Shelf:
             found = here | found
         return found
 
-    def take(self, wanted: dict[Path, list[str]]) -> Selection:
-        """Load the named concepts of each file and put them into one Cone."""
-        parts = []
-        for file, names in wanted.items():
-            if file not in self.loaded:
-                self.loaded[file] = load(file)
-            parts.append(Cone(tuple(self.loaded[file][name] for name in names)))
-        return Selection(merge(*parts), tuple(wanted))
+    def take(self, wanted: Sequence[Sequence[Offer]]) -> Selection:
+        """Load each wanted concept, of which equal offers are given, and put them all into one Cone.
+
+        Of the files that offer a concept the one with the fewest others, then the one with most of the wanted, then
+        the first by name.
+        """
+        if not wanted:
+            return Selection(None)
+        held = Counter(offer.file for folder in self.folders for offer in folder)
+        used = Counter(offer.file for offers in wanted for offer in offers)
+        names: dict[Path, list[str]] = {}
+        for offers in wanted:
+            file = min((offer.file for offer in offers), key=lambda file: (held[file] - used[file], -used[file], file))
+            names.setdefault(file, []).extend(offer.name for offer in offers if offer.file == file)
+        for file in names.keys() - self.loaded.keys():
+            self.loaded[file] = load(file)
+        parts = [Cone(tuple(self.loaded[file][name] for name in chosen)) for file, chosen in names.items()]
+        return Selection(merge(*parts), tuple(names))
 
 
 def find_cones(prompt: str, folders: Sequence[str | Path] | None = None) -> Selection:
@@ -150,42 +153,3 @@ def refuse_different(offers: Sequence[Offer]) -> None:
             f"{first.file} and {other.file} offer different concepts named {first.name}",
             f"say which to use: -c {quoted(first.file)}",
         )
-
-
-def fewest(places: dict[str, list[Path]]) -> list[tuple[Path, list[str]]]:
-    """The fewest files that cover all keys, each with the keys taken from it, in the order of the keys.
-
-    Of equal covers the first by name. Exact (dynamic programming over sets of covered keys) up to 12 keys, then greedy.
-    """
-    files = sorted({file for where in places.values() for file in where})
-    holds = {file: frozenset(key for key, where in places.items() if file in where) for file in files}
-    chosen = exact(frozenset(places), holds) if len(places) <= 12 else greedy(frozenset(places), holds)
-    taken: set[str] = set()
-    result = []
-    for file in chosen:
-        keys = [key for key in places if key in holds[file] and key not in taken]
-        taken.update(keys)
-        result.append((file, keys))
-    order = list(places)
-    return sorted(result, key=lambda pair: order.index(pair[1][0]))
-
-
-def exact(keys: frozenset[str], holds: dict[Path, frozenset[str]]) -> list[Path]:
-    """The shortest list of files that hold all `keys`."""
-    best: dict[frozenset[str], list[Path]] = {frozenset(): []}
-    for file, held in holds.items():
-        for covered, used in list(best.items()):
-            union = covered | held
-            if union not in best or len(used) + 1 < len(best[union]):
-                best[union] = [*used, file]
-    return best[keys]
-
-
-def greedy(keys: frozenset[str], holds: dict[Path, frozenset[str]]) -> list[Path]:
-    """Files that hold all `keys`, always the one next that holds most of what is left."""
-    chosen: list[Path] = []
-    while keys:
-        file = max(holds, key=lambda candidate: len(holds[candidate] & keys))
-        chosen.append(file)
-        keys -= holds[file]
-    return chosen
