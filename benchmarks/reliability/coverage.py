@@ -61,12 +61,12 @@ def fuzz(arguments: list[str]) -> None:
     """Run libFuzzer on the judge; this doesn't return."""
     import atheris
 
-    with atheris.instrument_imports(include=["conestool", "tests.independent"]):
+    with atheris.instrument_imports(include=["conestool", "spec.reference"]):
+        from spec.reference.reader import outcome
+        from spec.reference.rules import RuleError
         from tests.independent.forging import join, mend
         from tests.independent.judge import judge
         from tests.independent.mutants import mutate
-        from tests.independent.reader import outcome
-        from tests.independent.rules import RuleError
 
     def changed(data: bytes, most: int, seed: int) -> bytes:
         """A file changed by one of the ways, or by libFuzzer with its checksums put right."""

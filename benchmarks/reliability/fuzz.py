@@ -2,7 +2,7 @@
 
     python -m benchmarks.reliability.fuzz --count 1000000 --processes 2 --out fuzz.json
 
-Every mutant goes to conestool's reader and to the independent one (tests/independent), which must agree on accept or
+Every mutant goes to conestool's reader and to the independent one (spec/reference), which must agree on accept or
 reject and on what is read; conestool may raise FormatError and its subclasses only, with one printable line, and
 VersionError exactly for later versions; what is accepted must survive being written again, to both readers. A mutant
 may take 1 s of CPU, and the process 512 MiB of address space beyond what it had before (RLIMIT_AS). Findings are kept

@@ -12,7 +12,14 @@ from typing import Any
 from conestool._atomic import write_atomic
 
 ROOT = Path(__file__).parents[2]
-CODE = ("conestool/format", "conestool/concept.py", "conestool/records.py", "tests/independent", "spec/vectors/valid")
+CODE = (
+    "conestool/format",
+    "conestool/concept.py",
+    "conestool/records.py",
+    "spec/reference",
+    "tests/independent",
+    "spec/vectors/valid",
+)
 """What decides about the verdict on a mutant."""
 SLOWEST = 10
 

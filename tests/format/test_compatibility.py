@@ -13,7 +13,7 @@ from conestool.algebra import extract, merge
 from conestool.concept import Concept, Cone
 from conestool.errors import VersionError
 from conestool.format import dumps, load, loads, read_header, save
-from tests.independent import reader
+from spec.reference import reader
 from tests.independent.judge import said
 from tests.independent.sweeps import sealed
 

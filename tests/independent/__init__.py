@@ -1,1 +1,1 @@
-"""A second reader of the .cone format, written from spec/cone-1.md alone, and what the two readers agree on."""
+"""Random, damaged and hostile .cone files, and what conestool and the reference reader must agree on."""

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import msgpack
 import zstandard
 
-from tests.independent.reader import outcome
-from tests.independent.rules import RuleError
+from spec.reference.reader import outcome
+from spec.reference.rules import RuleError
 
 Header = dict[str, Any]
 

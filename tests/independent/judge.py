@@ -9,10 +9,10 @@ from typing import Any
 from conestool.concept import Cone
 from conestool.errors import FormatError, VersionError
 from conestool.format import dumps, loads
-from tests.independent import reader
+from spec.reference import reader
+from spec.reference.header import LOSSES
+from spec.reference.rules import RuleError
 from tests.independent.forging import pack
-from tests.independent.header import LOSSES
-from tests.independent.rules import RuleError
 
 NAME = "mutant.cone"
 MESSAGE = 2000

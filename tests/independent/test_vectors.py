@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.independent import reader, sections
+from spec.reference import reader, sections
+from spec.reference.rules import RuleError
 from tests.independent.edges import Edge, edges, empty_frames
 from tests.independent.judge import judge
-from tests.independent.rules import RuleError
 from tests.independent.writer import random_file
 
 VECTORS = Path(__file__).parents[2] / "spec/vectors"

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from tests.independent.rules import RuleError, need
+from spec.reference.rules import RuleError, need
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]

@@ -6,7 +6,7 @@ import math
 import struct
 from typing import Any
 
-from tests.independent.rules import RuleError, need
+from spec.reference.rules import RuleError, need
 
 
 def unpack(data: bytes) -> dict[str, Any]:

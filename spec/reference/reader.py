@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from tests.independent.decoder import unpack
-from tests.independent.header import check_header
-from tests.independent.rules import RuleError, need
-from tests.independent.sections import Ints, decode_bitmap, decode_gaps, decode_grid, unframe
+from spec.reference.decoder import unpack
+from spec.reference.header import check_header
+from spec.reference.rules import RuleError, need
+from spec.reference.sections import Ints, decode_bitmap, decode_gaps, decode_grid, unframe
 
 SIGNATURE = bytes.fromhex("89434F4E450D0A1A0A")
 

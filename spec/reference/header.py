@@ -7,8 +7,8 @@ import unicodedata
 from itertools import pairwise
 from typing import Any
 
-from tests.independent.rules import need
-from tests.independent.sections import low_bits
+from spec.reference.rules import need
+from spec.reference.sections import low_bits
 
 Fields = dict[str, Any]
 
