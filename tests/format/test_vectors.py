@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import runpy
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,29 @@ def test_refuses_invalid_vectors(vector: dict[str, Any]) -> None:
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 2000
     assert (type(caught.value) is VersionError) == (vector["error"] == "version")
+
+
+@pytest.mark.parametrize("vector", MANIFEST["invalid"], ids=lambda vector: Path(vector["file"]).stem)
+def test_a_refusal_that_was_kept_can_be_freed(vector: dict[str, Any]) -> None:
+    """A loop over bad files must not grow.
+
+    A caller that keeps the error makes a cycle (its frame, the error, the traceback, its frame), which the garbage
+    collector breaks unless something in it, such as pydantic's own error, cannot be looked into.
+    """
+    data = (VECTORS / vector["file"]).read_bytes()
+
+    def refuse() -> weakref.ref[FormatError]:
+        kept = None
+        try:
+            loads(data)
+        except FormatError as error:
+            kept = error
+        assert kept is not None
+        return weakref.ref(kept)
+
+    left = refuse()
+    gc.collect()
+    assert left() is None
 
 
 def test_every_rule_has_a_vector() -> None:
