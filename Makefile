@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 WORK ?= build/pocket
 RELIABILITY ?= build/reliability
+# Threads that wait sleep, as in every command: see docs/performance.md. .ci/run has it from here.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test check format lint types docs pocket fuzz torture clean
 

@@ -34,6 +34,7 @@ stdout carries paths, JSON (`--json`) or bytes (`-o -`); everything for people i
 | `CONES_CACHE` | where class images and model hashes are kept |
 | `HF_TOKEN` | login to the Hub, in place of what `hf auth login` stored |
 | `HF_HUB_OFFLINE` | the Hub is never asked |
+| `OMP_WAIT_POLICY` | how threads of the CPU wait; `PASSIVE` unless it is set ([performance](performance.md)) |
 | `NO_COLOR` | no colour and no moving bars |
 """
 

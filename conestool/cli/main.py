@@ -58,6 +58,7 @@ def common(
 def main() -> None:
     """Run the command line of this process and leave with its exit code."""
     open_missing_streams()
+    let_threads_sleep()
     calm_libraries()
     code = run(sys.argv[1:])
     hush_closed_pipes()
@@ -160,6 +161,14 @@ def ran_out(error: BaseException) -> bool:
 def on_cpu(error: BaseException) -> bool:
     """Whether it was the machine's own memory that ran out, and not that of a device."""
     return not any(name in str(each).lower() for each in causes(error) for name in ("cuda", "mps", "hip"))
+
+
+def let_threads_sleep() -> None:
+    """Let OpenMP's threads sleep while they wait, before torch is imported; its own default keeps them spinning.
+
+    That costs nothing on an idle machine, and many times less beside other work (docs/performance.md).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def calm_libraries() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -13,6 +15,7 @@ from conestool.cli import _memory, main
 from conestool.cli._models import note_fallback
 from conestool.cli.main import describe
 from tests.cli.conftest import Cones
+from tests.cli.support import environment
 
 CODES = {
     errors.UsageError: 2,
@@ -34,6 +37,18 @@ CODES = {
 def test_errors_keep_message_hint_and_code(kind: type[errors.ConesError], code: int) -> None:
     """What the library raises is what the user reads."""
     assert describe(kind("what", "how")) == ("what", "how", code)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the OpenMP that PyTorch brings there")
+@pytest.mark.parametrize(("given", "spins"), [(None, "0"), ("ACTIVE", "30000000000")])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(given: str | None, spins: str) -> None:
+    """OpenMP, which reads the variable once, when torch is imported, says how long it spins."""
+    env = environment(OMP_DISPLAY_ENV="verbose", OMP_WAIT_POLICY=given or "")
+    if given is None:
+        del env["OMP_WAIT_POLICY"]
+    words = [sys.executable, "-m", "conestool", "doctor", "-q"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
 
 
 def test_every_error_has_a_code_in_the_contract() -> None:
