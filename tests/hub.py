@@ -17,12 +17,9 @@ import huggingface_hub.constants
 import huggingface_hub.hf_api
 import pytest
 
-from tests.hub_writing import WRITER, Writing
+from tests.hub_writing import TOKEN, WRITER, Writing
 
 __all__ = ["TOKEN", "WRITER", "Hub", "serving"]
-
-TOKEN = "hf_accepted"
-"""Of somebody who accepted all terms; WRITER is that of the owner of all repositories."""
 
 
 @dataclass

@@ -17,9 +17,10 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-__all__ = ["WRITER", "Writing"]
+__all__ = ["TOKEN", "WRITER", "Writing"]
 
-WRITER = "hf_writer"
+TOKEN, WRITER = "hf_accepted", "hf_writer"
+"""Of somebody who accepted all terms, and of the owner of all repositories."""
 FRONT = re.compile(r"---\n(.*?)\n---\n", re.DOTALL)
 
 
@@ -78,22 +79,24 @@ class Writing(BaseHTTPRequestHandler):
         """Whether this client may not write, who is then told so."""
         if self.token == WRITER:
             return False
-        known = 403 if self.token else 401
-        self.refuse(known, "", "Forbidden" if self.token else "Invalid username or password.")
+        known = self.token == TOKEN
+        self.refuse(403 if known else 401, "", "Forbidden" if known else "Invalid username or password.")
         return True
 
     def create(self, wanted: dict[str, Any]) -> None:
         """A repository with one commit, as the Hub makes it."""
         repository = f"{wanted['organization']}/{wanted['name']}"
+        url = f"http://{self.headers['Host']}/{repository}"
         if repository in self.served.repositories:
-            return self.refuse(409, "", "You already created this model repo")
+            there = {"error": "You already created this model repo", "url": url}
+            return self.send(409, json.dumps(there).encode(), {"Content-Type": "application/json"})
         folder = self.served.place / repository / "main"
         folder.mkdir(parents=True)
         (folder / ".gitattributes").write_text("*.safetensors filter=lfs\n")
         self.served.repositories[repository] = {"main": folder}
         if wanted.get("private") or wanted.get("visibility") == "private":
             self.served.private.add(repository)
-        return self.send_json({"url": f"http://{self.headers['Host']}/{repository}"})
+        return self.send_json({"url": url})
 
     def validate(self, content: str) -> None:
         """Whether a README.md begins with YAML."""

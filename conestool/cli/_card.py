@@ -1,10 +1,10 @@
-"""The model card of a repository with .cone files, from their headers alone; every text in it is escaped."""
+"""The model card of a repository with .cone files, by the template model_card.md; every text in it is escaped."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from conestool.cli import _facts, _report, _show
 from conestool.cli._facts import ConceptFacts, FileFacts
@@ -14,37 +14,35 @@ from conestool.text import code, markdown, quoted
 __all__ = ["MARK", "card", "licence_of", "public_base"]
 
 MARK = "<!-- Written by cones push, and anew with every push. Delete this line and it is left alone. -->"
+TEMPLATE = Path(__file__).with_name("model_card.md")
 PLAIN = re.compile(r"[\w./-]+")
 TAGS = ["conestool", "concept-neurons", "text-to-image"]
-WHAT = """\
-Concept neurons of the subjects below: positions of attention weights that draw a subject when they are set to zero. The
-files hold these positions and how they were found, no weight of any model; each works with its base model alone."""
 
 
 def card(repository: str, files: Sequence[FileFacts], licence: str | None) -> str:
     """README.md for a repository that holds these files; `licence` is the Hub's identifier of one."""
-    names = [concept.name for one in files for concept in one.concepts]
-    parts = [
-        f"{front_matter(files, licence)}\n{MARK}",
-        f"# Concept neurons: {', '.join(map(markdown, names))}",
-        WHAT,
-        concept_table(files),
-        usage(repository, files),
-        *(section(concept, one) for one in files for concept in one.concepts),
-        base_section(files),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def front_matter(files: Sequence[FileFacts], licence: str | None) -> str:
-    """The YAML at the top, by which the Hub sorts and links."""
-    from huggingface_hub import ModelCardData
+    from huggingface_hub import ModelCard, ModelCardData
 
     from conestool.hub import is_repository
 
+    concepts = [(one, concept) for one in files for concept in one.concepts]
     bases = sorted({one.base.id for one in files if one.base.revision and is_repository(one.base.id)})
-    data = ModelCardData(base_model=bases or None, library_name="conestool", license=licence, tags=TAGS)
-    return f"---\n{data.to_yaml()}\n---"
+    made = ModelCard.from_template(
+        ModelCardData(base_model=bases or None, library_name="conestool", license=licence, tags=TAGS),
+        template_path=str(TEMPLATE),
+        mark=MARK,
+        names=", ".join(markdown(concept.name) for _, concept in concepts),
+        concepts=concepts,
+        commands=usage(repository, files[0]),
+        bases={one.base.structure + str(one.base.digests): one.base for one in files}.values(),
+        facts=facts,
+        changes=changes,
+        public_base=public_base,
+        percent=_show.percent,
+        markdown=markdown,
+        code=code,
+    )
+    return str(made)
 
 
 def licence_of(text: str) -> str | None:
@@ -60,80 +58,30 @@ def public_base(base: BaseInfo) -> str:
     return base.id if base.revision else PurePath(base.id.replace("\\", "/")).name or base.family
 
 
-def rows(*cells: Sequence[str]) -> str:
-    """A table; its first row is the head."""
-    lines = [f"| {' | '.join(row)} |" for row in cells]
-    return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
-
-
-def concept_table(files: Sequence[FileFacts]) -> str:
-    """One line per concept."""
-    head = ["file", "concept", "in a prompt", "what it is", "neurons", "of the K/V weights"]
-    found = [(one, concept) for one in files for concept in one.concepts]
-    return rows(head, *([code(one.path), *concept_cells(concept, one.base)] for one, concept in found))
-
-
-def concept_cells(concept: ConceptFacts, base: BaseInfo) -> list[str]:
-    """Name, words in a prompt, class noun, number and density."""
-    phrase = f"{concept.identifier} {concept.class_noun}"
-    density = _show.percent(concept.neurons / max(1, base.weights()))
-    return [markdown(concept.name), code(phrase), markdown(concept.class_noun), f"{concept.neurons:,}", density]
-
-
-def usage(repository: str, files: Sequence[FileFacts]) -> str:
+def usage(repository: str, first: FileFacts) -> str:
     """The commands that draw the first concept."""
-    first, name = files[0], files[0].concepts[0].name
     base = public_base(first.base)
     model = [] if base == "pocket" else ["--model", base if PLAIN.fullmatch(base) else "MODEL"]
-    lines = [
-        quoted("cones", "pull", repository, first.path),
-        quoted("cones", "render", f"a photo of a {name}", "-c", first.path, *model),
-    ]
-    return "\n".join(["```sh", *lines, "```"])
+    render = quoted("cones", "render", f"a photo of a {first.concepts[0].name}", "-c", first.path, *model)
+    return f"{quoted('cones', 'pull', repository, first.path)}\n{render}"
 
 
-def section(concept: ConceptFacts, one: FileFacts) -> str:
-    """How one concept was found, and what that did to the losses beside the controls."""
+def facts(concept: ConceptFacts) -> list[tuple[str, str | None]]:
+    """How one concept was found, and by whom."""
     origin = concept.origin
-    told = {
-        "prompt of the photos": origin.instance_prompt,
-        "prompt of the class": origin.class_prompt,
-        "found by": _report.found_by(concept),
-        "author": origin.author,
-        "licence": origin.licence,
-        "notes": origin.notes,
-        "content id": concept.id,
-    }
-    lines = [f"- {key}: {markdown(value)}" for key, value in told.items() if value]
-    lines += [f"- warning: {markdown(text)}" for text in origin.warnings[: _report.WARNINGS]]
-    parts = [f"## {markdown(concept.name)}", "\n".join(lines), *loss_table(concept)]
-    return "\n\n".join(parts)
+    return [
+        ("prompt of the photos", origin.instance_prompt),
+        ("prompt of the class", origin.class_prompt),
+        ("found by", _report.found_by(concept)),
+        ("author", origin.author),
+        ("licence", origin.licence),
+        ("notes", origin.notes),
+        ("content id", concept.id),
+        *(("warning", text) for text in origin.warnings[: _report.WARNINGS]),
+    ]
 
 
-def loss_table(concept: ConceptFacts) -> list[str]:
+def changes(concept: ConceptFacts) -> list[tuple[str, float, float]]:
     """The measured losses with their controls; nothing where none were measured."""
     losses = concept.origin.losses
-    changes = _facts.changes(losses, concept.class_noun, concept.origin.held_out) if losses else []
-    if not changes:
-        return []
-    cells = [
-        [
-            markdown(what),
-            f"{before:.4f}",
-            f"{after:.4f}",
-            _show.percent(after / before - 1, signed=True) if before else "",
-        ]
-        for what, before, after in changes
-    ]
-    return [rows(["loss on", "before", "after", "change"], *cells)]
-
-
-def base_section(files: Sequence[FileFacts]) -> str:
-    """The base models by name and digests: a concept is refused on any other."""
-    parts = ["## Base model"]
-    for base in {one.base.structure + str(one.base.digests): one.base for one in files}.values():
-        revision = [["revision", code(base.revision)]] if base.revision else []
-        kind = [["family", markdown(f"{base.family}, {base.dtype}")], ["K/V weights", f"{base.weights():,}"]]
-        digests = [[f"sha256, {markdown(rung)}", f"`{digest}`"] for rung, digest in base.digests.items()]
-        parts.append(rows(["name", markdown(public_base(base))], *revision, *kind, *digests))
-    return "\n\n".join(parts)
+    return _facts.changes(losses, concept.class_noun, concept.origin.held_out) if losses else []
