@@ -108,6 +108,10 @@ class DeviceError(ConesError):
     exit_code = 6
 
 
+class LostProcessError(DeviceError):
+    """Another process of the same search ended."""
+
+
 class OutOfMemoryError(DeviceError):
     """The device or the machine has too little memory; which options help depends on the command."""
 

@@ -17,7 +17,7 @@ settings.load_profile("shared")
 
 LONGEST = (
     "test_readme.py",
-    "search/test_processes.py",
+    "search/test_distributed.py",
     "reliability/test_interruptions.py",
     "test_families.py",
     "test_tasks.py",

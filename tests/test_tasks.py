@@ -95,7 +95,7 @@ def carry_out(words: list[str], cones: Cones, monkeypatch: pytest.MonkeyPatch, s
         name, value = words[1].split("=")
         monkeypatch.setenv(name, "sd15" if value == SD15 else value)
         return None
-    if words[0] == LAUNCHER:  # one process here; tests/search/test_processes.py launches several
+    if words[0] == LAUNCHER:  # one process here; tests/search/test_distributed.py launches several
         words = ["cones", *words[words.index("conestool") + 1 :]]
     assert words[0] == "cones", words
     if "|" in words:

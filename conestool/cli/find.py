@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _io, _processes, _show
+from conestool.cli import _io, _launcher, _show
 from conestool.cli._options import (
     Captions,
     CaptionsOption,
@@ -168,7 +168,7 @@ def find(
         show_dry_run(images, words, settings, pictures, where, resources, json)
         return
     cone = search(images, words, settings, pictures, where, state, resume, resources)
-    if _processes.rank():
+    if _launcher.rank():
         return
     cone = annotate(cone, **texts)
     finish(cone, path, force=force, json=json)
@@ -190,7 +190,7 @@ def check_stdin(paths: Sequence[Path]) -> None:
     """Refuse to read stdin where several processes would each take a part of it."""
     from conestool.errors import UsageError
 
-    if _processes.size() > 1 and any(str(path) == _io.STDIO for path in paths):
+    if _launcher.size() > 1 and any(str(path) == _io.STDIO for path in paths):
         raise UsageError("-: several processes cannot read stdin", "name the files")
 
 
@@ -213,7 +213,7 @@ def show_dry_run(
     """Run a few steps, and show what the whole search will take; of several processes the first does."""
     from conestool.cli import _models, _progress
 
-    where, processes = _processes.join(where)
+    where, processes = _launcher.join(where)
     base = _models.open_model(where)
     from conestool.search.dry_run import dry_run
     from conestool.search.finding import name_subject
@@ -225,7 +225,7 @@ def show_dry_run(
     rows = [[phase, _show.duration(seconds)] for phase, seconds in found.phases.items()]
     _show.table([["", "time"], *rows, ["in all", _show.duration(found.seconds)]], right=(1,))
     _show.say(f"  memory: {'unknown here' if found.memory is None else f'{_show.size(found.memory)} at most'}")
-    if json and processes.first:
+    if json and processes.is_main_process:
         _io.emit_json(found.record())
 
 
@@ -279,7 +279,7 @@ def search(
     if state and state.exists() and not resume:
         _show.say(f"note: {state} holds an interrupted search; --resume goes on from it")
     try:
-        where, processes = _processes.join(where)
+        where, processes = _launcher.join(where)
         base = _models.open_model(where)
         from conestool.cli._events import Stages
         from conestool.search.finding import find as find_neurons
@@ -306,7 +306,7 @@ def tell_resume(state: Path | None) -> None:
     """After Ctrl-C: how to go on, if anything was saved."""
     if state and state.exists():
         arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
-        again = "to go on" if _processes.size() == 1 else "to go on, launch as before"
+        again = "to go on" if _launcher.size() == 1 else "to go on, launch as before"
         _show.command(f"the search is saved; {again}:", "cones", *arguments, "--resume")
     else:
         _show.tell("nothing of the search is saved yet")

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from conestool import __version__
-from conestool.cli import _io, _memory, _options, _processes, _show
+from conestool.cli import _io, _launcher, _memory, _options, _show
 from conestool.cli._commands import Group
 from conestool.errors import ConesError, ModelLoadError, OutOfMemoryError, causes, first_line, is_out_of_memory
 
@@ -68,9 +68,9 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code; everything there is to say is on stderr afterwards."""
     _options.reset()
-    _show.mute(_processes.rank() > 0)
+    _show.mute(_launcher.rank() > 0)
     try:
-        _processes.check_command(command_of(arguments))
+        _launcher.check_command(command_of(arguments))
         code = app(arguments, prog_name="cones", standalone_mode=False)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
@@ -80,7 +80,7 @@ def run(arguments: list[str]) -> int:
         return 0 if closed or not isinstance(error.code, int) else error.code
     except (Exception, KeyboardInterrupt) as error:
         return report(error, arguments)
-    _processes.leave()
+    _launcher.leave()
     return code if isinstance(code, int) else 0
 
 
@@ -91,9 +91,9 @@ def command_of(arguments: Sequence[str]) -> str | None:
 
 def report(error: BaseException, arguments: Sequence[str]) -> int:
     """Say what stopped the command in a line and what to do in another; return the exit code."""
-    if _processes.speaks():
+    if _launcher.may_speak(error):
         _show.mute(False)
-    prefix = f"process {_processes.rank()}: " if _processes.rank() else ""
+    prefix = f"process {_launcher.rank()}: " if _launcher.rank() else ""
     if _options.wants_traceback():
         import traceback
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _io, _processes, _show
+from conestool.cli import _io, _launcher, _show
 from conestool.cli._options import (
     Captions,
     CaptionsOption,
@@ -107,7 +107,7 @@ def tune(
     state = state_path(path)
     resources = make_resources(micro_batch, gradient_checkpointing, offload_scores)
     tuned = search(cone, images, tuning, where, state, resume, resources)
-    if _processes.rank():
+    if _launcher.rank():
         return
     finish(tuned, path, force=force, json=json)
     if state:
@@ -175,7 +175,7 @@ def search(
     if state and state.exists() and not resume:
         _show.say(f"note: {state} holds an interrupted search; --resume goes on from it")
     try:
-        where, processes = _processes.join(where)
+        where, processes = _launcher.join(where)
         base = _models.open_model(where, (cone.base.id, cone.base.revision))
         from conestool.cli._events import Stages
         from conestool.search.tuning import tune as tune_concepts

@@ -13,7 +13,7 @@ from conestool.diffusion.losses import Schedule, sample_losses, schedule_of, str
 from conestool.diffusion.models import Model
 from conestool.diffusion.photos import Photo, to_latents
 from conestool.diffusion.prompts import encode, frames_on
-from conestool.search.processes import ALONE, Processes
+from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.subject import article, class_prompts
 
 __all__ = ["SAMPLES", "describe_photos", "surroundings"]
@@ -55,7 +55,12 @@ def surroundings(model: Model) -> list[str]:
 
 
 def describe_photos(
-    model: Model, photos: Sequence[Photo], noun: str, seed: int, batch: int = SAMPLES, processes: Processes = ALONE
+    model: Model,
+    photos: Sequence[Photo],
+    noun: str,
+    seed: int,
+    batch: int = SAMPLES,
+    processes: DistributedState = SINGLE_PROCESS,
 ) -> list[Photo]:
     """The photos, each one without a caption with the phrase under which the model finds it likeliest, if any.
 
@@ -67,9 +72,9 @@ def describe_photos(
     prompts = [f"{class_prompts(noun)[0]} {phrase}".rstrip() for phrase in phrases]
     silent = [photo for photo in photos if not photo.caption]
     chosen = torch.zeros(len(silent), dtype=torch.int64)
-    if processes.first:
+    if processes.is_main_process:
         chosen = likeliest(model, silent, prompts, seed, batch)
-    found = iter(processes.give(chosen).tolist())
+    found = iter(processes.broadcast(chosen).tolist())
     return [photo if photo.caption else replace(photo, caption=phrases[next(found)]) for photo in photos]
 
 

@@ -20,10 +20,10 @@ from conestool.diffusion.prior import GROUP
 from conestool.diffusion.sampling import sample
 from conestool.search.captions import SAMPLES, surroundings
 from conestool.search.density import CANDIDATES, choose
+from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.methods import make_method
 from conestool.search.objective import POOL
 from conestool.search.priors import Priors, other_images, other_nouns, scene_images, to_draw
-from conestool.search.processes import ALONE, Processes
 from conestool.search.resources import Resources, aside, at_work
 from conestool.search.scenes import plan
 from conestool.search.settings import Settings
@@ -68,7 +68,7 @@ def dry_run(
     settings: Settings,
     resources: Resources,
     class_pictures: Sequence[Image.Image] | None = None,
-    processes: Processes = ALONE,
+    processes: DistributedState = SINGLE_PROCESS,
 ) -> Estimate:
     """Run the first steps of the search that `find` would do, and write nothing; the model is as it was afterwards.
 
@@ -78,7 +78,7 @@ def dry_run(
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
     to_come, drawing = to_draw(model, words.class_noun, settings, bool(class_pictures)), 0.0
-    if to_come and processes.first:
+    if to_come and processes.is_main_process:
         prompts = words.of_class[:1] * group
         drawing = timed(model, lambda: sample(model, prompts, range(group), steps=DRAWING_STEPS, batch=group)) / group
     nouns, scenes = other_nouns(model.settings, words.class_noun), scene_images(settings)
@@ -105,7 +105,7 @@ def dry_run(
     if settings.density is None and method.ranking().count is None:
         losses += len(CANDIDATES) * (POOL * kept + PROBES * (len(objective.terms) - kept))
     passes = max(0, model.defaults.steps - DRAWING_STEPS) * (2 if model.defaults.guidance > 1 else 1)
-    alone = forward * processes.size  # what the first process does while the others wait
+    alone = forward * processes.num_processes  # what the first process does while the others wait
     phases = {
         "class images": to_come * (drawing + passes * alone),
         "photos": encoded * encoding + looks * alone,

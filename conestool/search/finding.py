@@ -15,16 +15,16 @@ from conestool.diffusion.models import Model, wrap
 from conestool.diffusion.photos import Photo, as_photo
 from conestool.diffusion.prompts import choose_identifier, is_one_token
 from conestool.diffusion.sampling import versions
-from conestool.errors import PhotoError, UsageError
+from conestool.errors import PhotoError
 from conestool.records import BaseInfo, Origin
 from conestool.search import cones, mask, taylor, tstat
 from conestool.search.captions import SAMPLES, describe_photos
 from conestool.search.density import Choice, choose
+from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.events import Note, Report, ignore
 from conestool.search.methods import make_method, parameters
 from conestool.search.objective import Objective
 from conestool.search.priors import draw_priors
-from conestool.search.processes import ALONE, Processes
 from conestool.search.report import Probes, doubts, measure
 from conestool.search.resources import PLENTY, Resources, aside, at_work
 from conestool.search.run import run
@@ -51,7 +51,7 @@ def find(
     state: Path | None = None,
     resume: bool = False,
     resources: Resources | None = None,
-    processes: Processes = ALONE,
+    processes: DistributedState = SINGLE_PROCESS,
 ) -> Cone:
     """Search the K/V weights of `pipe` for those that make it draw the subject of `images` when shut.
 
@@ -89,19 +89,12 @@ def find(
             held_out=pictures.held_out,
             versions=versions(),
         )
-        key = agreed(run_key([origin.model_dump(), words.identifier, pictures.captions, info.digests]), processes)
+        key = processes.assert_equal(run_key([origin.model_dump(), words.identifier, pictures.captions, info.digests]))
         with aside(model):
             run(method, [objective], SavedRun(state, key) if state else None, resume, progress, processes)
             choice = choose(objective, method.ranking(), settings.density, objective.batch_of(PROBES))
             concept = describe(info, words, origin, choice, objective, probes)
     return Cone((concept,))
-
-
-def agreed(key: str, processes: Processes) -> str:
-    """The key of a run, if all processes are at the same one."""
-    if not processes.same(key):
-        raise UsageError("the processes were given different photos, settings or base models", "give all the same")
-    return key
 
 
 def name_subject(model: Model, class_noun: str, name: str | None, identifier: str | None, progress: Report) -> Words:
@@ -123,14 +116,14 @@ def captioned(
     settings: Settings,
     progress: Report,
     resources: Resources = PLENTY,
-    processes: Processes = ALONE,
+    processes: DistributedState = SINGLE_PROCESS,
 ) -> list[Photo]:
     """The photos with the captions that `settings` asks for; a note says what the model saw in them."""
     if settings.captions == "none":
         return [replace(photo, caption="") for photo in photos]
     if settings.captions == "given":
         return list(photos)
-    agreed(run_key([[photo.sha256, photo.caption] for photo in photos]), processes)
+    processes.assert_equal(run_key([[photo.sha256, photo.caption] for photo in photos]))
     told = describe_photos(model, photos, noun, settings.seed, resources.pictures(SAMPLES), processes)
     seen = [new.caption or "nothing it has words for" for old, new in zip(photos, told, strict=True) if not old.caption]
     if seen:

@@ -12,8 +12,8 @@ from conestool.diffusion.conditioning import Conditioning
 from conestool.diffusion.finite import check_finite
 from conestool.diffusion.losses import Schedule, predict, schedule_of, stratified_timesteps
 from conestool.diffusion.models import Model
+from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.layout import Layout, Use
-from conestool.search.processes import ALONE, Processes
 from conestool.search.scaling import LossScale
 
 __all__ = ["POOL", "Batch", "Objective", "Pictures", "Term"]
@@ -96,7 +96,7 @@ class Objective:
     seed: int = 0
     noise: tuple[float, float] = WHOLE
     largest: int = 32
-    processes: Processes = ALONE
+    processes: DistributedState = SINGLE_PROCESS
     pool: int = POOL
     schedule: Schedule = field(init=False)
     scale: LossScale = field(init=False)
@@ -199,7 +199,7 @@ class Objective:
             part = select(batch, rows)
             answer = predict(self.model, self.schedule, part.noisy, part.timesteps, part.conditioning)
             answers[rows.to(answers.device)] = answer
-        return replace(batch, target=self.processes.add(answers))
+        return replace(batch, target=self.processes.all_reduce(answers))
 
     def gradient(self, weights: Tensor | Iterable[Tensor], index: int, use: Use) -> float:
         """Give dL_con/dtheta at `weights` on batch `index` to `use`, by parameters; returns that batch's L_con.
@@ -216,17 +216,17 @@ class Objective:
             sums.append(part.sum())
             use(number, part)
 
-        if len(batch.noisy) <= self.largest and self.processes.size == 1 and not self.scale.dynamic:
+        if len(batch.noisy) <= self.largest and self.processes.num_processes == 1 and not self.scale.dynamic:
             loss = self.backward(batch, checked)
         else:
             gradient, loss = self.added(batch)
-            while self.scale.retry(gradient):
+            while self.scale.backoff(gradient):
                 gradient, loss = self.added(batch)
             for number, part in enumerate(gradient):
                 checked(number, part)
         check_finite(loss, f"L_con at step {index + 1}", self.model.dtype)
         check_finite(torch.stack(sums), f"the gradient of L_con at step {index + 1}", self.model.dtype)
-        self.scale.passed()
+        self.scale.update()
         return loss
 
     def backward(self, batch: Batch, use: Use) -> float:
@@ -247,18 +247,18 @@ class Objective:
             found[number] = found[number].add_(part) if number in found else part
 
         loss = self.backward(batch, add)
-        gradient = [self.processes.add(found[number]) for number in sorted(found)]
+        gradient = [self.processes.all_reduce(found[number]) for number in sorted(found)]
         if self.scale.value != 1:
             for part in gradient:
                 part.div_(self.scale.value)
-        return gradient, self.processes.total(loss, self.theta.device)
+        return gradient, self.processes.sum(loss, self.theta.device)
 
     @torch.no_grad()
     def loss(self, weights: Tensor, batch: Batch) -> float:
         """Sum of weights * squared errors of `batch` at `weights` (n,); NumbersError if it is not finite."""
         self.layout.write(weights)
         own = sum(float((part.weights * self.errors(part)).sum()) for part in self.chunks(batch))
-        loss = self.processes.total(own, self.theta.device)
+        loss = self.processes.sum(own, self.theta.device)
         check_finite(loss, "a loss of the report", self.model.dtype)
         return loss
 
@@ -273,7 +273,7 @@ class Objective:
 
     def shares(self, batch: Batch) -> list[Tensor]:
         """Row numbers of those parts."""
-        return [rows for rows in torch.split(self.processes.rows(len(batch.noisy)), self.largest) if len(rows)]
+        return [rows for rows in torch.split(self.processes.shard(len(batch.noisy)), self.largest) if len(rows)]
 
 
 def select(batch: Batch, rows: Tensor) -> Batch:

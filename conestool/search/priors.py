@@ -13,8 +13,8 @@ from PIL import Image
 from conestool.diffusion.models import Model
 from conestool.diffusion.prior import GROUP, class_images, undrawn
 from conestool.errors import PhotoError
+from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.events import Progress, Report, ignore
-from conestool.search.processes import ALONE, Processes
 from conestool.search.resources import PLENTY, Resources
 from conestool.search.scenes import Scene, plan
 from conestool.search.settings import Settings
@@ -75,7 +75,7 @@ def draw_priors(
     given: Sequence[Image.Image] | None = None,
     progress: Report = ignore,
     resources: Resources = PLENTY,
-    processes: Processes = ALONE,
+    processes: DistributedState = SINGLE_PROCESS,
     beside: Sequence[str] = (),
 ) -> Priors:
     """What a search needs of the model's pictures, from the cache where they are there; `given` are of the class.
@@ -110,7 +110,7 @@ def draw(
     seed: int,
     progress: Report,
     resources: Resources,
-    processes: Processes,
+    processes: DistributedState,
 ) -> list[Image.Image]:
     """Pictures by the base model; of several processes the first draws them, and gives them to the others."""
 
@@ -119,9 +119,9 @@ def draw(
 
     side = model.defaults.size
     pixels = np.zeros((count, side, side, 3), np.uint8)
-    if processes.first:
+    if processes.is_main_process:
         drawn = class_images(model, prompt, count, seed, batch=resources.pictures(GROUP), progress=tell)
-        if processes.size == 1:
+        if processes.num_processes == 1:
             return drawn
         pixels = np.stack([np.asarray(image) for image in drawn])
-    return [Image.fromarray(each.numpy()) for each in processes.give(torch.from_numpy(pixels))]
+    return [Image.fromarray(each.numpy()) for each in processes.broadcast(torch.from_numpy(pixels))]

@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-import torch
 from torch import Tensor
 
 from conestool.errors import UsageError
+from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.events import Note, Progress, Report
 from conestool.search.methods import Method
 from conestool.search.objective import Objective
-from conestool.search.processes import ALONE, Processes
 from conestool.search.saved import SavedRun
 from conestool.search.scaling import LossScale
 
@@ -32,7 +31,7 @@ def run(
     saved: SavedRun | None,
     resume: bool,
     progress: Report,
-    processes: Processes = ALONE,
+    processes: DistributedState = SINGLE_PROCESS,
 ) -> None:
     """Step `method`, which works on `objectives`, to its end.
 
@@ -41,7 +40,7 @@ def run(
     all stop after the same step, and the first alone reads and writes the state.
     """
     search = Search(method, [objective.scale for objective in objectives])
-    files = saved if processes.first else None
+    files = saved if processes.is_main_process else None
     done = restored(search, files, progress, processes) if saved and resume else 0
     last = begun = time.monotonic()
     with interrupts() as wanted:
@@ -90,22 +89,22 @@ def keep(saved: SavedRun, done: int, search: Search, progress: Report) -> None:
         progress(Note(f"the search goes on unsaved: {error}", True))
 
 
-def restored(search: Search, saved: SavedRun | None, progress: Report, processes: Processes) -> int:
+def restored(search: Search, saved: SavedRun | None, progress: Report, processes: DistributedState) -> int:
     """Bring `search` to where a saved run stopped; returns the number of finished steps.
 
     The first process reads the file and the others have it from there.
     """
     found = saved.load() if saved else None
-    steps = int(processes.total(float(found[0]) if found else 0.0, torch.device("cpu")))
+    steps = int(processes.sum(float(found[0]) if found else 0.0))
     if not steps:
         name = saved.path.name if saved else ""
         progress(Note(f"{name} is not there: starting from the beginning"))
         return 0
     if found:
         search.restore(found[1])
-    if processes.size > 1:
+    if processes.num_processes > 1:
         state = sorted(search.state().items())
-        search.restore({name: processes.give(value.contiguous().clone()) for name, value in state})
+        search.restore({name: processes.broadcast(value.contiguous().clone()) for name, value in state})
     progress(Note(f"resumed after step {steps} of {search.method.steps}"))
     return steps
 

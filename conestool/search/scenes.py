@@ -18,7 +18,7 @@ from torch import Tensor
 from conestool.diffusion.locating import extent, located
 from conestool.diffusion.models import Model
 from conestool.diffusion.photos import square
-from conestool.search.processes import ALONE, Processes
+from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.subject import joined
 
 __all__ = ["Player", "Scene", "Staged", "plan", "stage"]
@@ -89,7 +89,7 @@ def stage(
     others: Sequence[str],
     seed: int,
     batch: int = 8,
-    processes: Processes = ALONE,
+    processes: DistributedState = SINGLE_PROCESS,
 ) -> Staged:
     """Put photos of the `players` into the `drawn` scenes, where the base model drew their classes.
 
@@ -110,8 +110,8 @@ def stage(
         for turn, ((row, _), spot) in enumerate(zip(roles, spots, strict=True)):
             images[row], region = paste(images[row], spot, photos[turn % len(photos)], cuts[turn % len(cuts)])
             regions[row, 0] = torch.maximum(regions[row, 0], region)
-    pixels = processes.give(torch.from_numpy(np.stack([np.asarray(image) for image in images])))
-    return Staged(scenes, [Image.fromarray(each.numpy()) for each in pixels], processes.give(regions))
+    pixels = processes.broadcast(torch.from_numpy(np.stack([np.asarray(image) for image in images])))
+    return Staged(scenes, [Image.fromarray(each.numpy()) for each in pixels], processes.broadcast(regions))
 
 
 def look(

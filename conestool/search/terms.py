@@ -15,10 +15,10 @@ from conestool.diffusion.models import Model
 from conestool.diffusion.photos import to_latents
 from conestool.diffusion.prior import GROUP
 from conestool.diffusion.prompts import encode, frames_on, identifiers
+from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.layout import Layout
 from conestool.search.objective import POOL, Objective, Pictures, Term
 from conestool.search.priors import Priors
-from conestool.search.processes import ALONE, Processes
 from conestool.search.report import Probes
 from conestool.search.resources import PLENTY, Resources
 from conestool.search.scenes import Player, stage
@@ -63,7 +63,7 @@ def prepare(
     priors: Priors,
     settings: Settings,
     resources: Resources = PLENTY,
-    processes: Processes = ALONE,
+    processes: DistributedState = SINGLE_PROCESS,
     beside: Sequence[Player] = (),
     pool: int = POOL,
 ) -> tuple[Objective, Probes]:
@@ -115,7 +115,7 @@ def contrast_term(model: Model, words: Words, learn: Pictures, captions: Sequenc
 
 
 def scenes_term(
-    model: Model, players: Sequence[Player], priors: Priors, settings: Settings, batch: int, processes: Processes
+    model: Model, players: Sequence[Player], priors: Priors, settings: Settings, batch: int, processes: DistributedState
 ) -> Term:
     """The `players` among other things: learned where they are; all else stays as their classes alone have it."""
     staged = stage(model, priors.scenes, priors.drawn, players, priors.nouns, settings.seed, batch, processes)

@@ -19,13 +19,13 @@ from conestool.errors import PhotoError
 from conestool.patch.shutting import check_base
 from conestool.records import plain
 from conestool.search.controls import random
+from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.events import Note, Report, ignore
-from conestool.search.finding import agreed, captioned
+from conestool.search.finding import captioned
 from conestool.search.joint import JointMask
 from conestool.search.layout import Layout
 from conestool.search.objective import Objective
 from conestool.search.priors import draw_priors
-from conestool.search.processes import ALONE, Processes
 from conestool.search.report import Probes, doubts, measure
 from conestool.search.resources import PLENTY, Resources, aside, at_work
 from conestool.search.run import run
@@ -113,7 +113,7 @@ def tune(
     state: Path | None = None,
     resume: bool = False,
     resources: Resources | None = None,
-    processes: Processes = ALONE,
+    processes: DistributedState = SINGLE_PROCESS,
 ) -> Cone:
     """Improve the concepts of `cone` together, so that each still draws its subject while all are shut.
 
@@ -135,7 +135,7 @@ def tune(
         owned = torch.stack([layout.shut(each.indices) for each in cone.concepts])
         told = [[photo.caption for photo in photos[each.name]] for each in cone.concepts]
         facts = [tuning.record(), tuning.settings.seed, [each.photos for each in subjects], told, model.info.digests]
-        key = agreed(run_key([*facts, [each.id for each in cone.concepts]]), processes)
+        key = processes.assert_equal(run_key([*facts, [each.id for each in cone.concepts]]))
         with aside(model):
             saved = SavedRun(state, key) if state else None
             owners = settled(subjects, owned, tuning, saved, resume, progress, processes)
@@ -153,7 +153,7 @@ def settled(
     saved: SavedRun | None,
     resume: bool,
     progress: Report,
-    processes: Processes,
+    processes: DistributedState,
 ) -> Tensor:
     """Who shuts what after the mask's steps, boolean, (concepts, n): as before if they did not lower the losses."""
     objectives = [each.objective for each in subjects]
@@ -183,7 +183,7 @@ def subjects_of(
     class_pictures: Mapping[str, Sequence[Image.Image]] | None = None,
     progress: Report = ignore,
     resources: Resources = PLENTY,
-    processes: Processes = ALONE,
+    processes: DistributedState = SINGLE_PROCESS,
 ) -> list[Subject]:
     """All concepts with the photos of their names, each beside the others in its scenes."""
     settings, shared = tuning.shown, (class_pictures, progress, resources, processes)
@@ -205,7 +205,7 @@ def subject_of(
     class_pictures: Mapping[str, Sequence[Image.Image]] | None = None,
     progress: Report = ignore,
     resources: Resources = PLENTY,
-    processes: Processes = ALONE,
+    processes: DistributedState = SINGLE_PROCESS,
 ) -> Subject:
     """One concept's L_con and probes, made as `find` makes them; the layout's weights must be untouched."""
     words = Words(concept.name, concept.class_noun, concept.identifier)

@@ -23,7 +23,7 @@ from conestool.search.layout import Layout
 from conestool.search.methods import METHODS, make_method
 from conestool.search.objective import Objective, Pictures, Term
 from conestool.search.resources import PLENTY, Resources, aside, at_work, resting
-from conestool.search.scaling import LARGEST, PATIENCE, LossScale
+from conestool.search.scaling import GROWTH_INTERVAL, MAX_SCALE, LossScale
 from tests.packagings import FAMILIES
 from tests.search.gradients import whole
 from tests.tiny import save_pipeline
@@ -143,7 +143,7 @@ def test_an_overflow_halves_the_scale_and_repeats_the_batch(folder: Path) -> Non
         asked = objective(half, layout, weight=1e5)
         kept = torch.rand(asked.theta.shape, generator=torch.Generator().manual_seed(1)) > 0.1
         found = whole(asked, asked.theta * kept)[0]
-        assert 1 <= asked.scale.value < LARGEST
+        assert 1 <= asked.scale.value < MAX_SCALE
         assert closeness(found, exact) < 0.05
         again = LossScale.of(torch.float16)
         again.restore(asked.scale.state())
@@ -154,14 +154,14 @@ def test_an_overflow_halves_the_scale_and_repeats_the_batch(folder: Path) -> Non
 
 def test_the_scale_grows_again_and_stays_one_where_none_is_needed() -> None:
     """After a hundred batches without overflow; float32 and bfloat16 have the range."""
-    scale = LossScale(True, LARGEST / 4)
-    for _ in range(PATIENCE):
-        scale.passed()
-    assert scale.value == LARGEST / 2
+    scale = LossScale(True, MAX_SCALE / 4)
+    for _ in range(GROWTH_INTERVAL):
+        scale.update()
+    assert scale.value == MAX_SCALE / 2
     for dtype in (torch.float32, torch.bfloat16):
         scale = LossScale.of(dtype)
-        for _ in range(PATIENCE):
-            scale.passed()
+        for _ in range(GROWTH_INTERVAL):
+            scale.update()
         assert (scale.value, scale.state()) == (1, {})
 
 

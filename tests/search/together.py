@@ -1,4 +1,4 @@
-"""What each process of test_processes.py does: `torchrun --nproc-per-node 2 -m tests.search.together MODEL FOLDER`."""
+"""A process of test_distributed.py: `torchrun --nproc-per-node 2 -m tests.search.together MODEL FOLDER`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import signal
 import sys
 from pathlib import Path
 
-import torch.distributed as dist
+from accelerate import PartialState
 
 from conestool import format as cones
 from conestool.concept import Cone
 from conestool.diffusion.models import Model, load_model
 from conestool.errors import UsageError
 from conestool.search import METHODS, Event, Progress, Settings, find
+from conestool.search.distributed import DistributedState, join
 from conestool.search.events import ignore
-from conestool.search.processes import Processes
 from conestool.search.resources import Resources
 from conestool.search.tuning import Tuning, tune
 from tests.search.test_resources import photos, quick
@@ -29,20 +29,24 @@ def shared(method: str) -> Settings:
 
 def main() -> None:
     """Search by every method, stop and resume, and refuse different photos; the first process writes the files."""
-    dist.init_process_group("gloo")
-    processes = Processes(dist.get_rank(), dist.get_world_size())
+    processes, _ = join("cpu")
     model, folder = load_model(sys.argv[1]), Path(sys.argv[2])
     for method in METHODS:
         cone = find(model, photos(), "dog", settings=shared(method), processes=processes)
-        cones.save(cone, folder / f"{method}-{processes.rank}.cone")
-    cones.save(interrupted(model, folder, processes), folder / f"resumed-{processes.rank}.cone")
+        cones.save(cone, folder / f"{method}-{processes.process_index}.cone")
+    cones.save(interrupted(model, folder, processes), folder / f"resumed-{processes.process_index}.cone")
     for name, stop in (("tuned", 0), ("tuned-resumed", 2)):
-        cones.save(tuned_together(model, folder, processes, stop), folder / f"{name}-{processes.rank}.cone")
+        cones.save(tuned_together(model, folder, processes, stop), folder / f"{name}-{processes.process_index}.cone")
     try:
-        find(model, photos()[processes.rank :], "dog", settings=quick(), processes=processes)
+        find(model, photos()[processes.process_index :], "dog", settings=quick(), processes=processes)
     except UsageError as error:
-        (folder / f"different-{processes.rank}.txt").write_text(str(error))
-    dist.destroy_process_group()
+        (folder / f"different-{processes.process_index}.txt").write_text(str(error))
+    PartialState().destroy_process_group()
+
+
+def last_of(processes: DistributedState) -> bool:
+    """Whether this is the process in which Ctrl-C is pressed."""
+    return processes.process_index == processes.num_processes - 1
 
 
 def tuning() -> Tuning:
@@ -50,34 +54,34 @@ def tuning() -> Tuning:
     return Tuning(steps=3, rate=0.2, settings=quick(held_out=0))
 
 
-def tuned_together(model: Model, folder: Path, processes: Processes, last: int = 0) -> Cone:
+def tuned_together(model: Model, folder: Path, processes: DistributedState, last: int = 0) -> Cone:
     """Two concepts tuned together; stopped by the last process after step `last`, and resumed."""
     cone, state = random_cone(model, "dog", "hat", density=0.2), folder / "tune.part"
     given = {"tuning": tuning(), "class_pictures": dict.fromkeys(cone.names, photos()), "processes": processes}
 
     def stop(event: Event) -> None:
-        if processes.rank == processes.size - 1 and event == Progress("search", last, 3, getattr(event, "loss", None)):
+        if last_of(processes) and event == Progress("search", last, 3, getattr(event, "loss", None)):
             os.kill(os.getpid(), signal.SIGINT)
 
     try:
         return tune(model, cone, dict.fromkeys(cone.names, photos()), progress=stop, state=state, **given)
     except KeyboardInterrupt:
-        (folder / f"tune-stopped-{processes.rank}.txt").write_text("stopped")
+        (folder / f"tune-stopped-{processes.process_index}.txt").write_text("stopped")
     return tune(model, cone, dict.fromkeys(cone.names, photos()), state=state, resume=True, **given)
 
 
-def interrupted(model: Model, folder: Path, processes: Processes) -> Cone:
+def interrupted(model: Model, folder: Path, processes: DistributedState) -> Cone:
     """Stop after the second step because the last process alone had a Ctrl-C, then go on, with less memory."""
     state = folder / "state.part"
 
     def stop(event: Event) -> None:
-        if processes.rank == processes.size - 1 and event == Progress("search", 2, 3, getattr(event, "loss", None)):
+        if last_of(processes) and event == Progress("search", 2, 3, getattr(event, "loss", None)):
             os.kill(os.getpid(), signal.SIGINT)
 
     try:
         find(model, photos(), "dog", settings=quick(), progress=stop, state=state, processes=processes)
     except KeyboardInterrupt:
-        (folder / f"stopped-{processes.rank}.txt").write_text("stopped")
+        (folder / f"stopped-{processes.process_index}.txt").write_text("stopped")
     least = Resources(micro_batch=1)
     again = {"state": state, "resume": True, "processes": processes, "resources": least}
     return find(model, photos(), "dog", settings=quick(), progress=ignore, **again)

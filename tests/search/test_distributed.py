@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +14,9 @@ import torch
 from conestool import format as cones
 from conestool.concept import Concept, Cone
 from conestool.diffusion.models import load_model
+from conestool.errors import UsageError
 from conestool.search import METHODS, find
-from conestool.search.processes import ALONE, Processes
+from conestool.search.distributed import SINGLE_PROCESS, DistributedState, join
 from tests.cli.support import environment
 from tests.search.test_resources import photos
 from tests.search.together import shared, tuned_together
@@ -104,7 +104,7 @@ def test_concepts_are_tuned_together(made: Path, base: Path) -> None:
     files = [made / f"{name}-{rank}.cone" for name in ("tuned", "tuned-resumed") for rank in (0, 1)]
     assert len({file.read_bytes() for file in files}) == 1
     assert all((made / f"tune-stopped-{rank}.txt").exists() for rank in (0, 1))
-    together, alone = cones.load(files[0]), tuned_together(load_model(str(base)), made, ALONE)
+    together, alone = cones.load(files[0]), tuned_together(load_model(str(base)), made, SINGLE_PROCESS)
     before = random_cone(load_model(str(base)), "dog", "hat", density=0.2)
     for name in ("dog", "hat"):
         assert together[name].id != before[name].id
@@ -164,10 +164,10 @@ def test_an_error_in_one_process_ends_all_and_is_said_once(desk: Path, base: Pat
 
 def test_rows_are_dealt_out_evenly_and_completely() -> None:
     """Every row to one process, and a single process has them all in order."""
-    dealt = [Processes(rank, 3).rows(8) for rank in range(3)]
+    dealt = [DistributedState(rank, 3).shard(8) for rank in range(3)]
     assert sorted(torch.cat(dealt).tolist()) == list(range(8))
     assert {len(rows) for rows in dealt} == {2, 3}
-    assert ALONE.rows(4).tolist() == [0, 1, 2, 3]
+    assert SINGLE_PROCESS.shard(4).tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("command", ["render", "merge", "eval"])
@@ -183,14 +183,8 @@ def test_other_commands_are_refused_under_a_launcher(
     assert f"{command} is work for one process" in capsys.readouterr().err
 
 
-def test_a_device_named_outright_is_refused_under_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_named_outright_is_refused_under_a_launcher() -> None:
     """All processes would meet on it."""
-    from conestool.cli._processes import own_device
-    from conestool.errors import UsageError
-
-    assert own_device("cpu") == "cpu"
-    assert own_device("auto") == "cpu" or torch.cuda.is_available()
-    monkeypatch.setitem(os.environ, "LOCAL_RANK", "0")
     for name in ("cuda:1", "mps"):
         with pytest.raises(UsageError, match=name):
-            own_device(name)
+            join(name)
