@@ -64,7 +64,9 @@ def search(folder: Path, policy: str, steps: int) -> float:
     )
     if done.returncode:
         raise SystemExit(done.stderr)
-    return time.perf_counter() - begun
+    took = time.perf_counter() - begun
+    print(f"{policy or 'default'}: {took:.1f} s", file=sys.stderr, flush=True)
+    return took
 
 
 @contextmanager
