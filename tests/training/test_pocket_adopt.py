@@ -1,28 +1,60 @@
-"""The packaged model can be trained further: adopted into a work folder and exported again it is the same."""
+"""An exported model can be trained further: adopted into a work folder and exported again it is the same."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
-from conestool.diffusion.sources import pocket_folder
-from conestool.evaluate.judge import load_judge
-from training.pocket import evaluator
+from training.pocket import autoencoder, models, tokenizer
 from training.pocket.adopt import adopt
+from training.pocket.common import save_state
 from training.pocket.export import write_model
 
 PARTS = ("unet/diffusion_pytorch_model", "text_encoder/model", "vae/diffusion_pytorch_model")
 
 
+def untrained(work: Path) -> None:
+    """A work folder as training leaves it, with random weights."""
+    torch.manual_seed(0)
+    parts = torch.nn.ModuleDict({"unet": models.build_unet(), "text": models.build_text_encoder(tokenizer.build())})
+    average = [p.detach().half().float() for p in parts.parameters()]
+    state = {"model": parts.state_dict(), "average": average, "optimizers": [], "seen": 12, "steps": 1, "scale": 1.25}
+    save_state(work / "train.pt", state)
+    coded = {"model": autoencoder.build().state_dict(), "light": autoencoder.LightDecoder().state_dict(), "seen": 0}
+    for name in ("autoencoder.pt", "decoder.pt"):
+        save_state(work / name, coded)
+
+
 def test_adopted_model_exports_with_the_same_weights(tmp_path: Path) -> None:
-    adopt(pocket_folder(), tmp_path / "work")
+    untrained(tmp_path / "work")
     write_model(tmp_path / "work", tmp_path / "model")
-    judge, packaged = evaluator.load(tmp_path / "work", torch.device("cpu")).state_dict(), load_judge().state_dict()
-    assert all(torch.equal(judge[name], packaged[name]) for name in packaged)
+    assert adopt(tmp_path / "model", tmp_path / "other")["seen"] == 12
+    with pytest.raises(SystemExit, match="holds a training already"):
+        adopt(tmp_path / "model", tmp_path / "other")
+    write_model(tmp_path / "other", tmp_path / "again")
     for part in PARTS:
-        before = load_file(pocket_folder() / f"{part}.safetensors")
-        after = load_file(tmp_path / "model" / f"{part}.safetensors")
+        before = load_file(tmp_path / "model" / f"{part}.safetensors")
+        after = load_file(tmp_path / "again" / f"{part}.safetensors")
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_exported_model_is_small_enough(tmp_path: Path) -> None:
+    """All weights in fp16 under 60 MB; a picture of the right size comes out."""
+    from diffusers import StableDiffusionPipeline
+
+    untrained(tmp_path / "work")
+    write_model(tmp_path / "work", tmp_path / "model")
+    assert sum(path.stat().st_size for path in (tmp_path / "model").rglob("*.safetensors")) < 60e6
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "model", safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe("a photo of a dog", num_inference_steps=2, height=64, width=64).images[0]
+    assert image.size == (64, 64)
+
+
+def test_export_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"decoder\.pt"):
+        write_model(tmp_path, tmp_path / "model")

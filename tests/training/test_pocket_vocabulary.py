@@ -1,4 +1,4 @@
-"""Pocket's committed vocabulary has every word of the domain as one token."""
+"""Pocket's committed vocabulary has every word of the world as one token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("transformers")
 
-from training.pocket import captions, domain, tokenizer
+from training.pocket import captions, tokenizer, world
 
 
 def test_every_word_of_the_domain_is_one_token() -> None:
@@ -18,6 +18,6 @@ def test_every_word_of_the_domain_is_one_token() -> None:
 def test_identifiers_have_ids_of_their_own() -> None:
     """No two identifiers share a token, and none is an ordinary word."""
     vocabulary = tokenizer.build().get_vocab()
-    ids = {vocabulary[word + "</w>"] for word in domain.IDENTIFIERS}
-    assert len(ids) == len(domain.IDENTIFIERS)
-    assert not set(domain.IDENTIFIERS) & (set(captions.vocabulary()) - set(domain.IDENTIFIERS))
+    ids = {vocabulary[word + "</w>"] for word in world.IDENTIFIERS}
+    assert len(ids) == len(world.IDENTIFIERS)
+    assert not set(world.IDENTIFIERS) & (set(captions.vocabulary()) - set(world.IDENTIFIERS))

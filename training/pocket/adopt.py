@@ -1,7 +1,7 @@
 """Begin where an exported model stands: ``python -m training.pocket.adopt --model conestool/models/pocket --work F``.
 
-Writes the checkpoints that the other stages go on from, so that the model inside the package and its judge can be
-trained further without the work folder they came from. The optimizers begin anew; weights come back as fp16 has them.
+Writes the checkpoints that the other stages go on from, so that the model inside the package can be trained further
+without the work folder it came from. The optimizers begin anew; weights come back as fp16 has them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from conestool.evaluate.judge import load_judge
-from training.pocket import models, tokenizer
+from training.pocket import autoencoder, models, tokenizer
 from training.pocket.common import save_state
 
 
@@ -31,7 +30,7 @@ def read_parts(model: Path) -> torch.nn.ModuleDict:
 
 
 def adopt(model: Path, work: Path) -> dict[str, Any]:
-    """Write ``autoencoder.pt``, ``scale.pt``, ``evaluator.pt`` and ``train.pt``; refuses a folder with a training."""
+    """Write ``autoencoder.pt``, ``decoder.pt``, ``scale.pt`` and ``train.pt``; refuses a folder with a training."""
     if (work / "train.pt").exists():
         raise SystemExit(f"{work} holds a training already; take another --work")
     parts = read_parts(model)
@@ -41,14 +40,15 @@ def adopt(model: Path, work: Path) -> dict[str, Any]:
     state = {
         "model": parts.state_dict(),
         "average": [parameter.detach().clone() for parameter in parts.parameters()],
+        "optimizers": [],
         "seen": int(told["images_seen"]),
         "steps": 0,
         "scale": scale,
-        "domain": told.get("domain", "wide"),
     }
-    save_state(work / "autoencoder.pt", {"model": vae.state_dict()})
+    coded = {"model": vae.state_dict(), "light": autoencoder.LightDecoder().state_dict(), "seen": 0}
+    for name in ("autoencoder.pt", "decoder.pt"):
+        save_state(work / name, coded)
     save_state(work / "scale.pt", {"scaling_factor": scale})
-    save_state(work / "evaluator.pt", {"model": load_judge().state_dict(), "steps": 0})
     save_state(work / "train.pt", state)
     return state
 

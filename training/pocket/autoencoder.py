@@ -1,7 +1,10 @@
-"""Train pocket's autoencoder: ``python -m training.pocket.autoencoder --work F --minutes 10``.
+"""Train pocket's autoencoder: ``python -m training.pocket.autoencoder --work F --minutes 15``, then with ``--decoder``.
 
-AutoencoderTiny with factor 4 (64 px -> 16x16x4), on collages of thousands of icons of the training sets, recoloured,
-outlined and with text-like strokes, over procedural backgrounds. Resumes from ``autoencoder.pt``.
+AutoencoderTiny with factor 8 (64 px -> 8x8x32), on scenes of the world, part of them zoomed, turned and recoloured at
+random, so that drawings of other designers pass too. Two stages. The first trains the encoder, with a light decoder
+that takes the latents apart into 16x16x8 and is thrown away: factor 8 by itself is far slower to learn (README). It
+fixes the latents, so scenes can be encoded and the U-Net begin. The second trains the decoder that ships, on those
+latents, for as long as there is time. Both resume, from ``autoencoder.pt`` and ``decoder.pt``.
 """
 
 from __future__ import annotations
@@ -11,93 +14,103 @@ import math
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny
-from torch import Tensor
+from torch import Tensor, nn
 
-from training.pocket import backgrounds, domain
+from training.pocket import scenes
 from training.pocket.common import Team, load_state, log_line, mixed_precision, save_state
-from training.pocket.sprites import LUMA, _warp
+from training.pocket.sprites import SpriteBank
 
-SIZE = 64
+SIZE, FACTOR, CHANNELS = 64, 8, 32
+#: Channels inside the encoder, and inside the decoder that ships.
+WIDTH, DECODER_WIDTH = 32, 64
+#: Noise on the latents in training: what the decoder has to stand.
+NOISE = 0.05
 
 
-def build() -> AutoencoderTiny:
-    """Return the untrained autoencoder; residual branches start small."""
-    model = AutoencoderTiny(
-        encoder_block_out_channels=(32, 32, 32),
-        decoder_block_out_channels=(32, 32, 32),
-        num_encoder_blocks=(1, 1, 2),
-        num_decoder_blocks=(3, 2, 1),
-        latent_channels=4,
-        upsampling_scaling_factor=2,
-    )
+def _tame(model: nn.Module) -> nn.Module:
+    """Let residual branches start small; returns the module."""
     for name, weight in model.named_parameters():
         if ".conv.4.weight" in name:
             weight.data.mul_(0.2)
     return model
 
 
-class Collages:
-    """Random pictures of everything the autoencoder must be able to show."""
+def build() -> AutoencoderTiny:
+    """Return the untrained autoencoder."""
+    model = AutoencoderTiny(
+        encoder_block_out_channels=(WIDTH,) * 4,
+        decoder_block_out_channels=(DECODER_WIDTH,) * 4,
+        num_encoder_blocks=(1, 1, 2, 0),
+        num_decoder_blocks=(5, 4, 3, 1),
+        latent_channels=CHANNELS,
+        upsampling_scaling_factor=2,
+    )
+    _tame(model)
+    return model
 
-    def __init__(self, work: Path, seed: int, device: torch.device) -> None:
-        rgba = np.load(work / "textures.npz")["rgba"]
-        self.icons = torch.from_numpy(np.ascontiguousarray(rgba)).permute(0, 3, 1, 2).to(device)
+
+class LightDecoder(nn.Module):
+    """The decoder of the first stage: takes each latent apart into 2x2 of a quarter of the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        fine = AutoencoderTiny(
+            encoder_block_out_channels=(8,) * 3,
+            decoder_block_out_channels=(WIDTH,) * 3,
+            num_encoder_blocks=(1, 1, 1),
+            num_decoder_blocks=(3, 2, 1),
+            latent_channels=CHANNELS // 4,
+            upsampling_scaling_factor=2,
+        )
+        self.decoder = _tame(fine.decoder)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return pictures in [-1, 1] for latents (B, 32, h, w)."""
+        pictures: Tensor = self.decoder(F.pixel_shuffle(latents, 2))
+        return pictures
+
+
+def encode(model: AutoencoderTiny, images: Tensor) -> Tensor:
+    """Return the latents of images in [-1, 1]."""
+    latents: Tensor = model.encode(images).latents
+    return latents
+
+
+class Pictures:
+    """Scenes of the world, and altered ones for what is not of this world."""
+
+    def __init__(self, bank: SpriteBank, seed: int) -> None:
+        self.bank, self.seed = bank, seed
         self.generator = torch.Generator().manual_seed(seed)
-        self.device = device
+
+    def draw(self, count: int, altered: float = 0.25) -> Tensor:
+        """Return (count, 3, 64, 64) in [-1, 1], the first ``altered`` of them changed."""
+        self.seed += 1
+        images = scenes.compose(scenes.sample_scenes(count, self.seed), self.bank, self.seed)
+        number = round(count * altered)
+        if number:
+            images[:number] = self._alter(images[:number])
+        return images
 
     def _uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(*shape, generator=self.generator)
+        return (low + (high - low) * torch.rand(*shape, generator=self.generator)).to(self.bank.device)
 
-    def _variants(self, icons: Tensor) -> Tensor:
-        """Recolour half of the icons (channel mixing or a gradient map) and outline a third of them."""
-        rgb, alpha = icons[:, :3], icons[:, 3:]
-        count = len(icons)
-        luma = (rgb * torch.tensor(LUMA, device=rgb.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
-        tint = self._uniform(0, 1, count, 3, 1, 1).to(rgb.device)
-        mapped = (tint * luma * 2).clamp(max=1) + (1 - tint) * (luma * 2 - 1).clamp(min=0)
-        mixed = rgb[:, torch.randperm(3, generator=self.generator)]
-        pick = self._uniform(0, 1, count, 1, 1, 1).to(rgb.device)
-        rgb = torch.where(pick < 0.25, mapped, torch.where(pick < 0.5, mixed, rgb))
-        width = int(torch.randint(3, 6, (1,), generator=self.generator)) // 2 * 2 + 1
-        grown = F.max_pool2d(alpha, width, 1, width // 2)
-        shrunk = -F.max_pool2d(-alpha, width, 1, width // 2)
-        edge = F.max_pool2d(luma, 3, 1, 1) + F.max_pool2d(-luma, 3, 1, 1) > 0.3
-        lines = ((grown - shrunk) > 0.5) | (edge & (alpha > 0.5))
-        ink = (lines & (self._uniform(0, 1, count, 1, 1, 1).to(rgb.device) < 0.33)).float()
-        alpha = torch.maximum(alpha, ink)
-        return torch.cat([rgb * (1 - ink), alpha], 1)
-
-    def draw(self, count: int) -> Tensor:
-        """Return (count, 3, 64, 64) pictures in [-1, 1]: 1 to 4 icons over a background."""
-        kinds = [*backgrounds.KINDS, "plain", "plain", *domain.COLOURS]
-        names = [kinds[int(i)] for i in torch.randint(len(kinds), (count,), generator=self.generator)]
-        canvas = backgrounds.paint(names, SIZE, self.generator, self.device)
-        for layer in range(4):
-            rows = (torch.rand(count, generator=self.generator) < 1.05 - 0.25 * layer).nonzero().flatten()
-            if not len(rows):
-                continue
-            which = torch.randint(len(self.icons), (len(rows),), generator=self.generator)
-            icons = self._variants(self.icons[which.to(self.device)].float() / 255)
-            icons = torch.cat([icons[:, :3] * icons[:, 3:], icons[:, 3:]], 1)
-            n = len(rows)
-            place = torch.stack(
-                [
-                    self._uniform(6, SIZE - 6, n),
-                    self._uniform(6, SIZE - 6, n),
-                    self._uniform(18, 58, n),
-                    self._uniform(-0.3, 0.3, n),
-                    torch.randint(2, (n,), generator=self.generator) * 2.0 - 1,
-                    self._uniform(0.9, 1.1, n),
-                ],
-                1,
-            ).to(self.device)
-            pasted = _warp(icons * 255, place, SIZE)
-            canvas[rows] = pasted[:, :3] + canvas[rows] * (1 - pasted[:, 3:])
-        return canvas * 2 - 1
+    def _alter(self, images: Tensor) -> Tensor:
+        """Turn, zoom and mirror, mix the colour channels, and invert some."""
+        count = len(images)
+        angle, zoom = self._uniform(-math.pi, math.pi, count), self._uniform(0.5, 1.2, count)
+        cos, sin = angle.cos() * zoom, angle.sin() * zoom
+        shift = self._uniform(-0.5, 0.5, count, 2)
+        theta = torch.stack([torch.stack([cos, sin], 1), torch.stack([-sin, cos], 1)], 1)
+        grid = F.affine_grid(torch.cat([theta, shift[:, :, None]], 2), list(images.shape), align_corners=False)
+        turned = F.grid_sample(images, grid, align_corners=False, padding_mode="reflection")
+        matrix = torch.eye(3, device=images.device) + self._uniform(-0.6, 0.6, count, 3, 3)
+        mixed = torch.einsum("bij,bjhw->bihw", matrix, turned) + self._uniform(-0.4, 0.4, count, 3, 1, 1)
+        sign = torch.where(self._uniform(0, 1, count, 1, 1, 1) < 0.2, -1.0, 1.0)
+        return (sign * mixed).clamp(-1, 1)
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -106,87 +119,110 @@ def psnr(a: Tensor, b: Tensor) -> float:
     return float((-10 * error.clamp(min=1e-9).log10()).mean())
 
 
-def loss_of(model: AutoencoderTiny, images: Tensor, noise: float) -> Tensor:
-    """Return L1 + 0.5 MSE + edges, and a pull of the latents towards mean 0 and deviation 1."""
-    latents = model.encode(images).latents
-    decoded = model.decode(latents + noise * torch.randn_like(latents)).sample.float()
-    latents = latents.float()
-    gap = decoded - images
+def likeness(decoded: Tensor, images: Tensor) -> Tensor:
+    """Return L1 + 0.5 MSE + differences of neighbours."""
+    gap = decoded.float() - images
     edges = (gap[..., 1:] - gap[..., :-1]).abs().mean() + (gap[..., 1:, :] - gap[..., :-1, :]).abs().mean()
-    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    pull = mean.square().mean() + (std - 1).square().mean()
-    total: Tensor = gap.abs().mean() + 0.5 * gap.square().mean() + 0.25 * edges + 0.05 * pull
+    total: Tensor = gap.abs().mean() + 0.5 * gap.square().mean() + 0.25 * edges
     return total
 
 
 class Trainer:
-    """One run: a rolling stock of collages, random crops of them, one optimizer."""
+    """One run of either stage: a rolling stock of pictures, random crops of them, one optimizer."""
 
     def __init__(self, args: argparse.Namespace, team: Team) -> None:
         self.args, self.team, self.device = args, team, torch.device(args.device)
-        self.target = args.work / ("decoder.pt" if args.decoder_only else "autoencoder.pt")
-        self.model = build().to(self.device)
-        state = load_state(self.target) or load_state(args.work / "autoencoder.pt")
-        if state:
-            self.model.load_state_dict(state["model"])
-        if args.decoder_only:
-            self.model.encoder.requires_grad_(False)
+        first = args.work / "autoencoder.pt"
+        self.path = args.work / "decoder.pt" if args.decoder else first
+        self.model, self.light = build(), LightDecoder()
+        state = load_state(self.path)
+        if args.decoder and state is None and load_state(first) is None:
+            raise SystemExit(f"no {first}: train the first stage before --decoder")
+        known = state or load_state(first)
+        if known:
+            self.model.load_state_dict(known["model"])
+            self.light.load_state_dict(known["light"])
+        for part in (self.model, self.light):
+            part.to(self.device, memory_format=torch.channels_last)
+        trained = [self.model.decoder] if args.decoder else [self.model.encoder, self.light]
+        self.parameters = [p for part in trained for p in part.parameters()]
         self.seen = int(state["seen"]) if state else 0
-        self.collages = Collages(args.work, 1 + team.rank + self.seen, self.device)
-        self.stock = self.collages.draw(512)
-        self.fixed = Collages(args.work, 99, self.device).draw(96)
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.trained, lr=args.lr, weight_decay=1e-4, betas=(0.9, 0.99))
+        bank = SpriteBank(args.work / "sprites.npy", self.device)
+        self.pictures = Pictures(bank, 10**6 * (1 + team.rank) + self.seen)
+        self.stock = self.pictures.draw(512)
+        self.fixed = Pictures(bank, 99).draw(64, 0.0)
+        self.other = Pictures(bank, 98).draw(32, 1.0)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=args.lr, weight_decay=1e-4, betas=(0.9, 0.99))
+        if state and "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
 
     def crops(self) -> Tensor:
-        """Renew a few collages and return a batch of crops of 32 px."""
-        fresh = torch.randint(len(self.stock), (4,))
-        self.stock[fresh] = self.collages.draw(4)
+        """Renew a few pictures and return a batch of crops of half the size."""
+        fresh = torch.randint(len(self.stock), (8,))
+        self.stock[fresh] = self.pictures.draw(8)
         chosen = self.stock[torch.randint(len(self.stock), (self.args.batch,))]
+        half = SIZE // 2
         parts = []
         for quarter in chosen.chunk(4):
-            x, y = (int(v) for v in torch.randint(SIZE - 31, (2,)))
-            parts.append(quarter[..., y : y + 32, x : x + 32])
-        return torch.cat(parts)
+            x, y = (int(v) for v in torch.randint(half + 1, (2,)))
+            parts.append(quarter[..., y : y + half, x : x + half])
+        return torch.cat(parts).contiguous(memory_format=torch.channels_last)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the pictures of this stage's decoder."""
+        return self.model.decoder(latents) if self.args.decoder else self.light(latents)
+
+    def loss(self, images: Tensor) -> Tensor:
+        """Return the likeness of decoded pictures; in the first stage with a pull of the latents to deviation 1."""
+        if self.args.decoder:
+            with torch.no_grad():
+                latents = encode(self.model, images).float()
+            return likeness(self.decode(latents + NOISE * torch.randn_like(latents)), images)
+        latents = encode(self.model, images).float()
+        mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+        pull = mean.square().mean() + (std - 1).square().mean()
+        return likeness(self.decode(latents + NOISE * torch.randn_like(latents)), images) + 0.05 * pull
 
     def step(self, rate: float) -> float:
         """Take one optimizer step and return the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with mixed_precision(self.device):
-            loss = loss_of(self.model, self.crops(), 0.05)
+            loss = self.loss(self.crops())
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
-        self.team.average_gradients(self.trained)
-        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.team.average_gradients(self.parameters)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.seen += self.args.batch * self.team.size
         return loss.item()
 
     @torch.no_grad()
     def report(self, loss: float, seconds: float) -> None:
-        """Log the PSNR on fixed collages and save."""
-        latents = self.model.encode(self.fixed).latents
+        """Log the PSNR on fixed pictures and save."""
+        latents = encode(self.model, self.fixed)
         log_line(
-            self.args.work / "autoencoder.jsonl",
+            self.path.with_suffix(".jsonl"),
             seen=self.seen,
             loss=round(loss, 4),
-            psnr=round(psnr(self.model.decode(latents).sample, self.fixed), 2),
-            mean=[round(v, 3) for v in latents.mean((0, 2, 3)).tolist()],
-            std=[round(v, 3) for v in latents.std((0, 2, 3)).tolist()],
+            psnr=round(psnr(self.decode(latents), self.fixed), 2),
+            psnr_altered=round(psnr(self.decode(encode(self.model, self.other)), self.other), 2),
+            std=round(float(latents.std()), 3),
             seconds=round(seconds),
         )
-        save_state(self.target, {"model": self.model.state_dict(), "seen": self.seen})
+        state = {"model": self.model.state_dict(), "light": self.light.state_dict(), "seen": self.seen}
+        save_state(self.path, state | {"optimizer": self.optimizer.state_dict()})
 
 
 def main() -> None:
-    """Train for ``--minutes`` and save; ``--decoder-only`` leaves the latents as they are."""
+    """Train for ``--minutes`` and save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--batch", type=int, default=32, help="crops of 32 px in each process")
-    parser.add_argument("--lr", type=float, default=2.5e-3)
-    parser.add_argument("--decoder-only", action="store_true")
+    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--decoder", action="store_true", help="the second stage: the decoder that ships")
+    parser.add_argument("--batch", type=int, default=24, help="crops of 32 px in each process")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--flat", action="store_true", help="keep the rate constant, to go on later")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -194,9 +230,9 @@ def main() -> None:
     torch.manual_seed(args.seed)
     trainer = Trainer(args, team)
     torch.manual_seed(args.seed + 1000 * team.rank + trainer.seen)
-    start, told, step, loss = time.monotonic(), 0.0, 0, 0.0
+    start, told, step, loss = time.monotonic(), time.monotonic(), 0, 0.0
     while (done := team.agree((time.monotonic() - start) / (60 * args.minutes))) < 1:
-        decay = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
+        decay = 1.0 if args.flat else 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
         loss = trainer.step(args.lr * min(1.0, (step + 1) / 100) * decay)
         step += 1
         if team.leads and time.monotonic() - told > 30:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from training.pocket import domain
+from training.pocket import world
 
 
 class Dice:
@@ -138,6 +138,20 @@ def street(dice: Dice, size: int) -> Tensor:
     return _mix(picture, dice.colour((245, 240, 225), 0.02), dash)
 
 
+def forest(dice: Dice, size: int) -> Tensor:
+    """Two rows of dark firs over moss, under a pale sky."""
+    x, y = _grid(size, dice.device)
+    ground = dice.uniform(0.68, 0.76)
+    picture = _sky(dice, (196, 226, 214), (226, 238, 214), y)
+    for count, top, rgb in ((6.0, 0.12, (104, 160, 118)), (4.0, 0.26, (44, 104, 74))):
+        u = (x * count + dice.uniform(0, 1)) % 1
+        height = (y - top) / (ground - top)
+        jag = 0.72 + 0.28 * ((height * 3) % 1)
+        firs = _edge((0.47 * height * jag - (u - 0.5).abs()) / count, size) * _edge(y - top, size)
+        picture = _mix(picture, dice.colour(rgb, 0.02), firs)
+    return _mix(picture, dice.colour((84, 122, 62), 0.03), _edge(y - ground, size))
+
+
 def _dots(picture: Tensor, dice: Dice, count: int, radius: float, rgb: tuple[int, int, int]) -> Tensor:
     """Scatter round dots."""
     size = picture.shape[-1]
@@ -158,6 +172,7 @@ KINDS: dict[str, Callable[[Dice, int], Tensor]] = {
     "bricks": bricks,
     "checkerboard": checkerboard,
     "street": street,
+    "forest": forest,
 }
 
 
@@ -167,6 +182,6 @@ def paint(kinds: list[str], size: int, generator: torch.Generator, device: torch
     for kind in sorted(set(kinds)):
         rows = [i for i, k in enumerate(kinds) if k == kind]
         dice = Dice(len(rows), generator, device)
-        painted = coloured(dice, size, domain.COLOURS[kind]) if kind in domain.COLOURS else KINDS[kind](dice, size)
+        painted = coloured(dice, size, world.COLOURS[kind]) if kind in world.COLOURS else KINDS[kind](dice, size)
         out[torch.tensor(rows, device=device)] = painted.expand(-1, 3, size, size)
     return out

@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -16,6 +18,15 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     torch.save(state, temporary)
+    temporary.replace(path)
+
+
+def save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write a NumPy file to a temporary neighbour, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        np.save(file, array)
     temporary.replace(path)
 
 

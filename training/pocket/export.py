@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from training.pocket import captions, domain, models, scenes, tokenizer
+from training.pocket import autoencoder, captions, models, tokenizer, world
 from training.pocket.common import load_state
 from training.pocket.pool import load_autoencoder
 
-STEPS, GUIDANCE, SIZE = 25, 3.0, 64
+STEPS, GUIDANCE, SIZE = 25, 3.0, autoencoder.SIZE
 
 
 def read_average(work: Path) -> tuple[torch.nn.ModuleDict, dict[str, Any]]:
     """Return U-Net and text encoder with the averaged weights of ``train.pt``, and the state."""
     state = load_state(work / "train.pt")
     if state is None:
-        raise SystemExit("no train.pt: run python -m training.pocket.train first")
+        raise SystemExit(f"no train.pt in {work}: run python -m training.pocket.train first")
     parts = torch.nn.ModuleDict({"unet": models.build_unet(), "text": models.build_text_encoder(tokenizer.build())})
     parts.load_state_dict(state["model"])
     for parameter, mean in zip(parts.parameters(), state["average"], strict=True):
@@ -33,7 +33,7 @@ def read_average(work: Path) -> tuple[torch.nn.ModuleDict, dict[str, Any]]:
 def build_pipeline(work: Path) -> tuple[StableDiffusionPipeline, dict[str, Any]]:
     """Assemble the pipeline of the last checkpoint, in fp32."""
     parts, state = read_average(work)
-    vae = load_autoencoder(work, torch.device("cpu"))
+    vae = load_autoencoder(work)
     vae.register_to_config(scaling_factor=state["scale"])
     pipe = StableDiffusionPipeline(
         vae=vae,
@@ -50,28 +50,27 @@ def build_pipeline(work: Path) -> tuple[StableDiffusionPipeline, dict[str, Any]]
 
 
 def facts(state: dict[str, Any]) -> dict[str, Any]:
-    """Return what ``pocket.json`` says of the model: the part of the domain it was trained on, and the defaults."""
-    name = state.get("domain", "narrow")
-    mix = scenes.MIXES.get(name, scenes.WIDE)
+    """Return what ``pocket.json`` says of the model: what it can draw, and the defaults."""
     return {
-        "domain": name if name in scenes.MIXES else "wide",
         "num_inference_steps": STEPS,
         "guidance_scale": GUIDANCE,
         "size": SIZE,
         "max_length": tokenizer.MAX_LENGTH,
         "images_seen": state["seen"],
-        "objects": list(mix.objects),
-        "animals": list(mix.animals),
-        "wearables": list(mix.wearables),
-        "hats": [h for h in mix.wearables if h in domain.GENERIC_HATS],
-        "colours": list(domain.COLOURS),
-        "backgrounds": {"plain": ""} | {k: captions.PLACES[k][0] for k in mix.kinds if k != "plain"},
-        "identifiers": list(domain.IDENTIFIERS),
+        "objects": [*world.ANIMALS, *world.THINGS],
+        "animals": list(world.ANIMALS),
+        "wearables": list(world.WEARABLES),
+        "hats": list(world.HATS),
+        "colours": list(world.COLOURS),
+        "backgrounds": {"plain": ""} | {kind: captions.PLACES[kind][0] for kind in world.BACKGROUNDS},
+        "identifiers": list(world.IDENTIFIERS),
     }
 
 
 def write_model(work: Path, out: Path) -> None:
     """Write the folder: parts as fp16 safetensors, tokenizer with CLIP's files, ``pocket.json``."""
+    if not (work / "decoder.pt").exists():
+        raise SystemExit(f"no decoder.pt in {work}: run python -m training.pocket.autoencoder --decoder first")
     pipe, state = build_pipeline(work)
     pipe.to(torch.float16).save_pretrained(out, safe_serialization=True)
     _edit(out / "text_encoder" / "config.json", dtype="float32")  # fp16 on disk, fp32 by default in memory
@@ -80,7 +79,7 @@ def write_model(work: Path, out: Path) -> None:
     merges = [m if isinstance(m, str) else " ".join(m) for m in bpe["merges"]]
     (out / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"], ensure_ascii=False))
     (out / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    shutil.copy(domain.HERE / "identifiers.json", out / "tokenizer" / "identifiers.json")
+    shutil.copy(world.HERE / "identifiers.json", out / "tokenizer" / "identifiers.json")
     (out / "pocket.json").write_text(json.dumps(facts(state), indent=1) + "\n")
     for path in out.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -1,38 +1,36 @@
-"""Measures that need no caption row: Frechet distance, two-sample test, autoencoder, use of the text."""
+"""Measures that need no caption row: Frechet distance, two-sample test, autoencoder, use of the text, costs."""
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from torch import Tensor, nn
 
-from training.pocket import captions, domain, sample, scenes
-from training.pocket.autoencoder import psnr
+from conestool.evaluate.attributes import AttributeJudge
+from training.pocket import captions, sample, scenes, world
+from training.pocket.autoencoder import encode
 from training.pocket.common import mixed_precision
-from training.pocket.evaluator import LABELS, Judge
+from training.pocket.judge import WORLD
 from training.pocket.sprites import SpriteBank
+from training.pocket.tokenizer import MAX_LENGTH
 
+#: No stage of training uses seeds from here on.
 SEED = 880_000
 
 
-def held_out_scenes(count: int, offset: int = 0, mix: scenes.Mix = scenes.WIDE) -> list[scenes.Scene]:
-    """Return random scenes with seeds that no stage of training uses."""
-    rng = random.Random(SEED + offset)
-    return [scenes.sample_scene(rng, mix) for _ in range(count)]
-
-
 @torch.no_grad()
-def features(judge: Judge, images: Tensor) -> Tensor:
-    """Return the judge's features (N, 192) in float64."""
-    return torch.cat([judge.features(part) for part in torch.split(images, 100)]).double()
+def features(judge: AttributeJudge, images: Tensor) -> Tensor:
+    """Return the means of the judge's last stage for whole pictures: (N, 96) in float64."""
+    return torch.cat([judge.whole(part).mean((2, 3)) for part in torch.split(images, 100)]).double()
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
@@ -46,26 +44,16 @@ def frechet(a: Tensor, b: Tensor) -> float:
 @torch.no_grad()
 def decoded(vae: AutoencoderTiny, images: Tensor) -> Tensor:
     """Return pictures as the autoencoder shows them."""
-    parts = [vae.decode(vae.encode(part).latents).sample.clamp(-1, 1) for part in torch.split(images, 100)]
+    parts = [vae.decode(encode(vae, part)).sample.clamp(-1, 1) for part in torch.split(images, 100)]
     return torch.cat(parts)
-
-
-def autoencoder_psnr(vae: AutoencoderTiny, work: Path, count: int = 300) -> dict[str, float]:
-    """Return the PSNR on held-out scenes, and on the held-out designer's icons over plain and field."""
-    bank = SpriteBank(work / "sprites.npz", torch.device("cpu"))
-    images = scenes.compose(held_out_scenes(count), bank, SEED)
-    other = SpriteBank(work / "heldout.npz", torch.device("cpu"))
-    drawn = [scenes.Scene((scenes.Item(n, n),), b) for n in sorted(other.rows) for b in ("plain", "field")]
-    icons = scenes.compose(drawn, other, SEED)
-    return {"scenes": psnr(decoded(vae, images), images), "openmoji": psnr(decoded(vae, icons), icons)}
 
 
 def tell_apart(renders: Tensor, real: Tensor, epochs: int = 12) -> float:
     """Train a fresh classifier to tell two equally large sets apart; its accuracy on a held-out fifth."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    judge = Judge(LABELS)
-    model = nn.Sequential(judge.body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(192, 1))
+    body = AttributeJudge(WORLD).whole
+    model = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 1))
     order = torch.randperm(len(renders), generator=generator)
     cut = len(renders) // 5
     test, train = order[:cut], order[cut:]
@@ -88,52 +76,68 @@ def tell_apart(renders: Tensor, real: Tensor, epochs: int = 12) -> float:
     return (right + 1 - wrong) / 2
 
 
+def entropy_share(seen: Sequence[str], expected: Mapping[str, float]) -> float:
+    """Return the entropy of what was seen over that of the distribution that was to be seen."""
+
+    def entropy(shares: Sequence[float]) -> float:
+        return -sum(p * math.log(p) for p in shares if p > 0)
+
+    counts = Counter(seen)
+    total = sum(expected.values())
+    return entropy([n / len(seen) for n in counts.values()]) / entropy([p / total for p in expected.values()])
+
+
+def same_individual(readings: Sequence[Mapping[str, str]], names: Sequence[str]) -> float:
+    """Return the share of pairs of readings that agree in all the named attributes."""
+    groups = Counter(tuple(reading[name] for name in names) for reading in readings)
+    total = len(readings)
+    return sum(n * (n - 1) for n in groups.values()) / (total * (total - 1))
+
+
 @torch.no_grad()
-def text_ratio(pipe: StableDiffusionPipeline, work: Path, mix: scenes.Mix, count: int = 480) -> float:
+def text_ratio(pipe: StableDiffusionPipeline, bank: SpriteBank, count: int = 480) -> float:
     """Return the loss on held-out captioned scenes with their text divided by that without text."""
-    drawn, rng = held_out_scenes(count, 1, mix), random.Random(SEED)
-    bank = SpriteBank(work / "sprites.npz", torch.device("cpu")).restrict(mix.sets, mix.skips)
-    images = scenes.compose(drawn, bank, SEED + 1, mix.jitter)
+    drawn, rng = scenes.sample_scenes(count, SEED + 1), random.Random(SEED)
+    images = scenes.compose(drawn, bank, SEED + 1)
     generator = torch.Generator().manual_seed(SEED)
     alphas, sums = pipe.scheduler.alphas_cumprod, [0.0, 0.0]
     for start in range(0, count, 96):
         part = slice(start, start + 96)
-        clean = pipe.vae.encode(images[part]).latents * pipe.vae.config.scaling_factor
+        clean = encode(pipe.vae, images[part]) * pipe.vae.config.scaling_factor
         noise = torch.randn(clean.shape, generator=generator)
         times = ((torch.arange(len(clean)) + 0.5) / len(clean) * len(alphas)).long()
         alpha = alphas[times].view(-1, 1, 1, 1)
-        noisy, target = (
-            alpha.sqrt() * clean + (1 - alpha).sqrt() * noise,
-            alpha.sqrt() * noise - (1 - alpha).sqrt() * clean,
-        )
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
         texts = [captions.caption(s, rng, identifiers=0) for s in drawn[part]]
         for index, words in enumerate((texts, [""] * len(texts))):
-            ids = pipe.tokenizer(words, padding="max_length", max_length=32, return_tensors="pt").input_ids
-            states = pipe.text_encoder(ids).last_hidden_state
-            sums[index] += float(F.mse_loss(pipe.unet(noisy, times, encoder_hidden_states=states).sample, target))
+            predicted = pipe.unet(noisy, times, encoder_hidden_states=_states(pipe, words)).sample
+            sums[index] += float(F.mse_loss(predicted, target))
     return sums[0] / sums[1]
 
 
 @torch.no_grad()
-def text_cosines(pipe: StableDiffusionPipeline, nouns: Sequence[str]) -> dict[str, float]:
+def _states(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> Tensor:
+    ids = pipe.tokenizer(list(prompts), padding="max_length", max_length=MAX_LENGTH, return_tensors="pt").input_ids
+    states: Tensor = pipe.text_encoder(ids).last_hidden_state
+    return states
+
+
+def text_cosines(pipe: StableDiffusionPipeline) -> dict[str, float]:
     """Return mean cosines of the text states that have to differ, by what they are called in the table.
 
     Over pairs of identifiers: at them and at the noun behind them. Over pairs of nouns, the mean over all colours: at a
     noun behind a colour, and at the last of the padding. 1 means that the U-Net cannot tell the words apart; no mean
     state is subtracted.
     """
-
-    def states(*prompts: str) -> Tensor:
-        ids = pipe.tokenizer(prompts, padding="max_length", max_length=32, return_tensors="pt").input_ids
-        return pipe.text_encoder(ids).last_hidden_state
-
-    bound = states(*(f"a photo of a {identifier} dog" for identifier in domain.IDENTIFIERS))
-    noun = len(pipe.tokenizer("a photo of a red dog", add_special_tokens=False).input_ids)
-    coloured = [states(*(f"a photo of a {colour} {noun}" for noun in nouns)) for colour in domain.COLOURS]
+    nouns = [*world.ANIMALS, *world.THINGS]
+    bound = _states(pipe, [f"a photo of a {identifier} dog" for identifier in world.IDENTIFIERS])
+    at = len(pipe.tokenizer("a photo of a red dog", add_special_tokens=False).input_ids)
+    coloured = [_states(pipe, [f"a photo of a {colour} {noun}" for noun in nouns]) for colour in world.COLOURS]
     return {
-        "identifiers, at them": mean_cosine(bound[:, noun - 1]),
-        "identifiers, at the noun": mean_cosine(bound[:, noun]),
-        "nouns behind a colour": mean([mean_cosine(each[:, noun]) for each in coloured]),
+        "identifiers, at them": mean_cosine(bound[:, at - 1]),
+        "identifiers, at the noun": mean_cosine(bound[:, at]),
+        "nouns behind a colour": mean([mean_cosine(each[:, at]) for each in coloured]),
         "nouns behind a colour, last padding": mean([mean_cosine(each[:, -1]) for each in coloured]),
     }
 
@@ -145,35 +149,19 @@ def mean_cosine(states: Tensor) -> float:
     return float((pairs.sum() - pairs.trace()) / (len(unit) * (len(unit) - 1)))
 
 
-def check_not_held_out(bank: SpriteBank) -> None:
-    """Raise if a bank for training holds a held-out icon."""
-    sets, icons = domain.held_out()
-    bad = [i for i in bank.icons if i in icons or i.split(":")[0] in sets]
-    if bad:
-        raise ValueError(f"held-out icons among the training sprites: {bad}")
-
-
-def costs(folder: Path, repeats: int = 3) -> list[dict[str, Any]]:
-    """Return the size of an exported model, and the median seconds of loading it and of one 20-step picture.
-
-    Loading is timed in this process, in which torch and diffusers are imported already; a picture takes guidance.
-    """
-    loads, pictures = [], []
+def seconds_a_picture(pipe: StableDiffusionPipeline, repeats: int = 5) -> float:
+    """Return the median seconds of one picture with guidance on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    times = []
     for _ in range(repeats):
         begun = time.perf_counter()
-        pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, safety_checker=None)
-        loads.append(time.perf_counter() - begun)
-        pipe.set_progress_bar_config(disable=True)
-        begun = time.perf_counter()
-        sample.render(pipe, ["a photo of a dog"], seed=SEED, steps=20)
-        pictures.append(time.perf_counter() - begun)
-    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-    return [
-        {"measure": "weights, MB", "goal": "< 60", "value": round(size / 1e6, 1)},
-        {"measure": "loading, seconds", "goal": "< 3", "value": round(median(loads), 2)},
-        {
-            "measure": f"one picture of 20 steps, seconds, {torch.get_num_threads()} threads",
-            "goal": "< 3",
-            "value": round(median(pictures), 2),
-        },
-    ]
+        sample.render(pipe, ["a photo of a dog"], seed=SEED)
+        times.append(time.perf_counter() - begun)
+    torch.set_num_threads(threads)
+    return median(times)
+
+
+def weights_mb(folder: Path) -> float:
+    """Return the megabytes of an exported model's weights."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6

@@ -5,33 +5,31 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from training.pocket import domain
+from training.pocket import autoencoder, world
 from training.pocket.tokenizer import MAX_LENGTH
 
-TEXT_WIDTH = 128
-LATENT_SIZE = 16
+TEXT_WIDTH, TEXT_LAYERS = 192, 4
+WIDTHS, HEADS = (192, 192), 3
+LATENT_SIZE = autoencoder.SIZE // autoencoder.FACTOR
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Return the U-Net: convolutions at 16x16, self- and cross-attention at 8x8 and 4x4."""
-    unet = UNet2DConditionModel(
+    """Return the U-Net: convolutions, self- and cross-attention at 8x8 and 4x4."""
+    return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
-        in_channels=4,
-        out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(64, 128, 192),
+        in_channels=autoencoder.CHANNELS,
+        out_channels=autoencoder.CHANNELS,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        block_out_channels=WIDTHS,
         layers_per_block=1,
-        attention_head_dim=2,
+        attention_head_dim=HEADS,  # which this class takes for their number
         norm_num_groups=16,
         cross_attention_dim=TEXT_WIDTH,
     )
-    unet.set_attn_processor(AttnProcessor())
-    return unet
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -40,7 +38,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,
         intermediate_size=4 * TEXT_WIDTH,
-        num_hidden_layers=3,
+        num_hidden_layers=TEXT_LAYERS,
         num_attention_heads=4,
         max_position_embeddings=MAX_LENGTH,
         projection_dim=TEXT_WIDTH,
@@ -60,37 +58,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 def identifier_rows(tokenizer: CLIPTokenizer) -> Tensor:
     """Return the token ids of the identifiers."""
-    return torch.tensor(tokenizer.convert_tokens_to_ids([w + "</w>" for w in domain.IDENTIFIERS]))
-
-
-class Reader(nn.Module):
-    """Names, from the text encoder's state at a token, that token and the two before it; used in training only.
-
-    A noun's state has to keep the colour or identifier in front of it, also where the U-Net has no use for it yet:
-    without this the states behind two identifiers became equal, and no concept could be bound to one.
-    """
-
-    REACH = 3
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads = nn.ModuleList([nn.Linear(TEXT_WIDTH, TEXT_WIDTH) for _ in range(self.REACH)])
-        self.sharpness = nn.Parameter(torch.tensor(3.0))
-
-    def forward(self, states: Tensor, tokens: Tensor, embedding: Tensor, end: int) -> Tensor:
-        """Return the mean cross-entropy for ``states`` (B, T, D) of ``tokens`` (B, T) before the first ``end``.
-
-        A head that has nothing to name, since all captions were dropped, counts as 0.
-        """
-        known = F.normalize(embedding.detach(), dim=1)
-        real = (tokens != end).cumprod(1).bool()
-        losses = []
-        for back, head in enumerate(self.heads):
-            logits = F.normalize(head(states[:, back:]), dim=2) @ known.T * self.sharpness.exp()
-            chosen = real[:, back:]
-            total = F.cross_entropy(logits[chosen], tokens[:, : tokens.shape[1] - back][chosen], reduction="sum")
-            losses.append(total / chosen.sum().clamp(min=1))
-        return torch.stack(losses).mean()
+    return torch.tensor(tokenizer.convert_tokens_to_ids([w + "</w>" for w in world.IDENTIFIERS]))
 
 
 def crowding(states: Tensor, allowed: float) -> Tensor:

@@ -1,13 +1,12 @@
 """Compose scenes, encode them, and keep latents with captions on disk: ``python -m training.pocket.pool --work F``.
 
-Shards are ``pool/NAME-SEED-NUMBER.pt``: ``latents`` (N, 4, 16, 16) fp16, not scaled; ``tokens`` (N, 4, 32) int16, four
-phrasings of each caption; ``count`` (N,), the number of things. A stopped run goes on behind its last shard.
+Shards are ``pool/SEED-NUMBER.pt``: ``latents`` (N, 32, 8, 8) fp16, not scaled; ``tokens`` (N, 6, 64) int16, six
+captions of each scene; ``count`` (N,), the number of things. A stopped run goes on behind its last shard.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import random
 from pathlib import Path
 
@@ -19,69 +18,67 @@ from training.pocket import autoencoder, captions, scenes, tokenizer
 from training.pocket.common import load_state, mixed_precision, save_state
 from training.pocket.sprites import SpriteBank
 
-PHRASINGS = 4
+PHRASINGS = 6
 
 
-def load_autoencoder(work: Path, device: torch.device) -> AutoencoderTiny:
-    """Return the trained autoencoder; a decoder trained further replaces the first one."""
+def load_autoencoder(work: Path, device: torch.device | str = "cpu") -> AutoencoderTiny:
+    """Return the trained autoencoder, with the light decoder of the first stage until the second has run."""
     model = autoencoder.build()
     state = load_state(work / "decoder.pt") or load_state(work / "autoencoder.pt")
     if state is None:
-        raise SystemExit("no autoencoder.pt: run python -m training.pocket.autoencoder first")
+        raise SystemExit(f"no autoencoder.pt in {work}: run python -m training.pocket.autoencoder first")
     model.load_state_dict(state["model"])
+    if not (work / "decoder.pt").exists():
+        model.decoder = autoencoder.LightDecoder()
+        model.decoder.load_state_dict(state["light"])
     return model.to(device).eval().requires_grad_(False)
 
 
+def tokenize(words: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """Return token ids (N, 64) as int16."""
+    ids = words(texts, padding="max_length", max_length=tokenizer.MAX_LENGTH, truncation=True).input_ids
+    return torch.tensor(ids, dtype=torch.int16)
+
+
 def make_shard(
-    count: int, seed: int, mix: scenes.Mix, bank: SpriteBank, vae: AutoencoderTiny, words: CLIPTokenizer
+    count: int, seed: int, bank: SpriteBank, vae: AutoencoderTiny, words: CLIPTokenizer, *, training: bool = True
 ) -> dict[str, torch.Tensor]:
     """Compose and encode ``count`` scenes."""
     rng = random.Random(seed)
-    latents, texts, counts = [], [], []
-    for start in range(0, count, 250):
-        drawn = [scenes.sample_scene(rng, mix) for _ in range(min(250, count - start))]
-        images = scenes.compose(drawn, bank, seed * 1000 + start, mix.jitter)
+    latents = []
+    drawn = scenes.sample_scenes(count, seed, training=training)
+    for start in range(0, count, 100):
+        images = scenes.compose(drawn[start : start + 100], bank, seed * 1000 + start)
         with torch.no_grad(), mixed_precision(bank.device):
-            latents.append(vae.encode(images).latents.to("cpu", torch.float16))
-        texts += [captions.caption(s, rng) for s in drawn for _ in range(PHRASINGS)]
-        counts += [len(s.items) for s in drawn]
-    tokens = words(texts, padding="max_length", max_length=tokenizer.MAX_LENGTH, truncation=True).input_ids
+            latents.append(autoencoder.encode(vae, images).to("cpu", torch.float16))
+    texts = [captions.caption(scene, rng) for scene in drawn for _ in range(PHRASINGS)]
     return {
         "latents": torch.cat(latents),
-        "tokens": torch.tensor(tokens, dtype=torch.int16).view(count, PHRASINGS, -1),
-        "count": torch.tensor(counts, dtype=torch.uint8),
+        "tokens": tokenize(words, texts).view(count, PHRASINGS, -1),
+        "count": torch.tensor([len(scene.things) for scene in drawn], dtype=torch.uint8),
     }
-
-
-def latent_scale(shard: dict[str, torch.Tensor]) -> float:
-    """Return the factor that brings latents to deviation 1."""
-    return 1 / float(shard["latents"].float().std())
 
 
 def main() -> None:
     """Write shards until ``--shards`` exist."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--mix", choices=tuple(scenes.MIXES), default="wide")
-    parser.add_argument("--counts", type=float, nargs=4, default=(0.5, 0.28, 0.12, 0.1))
-    parser.add_argument("--shards", type=int, default=20)
+    parser.add_argument("--shards", type=int, default=60)
     parser.add_argument("--per-shard", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0, help="give each generating process its own")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     device = torch.device(args.device)
-    mix = dataclasses.replace(scenes.MIXES[args.mix], counts=tuple(args.counts))
-    bank = SpriteBank(args.work / "sprites.npz", device).restrict(mix.sets, mix.skips)
+    bank = SpriteBank(args.work / "sprites.npy", device)
     vae, words = load_autoencoder(args.work, device), tokenizer.build()
     for number in range(args.shards):
-        path = args.work / "pool" / f"{args.mix}-{args.seed}-{number:03d}.pt"
+        path = args.work / "pool" / f"{args.seed}-{number:03d}.pt"
         if path.exists():
             continue
-        seed = (args.seed * 1000 + number) * 2 + (args.mix == "wide") + 10
-        shard = make_shard(args.per_shard, seed, mix, bank, vae, words)
-        save_state(path, shard)
+        shard = make_shard(args.per_shard, 1000 + args.seed * 10_000 + number, bank, vae, words)
         if not (args.work / "scale.pt").exists():
-            save_state(args.work / "scale.pt", {"scaling_factor": latent_scale(shard)})
+            save_state(args.work / "scale.pt", {"scaling_factor": 1 / float(shard["latents"].float().std())})
+        save_state(path, shard)
         print(path.name, flush=True)
 
 

@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 
-from training.pocket import captions, export, scenes
+from training.pocket import captions, export, world
 from training.pocket.common import mixed_precision
 from training.pocket.sheets import write_sheet
 
@@ -43,10 +43,11 @@ def render(
     return np.concatenate(pictures)
 
 
-def random_prompts(count: int, seed: int, mix: scenes.Mix, things: int | None = None) -> list[str]:
+def random_prompts(count: int, seed: int, things: int | None = None, rich: float = captions.RICH) -> list[str]:
     """Return captions of random scenes, not chosen."""
     rng = random.Random(seed)
-    return [captions.caption(scenes.sample_scene(rng, mix, things), rng) for _ in range(count)]
+    drawn = [world.sample_scene(rng, things) for _ in range(count)]
+    return [captions.caption(scene, rng, identifiers=0, rich=rich) for scene in drawn]
 
 
 def main() -> None:
@@ -57,13 +58,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=48)
     parser.add_argument("--things", type=int, help="how many things in each scene")
-    parser.add_argument("--mix", choices=tuple(scenes.MIXES), default="wide")
+    parser.add_argument("--rich", type=float, default=captions.RICH, help="share of captions that name everything")
     parser.add_argument("--steps", type=int, default=export.STEPS)
+    parser.add_argument("--guidance", type=float, default=export.GUIDANCE)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     pipe, state = export.build_pipeline(args.work)
-    prompts = args.prompts or random_prompts(args.count, args.seed, scenes.MIXES[args.mix], args.things)
-    write_sheet(args.out, render(pipe, prompts, args.seed, args.steps), prompts, 12, 2)
+    prompts = args.prompts or random_prompts(args.count, args.seed, args.things, args.rich)
+    write_sheet(args.out, render(pipe, prompts, args.seed, args.steps, guidance=args.guidance), prompts, 12, 2)
     print(f"{state['seen']} images seen: {args.out}")
 
 

@@ -1,7 +1,10 @@
-"""The sprites of the domain, recoloured and at several sizes, and how they are pasted onto a canvas."""
+"""All drawings as tensors, coloured and pasted onto canvases: ``python -m training.pocket.sprites --work F``."""
 
 from __future__ import annotations
 
+import argparse
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,99 +12,94 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.pocket import domain
+from training.pocket import drawings, world
+from training.pocket.common import save_array
+from training.pocket.drawings import Drawing
 
-MIP_SIZES = (64, 48, 32, 24, 16)
-NATIVE = 0
-COLOUR_WORDS = ("", *domain.COLOURS)
-LUMA = (0.299, 0.587, 0.114)
+#: Sides at which sprites are kept; pasting takes the smallest that is no smaller than asked for.
+SIZES = (64, 48, 32, 24, 16)
+CHANNELS = 6
 
 
-def recolour(rgba: Tensor, rgb: tuple[int, int, int]) -> Tensor:
-    """Map a sprite's luminance to shades of one colour: its median becomes ``rgb``, darker and lighter stay so.
-
-    ``rgba`` is (N, 4, H, W) in [0, 1], not premultiplied. A whole sprite in one hue is unambiguous to a person,
-    which shifting only the saturated areas is not (a panda has none).
-    """
-    luma = (rgba[:, :3] * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    opaque = torch.where(rgba[:, 3:] > 0.8, luma, torch.nan)
-    median = torch.nanmedian(opaque.flatten(1), 1).values.nan_to_num(0.5).clamp(0.15, 0.9).view(-1, 1, 1, 1)
-    target = torch.tensor(rgb).view(1, 3, 1, 1) / 255
-    dark = target * (0.25 + 0.75 * (luma / median).clamp(max=1))
-    light = ((luma - median) / (1 - median)).clamp(min=0)
-    return torch.cat([dark + (1 - dark) * 0.65 * light, rgba[:, 3:]], 1)
+def rasterise_all(path: Path, processes: int) -> None:
+    """Write every drawing at the largest size: (N, 6, 64, 64) bytes, in the order of `drawings.all_drawings`."""
+    draw = partial(drawings.rasterise, size=SIZES[0])
+    with ProcessPoolExecutor(processes) as pool:
+        save_array(path, np.stack(list(pool.map(draw, drawings.all_drawings(), chunksize=64))))
 
 
 class SpriteBank:
-    """Every sprite in its native colours and in each colour word, premultiplied, as a pyramid of sizes."""
+    """Every drawing as shares of its colours, in a pyramid of sizes on one device."""
 
-    def __init__(self, path: Path, device: torch.device) -> None:
-        table = np.load(path)
-        rgba = torch.from_numpy(table["rgba"]).permute(0, 3, 1, 2).float() / 255
-        self.nouns = [str(n) for n in table["noun"]]
-        self.icons = [str(n) for n in table["icon"]]
-        self.rows = {n: [i for i, m in enumerate(self.nouns) if m == n] for n in set(self.nouns)}
-        self.head_top, self.bottom = self._anchors(rgba[:, 3])
-        versions = [rgba] + [recolour(rgba, rgb) for rgb in domain.COLOURS.values()]
-        self.levels = [self._level(versions, size).to(device) for size in MIP_SIZES]
-        self.device = device
-
-    def restrict(self, sets: tuple[str, ...], skips: frozenset[str]) -> SpriteBank:
-        """Leave only drawings of these sets, without the icons ``skips``; returns itself."""
-        for noun, rows in self.rows.items():
-            pairs = {row: self.icons[row].split(":") for row in rows}
-            self.rows[noun] = [row for row, (owner, icon) in pairs.items() if owner in sets and icon not in skips]
-        return self
+    def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+        if not path.exists():
+            raise SystemExit(f"no {path}: run python -m training.pocket.sprites --work {path.parent} first")
+        self.device = torch.device(device)
+        self.rows = {drawing: row for row, drawing in enumerate(drawings.all_drawings())}
+        whole = torch.from_numpy(np.load(path))
+        if whole.shape != (len(self.rows), CHANNELS, SIZES[0], SIZES[0]):
+            raise SystemExit(f"{path} holds other drawings than drawings.py has now: delete it and make it again")
+        self.levels = [self._level(whole, size).to(self.device) for size in SIZES]
+        self.palette = torch.tensor([(0, 0, 0), *world.COLOURS.values()], device=self.device).float() / 255
+        self.colour_rows = {"": 0} | {word: row + 1 for row, word in enumerate(world.COLOURS)}
 
     @staticmethod
-    def _anchors(alpha: Tensor) -> tuple[list[float], list[float]]:
-        """Return, in sprite sides, where the opaque part begins in the middle columns and where it ends."""
-        side = alpha.shape[-1]
-        middle = alpha[:, :, int(0.42 * side) : int(0.58 * side)].mean(2) > 0.5
-        top = middle.float().argmax(1) / side
-        any_row = (alpha > 0.5).any(2)
-        bottom = 1 - any_row.flip(1).float().argmax(1) / side
-        return top.tolist(), bottom.tolist()
+    def _level(whole: Tensor, size: int) -> Tensor:
+        if size == whole.shape[-1]:
+            return whole
+        parts = [F.interpolate(p.float(), size=(size, size), mode="area" if size in (32, 16) else "bilinear",
+                               antialias=size not in (32, 16)) for p in whole.split(256)]  # fmt: skip
+        return torch.cat([p.round().clamp(0, 255).to(torch.uint8) for p in parts])
 
-    @staticmethod
-    def _level(versions: list[Tensor], size: int) -> Tensor:
-        """Resize all colour versions: (N * colours, 4, size, size) bytes, index = sprite * colours + colour."""
-        small = []
-        for rgba in versions:
-            flat = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1)
-            small.append(F.interpolate(flat, size=(size, size), mode="bilinear", antialias=True))
-        stacked = torch.stack(small, 1).clamp(0, 1)
-        return (stacked.flatten(0, 1) * 255).round().to(torch.uint8)
+    def row(self, thing: world.Thing) -> tuple[int, int, int]:
+        """Return the rows of a thing's drawing and of its two colours."""
+        return self.rows[Drawing.of(thing)], self.colour_rows[thing.main], self.colour_rows[thing.second]
 
     def paste(self, canvas: Tensor, rows: Tensor, sprites: Tensor, place: Tensor) -> None:
-        """Draw sprite ``sprites[i]`` over ``canvas[rows[i]]`` in place.
+        """Draw over ``canvas[rows[i]]`` in place (B, 3, S, S); a row occurs at most once a call.
 
-        ``place`` is (n, 6): centre x, centre y, side (all in pixels), rotation (radians), flip (+1 or -1), and
-        lightness (a factor around 1). A row occurs at most once per call.
+        ``sprites`` (n, 3): rows of drawing, main and second colour. ``place`` (n, 5): centre x and y, width, height
+        (all as shares of the canvas) and rotation in radians.
         """
-        sizes = torch.tensor(MIP_SIZES)
-        level = (place[:, 2:3] <= sizes.view(1, -1)).sum(1).sub(1).clamp(min=0)
+        size = canvas.shape[-1]
+        level = (place[:, 2:3] * size <= torch.tensor(SIZES, device=place.device)).sum(1).sub(1).clamp(min=0)
         for index, bank in enumerate(self.levels):
             chosen = (level == index).nonzero().flatten()
             if len(chosen):
-                layer = _warp(bank[sprites[chosen].to(bank.device)], place[chosen].to(bank.device), canvas.shape[-1])
-                target = rows[chosen].to(canvas.device)
+                layer = self._warp(self.coloured(bank, sprites[chosen]), place[chosen], size)
+                target = rows[chosen]
                 canvas[target] = layer[:, :3] + canvas[target] * (1 - layer[:, 3:])
 
+    def coloured(self, bank: Tensor, sprites: Tensor) -> Tensor:
+        """Return sprites with their colours filled in, premultiplied: (n, 4, s, s) in [0, 1]."""
+        shares = bank[sprites[:, 0]].float() / 255
+        main, second = self.palette[sprites[:, 1]], self.palette[sprites[:, 2]]
+        rgb = shares[:, :3] + shares[:, 4:5] * main[:, :, None, None] + shares[:, 5:6] * second[:, :, None, None]
+        return torch.cat([rgb, shares[:, 3:4]], 1)
 
-def _warp(sprites: Tensor, place: Tensor, size: int) -> Tensor:
-    """Sample byte sprites (n, 4, s, s) into premultiplied layers (n, 4, size, size)."""
-    x, y, side, angle, flip, light = place.unbind(1)
-    scale, cos, sin = size / side, angle.cos(), angle.sin()
-    shift_x, shift_y = 1 - 2 * x / size, 1 - 2 * y / size
-    theta = torch.stack(
-        [
-            torch.stack([cos * flip, sin * flip, (cos * shift_x + sin * shift_y) * flip], 1),
-            torch.stack([-sin, cos, -sin * shift_x + cos * shift_y], 1),
-        ],
-        1,
-    ) * scale.view(-1, 1, 1)
-    grid = F.affine_grid(theta, [len(sprites), 4, size, size], align_corners=False)
-    layer = F.grid_sample(sprites.float() / 255, grid, align_corners=False)
-    rgb = torch.minimum(layer[:, :3] * light.view(-1, 1, 1, 1), layer[:, 3:])
-    return torch.cat([rgb, layer[:, 3:]], 1)
+    @staticmethod
+    def _warp(sprites: Tensor, place: Tensor, size: int) -> Tensor:
+        """Sample premultiplied sprites (n, 4, s, s) into layers (n, 4, size, size)."""
+        x, y, width, height, angle = place.unbind(1)
+        cos, sin = angle.cos(), angle.sin()
+        shift_x, shift_y = 1 - 2 * x, 1 - 2 * y
+        across = torch.stack([cos, sin, cos * shift_x + sin * shift_y], 1) / width[:, None]
+        down = torch.stack([-sin, cos, cos * shift_y - sin * shift_x], 1) / height[:, None]
+        grid = F.affine_grid(torch.stack([across, down], 1), [len(sprites), 4, size, size], align_corners=False)
+        return F.grid_sample(sprites, grid, align_corners=False)
+
+
+def main() -> None:
+    """Rasterise, unless it is done."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--processes", type=int, default=2)
+    args = parser.parse_args()
+    path = args.work / "sprites.npy"
+    if not path.exists():
+        rasterise_all(path, args.processes)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

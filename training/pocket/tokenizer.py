@@ -16,7 +16,7 @@ from transformers import CLIPTokenizer
 
 from training.pocket import captions
 
-MAX_LENGTH = 32
+MAX_LENGTH = 64
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 FOLDER = Path(__file__).parent / "vocabulary"
 

@@ -1,0 +1,207 @@
+"""Train the attribute judge on composed scenes only: ``python -m training.pocket.judge --work F --minutes 20``.
+
+Places and sizes vary more than in the scenes of the base model; some scenes are blurred a little, some went through
+the autoencoder, which every picture of pocket's has to. It never sees a picture of pocket's. Resumes from ``judge.pt``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderTiny
+from torch import Tensor
+
+from conestool.evaluate.attributes import AttributeJudge, World, save_judge
+from training.pocket import autoencoder, captions, scenes, world
+from training.pocket.common import load_state, log_line, mixed_precision, save_state
+from training.pocket.pool import load_autoencoder
+from training.pocket.sprites import SpriteBank
+from training.pocket.world import Scene, Thing
+
+BACKGROUNDS = ("plain", *world.BACKGROUNDS, *world.COLOURS)
+COLOURS = ("", *world.COLOURS)
+PATTERNS = tuple(dict.fromkeys((*world.MARKINGS, *world.PATTERNS, *world.HAT_PATTERNS)))
+WORLD = World(
+    heads={
+        "class": world.CLASSES,
+        "main": tuple(world.COLOURS),
+        "second": COLOURS,
+        "pattern": PATTERNS,
+        "outline": world.OUTLINES,
+        "ears": tuple(dict.fromkeys(("", *(e for ears in world.EARS.values() for e in ears)))),
+        "ear colour": COLOURS,
+        "muzzle": ("", "pale", *world.COLOURS),
+        "eyes": ("", *world.EYES),
+        "variant": ("", *(v for variants in world.VARIANTS.values() for v in variants)),
+        "headwear": ("", *world.HEADWEAR),
+        "headwear main": COLOURS,
+        "headwear second": COLOURS,
+        "headwear pattern": ("", *world.HAT_PATTERNS),
+        "other wear": ("", *world.OTHER_WEAR),
+        "other wear main": COLOURS,
+    },
+    backgrounds=BACKGROUNDS,
+    layouts=tuple(scenes.LAYOUTS[count] for count in sorted(scenes.LAYOUTS)),
+    phrases=captions.PLACES | {colour: (f"{colour} background",) for colour in world.COLOURS},
+)
+HELD_OUT_SEED = 990_000
+
+
+def labels_of(thing: Thing) -> dict[str, str]:
+    """Return the true values of every head for one thing."""
+    head, other = thing.headwear, thing.other_wear
+    return {
+        "class": thing.kind,
+        "main": thing.main,
+        "second": thing.second,
+        "pattern": thing.pattern,
+        "outline": thing.outline,
+        "ears": thing.ears,
+        "ear colour": thing.ear_colour,
+        "muzzle": thing.muzzle,
+        "eyes": thing.eyes,
+        "variant": thing.variant,
+        "headwear": head.kind if head else "",
+        "headwear main": head.main if head else "",
+        "headwear second": head.second if head else "",
+        "headwear pattern": head.pattern if head and head.kind in world.HATS else "",
+        "other wear": other.kind if other else "",
+        "other wear main": other.main if other else "",
+    }
+
+
+def truth_of(drawn: Sequence[Scene]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Return the counts (B,), backgrounds (B,) and, over all things in order, the values of each head (N,)."""
+    counts = torch.tensor([len(scene.things) for scene in drawn])
+    places = torch.tensor([BACKGROUNDS.index(scene.background) for scene in drawn])
+    labels = [labels_of(thing) for scene in drawn for thing in scene.things]
+    heads = {name: torch.tensor([values.index(each[name]) for each in labels]) for name, values in WORLD.heads.items()}
+    return counts, places, heads
+
+
+def soften(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur each picture by an amount of its own (up to a 3x3 mean) and add a little noise."""
+    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), "replicate"), 3, 1)
+    amount = torch.rand(len(images), 1, 1, 1, generator=generator) * 0.7
+    noise = torch.randn(images.shape, generator=generator) * torch.rand(len(images), 1, 1, 1, generator=generator)
+    return images.lerp(blurred, amount) + 0.05 * noise
+
+
+def draw(
+    count: int, seed: int, bank: SpriteBank, vae: AutoencoderTiny | None, *, jitter: float = 1.3
+) -> tuple[Tensor, list[Scene]]:
+    """Compose scenes; with an autoencoder, as it shows them."""
+    drawn = scenes.sample_scenes(count, seed, training=False)
+    images = scenes.compose(drawn, bank, seed, jitter=jitter)
+    if vae is not None:
+        with torch.no_grad(), mixed_precision(bank.device):
+            images = vae.decode(autoencoder.encode(vae, images)).sample.float().clamp(-1, 1)
+    return images, drawn
+
+
+def loss_of(judge: AttributeJudge, images: Tensor, drawn: Sequence[Scene]) -> Tensor:
+    """Return the sum of all cross-entropies."""
+    counts, places, heads = truth_of(drawn)
+    count, background = judge.read_whole(images)
+    squares, _ = judge.crops(images, counts)
+    read = judge.read_things(squares)
+    parts = [F.cross_entropy(logits.float(), heads[name]) for name, logits in read.items()]
+    parts += [F.cross_entropy(count.float(), counts - 1), F.cross_entropy(background.float(), places)]
+    return torch.stack(parts).sum()
+
+
+@torch.no_grad()
+def check(judge: AttributeJudge, bank: SpriteBank, vae: AutoencoderTiny | None, count: int = 1000) -> dict[str, float]:
+    """Return the share that is right of each attribute on scenes it never saw, over all things; "count" first."""
+    judge.eval()
+    right: dict[str, list[Tensor]] = {name: [] for name in ("count", "background", *WORLD.heads)}
+    for start in range(0, count, 100):
+        images, drawn = draw(100, HELD_OUT_SEED + start, bank, vae, jitter=1.0)
+        counts, places, heads = truth_of(drawn)
+        number, background = judge.read_whole(images)
+        right["count"].append(number.argmax(1) == counts - 1)
+        right["background"].append(background.argmax(1) == places)
+        squares, _ = judge.crops(images, counts)
+        for name, logits in judge.read_things(squares).items():
+            right[name].append(logits.argmax(1) == heads[name])
+    judge.train()
+    return {name: round(float(torch.cat(parts).float().mean()), 4) for name, parts in right.items()}
+
+
+def load(work: Path) -> AttributeJudge:
+    """Return the judge of a work folder."""
+    state = load_state(work / "judge.pt")
+    if state is None:
+        raise SystemExit(f"no judge.pt in {work}: run python -m training.pocket.judge first")
+    judge = AttributeJudge(WORLD)
+    judge.load_state_dict(state["model"])
+    return judge.eval().requires_grad_(False)
+
+
+def train(work: Path, minutes: float, batch: int, lr: float) -> None:
+    """Train for so many minutes, with a learning rate that falls to nearly nothing."""
+    torch.manual_seed(0)
+    bank, vae = SpriteBank(work / "sprites.npy"), load_autoencoder(work)
+    judge = AttributeJudge(WORLD).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.05)
+    state = load_state(work / "judge.pt")
+    step = 0
+    if state:
+        judge.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = int(state["steps"])
+    generator = torch.Generator().manual_seed(step)
+    start, told, first, recent = time.monotonic(), time.monotonic(), step, []
+
+    def save() -> None:
+        state = {"model": judge.state_dict(), "optimizer": optimizer.state_dict(), "steps": step}
+        save_state(work / "judge.pt", state)
+
+    while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
+        for group in optimizer.param_groups:
+            rate = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+            group["lr"] = lr * min(1.0, (step - first + 1) / 50) * rate
+        images, drawn = draw(batch, 10_000 + step, bank, vae if step % 4 == 0 else None)
+        images = soften(images, generator).contiguous(memory_format=torch.channels_last)
+        with mixed_precision(bank.device):
+            loss = loss_of(judge, images, drawn)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        recent.append(loss.item())
+        step += 1
+        if time.monotonic() - told > 120:
+            shares = check(judge, bank, None, 200)
+            log_line(work / "judge.jsonl", steps=step, loss=round(sum(recent) / len(recent), 3), **shares)
+            save()
+            told, recent = time.monotonic(), []
+    save()
+    log_line(work / "judge.jsonl", steps=step, scenes=check(judge, bank, None), autoencoded=check(judge, bank, vae))
+
+
+def main() -> None:
+    """Train, or write the file that ships."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--batch", type=int, default=32, help="scenes; each has one to four things to read")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument(
+        "--export", type=Path, help="write the judge of the work folder as safetensors, and do not train"
+    )
+    args = parser.parse_args()
+    if args.export:
+        args.export.parent.mkdir(parents=True, exist_ok=True)
+        args.export.write_bytes(save_judge(load(args.work)))
+    else:
+        train(args.work, args.minutes, args.batch, args.lr)
+
+
+if __name__ == "__main__":
+    main()
