@@ -11,6 +11,7 @@ import resvg_py
 import torch
 from PIL import Image
 
+from examples.cast import SUBJECTS, photos
 from training.pocket import drawings, scenes, world
 from training.pocket.drawings import Colours, Drawing
 from training.pocket.sprites import CHANNELS, SpriteBank
@@ -81,3 +82,19 @@ def test_every_attribute_changes_the_drawing() -> None:
     """No two values of an attribute draw the same."""
     looks = Counter(drawing.svg(Colours((250, 20, 20), (20, 20, 250))) for drawing in drawings.all_drawings())
     assert set(looks.values()) == {1}
+
+
+def test_example_subjects_are_kept_out_of_training() -> None:
+    """All eight are combinations that training never draws, two of them are of one class, and no two look alike."""
+    things = [subject.thing for subject in SUBJECTS]
+    assert len(things) == 8
+    assert all(map(world.kept_out, things))
+    assert Counter(thing.kind for thing in things)["dog"] == 2
+    assert len({(thing.main, thing.second) for thing in things}) == 8
+
+
+def test_photos_of_a_subject_repeat() -> None:
+    """The same five pictures each time they are drawn, all different."""
+    first, again = photos(SUBJECTS[0]), photos(SUBJECTS[0])
+    assert [a.tobytes() for a in first] == [b.tobytes() for b in again]
+    assert len({picture.tobytes() for picture in first}) == 5
