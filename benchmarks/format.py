@@ -22,8 +22,6 @@ import numpy as np
 
 from conestool import format as cones
 from conestool.concept import Concept, Cone, Indices
-from conestool.format.container import concept_map
-from conestool.format.indices import CODECS
 from conestool.records import BaseInfo
 
 DENSITIES = (0.001, 0.01, 0.05, 0.1)
@@ -106,16 +104,14 @@ def sets() -> Iterator[tuple[str, Cone]]:
 def row(name: str, cone: Cone, repeats: int) -> str:
     """One line of the table."""
     data = cones.dumps(cone)
-    payload = sum(len(section) for concept in cone.concepts for section in concept_map(concept, 0)[1])
+    payload = len(data) - 20 - int.from_bytes(data[12:16], "little")
     least = sum(bound(concept) for concept in cone.concepts)
-    rows = [entry[1] for concept in cone.concepts for entry in concept_map(concept, 0)[0]["tensors"]]
-    codecs = ", ".join(f"{rows.count(number)} {codec}" for number, codec in CODECS.items() if number in rows)
     write = median_ms(lambda: cones.dumps(Cone(cone.concepts)), repeats)
     read = median_ms(lambda: cones.loads(data), repeats)
     count = sum(concept.neurons for concept in cone.concepts)
     return (
         f"| {name} | {count:,} | {least:,.0f} | {payload:,} | {100 * (payload / max(1, least) - 1):+.1f} % | "
-        f"{len(data) - payload:,} | {codecs} | {write:.0f} | {read:.0f} |"
+        f"{len(data) - payload:,} | {write:.0f} | {read:.0f} |"
     )
 
 
@@ -126,8 +122,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
     print(f"{len(shapes())} tensors, {sum(map(math.prod, shapes().values())):,} weights\n")
-    print("| index sets | neurons | bound, bytes | payload, bytes | over | header | codecs | write ms | read ms |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| index sets | neurons | bound, bytes | payload, bytes | over | header | write ms | read ms |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, cone in sets():
         print(row(name, cone, options.repeats), flush=True)
     for path in options.files:

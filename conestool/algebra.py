@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from conestool.concept import Concept, Cone, Indices
+from conestool.concept import Concept, Cone, Indices, refuse_clash
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.identity import match
 from conestool.records import layer_of, size_of
@@ -59,8 +59,9 @@ def merge(*cones: Cone) -> Cone:
     """All concepts of `cones` in one, each with its own index sets; the order and grouping do not matter.
 
     A concept that occurs twice, equal in indices and metadata, is taken once. NameClashError for two different concepts
-    with one name or identifier, BaseModelMismatchError if they were found on different base models. Unknown keys of
-    single concepts are kept; those of whole files are not, because they speak of the file that had them.
+    with one name or identifier, case aside, BaseModelMismatchError if they were found on different base models. Unknown
+    fields of single concepts are kept, and the highest minor version with them; those of whole files are not, because
+    they speak of the file that had them.
     """
     if not cones:
         raise UsageError("nothing to merge", "give at least one .cone")
@@ -69,7 +70,8 @@ def merge(*cones: Cone) -> Cone:
         if concept not in concepts:
             refuse_other_base(concepts, concept)
             concepts.append(concept)
-    return Cone(tuple(concepts))
+    refuse_clash(concepts, str.casefold)
+    return Cone(tuple(concepts), minor_version=max(cone.minor_version for cone in cones))
 
 
 def refuse_other_base(concepts: list[Concept], concept: Concept) -> None:
@@ -86,7 +88,7 @@ def refuse_other_base(concepts: list[Concept], concept: Concept) -> None:
 
 def extract(cone: Cone, name: str) -> Cone:
     """The concept `name` (case aside) alone, exactly as it was before merging; UsageError if there is none."""
-    return Cone((cone[name],))
+    return Cone((cone[name],), minor_version=cone.minor_version)
 
 
 def union(cone: Cone) -> dict[str, Indices]:
@@ -177,7 +179,7 @@ class Diff:
 def diff(a: Cone, b: Cone) -> Diff:
     """Compare the weights that two cones shut (over all their concepts), and the metadata of like-named concepts."""
     mine, theirs = union(a), union(b)
-    nothing = np.empty(0, np.int64)
+    nothing = np.empty(0, np.int32)
     params = {
         param: compared(mine.get(param, nothing), theirs.get(param, nothing))
         for param in sorted(mine.keys() | theirs.keys())
@@ -214,9 +216,9 @@ def record_of(concept: Concept) -> dict[str, Any]:
         "identifier": concept.identifier,
         "base": base,
         "origin": concept.origin.model_dump(exclude_none=True),
-        **concept.extra,
-        **({"indices": dict(concept.section)} if concept.section else {}),
-        **{part.type: {"data": part.data, **part.extra} for part in concept.parts},
+        **concept.unknown_fields,
+        **({"indices": dict(concept.indices_unknown_fields)} if concept.indices_unknown_fields else {}),
+        **{section.type: {"data": section.data, **section.unknown_fields} for section in concept.sections},
     }
 
 

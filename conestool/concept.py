@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -13,34 +13,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conestool.errors import NameClashError, UsageError
-from conestool.records import BaseInfo, Origin, size_of
-from conestool.text import check_name, check_words
+from conestool.records import BaseInfo, ConceptInfo, Origin, size_of
+from conestool.text import check_name, check_words, fold_ascii
 
-__all__ = ["Concept", "Cone", "Indices", "Part", "check_name", "check_words", "content_id"]
+__all__ = ["Concept", "Cone", "Indices", "Section", "check_name", "check_words", "content_id"]
 
-Indices = NDArray[np.int64]
-"""Sorted, duplicate-free, row-major positions inside one parameter; dtype int64, shape (k,)."""
+Indices = NDArray[np.int32]
+"""Sorted, duplicate-free, row-major positions inside one parameter; dtype int32, shape (k,)."""
 
-TENSOR_SIZE = 2**31 - 1
+_MAX_TENSOR_SIZE = 2**31 - 1
 """The most weights of one tensor, so that a position fits a signed 32-bit integer."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A section behind a concept's indices, kept byte for byte with its header's unknown keys."""
+class Section:
+    """A section behind a concept's indices, kept byte for byte with the unknown fields of its map in the header."""
 
     type: str
     data: bytes
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    unknown_fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Concept:
     """One concept: its name and words, its index sets (param name -> Indices, no empty sets) and its origin.
 
-    `parts` hold its other sections, none of which this version knows. `extra` holds unknown optional keys of a file,
-    `section` those that its section of indices has, all kept for writing. Two concepts are equal if they have the same
-    indices (by id) and the same metadata.
+    `sections` are its other sections, none of which this version knows. `unknown_fields` are those of its map in a
+    file, `indices_unknown_fields` those of its section of indices, all kept for writing. Two concepts are equal if they
+    have the same indices (by id) and the same metadata.
     """
 
     name: str
@@ -49,17 +49,19 @@ class Concept:
     indices: Mapping[str, Indices]
     base: BaseInfo
     origin: Origin = field(default_factory=Origin)
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    parts: tuple[Part, ...] = ()
-    section: Mapping[str, Any] = field(default_factory=dict)
+    unknown_fields: Mapping[str, Any] = field(default_factory=dict)
+    sections: tuple[Section, ...] = ()
+    indices_unknown_fields: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_name(self.name)
         check_words("class noun", self.class_noun)
         check_words("identifier", self.identifier)
-        kept = {key: freeze(self.indices[key]) for key in sorted(self.indices) if len(self.indices[key])}
-        for param, values in kept.items():
-            check_indices(param, values, self.base)
+        kept = {
+            param: _checked(param, self.indices[param], self.base)
+            for param in sorted(self.indices)
+            if len(self.indices[param])
+        }
         object.__setattr__(self, "indices", MappingProxyType(kept))
 
     @property
@@ -69,7 +71,7 @@ class Concept:
 
     @property
     def density(self) -> float:
-        """Fraction of the base model's K/V weights that are shut, 0 to 1."""
+        """Fraction of the base model's K/V weights that are neurons, 0 to 1."""
         return self.neurons / max(1, self.base.weights())
 
     @cached_property
@@ -89,7 +91,14 @@ class Concept:
     def metadata(self) -> tuple[Any, ...]:
         """Everything but the index sets, for comparison."""
         words = (self.name, self.class_noun, self.identifier)
-        return (*words, self.base, self.origin, dict(self.extra), self.parts, dict(self.section))
+        unknown = (dict(self.unknown_fields), self.sections, dict(self.indices_unknown_fields))
+        return (*words, self.base, self.origin, *unknown)
+
+    @property
+    def info(self) -> ConceptInfo:
+        """The same without the index sets."""
+        counts = {param: len(values) for param, values in self.indices.items()}
+        return ConceptInfo(self.name, self.class_noun, self.identifier, self.id, self.base, self.origin, counts)
 
     @property
     def phrase(self) -> str:
@@ -101,18 +110,19 @@ class Concept:
 class Cone:
     """What a .cone file holds: one or more concepts, ordered by name, with unique names and identifiers.
 
-    `extra` holds unknown optional header keys of a file, kept for writing.
+    Unique means that they differ when A to Z are taken for a to z. `unknown_fields` are those of a file's header map,
+    `minor_version` is the one that a file had: both are kept for writing.
     """
 
     concepts: tuple[Concept, ...]
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    unknown_fields: Mapping[str, Any] = field(default_factory=dict)
+    minor_version: int = 0
 
     def __post_init__(self) -> None:
         if not self.concepts:
             raise UsageError("a .cone needs at least one concept")
         object.__setattr__(self, "concepts", tuple(sorted(self.concepts, key=lambda concept: concept.name)))
-        refuse_clash(self.concepts, "name")
-        refuse_clash(self.concepts, "identifier")
+        refuse_clash(self.concepts, fold_ascii)
 
     @property
     def base(self) -> BaseInfo:
@@ -133,17 +143,18 @@ class Cone:
         return digest.hexdigest()
 
     def __getitem__(self, name: str) -> Concept:
-        for concept in self.concepts:
+        """The concept of this name; failing that, the first whose name differs in case alone."""
+        for concept in sorted(self.concepts, key=lambda concept: concept.name != name):
             if concept.name.casefold() == name.casefold():
                 return concept
         raise UsageError(f"no concept named {name!r}", f"it holds: {', '.join(self.names)}")
 
 
 def content_id(indices: Mapping[str, Indices], tensors: Mapping[str, list[int]]) -> str:
-    """Sha256 hex over the non-empty index sets: per param name in byte order, its length and bytes, the number of
-    dimensions and the shape, k and the positions; positions are little-endian u32, all else u64.
+    """Sha256 hex over the non-empty index sets; see "Content id" in spec/cone-1.md.
 
-    Compression, metadata and notes have no part in it (format.md, requirement 8).
+    Per param name in byte order: its length and bytes, the number of dimensions and the shape, k and the positions;
+    positions are little-endian u32, all else u64. Compression, metadata and notes have no part in it.
     """
     digest = hashlib.sha256(b"cone-concept-1\0")
     for param in sorted(indices, key=str.encode):
@@ -152,37 +163,37 @@ def content_id(indices: Mapping[str, Indices], tensors: Mapping[str, list[int]])
             numbers = [len(shape), *shape, len(values)]
             digest.update(len(name).to_bytes(8, "little") + name)
             digest.update(b"".join(number.to_bytes(8, "little") for number in numbers))
-            digest.update(np.ascontiguousarray(values, dtype="<u4").data)
+            digest.update(np.ascontiguousarray(values.astype("<i4", copy=False)).data)
     return digest.hexdigest()
 
 
-def freeze(values: Indices) -> Indices:
-    """A read-only int64 view of `values`, a copy if somebody could still write to them."""
-    array = np.asarray(values, dtype=np.int64)
-    out = array.copy() if array.flags.writeable else array.view()
+def _checked(param: str, values: NDArray[Any], base: BaseInfo) -> Indices:
+    """Read-only int32 positions, a copy if somebody could still write to `values`.
+
+    UsageError unless they are sorted unique positions inside the base model's parameter `param`.
+    """
+    if param not in base.tensors:
+        raise UsageError(f"{param} is no K/V weight of the base model {base.id}")
+    size = size_of(base.tensors[param])
+    if size > _MAX_TENSOR_SIZE:
+        raise UsageError(f"{param}: {size} weights, more than the {_MAX_TENSOR_SIZE} of a tensor")
+    values = np.asarray(values)
+    if values.ndim != 1 or values[0] < 0 or values[-1] >= size or bool((values[1:] <= values[:-1]).any()):
+        raise UsageError(f"{param}: indices are not sorted, unique and within 0..{size - 1}")
+    out = values.astype(np.int32, copy=values.flags.writeable)
     out.flags.writeable = False
     return out
 
 
-def check_indices(param: str, values: Indices, base: BaseInfo) -> None:
-    """Raise UsageError unless `values` are sorted unique positions inside the base model's parameter `param`."""
-    if param not in base.tensors:
-        raise UsageError(f"{param} is no K/V weight of the base model {base.id}")
-    size = size_of(base.tensors[param])
-    if size > TENSOR_SIZE:
-        raise UsageError(f"{param}: {size} weights, more than the {TENSOR_SIZE} of a tensor")
-    if values.ndim != 1 or values[0] < 0 or values[-1] >= size or bool((values[1:] <= values[:-1]).any()):
-        raise UsageError(f"{param}: indices are not sorted, unique and within 0..{size - 1}")
-
-
-def refuse_clash(concepts: Iterable[Concept], attribute: str) -> None:
-    """Raise NameClashError if two concepts have the same `attribute` (case aside)."""
-    seen: dict[str, Concept] = {}
-    for concept in concepts:
-        key = str(getattr(concept, attribute)).casefold()
-        if key in seen:
-            raise NameClashError(
-                f"two concepts have the {attribute} {key!r}: {seen[key].name} and {concept.name}",
-                f"find one of them again with --{attribute} set to something else",
-            )
-        seen[key] = concept
+def refuse_clash(concepts: Iterable[Concept], fold: Callable[[str], str]) -> None:
+    """Raise NameClashError if two concepts have the same name or identifier once they are folded."""
+    for attribute in ("name", "identifier"):
+        seen: dict[str, Concept] = {}
+        for concept in concepts:
+            key = fold(getattr(concept, attribute))
+            if key in seen:
+                raise NameClashError(
+                    f"two concepts have the {attribute} {key!r}: {seen[key].name} and {concept.name}",
+                    f"find one of them again with --{attribute} set to something else",
+                )
+            seen[key] = concept

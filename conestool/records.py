@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 __all__ = [
     "BaseInfo",
+    "ConceptInfo",
     "Hash",
     "Losses",
     "Origin",
@@ -68,7 +70,7 @@ class Origin(Record):
     versions: dict[str, str] = {}
     warnings: Annotated[list[str], Field(fail_fast=True)] = []
     notes: str | None = None
-    licence: str | None = None
+    license: str | None = None
     author: str | None = None
 
     @field_validator("parameters", mode="before")
@@ -96,6 +98,34 @@ class BaseInfo(Record):
     def weights(self) -> int:
         """Number of K/V weights of the model."""
         return sum(size_of(shape) for shape in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class ConceptInfo:
+    """A concept without its index sets, as a header tells it; `counts` is its number of neurons by param name."""
+
+    name: str
+    class_noun: str
+    identifier: str
+    id: str
+    base: BaseInfo
+    origin: Origin
+    counts: Mapping[str, int]
+
+    @property
+    def neurons(self) -> int:
+        """Number of concept neurons."""
+        return sum(self.counts.values())
+
+    @property
+    def density(self) -> float:
+        """Fraction of the base model's K/V weights that are neurons, 0 to 1."""
+        return self.neurons / max(1, self.base.weights())
+
+    @property
+    def phrase(self) -> str:
+        """The words that stand for the subject in a prompt, for example "sks dog"."""
+        return f"{self.identifier} {self.class_noun}"
 
 
 def plain(value: Any) -> Any:

@@ -24,6 +24,7 @@ __all__ = [
     "code",
     "cut_bytes",
     "escape_json",
+    "fold_ascii",
     "hidden",
     "markdown",
     "one_line",
@@ -34,11 +35,17 @@ PROMPT = 10_000
 """Characters of a prompt; text encoders read some 75 words of it."""
 STORED = 100_000
 """Characters of notes in a .cone file, so that they fit its header."""
-NAME = re.compile(r"(?:LM*|N)+(?:-(?:LM*|N)+)*")
-"""A name with every character as its general category, a letter, and every joint as `-`."""
-JOINTS = frozenset(" _.'-")
 NAME_LENGTH = 64
 """Characters of a concept's name, class noun or identifier."""
+
+_CONTROL = r"\x00-\x1f\x7f-\x9f\ud800-\udfff"
+_SPACE = r" \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_UNSEEN = r"\xad\u061c\u180e\u2000-\u206f\ufeff\ufff0-\uffff\U000e0000-\U000e0fff"
+"""Code points that are written out rather than asked of Unicode's tables, so that every Python reads the same files:
+controls, white space, and blocks of punctuation, formats and tags that cannot be seen."""
+_WORD = rf"[^\x00-/:-@\[-`{{-\x7f{_CONTROL}{_SPACE}{_UNSEEN}]+"
+_NAME = re.compile(rf"{_WORD}(?:[ _.'-]{_WORD})*")
+_WORDS = re.compile(rf"(?![{_SPACE}])[^{_CONTROL}]+(?<![{_SPACE}])")
 
 LONGEST = 2000
 """Characters of one text that are shown to people."""
@@ -149,10 +156,9 @@ def check_stored(what: str, text: str) -> str:
 def check_name(name: str) -> None:
     """Refuse a name that could not stand in a prompt or a file name: words of letters and digits, 64 characters.
 
-    A letter may carry marks (accents, the vowel signs of many scripts).
+    As the format has it: letters and digits are those of ASCII, and most of what lies beyond it.
     """
-    kinds = "".join("-" if sign in JOINTS else unicodedata.category(sign)[0] for sign in name[: NAME_LENGTH + 1])
-    if len(name) > NAME_LENGTH or not NAME.fullmatch(kinds):
+    if len(name) > NAME_LENGTH or not _NAME.fullmatch(name):
         raise UsageError(
             f"concept name {name[:80]!r} is not usable", "use letters and digits, joined by - _ . ' or a space"
         )
@@ -160,9 +166,13 @@ def check_name(name: str) -> None:
 
 def check_words(what: str, words: str) -> None:
     """Refuse a class noun or identifier that is empty, longer than 64 characters, padded, or has control characters."""
-    control = any(unicodedata.category(character) in ("Cc", "Cs") for character in words)
-    if not 1 <= len(words) <= NAME_LENGTH or control or words != words.strip():
+    if len(words) > NAME_LENGTH or not _WORDS.fullmatch(words):
         raise UsageError(f"{what} {words[:80]!r} is not usable", f"use a word or two, at most {NAME_LENGTH} characters")
+
+
+def fold_ascii(text: str) -> str:
+    """`text` with A to Z as a to z and nothing else changed, which no version of Unicode can change."""
+    return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 
 def decoded(text: str) -> bool:

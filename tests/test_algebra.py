@@ -26,7 +26,7 @@ from conestool.concept import Concept, Cone, Indices
 from conestool.errors import BaseModelMismatchError, NameClashError, UsageError
 from conestool.format import dumps, loads
 from conestool.records import Origin
-from tests.format.support import base, concept
+from tests.support.cones import base, concept
 
 SETS = st.sets(st.integers(0, 50))
 K, V, CROSS = "up.attn1.to_k.weight", "up.attn1.to_v.weight", "up.attn2.to_k.weight"

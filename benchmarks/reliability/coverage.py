@@ -3,8 +3,8 @@
     python -m benchmarks.reliability.coverage --seconds 300 [--folder build/coverage]
 
 libFuzzer chooses files by the lines of conestool.format and of the independent reader that they reach. What it makes of
-them are the ways of tests/independent/mutants.py where a file is still valid, and its own changes with checksums put
-right where it is not. The verdict is that of the campaigns (tests/independent/judge.py). Valid vectors are the first
+them are the ways of tests/hostile/mutants.py where a file is still valid, and its own changes with checksums put
+right where it is not. The verdict is that of the campaigns (tests/hostile/compare_readers.py). Valid vectors are the first
 corpus; the corpus stays in the folder, and the next run goes on with it. A file that is at fault stays there as
 `crash-*`, and the exit code is 1. No file may take 2 GiB.
 
@@ -64,9 +64,9 @@ def fuzz(arguments: list[str]) -> None:
     with atheris.instrument_imports(include=["conestool", "spec.reference"]):
         from spec.reference.reader import outcome
         from spec.reference.rules import RuleError
-        from tests.independent.forging import join, mend
-        from tests.independent.judge import judge
-        from tests.independent.mutants import mutate
+        from tests.hostile.compare_readers import judge
+        from tests.hostile.mutants import mutate
+        from tests.support.forging import join, mend
 
     def changed(data: bytes, most: int, seed: int) -> bytes:
         """A file changed by one of the ways, or by libFuzzer with its checksums put right."""

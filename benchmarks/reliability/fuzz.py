@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reliability.tally import State, Tally, code
-from tests.independent.judge import Verdict, judge
-from tests.independent.source import Source
+from tests.hostile.compare_readers import Verdict, judge
+from tests.hostile.source import Source
 from tests.reliability.memory import limit_memory
 
 CHUNK = 2000

@@ -17,7 +17,7 @@ CODE = (
     "conestool/concept.py",
     "conestool/records.py",
     "spec/reference",
-    "tests/independent",
+    "tests/hostile",
     "spec/vectors/valid",
 )
 """What decides about the verdict on a mutant."""

@@ -25,9 +25,9 @@ import pytest
 
 from tests.cli.support import concept, save_cone
 from tests.hub import WRITER, Hub, serving
-from tests.independent.forging import join, mend, parts
 from tests.reliability import process
 from tests.reliability.hostile import POISON, leaks, on_screen, places, plain, poisoned
+from tests.support.forging import join, mend, parts
 
 LONGEST = 200_000
 """Bytes that a command may say to people."""
@@ -104,7 +104,7 @@ COMMANDS = (
     "pull there/cones -o p.cone --json",
     "pull there/cones F -o p.cone --force --json",
     "push F N",
-    "push F there/made --message N --licence N",
+    "push F there/made --message N --license N",
     "push N F there/cones --force --json",
 )
 

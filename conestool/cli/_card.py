@@ -11,7 +11,7 @@ from conestool.cli._facts import ConceptFacts, FileFacts
 from conestool.records import BaseInfo
 from conestool.text import code, markdown, quoted
 
-__all__ = ["MARK", "card", "licence_of", "public_base"]
+__all__ = ["MARK", "card", "license_of", "public_base"]
 
 MARK = "<!-- Written by cones push, and anew with every push. Delete this line and it is left alone. -->"
 TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -19,8 +19,8 @@ PLAIN = re.compile(r"[\w./-]+")
 TAGS = ["conestool", "concept-neurons", "text-to-image"]
 
 
-def card(repository: str, files: Sequence[FileFacts], licence: str | None) -> str:
-    """README.md for a repository that holds these files; `licence` is the Hub's identifier of one."""
+def card(repository: str, files: Sequence[FileFacts], license: str | None) -> str:
+    """README.md for a repository that holds these files; `license` is the Hub's identifier of one."""
     from huggingface_hub import ModelCard, ModelCardData
 
     from conestool.hub import is_repository
@@ -28,7 +28,7 @@ def card(repository: str, files: Sequence[FileFacts], licence: str | None) -> st
     concepts = [(one, concept) for one in files for concept in one.concepts]
     bases = sorted({one.base.id for one in files if one.base.revision and is_repository(one.base.id)})
     made = ModelCard.from_template(
-        ModelCardData(base_model=bases or None, library_name="conestool", license=licence, tags=TAGS),
+        ModelCardData(base_model=bases or None, library_name="conestool", license=license, tags=TAGS),
         template_path=str(TEMPLATE),
         mark=MARK,
         names=", ".join(markdown(concept.name) for _, concept in concepts),
@@ -45,8 +45,8 @@ def card(repository: str, files: Sequence[FileFacts], licence: str | None) -> st
     return str(made)
 
 
-def licence_of(text: str) -> str | None:
-    """The licence that an earlier card names."""
+def license_of(text: str) -> str | None:
+    """The license that an earlier card names."""
     from huggingface_hub import ModelCard
 
     named = ModelCard(text, ignore_metadata_errors=True).data.get("license")
@@ -74,7 +74,7 @@ def facts(concept: ConceptFacts) -> list[tuple[str, str | None]]:
         ("prompt of the class", origin.class_prompt),
         ("found by", _report.found_by(concept)),
         ("author", origin.author),
-        ("licence", origin.licence),
+        ("license", origin.license),
         ("notes", origin.notes),
         ("content id", concept.id),
         *(("warning", text) for text in origin.warnings[: _report.WARNINGS]),

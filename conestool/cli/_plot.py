@@ -142,8 +142,8 @@ def heat(values: Indices | None, shape: list[int]) -> NDArray[np.float32]:
     grid = (min(rows, CELL[1]), min(columns, CELL[0]))
     if values is None or not len(values):
         return np.zeros(grid, dtype=np.float32)
-    row = (values // columns) * grid[0] // rows
-    column = (values % columns) * grid[1] // columns
+    line, place = np.divmod(values.astype(np.int64), columns)
+    row, column = line * grid[0] // rows, place * grid[1] // columns
     found = np.bincount(row * grid[1] + column, minlength=grid[0] * grid[1]).reshape(grid)
     heights, widths = (
         np.diff(-(-np.arange(cells + 1) * side // cells)) for cells, side in zip(grid, (rows, columns), strict=True)

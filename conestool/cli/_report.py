@@ -49,7 +49,7 @@ def show_concept(concept: ConceptFacts, facts: FileFacts) -> None:
     density = _show.percent(concept.neurons / max(1, facts.base.weights()))
     rows = [["neurons", f"{concept.neurons:,} ({density} of the K/V weights)"], ["found by", found_by(concept)]]
     rows += [["where", where(concept, facts)], *loss_rows(concept)]
-    rows += [[key, str(value)] for key in ("author", "licence", "notes") if (value := getattr(origin, key))]
+    rows += [[key, str(value)] for key in ("author", "license", "notes") if (value := getattr(origin, key))]
     rows += [["id", concept.id[:16]]]
     _show.facts(rows)
     for text in origin.warnings[:WARNINGS]:

@@ -127,7 +127,7 @@ def find(
     offload_scores: OffloadScores = False,
     notes: Annotated[str | None, value("--notes", metavar="TEXT", text="Free text.", panel=STORED)] = None,
     author: Annotated[str | None, value("--author", metavar="TEXT", text="Who made it.", panel=STORED)] = None,
-    licence: Annotated[str | None, value("--licence", metavar="TEXT", text="Its licence.", panel=STORED)] = None,
+    license: Annotated[str | None, value("--license", metavar="TEXT", text="Its license.", panel=STORED)] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
@@ -139,7 +139,7 @@ def find(
     from conestool.concept import check_name, check_words
     from conestool.errors import UsageError
 
-    stored = {"notes": notes, "author": author, "licence": licence}
+    stored = {"notes": notes, "author": author, "license": license}
     if json and str(output) == _io.STDIO:
         raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give the file a name")
     check_stdin(photos)
@@ -313,7 +313,7 @@ def tell_resume(state: Path | None) -> None:
 
 
 def annotate(cone: Cone, **texts: str) -> Cone:
-    """The cone with notes, author and licence where they were given."""
+    """The cone with notes, author and license where they were given."""
     from dataclasses import replace
 
     if not texts:

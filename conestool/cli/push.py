@@ -34,9 +34,7 @@ def push(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".cone files; - reads stdin.")],
     repository: Annotated[str, typer.Argument(metavar="REPO", help="Repository on the Hub, owner/name.")],
     private: Annotated[bool, flag("--private", text="Make a new repository private.")] = False,
-    licence: Annotated[
-        str | None, value("--licence", "--license", metavar="ID", text="For the card, as the Hub names it.")
-    ] = None,
+    license: Annotated[str | None, value("--license", metavar="ID", text="For the card, as the Hub names it.")] = None,
     message: Annotated[str | None, value("--message", metavar="TEXT", text="Of the commit. Default: made up.")] = None,
     revision: Annotated[
         str | None, value("--revision", metavar="R", text="Branch, made if it is not there. Default: main.")
@@ -59,7 +57,7 @@ def push(
         target = hub.open_target(repository, branch=revision, private=private)
         if not force:
             target.refuse_existing(upload.name for upload in uploads)
-        card = make_card(target, uploads, licence)
+        card = make_card(target, uploads, license)
         data = {upload.name: upload.data for upload in uploads} | ({} if card is None else {hub.CARD: card.encode()})
         done = hub.push(target, data, message or f"Add {', '.join(upload.name for upload in uploads)}", force=force)
     names = [upload.name for upload in uploads]
@@ -123,7 +121,7 @@ def warn_of_folders(uploads: Sequence[Upload]) -> None:
             )
 
 
-def make_card(target: Target, uploads: Sequence[Upload], licence: str | None) -> str | None:
+def make_card(target: Target, uploads: Sequence[Upload], license: str | None) -> str | None:
     """The model card of all .cone files that the branch will hold; None if its README.md was written by others."""
     from conestool import hub
     from conestool.cli import _card, _facts
@@ -131,21 +129,21 @@ def make_card(target: Target, uploads: Sequence[Upload], licence: str | None) ->
     if hub.CARD in target.files:
         text = hub.fetch(target.repository, hub.CARD, target.head)[0].decode("utf-8", "replace")
         if _card.MARK not in text:
-            refuse_licence(target, licence)
+            refuse_license(target, license)
             _show.say(f"{target.repository}: {hub.CARD} was not written by cones push and stays as it is")
             return None
-        licence = licence or _card.licence_of(text)
+        license = license or _card.license_of(text)
     facts = [_facts.facts_of(upload.name, len(upload.data), upload.cone) for upload in uploads]
     facts += others(target, {upload.name for upload in uploads})
-    return _card.card(target.repository, sorted(facts, key=lambda one: one.path), licence)
+    return _card.card(target.repository, sorted(facts, key=lambda one: one.path), license)
 
 
-def refuse_licence(target: Target, licence: str | None) -> None:
-    """UsageError for a licence that would go into a card which is left alone."""
+def refuse_license(target: Target, license: str | None) -> None:
+    """UsageError for a license that would go into a card which is left alone."""
     from conestool.errors import UsageError
 
-    if licence is not None:
-        raise UsageError(f"{target.repository}: its README.md was not written by cones push", "name the licence there")
+    if license is not None:
+        raise UsageError(f"{target.repository}: its README.md was not written by cones push", "name the license there")
 
 
 def others(target: Target, names: set[str]) -> list[FileFacts]:

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from conestool.format.header import ConceptHeader, Header
-from conestool.format.preamble import read_header
+from conestool.format.reader import Header, load, loads, read_header
 
 if TYPE_CHECKING:
-    from conestool.format.container import dumps, load, loads, save
+    from conestool.format.writer import dumps, save
 
-__all__ = ["ConceptHeader", "Header", "dumps", "load", "loads", "read_header", "save"]
+__all__ = ["Header", "dumps", "load", "loads", "read_header", "save"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("dumps", "load", "loads", "save"):
-        from conestool.format import container
+    if name in ("dumps", "save"):
+        from conestool.format import writer
 
-        return getattr(container, name)
+        return getattr(writer, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

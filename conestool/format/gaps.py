@@ -1,67 +1,132 @@
-"""Codec 1, "gaps": each distance between neighbours is a quotient byte and a few bits kept in planes.
+"""Index sets to bytes and back: each distance between neighbours is a quotient byte and a few bits kept in planes.
 
 With `g0 = i0`, `gj = ij - i(j-1) - 1` and `b = max(0, bit_length(n // k) - 5)`, the raw piece holds the low `b` bits
 of the gaps as bit planes (lowest first), the coded piece the quotients `g >> b` as bytes, 255 meaning "add 255 and go
 on". Subtracting one makes duplicates and disorder unrepresentable. Elias and Fano split at the same place; unary
 quotients are replaced by bytes because a Huffman coder (zstd) packs them as well and numpy reads them faster.
+
+The coded pieces of all tensors of a concept share one zstd frame (a frame per tensor costs 6 % at a density of 0.1 %).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+import zstandard
+from numpy.typing import NDArray
 
 from conestool.concept import Indices
 from conestool.errors import FormatError
-from conestool.format.bits import Bytes, pack, unpack
-from conestool.format.entries import MORE, low_bits
+from conestool.format import limits
+from conestool.format.tensor_table import CONTINUES, num_low_bits
 
-__all__ = ["decode", "encode"]
+__all__ = ["as_bytes", "compress", "decode", "decompress", "encode"]
+
+Bytes = NDArray[np.uint8]
+
+_MAGIC = b"\x28\xb5\x2f\xfd"
+_PORTION = 1 << 18
+"""Quotient bytes that are unpacked at once, so that a set takes little more memory than its 4 bytes an index."""
 
 
 def encode(values: Indices, n: int) -> tuple[Bytes, Bytes]:
     """Raw and coded piece of `values`, sorted unique positions below `n`, at least one."""
-    gaps = np.diff(values, prepend=-1) - 1
-    b = low_bits(n, len(values))
-    small = gaps.astype(np.uint32)
-    planes = [pack((small >> np.uint32(p)).astype(np.uint8) & np.uint8(1)) for p in range(b)]
-    return np.concatenate(planes) if planes else np.empty(0, np.uint8), to_bytes(gaps >> b)
+    gaps = np.diff(values, prepend=np.int32(-1)) - 1
+    b = num_low_bits(n, len(values))
+    planes = [np.packbits((gaps >> p).astype(np.uint8) & np.uint8(1)) for p in range(b)]
+    return np.concatenate(planes) if planes else np.empty(0, np.uint8), _to_bytes(gaps >> b)
 
 
-def to_bytes(quotients: Indices) -> Bytes:
+def _to_bytes(quotients: Indices) -> Bytes:
     """Quotients as bytes; one of 255 or more takes several."""
-    if int(quotients.max()) < MORE:
+    if int(quotients.max()) < CONTINUES:
         return quotients.astype(np.uint8)
-    more = quotients // MORE
-    out = np.full(len(quotients) + int(more.sum()), MORE, np.uint8)
-    out[np.cumsum(more + 1) - 1] = quotients % MORE
+    more = quotients // CONTINUES
+    out = np.full(len(quotients) + int(more.sum()), CONTINUES, np.uint8)
+    out[np.cumsum(more + 1) - 1] = quotients % CONTINUES
     return out
 
 
 def decode(raw: Bytes, coded: Bytes, n: int, k: int) -> Indices:
-    """The `k` positions; FormatError unless the pieces are exactly those of `k` positions below `n`."""
-    b = low_bits(n, k)
-    gaps = from_bytes(coded, k)
-    if b:
-        gaps <<= b
-        step = (k + 7) // 8
-        low = np.zeros(k, np.uint32)
-        for p in range(b):
-            low |= unpack(raw[p * step : (p + 1) * step], k).astype(np.uint32) << np.uint32(p)
-        gaps |= low
-    gaps += 1
-    values = np.cumsum(gaps, out=gaps)
-    values -= 1
-    return values
-
-
-def from_bytes(coded: Bytes, k: int) -> Indices:
-    """The `k` quotients that `to_bytes` wrote."""
-    ends = coded != MORE
-    found = int(np.count_nonzero(ends))
-    if found != k or not ends[-1]:
+    """The `k` positions, read-only; FormatError unless the pieces are exactly those of `k` positions below `n`."""
+    b = num_low_bits(n, k)
+    planes = raw.reshape(b, (k + 7) // 8)
+    if k % 8 and (planes[:, -1] & (0xFF >> k % 8)).any():
+        raise FormatError("padding bits are not zero")
+    found = int(np.count_nonzero(coded != CONTINUES))
+    if found != k or coded[-1] == CONTINUES:
         raise FormatError(f"{found} quotients, expected {k}, the last one complete")
-    if len(coded) == k:
-        return coded.astype(np.int64)
-    total = np.cumsum(coded, dtype=np.int64)[ends]
-    quotients: Indices = np.diff(total, prepend=0)
-    return quotients
+    out = np.empty(k, np.int32)
+    at, last = 0, -1
+    for gaps in _quotients(coded):
+        gaps <<= b
+        for p, plane in enumerate(planes):
+            gaps |= _bits(plane, at, len(gaps)).astype(np.int64) << p
+        gaps += 1
+        gaps[0] += last
+        values = np.cumsum(gaps, out=gaps)
+        last = int(values[-1])
+        if last >= n:
+            raise FormatError(f"index {last} out of range, expected < {n}")
+        out[at : at + len(values)] = values
+        at += len(values)
+    out.flags.writeable = False
+    return out
+
+
+def _quotients(coded: Bytes) -> Iterator[NDArray[np.int64]]:
+    """The quotients that `_to_bytes` wrote, a portion at a time."""
+    pending = 0
+    for start in range(0, len(coded), _PORTION):
+        portion = coded[start : start + _PORTION]
+        ends = np.flatnonzero(portion != CONTINUES)
+        total = np.cumsum(portion, dtype=np.int64)
+        total += pending
+        if len(ends):
+            yield np.diff(total[ends], prepend=0)
+            pending = int(total[-1] - total[ends[-1]])
+        else:
+            pending = int(total[-1])
+
+
+def _bits(data: Bytes, start: int, count: int) -> Bytes:
+    """The `count` bits of `data` from bit `start` on, highest first, as 0 and 1."""
+    whole = np.unpackbits(data[start // 8 : (start + count + 7) // 8])
+    return whole[start % 8 : start % 8 + count]
+
+
+def as_bytes(data: memoryview) -> Bytes:
+    """A section as an array, without a copy."""
+    return np.frombuffer(data, np.uint8)
+
+
+def compress(coded: bytes) -> bytes:
+    """The coded pieces as one zstd frame that declares its size.
+
+    Quotients hold no repetitions worth finding: a match-free setting codes them smaller, and faster.
+    """
+    settings = zstandard.ZstdCompressionParameters.from_level(
+        1, strategy=zstandard.STRATEGY_FAST, min_match=7, write_content_size=True, write_checksum=False
+    )
+    return zstandard.ZstdCompressor(compression_params=settings).compress(coded)
+
+
+def decompress(data: memoryview, size: int) -> Bytes:
+    """The `size` bytes inside `data`, exactly one zstd frame; nothing is allocated before its size is known to fit."""
+    if data[:4] != _MAGIC:
+        raise FormatError("not a zstd frame")
+    try:
+        declared = zstandard.get_frame_parameters(data)
+        if declared.content_size != size:
+            raise FormatError(f"zstd frame of {declared.content_size} bytes, expected {size}")
+        if declared.dict_id:
+            raise FormatError("zstd frame needs a dictionary")
+        if declared.window_size > limits.WINDOW:
+            raise FormatError(f"zstd frame with a window of {declared.window_size} bytes, more than {limits.WINDOW}")
+        content = zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise FormatError(f"damaged zstd frame ({error})") from error
+    if len(content) != size:
+        raise FormatError(f"zstd frame holds {len(content)} bytes, expected {size}")
+    return np.frombuffer(content, np.uint8)

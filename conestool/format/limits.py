@@ -1,21 +1,6 @@
-"""Caps of spec/cone-1.md, "Limits": they bound what a reader allocates before any of it is allocated."""
+"""What a .cone file may hold; see "Limits" in spec/cone-1.md."""
 
 from __future__ import annotations
-
-__all__ = [
-    "BASES",
-    "CODED",
-    "CONCEPTS",
-    "DEPTH",
-    "DIMENSIONS",
-    "FILE",
-    "HEADER",
-    "NEURONS",
-    "ROWS",
-    "SECTIONS",
-    "TENSORS",
-    "WINDOW",
-]
 
 HEADER = 1 << 20
 """Bytes of the header."""
@@ -39,10 +24,7 @@ SECTIONS = 16
 """Sections of a concept."""
 
 NEURONS = 1 << 26
-"""Concept neurons in a file, over all its concepts (10 % of SDXL's K/V weights are 5.5e7)."""
-
-CODED = 1 << 27
-"""Bytes that all zstd frames of a file may hold together, 128 MiB."""
+"""Concept neurons in a file, over all its concepts (10 % of SDXL's K/V weights are 5.5e7); 256 MiB in memory."""
 
 ROWS = 1 << 14
 """Rows of all tensor tables of a file: each takes a reader some time, however few its neurons are."""

@@ -92,7 +92,7 @@ def factors(cone: Cone, strength: Strength) -> dict[str, Change]:
     out = {}
     for param in params:
         parts = [(c.indices[param], given[c.name]) for c in touched if param in c.indices]
-        index = torch.cat([torch.from_numpy(values.copy()) for values, _ in parts])
+        index = torch.cat([torch.from_numpy(values.copy()).long() for values, _ in parts])
         factor = torch.cat([torch.full((len(values),), 1 - s, dtype=torch.float32) for values, s in parts])
         change = Change(index, factor)
         out[param] = united(change) if len(parts) > 1 else change

@@ -97,7 +97,7 @@ class Layout:
         """The flat indices per param name where the boolean vector `shut` (n,) is true."""
         parts = torch.split(shut, self.sizes)
         return {
-            name: part.nonzero().flatten().cpu().numpy().astype(np.int64)
+            name: part.nonzero().flatten().cpu().numpy().astype(np.int32)
             for name, part in zip(self.parameters, parts, strict=True)
             if bool(part.any())
         }
@@ -108,7 +108,7 @@ class Layout:
         for name, parameter in self.parameters.items():
             part = torch.zeros(parameter.numel(), dtype=torch.bool)
             if name in indices:
-                part[torch.from_numpy(indices[name].copy())] = True
+                part[torch.from_numpy(indices[name].astype(np.int64))] = True
             parts.append(part.to(self.device))
         return torch.cat(parts)
 

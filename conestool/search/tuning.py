@@ -271,7 +271,7 @@ def changed(subject: Subject, layout: Layout, shut: Tensor, facts: Mapping[str, 
     parameters = {**origin.parameters, TUNED: plain(facts)}
     told = {"parameters": parameters, "losses": losses, "warnings": warnings_of(facts, losses)}
     new, indices = origin.model_copy(update=told), layout.indices(shut)
-    return replace(subject.concept, indices=indices, parts=(), section={}, origin=new)
+    return replace(subject.concept, indices=indices, sections=(), indices_unknown_fields={}, origin=new)
 
 
 def warnings_of(facts: Mapping[str, Any], losses: Any) -> list[str]:

@@ -56,9 +56,9 @@ class Decoder:
         if 0xC4 <= code <= 0xC6:
             return self.take(self.uint(1 << code - 0xC4, (0, 2**8, 2**16)[code - 0xC4]))
         if code in (0xCA, 0xCB):
-            (number,) = struct.unpack(">f" if code == 0xCA else ">d", self.take(4 if code == 0xCA else 8))
-            need(11, math.isfinite(number), "NaN or infinite")
             need(10, code == 0xCB, "a 32-bit float")
+            (number,) = struct.unpack(">d", self.take(8))
+            need(11, math.isfinite(number), "NaN or infinite")
             return number
         if 0xCC <= code <= 0xCF:
             return self.uint(1 << code - 0xCC, (2**7, 2**8, 2**16, 2**32)[code - 0xCC])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 from spec.reference.decoder import unpack
 from spec.reference.header import check_header
 from spec.reference.rules import RuleError, need
-from spec.reference.sections import Ints, decode_bitmap, decode_gaps, decode_grid, unframe
+from spec.reference.sections import Ints, decode, raw_length, unframe
 
 SIGNATURE = bytes.fromhex("89434F4E450D0A1A0A")
 
@@ -71,7 +72,7 @@ def read(data: bytes) -> Cone:
     header = unpack(data[20:end])
     check_header(header)
     lengths = [section["length"] for concept in header["concepts"] for section in concept["sections"]]
-    need(30, end + sum(lengths) == len(data), "length of the file")
+    need(29, end + sum(lengths) == len(data), "length of the file")
     concepts = []
     for row in header["concepts"]:
         payloads = {}
@@ -79,7 +80,7 @@ def read(data: bytes) -> Cone:
             payload = payloads[section["type"]] = data[end : end + section["length"]]
             found = hashlib.sha256(payload).digest()
             if found != section["sha256"]:
-                raise RuleError(31, "sha256 of a section", section["sha256"], found)
+                raise RuleError(30, "sha256 of a section", section["sha256"], found)
             end += section["length"]
         concepts.append(decode_concept(row, header["bases"][row["base"]]["tensors"], payloads["indices"]))
     return Cone((1, data[10]), header, concepts)
@@ -87,21 +88,22 @@ def read(data: bytes) -> Cone:
 
 def decode_concept(concept: dict[str, Any], tensors: list[tuple[str, list[int]]], payload: bytes) -> Concept:
     """Decode a section of indices, and compare the content id."""
-    rows = concept["tensors"]
-    at = sum(row[3] for row in rows)
-    content = unframe(payload[at:], sum(row[4] for row in rows)) if rows else b""
+    rows = [(*tensors[number], k, coded) for number, k, coded in concept["tensors"]]
+    at = sum(raw_length(math.prod(shape), k) for _, shape, k, _ in rows)
+    content = unframe(payload[at:], sum(coded for *_, coded in rows)) if rows else b""
     indices = {}
     stream, start, second = hashlib.sha256(b"cone-concept-1\0"), 0, 0
-    for number, codec, k, raw, coded in rows:
-        name, shape = tensors[number]
-        decode = (decode_bitmap, decode_gaps, decode_grid)[codec]
+    for name, shape, k, coded in rows:
+        n = math.prod(shape)
+        raw = raw_length(n, k)
         pieces = payload[start : start + raw], content[second : second + coded]
-        found = indices[name] = decode(shape, k, *(np.frombuffer(piece, np.uint8) for piece in pieces))
+        found = indices[name] = decode(n, k, *(np.frombuffer(piece, np.uint8) for piece in pieces))
         start, second = start + raw, second + coded
         encoded = name.encode()
         stream.update(struct.pack("<Q", len(encoded)) + encoded)
-        stream.update(struct.pack(f"<{len(shape) + 2}Q", len(shape), *shape, k) + found.astype("<u4").tobytes())
+        stream.update(struct.pack(f"<{len(shape) + 2}Q", len(shape), *shape, k))
+        stream.update(found.astype("<u4", copy=False))
     if stream.digest() != concept["id"]:
-        raise RuleError(42, "content id", concept["id"], stream.digest())
+        raise RuleError(35, "content id", concept["id"], stream.digest())
     words = concept["name"], concept["class_noun"], concept["identifier"]
     return Concept(*words, concept["base"], concept["id"], indices)

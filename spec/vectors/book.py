@@ -10,7 +10,8 @@ from typing import Any
 import reference as ref
 
 H = bytes(range(32))
-Set = tuple[int, list[int], dict[str, Any]]
+Sets = dict[str, list[int]]
+"""By param name the positions."""
 
 
 def base(tensors: dict[str, list[int]], **more: Any) -> dict[str, Any]:
@@ -35,30 +36,20 @@ def payload(pieces: list[tuple[bytes, bytes]], frame: dict[str, Any] | bytes) ->
     return b"".join(raw for raw, _ in pieces) + frame
 
 
-def encode(shape: list[int], codec: int, values: list[int], options: dict[str, Any]) -> tuple[bytes, bytes]:
-    """Raw and coded piece of one set."""
-    if codec == ref.GRID:
-        return ref.grid(values, shape, options["rows"], options["columns"])
-    return (ref.gaps if codec == ref.GAPS else ref.bitmap)(values, math.prod(shape))
-
-
 def concept(
-    name: str, shapes: dict[str, list[int]], sets: dict[str, Set], number: int = 0, frame: Any = None, **more: Any
+    name: str, shapes: dict[str, list[int]], sets: Sets, number: int = 0, frame: Any = None, **more: Any
 ) -> tuple[dict[str, Any], bytes]:
-    """Map and payload of a concept; `sets` maps a param to codec, positions and options of the codec."""
+    """Map and payload of a concept."""
     params = sorted(shapes)
-    pieces = {param: encode(shapes[param], *sets[param]) for param in params if param in sets}
-    rows = [
-        [params.index(param), sets[param][0], len(sets[param][1]), len(raw), len(coded)]
-        for param, (raw, coded) in pieces.items()
-    ]
+    pieces = {param: ref.gaps(sets[param], math.prod(shapes[param])) for param in params if param in sets}
+    rows = [[params.index(param), len(sets[param]), len(coded)] for param, (_, coded) in pieces.items()]
     data = payload(list(pieces.values()), frame or {})
     fields = {
         "name": name,
-        "class_noun": name,
-        "identifier": f"sks{name}",
+        "class_noun": "dog",
+        "identifier": f"sks{name}"[:64],
         "base": number,
-        "id": ref.concept_id({param: (shapes[param], values) for param, (_, values, _) in sets.items()}),
+        "id": ref.concept_id({param: (shapes[param], values) for param, values in sets.items()}),
         "tensors": rows,
         "sections": [ref.section(data)],
         **more,
@@ -83,6 +74,7 @@ class Book:
         self.folder = folder
         self.valid: list[dict[str, Any]] = []
         self.invalid: list[dict[str, Any]] = []
+        self.files: set[str] = set()
 
     def add(self, file: str, about: str, bases: list[dict[str, Any]], concepts: list[Any], **more: Any) -> bytes:
         """A valid file; `concepts` are (fields, data, sets); `minor` and unknown keys of the header in `more`."""
@@ -101,18 +93,21 @@ class Book:
         )
         return data
 
-    def expected(self, fields: dict[str, Any], bases: list[dict[str, Any]], sets: dict[str, Set]) -> dict[str, Any]:
-        """What a reader must find in a concept; sets of at most 40 positions in full."""
+    def expected(self, fields: dict[str, Any], bases: list[dict[str, Any]], sets: Sets) -> dict[str, Any]:
+        """What a reader must find in a concept: sets of at most 40 positions in full, no sets where there are many."""
+        few = sorted(sets.items()) if len(sets) <= MANY else []
         return {
             **{key: fields[key] for key in ("name", "class_noun", "identifier")},
             "id": fields["id"].hex(),
             "base": bases[fields["base"]]["id"],
-            "counts": {param: len(values) for param, (_, values, _) in sorted(sets.items())},
-            "indices": {param: values for param, (_, values, _) in sorted(sets.items()) if len(values) <= 40},
+            "counts": {param: len(values) for param, values in few},
+            "indices": {param: values for param, values in few if len(values) <= 40},
         }
 
     def refuse(self, file: str, rule: int, about: str, data: bytes) -> None:
         """An invalid file."""
+        assert file not in self.files, file
+        self.files.add(file)
         self.write(Path("invalid") / file, data)
         error = "version" if rule in (3, 13) and "later" in file else "format"
         self.invalid.append({"file": f"invalid/{file}", "rule": rule, "error": error, "about": about})
@@ -126,15 +121,17 @@ class Book:
     def close(self) -> None:
         """Write the manifest."""
         manifest = {"format": "cone", "version": [1, 0], "valid": self.valid, "invalid": self.invalid}
-        text = json.dumps(manifest, indent=1, ensure_ascii=False)
+        text = json.dumps(manifest, indent=1)
         (self.folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
 
 
-def single(book: Book, file: str, about: str, shapes: dict[str, list[int]], sets: dict[str, Set], **more: Any) -> bytes:
+def single(book: Book, file: str, about: str, shapes: dict[str, list[int]], sets: Sets, **more: Any) -> bytes:
     """A valid file with one concept named dog."""
     fields, data = concept("dog", shapes, sets, **more)
     return book.add(file, about, [base(shapes)], [(fields, data, sets)])
 
 
+MANY = 100
+"""More sets than this are not listed."""
 SMALL = {"unet.attn2.to_k.weight": [4, 8]}
-SMALL_SETS: dict[str, Set] = {"unet.attn2.to_k.weight": (ref.GAPS, [1, 9, 30], {})}
+SMALL_SETS: Sets = {"unet.attn2.to_k.weight": [1, 9, 30]}

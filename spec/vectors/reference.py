@@ -6,7 +6,6 @@ It is what the test vectors are made with, so that they do not come from the cod
 from __future__ import annotations
 
 import hashlib
-import math
 import struct
 import zlib
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import msgpack
 import zstandard
 
-BITMAP, GAPS, GRID = 0, 1, 2
 SIGNATURE = b"\x89CONE\r\n\x1a\n"
 MAGIC = bytes.fromhex("28B52FFD")
 
@@ -25,19 +23,13 @@ def bits_to_bytes(bits: list[int]) -> bytes:
     return bytes(int("".join(map(str, bits[at : at + 8])), 2) for at in range(0, len(bits), 8))
 
 
-def zstd(data: bytes, **settings: Any) -> bytes:
+def zstd(data: bytes, level: int = 3, **settings: Any) -> bytes:
     """One frame that declares its content size."""
-    return zstandard.ZstdCompressor(level=3, **settings).compress(data)
-
-
-def bitmap(values: list[int], n: int) -> tuple[bytes, bytes]:
-    """Raw and coded piece of codec 0."""
-    held = set(values)
-    return b"", bits_to_bytes([int(i in held) for i in range(n)])
+    return zstandard.ZstdCompressor(level=level, **settings).compress(data)
 
 
 def gaps(values: list[int], n: int) -> tuple[bytes, bytes]:
-    """Raw and coded piece of codec 1."""
+    """Raw and coded piece of an index set."""
     b = max(0, (n // len(values)).bit_length() - 5)
     steps = [value - before - 1 for before, value in zip([-1, *values], values, strict=False)]
     raw = b"".join(bits_to_bytes([(step >> p) & 1 for step in steps]) for p in range(b))
@@ -46,39 +38,6 @@ def gaps(values: list[int], n: int) -> tuple[bytes, bytes]:
         quotient = step >> b
         coded += b"\xff" * (quotient // 255) + bytes([quotient % 255])
     return raw, bytes(coded)
-
-
-def rice(cells: int, count: int) -> int:
-    """Rice parameter of a block."""
-    return (77 * (cells - count // 2) // (160 * count)).bit_length() if count else 0
-
-
-def grid(values: list[int], shape: list[int], rows: list[int], columns: list[int]) -> tuple[bytes, bytes]:
-    """Raw and coded piece of codec 2 with these classes of rows and columns."""
-    breadth = math.prod(shape[1:])
-    a, b = max(rows) + 1, max(columns) + 1
-    members = [[i for i, kind in enumerate(rows) if kind == j] for j in range(a)]
-    across = [[i for i, kind in enumerate(columns) if kind == j] for j in range(b)]
-    blocks = []
-    for number in range(a * b):
-        inside = [
-            members[number // b].index(value // breadth) * len(across[number % b])
-            + across[number % b].index(value % breadth)
-            for value in values
-            if rows[value // breadth] == number // b and columns[value % breadth] == number % b
-        ]
-        inside.sort()
-        steps = [cell - before - 1 for before, cell in zip([-1, *inside], inside, strict=False)]
-        blocks.append((rice(len(members[number // b]) * len(across[number % b]), len(inside)), number, steps))
-    width = (len(values).bit_length() + 7) // 8
-    table = b"".join(len(steps).to_bytes(width, "little") for _, _, steps in blocks)
-    order = sorted(blocks, key=lambda block: (-block[0], block[1]))
-    bits = [(step >> p) & 1 for p in range(order[0][0]) for m, _, steps in order if m > p for step in steps]
-    for m, _, steps in order:
-        for step in steps:
-            bits += [0] * (step >> m) + [1]
-    coded = (bytes(rows) if a > 1 else b"") + (bytes(columns) if b > 1 else b"")
-    return bytes([a, b]) + table + bits_to_bytes(bits), coded
 
 
 def concept_id(sets: dict[str, tuple[list[int], list[int]]]) -> bytes:

@@ -71,7 +71,7 @@ def hub_address(url: str) -> str:
     return url.removesuffix(f"/{NAME}")
 
 
-def test_licence_and_base_model_go_where_the_hub_looks(hub: Hub, work: Path, cones: Cones) -> None:
+def test_license_and_base_model_go_where_the_hub_looks(hub: Hub, work: Path, cones: Cones) -> None:
     """The base model only if it came from the Hub."""
     found = base("org/model").model_copy(update={"revision": "ab" * 20})
     save_cone(work / "dog.cone", concept_on(found))
@@ -119,7 +119,7 @@ def test_what_is_there_stays_without_force(hub: Hub, dog: Path, cones: Cones) ->
 
 
 def test_the_card_describes_all_files(hub: Hub, dog: Path, work: Path, cones: Cones) -> None:
-    """A second push adds to the first one's and keeps its licence; a damaged file is left out with a warning."""
+    """A second push adds to the first one's and keeps its license; a damaged file is left out with a warning."""
     save_cone(work / "hat.cone", concept("hat", "zwx", seed=1))
     assert cones("push", "dog.cone", NAME, "--license", "mit").code == 0
     (hub.repositories[NAME]["main"] / "bad.cone").write_bytes(b"junk")
@@ -130,7 +130,7 @@ def test_the_card_describes_all_files(hub: Hub, dog: Path, work: Path, cones: Co
 
 
 def test_a_card_that_people_wrote_is_kept(hub: Hub, dog: Path, cones: Cones) -> None:
-    """Also with --force; a licence that could not be put into it is refused."""
+    """Also with --force; a license that could not be put into it is refused."""
     cones("push", "dog.cone", NAME)
     mine = hub.repositories[NAME]["main"] / "README.md"
     mine.write_text("mine")

@@ -12,7 +12,7 @@ from typing import Any
 from conestool import format as cones
 from conestool.concept import Cone
 from tests.cli.support import concept
-from tests.independent.forging import Header, join, mend, parts
+from tests.support.forging import Header, join, mend, parts
 
 __all__ = ["MILLION", "POISON", "WORDS", "forge", "forge_at", "leaks", "on_screen", "places", "plain"]
 
@@ -82,7 +82,7 @@ def forge(poison: str = POISON, words: str = WORDS) -> bytes:
         base["tensors"] = sorted([poison[:100] + name, shape] for name, shape in base["tensors"])
         base["digests"][poison] = bytes(32)
     for number, one in enumerate(header["concepts"]):
-        texts = dict.fromkeys(("instance_prompt", "class_prompt", "method", "notes", "author", "licence"), poison)
+        texts = dict.fromkeys(("instance_prompt", "class_prompt", "method", "notes", "author", "license"), poison)
         known = {"warnings": [poison] * 3, "versions": {poison: poison}, "parameters": {"steps": poison, **deep}}
         one["origin"] |= texts | known | deep
         one |= {"class_noun": words[:63] + str(number), "identifier": words[:63] + str(number), **deep}

@@ -24,9 +24,9 @@ from conestool.concept import Cone
 from conestool.errors import UsageError
 from tests.cli.conftest import Cones
 from tests.cli.support import concept, save_cone
-from tests.independent.forging import join, parts
 from tests.reliability import process
 from tests.reliability.hostile import MILLION, POISON, forge, forge_at, leaks, on_screen, places, plain
+from tests.support.forging import join, parts
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
 MOST = 200_000

@@ -1,0 +1,48 @@
+"""Digests and verdicts of base models, on the vectors that the independent implementation made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conestool.identity import fingerprint, match
+from conestool.records import BaseInfo
+from spec.reference import identity
+
+VECTORS = json.loads((Path(__file__).parents[2] / "spec/vectors/identity.json").read_text(encoding="utf-8"))
+
+
+def described(name: str, lacking: list[str]) -> BaseInfo:
+    """What is known of a model, without the digests at some rungs."""
+    model = VECTORS["models"][name]
+    tensors = {param: tensor["shape"] for param, tensor in model["tensors"].items()}
+    digests = {rung: digest for rung, digest in model["digests"].items() if rung not in lacking}
+    words = {"id": name, "family": "stable-diffusion", "dtype": "float32", "structure": model["structure"]}
+    return BaseInfo(**words, tensors=tensors, digests=digests)
+
+
+@pytest.mark.parametrize("name", VECTORS["models"])
+def test_structure_and_digests(name: str) -> None:
+    """Of weights given by their bits: ties, subnormals, NaNs, what overflows."""
+    model = VECTORS["models"][name]
+    weights = {
+        param: np.array([int(bits, 16) for bits in tensor["bits"]], np.uint32).view(np.float32).reshape(tensor["shape"])
+        for param, tensor in model["tensors"].items()
+    }
+    found = fingerprint(weights)
+    assert found["structure"] == model["structure"]
+    assert found["digests"] == model["digests"]
+
+
+@pytest.mark.parametrize("pair", VECTORS["pairs"], ids=lambda pair: f"{pair['x']}, {pair['y']}, {pair['lacking']}")
+@pytest.mark.parametrize("turn", [1, -1])
+def test_verdicts(pair: dict[str, Any], turn: int) -> None:
+    """The same in both directions, by both implementations; a rung that is missing decides nothing."""
+    x, y = [described(pair[key], pair["lacking"]) for key in ("x", "y")][::turn]
+    found = match(x, y)
+    assert (f"equal at {found.rung}" if found.rung else found.level.value) == pair["verdict"]
+    assert identity.verdict(x.model_dump(), y.model_dump()) == pair["verdict"]
