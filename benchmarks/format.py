@@ -5,7 +5,7 @@
 Uniform masks draw the same share of every tensor at random; clustered ones draw every weight with a probability that
 is a product of log-normal factors of its row and its column (sigma 1, at most 0.95), as gradients of linear layers give
 them. For clustered and found sets the bound of the uniform case is not the least size: less than 0 % is possible, and
-is what the grid codec is for. Times are medians of CPU time of this process; `.cone` files given as arguments are
+is what a search may find. Times are medians of CPU time of this process; `.cone` files given as arguments are
 measured as they are. Prints a Markdown table.
 """
 

@@ -76,7 +76,7 @@ def test_merge_is_idempotent() -> None:
 
 def test_merge_then_extract_is_identity() -> None:
     """By id, by metadata and by bytes, through a file."""
-    dog = cone(concept("dog", origin=Origin(notes="x", parameters={"a": (1, 2)}), extra={"x-a": 1}))
+    dog = cone(concept("dog", origin=Origin(notes="x", parameters={"a": (1, 2)}), unknown_fields={"x-a": 1}))
     both = loads(dumps(merge(cone(concept("hat")), dog)))
     again = extract(both, "Dog")
     assert again == dog
@@ -124,7 +124,7 @@ def test_merge_of_nothing() -> None:
 
 def test_file_keys_stay_with_their_file() -> None:
     """Unknown keys of a whole file are not carried into another."""
-    assert not merge(Cone((concept("dog"),), {"x": 1}), cone(concept("hat"))).extra
+    assert not merge(Cone((concept("dog"),), {"x": 1}), cone(concept("hat"))).unknown_fields
 
 
 def test_union_and_overlap_by_hand() -> None:
@@ -189,3 +189,11 @@ def test_equality_of_concepts(tmp_path: Path) -> None:
     assert one != small("a", k=[1, 3])
     assert one != Concept("a", "a", "sksa", one.indices, base(), Origin(notes="x"))
     assert one != "a"
+
+
+def test_merge_refuses_what_full_case_folding_makes_equal() -> None:
+    """A file may hold both, since a reader folds ASCII alone; a program that joins files knows better."""
+    both = Cone((concept("straße", "ß"), concept("STRASSE", "sks")))
+    assert both["STRASSE"].name == "STRASSE" and both["straße"].name == "straße"
+    with pytest.raises(NameClashError, match="name 'strasse'"):
+        merge(cone(concept("straße", "ß")), cone(concept("STRASSE", "sks")))

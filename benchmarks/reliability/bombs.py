@@ -28,8 +28,8 @@ import numpy as np
 from conestool.errors import FormatError
 from conestool.format import gaps, loads
 from tests.hostile.attacks import MAGIC
+from tests.hostile.systematic import VALID
 from tests.hostile.values import nested
-from tests.independent.edges import VALID, Change, base, concept
 from tests.support.forging import Header, Packed, join, parts, relabelled
 
 NEURONS = 2**26

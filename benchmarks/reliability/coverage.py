@@ -3,9 +3,9 @@
     python -m benchmarks.reliability.coverage --seconds 300 [--folder build/coverage]
 
 libFuzzer chooses files by the lines of conestool.format and of the independent reader that they reach. What it makes of
-them are the ways of tests/hostile/mutants.py where a file is still valid, and its own changes with checksums put
-right where it is not. The verdict is that of the campaigns (tests/hostile/compare_readers.py). Valid vectors are the first
-corpus; the corpus stays in the folder, and the next run goes on with it. A file that is at fault stays there as
+them are the ways of tests/hostile/mutants.py where a file is valid, and its own changes with checksums put
+right where it is not. The verdict is that of the campaigns (tests/hostile/compare_readers.py). Valid vectors are the
+first corpus; the corpus stays in the folder, and the next run goes on with it. A file that is at fault stays there as
 `crash-*`, and the exit code is 1. No file may take 2 GiB.
 
 atheris is no dependency of the project, since there are no wheels of it for every system. To install it:

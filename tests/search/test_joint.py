@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from conestool.concept import Cone, Part
+from conestool.concept import Cone, Section
 from conestool.diffusion.models import Model, load_model
 from conestool.errors import BaseModelMismatchError, PhotoError, UsageError
 from conestool.format import dumps, loads
@@ -132,7 +132,7 @@ def photos() -> dict[str, list[Image.Image]]:
 def both(model: Model) -> Cone:
     """A dog with a section and a key that this version does not know, and a hat."""
     cone = random_cone(model, "dog", "hat")
-    dog = replace(cone["dog"], parts=(Part("x-heat", b"old"),), extra={"x-kept": 1})
+    dog = replace(cone["dog"], sections=(Section("x-heat", b"old"),), unknown_fields={"x-kept": 1})
     return replace(cone, concepts=(dog, cone["hat"]))
 
 
@@ -176,7 +176,7 @@ def test_tuned_concepts_round_trip_and_lose_sections_of_the_old_sets(result: Con
     """The format asks it of a program that changes a concept's index sets."""
     again = loads(dumps(result), "memory")
     assert again.concepts == result.concepts
-    assert (again["dog"].parts, dict(again["dog"].extra)) == ((), {"x-kept": 1})
+    assert (again["dog"].sections, dict(again["dog"].unknown_fields)) == ((), {"x-kept": 1})
 
 
 def test_a_resumed_tuning_gives_the_same_file(
