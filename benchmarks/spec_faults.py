@@ -4,7 +4,7 @@
 
 A fault is one changed place of spec/reference: a check left out, a comparison or an arithmetic sign exchanged, `and`
 for `or`, a number one higher. They are drawn from all such places. A fault is seen if a reader with it takes an invalid
-vector, refuses a valid one, finds something else in it, fails or never ends, on files or on model identity.
+vector or names another rule, refuses a valid one, finds something else in it, fails or never ends, on files or on model identity.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def seen(modules: dict[str, ModuleType], files: list[tuple[dict[str, Any], bytes
     for vector, data in files:
         try:
             cone = modules["reader"].read(data)
-        except modules["rules"].RuleError:
-            if "rule" not in vector:
+        except modules["rules"].RuleError as error:
+            if error.rule != vector.get("rule"):
                 return str(vector["file"])
             continue
         except Exception:
