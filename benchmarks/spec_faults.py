@@ -4,7 +4,8 @@
 
 A fault is one changed place of spec/reference: a check left out, a comparison or an arithmetic sign exchanged, `and`
 for `or`, a number one higher. They are drawn from all such places. A fault is seen if a reader with it takes an invalid
-vector or names another rule, refuses a valid one, finds something else in it, fails or never ends, on files or on model identity.
+vector or names another rule, refuses a valid one, finds something else in it, fails or never ends, on
+files or on model identity.
 """
 
 from __future__ import annotations
