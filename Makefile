@@ -8,7 +8,7 @@ RELIABILITY ?= build/reliability
 # Threads that wait sleep, as in every command: see docs/performance.md. .ci/run has it from here.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check format lint types docs pocket fuzz torture clean
+.PHONY: demo test check format lint types docs pythons pocket fuzz torture clean
 
 demo: $(VENV)/.demo-ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh $(DEMO)
@@ -30,8 +30,14 @@ lint: $(VENV)/.test-ready
 types: $(VENV)/.test-ready
 	$(BIN)/mypy
 
-docs: $(VENV)/.test-ready
+# The site in build/site, from docs/ and the docstrings; docs/cli.md first, from the help of the commands.
+docs: $(VENV)/.docs-ready
 	$(BIN)/python scripts/cli_reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The tests on every Python that pyproject.toml names, each in an environment of its own.
+pythons:
+	for version in 3.11 3.12 3.13; do $(MAKE) test PYTHON=python$$version VENV=.venv-$$version || exit 1; done
 
 # Everything from nothing (needs npm); run it again to train the same model further. See training/pocket/README.md.
 pocket: $(VENV)/.test-ready
@@ -62,5 +68,9 @@ $(VENV)/.test-ready: $(VENV)/.demo-ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+$(VENV)/.docs-ready: $(VENV)/.demo-ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(DEMO) build dist
+	rm -rf $(VENV) .venv-* $(DEMO) build dist
