@@ -8,7 +8,7 @@ RELIABILITY ?= build/reliability
 # Threads that wait sleep, as in every command: see docs/performance.md. .ci/run has it from here.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test check format lint types docs pythons pocket fuzz torture clean
+.PHONY: demo test check format lint layers types docs pythons pocket fuzz torture clean
 
 demo: $(VENV)/.demo-ready
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh $(DEMO)
@@ -19,13 +19,16 @@ test: $(VENV)/.test-ready
 	$(BIN)/python -m pytest -m alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
 
-check: format lint types test
+check: format lint layers types test
 
 format: $(VENV)/.test-ready
 	$(BIN)/ruff format --check .
 
 lint: $(VENV)/.test-ready
 	$(BIN)/ruff check .
+
+layers: $(VENV)/.test-ready
+	$(BIN)/lint-imports
 
 types: $(VENV)/.test-ready
 	$(BIN)/mypy
@@ -42,7 +45,7 @@ pythons:
 # Everything from nothing (needs npm); run it again to train the same model further. See training/pocket/README.md.
 pocket: $(VENV)/.test-ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
-	$(BIN)/python -m training.pocket --work $(WORK) --out conestool/models/pocket --processes 2
+	$(BIN)/python -m training.pocket --work $(WORK) --out conestool/pocket --processes 2
 
 # Long campaigns, kept in $(RELIABILITY) and gone on with if run again; the figures stand in docs/reliability.md.
 fuzz: $(VENV)/.test-ready

@@ -26,17 +26,16 @@ from torch import Tensor, nn
 from conestool import algebra
 from conestool._atomic import write_atomic
 from conestool.cli import _layers
-from conestool.cli._plot import map_png
-from conestool.cli._where import FULLEST, crowding
+from conestool.cli._plot import FULLEST, crowding, map_png
 from conestool.concept import Concept, Cone
-from conestool.diffusion.models import Model, load_model
-from conestool.diffusion.photos import read_photos
 from conestool.format import load
+from conestool.images.photos import read_photos
+from conestool.models.model import Model, load_model
 from conestool.render import grid, render
 from conestool.search import Settings
-from conestool.search.controls import random
-from conestool.search.layout import Layout, borrowed
-from conestool.search.tuning import Subject, subject_of
+from conestool.search.parameters import Layout, borrowed
+from conestool.search.report import random
+from conestool.search.tune import Subject, subject_of
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STRENGTHS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)

@@ -9,7 +9,7 @@ import argparse
 
 import torch
 
-from conestool.patch.lora import energy_of, factorise
+from conestool.apply.export_lora import energy_of, factorise
 
 RANKS = (16, 64, 256, 512)
 

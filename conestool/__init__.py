@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conestool.algebra import diff, extract, merge
+    from conestool.apply import applied, load_cones, unload_cones
     from conestool.concept import Concept, Cone
-    from conestool.diffusion.models import load_model
     from conestool.errors import ConesError
     from conestool.format import dumps, load, loads, save
-    from conestool.patch import applied, load_cones, unload_cones
+    from conestool.models.model import load_model
     from conestool.records import BaseInfo, Losses, Origin
-    from conestool.search import Settings, find
-    from conestool.search.tuning import Tuning, tune
+    from conestool.search.config import Settings, Tuning
+    from conestool.search.find import find
+    from conestool.search.tune import tune
 
 __version__ = "0.1.0"
 
@@ -56,13 +57,14 @@ __all__ = [
 HOMES = {
     "conestool.algebra": ("diff", "extract", "merge"),
     "conestool.concept": ("Concept", "Cone"),
-    "conestool.diffusion.models": ("load_model",),
+    "conestool.models.model": ("load_model",),
     "conestool.errors": ("ConesError",),
     "conestool.format": ("dumps", "load", "loads", "save"),
-    "conestool.patch": ("applied", "load_cones", "unload_cones"),
+    "conestool.apply": ("applied", "load_cones", "unload_cones"),
     "conestool.records": ("BaseInfo", "Losses", "Origin"),
-    "conestool.search": ("Settings", "find"),
-    "conestool.search.tuning": ("Tuning", "tune"),
+    "conestool.search.config": ("Settings", "Tuning"),
+    "conestool.search.find": ("find",),
+    "conestool.search.tune": ("tune",),
 }
 
 

@@ -17,8 +17,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from conestool._text import quoted
 from conestool.errors import OutputExistsError, UsageError
-from conestool.text import quoted
 
 __all__ = ["atomic_file", "atomic_folder", "check_output", "expand_user", "write_atomic"]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from conestool.concept import Concept, Cone, Indices, refuse_clash
 from conestool.errors import BaseModelMismatchError, UsageError
-from conestool.identity import match
+from conestool.fingerprint import match
 from conestool.records import layer_of, size_of
 
 __all__ = [

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from conestool._text import check_name, check_words, fold_ascii
 from conestool.errors import NameClashError, UsageError
 from conestool.records import BaseInfo, ConceptInfo, Origin, size_of
-from conestool.text import check_name, check_words, fold_ascii
 
 __all__ = ["Concept", "Cone", "Indices", "Section", "check_name", "check_words", "content_id"]
 

@@ -84,7 +84,7 @@ class BaseInfo(Record):
     """The base model that a concept was found on; see "Model identity" in spec/cone-1.md.
 
     `tensors` maps each K/V param name to its shape, `digests` the rungs of the digest ladder to sha256 hex.
-    conestool.identity computes both, and `structure`.
+    conestool.fingerprint computes both, and `structure`.
     """
 
     id: str

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 import conestool
 from conestool._atomic import write_atomic
 from conestool.concept import Cone
-from conestool.diffusion.models import Model
+from conestool.models.model import Model
 from conestool.render import grid, render
 
 COLUMNS = 5

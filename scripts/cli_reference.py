@@ -51,7 +51,7 @@ def help_of(*arguments: str) -> str:
 
 def page() -> str:
     """The whole reference as Markdown."""
-    from conestool.cli._commands import NAMES
+    from conestool.cli._app import NAMES
 
     parts = [HEAD, f"## cones\n\n```text\n{help_of()}\n```\n"]
     parts += [f"## cones {name}\n\n```text\n{help_of(name)}\n```\n" for name in NAMES]

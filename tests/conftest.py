@@ -24,7 +24,7 @@ LONGEST = (
     "test_examples.py",
     "reliability/test_memory.py",
     "search/test_dry_run.py",
-    "search/test_resources.py",
+    "search/test_memory.py",
     "cli/test_interrupt.py",
     "search/test_find.py",
     "cli/test_heavy.py",
@@ -59,13 +59,13 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Searches measure their losses on 8 samples: for tests in which the numbers themselves do not matter."""
-    monkeypatch.setattr("conestool.search.terms.PROBES", 8)
+    monkeypatch.setattr("conestool.search.loss_terms.PROBES", 8)
 
 
 @pytest.fixture(scope="session")
 def epsilon_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random base model that predicts noise; tests must not change its files."""
-    from tests.tiny import save_pipeline
+    from tests.support.tiny_models import save_pipeline
 
     return save_pipeline(tmp_path_factory.mktemp("models") / "epsilon")
 
@@ -73,6 +73,6 @@ def epsilon_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random base model that predicts velocity; tests must not change its files."""
-    from tests.tiny import save_pipeline
+    from tests.support.tiny_models import save_pipeline
 
     return save_pipeline(tmp_path_factory.mktemp("models") / "velocity", "v_prediction", seed=7)

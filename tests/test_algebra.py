@@ -10,18 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conestool.algebra import (
-    Counts,
-    diff,
-    extract,
-    intersection,
-    join,
-    layer_of,
-    merge,
-    overlap,
-    sharing,
-    union,
-)
+from conestool.algebra import Counts, diff, extract, intersection, join, layer_of, merge, overlap, sharing, union
 from conestool.concept import Concept, Cone, Indices
 from conestool.errors import BaseModelMismatchError, NameClashError, UsageError
 from conestool.format import dumps, loads

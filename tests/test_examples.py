@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import conestool
-from tests.cli.support import environment
+from tests.support.command_line import environment
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

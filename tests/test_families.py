@@ -15,18 +15,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from conestool import format as cones_format
-from conestool.diffusion.dits import Flux, PixArtAlpha, StableDiffusion3
-from conestool.diffusion.families import family_of
-from conestool.diffusion.models import Model, load_model, wrap
-from conestool.diffusion.sampling import sample
+from conestool.apply import check_base
+from conestool.apply.export_checkpoint import original_state
 from conestool.errors import BaseModelMismatchError
-from conestool.identity import Level, match
-from conestool.patch import check_base
-from conestool.patch.checkpoint import original_state
+from conestool.fingerprint import Level, match
+from conestool.models.dit import Flux, PixArtAlpha, StableDiffusion3
+from conestool.models.families import family_of
+from conestool.models.model import Model, load_model, wrap
+from conestool.models.sampling import sample
 from tests.cli.conftest import Cones, cones, work
-from tests.ldm import save_original
-from tests.packagings import FAMILIES, change_denoiser, denoiser_file, recast
-from tests.tiny import random_cone, save
+from tests.support.ldm_writer import save_original
+from tests.support.model_files import FAMILIES, change_denoiser, denoiser_file, recast
+from tests.support.tiny_models import random_cone, save
 
 __all__ = ["cones", "work"]
 
@@ -69,7 +69,8 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def save_single(pipe: Any, path: Path) -> Path | None:
     """The pipeline as one file in its original layout, if it has one.
 
-    For SD3 and Flux by the code under test, which tests/patch/test_stacked.py holds against diffusers' conversions.
+    For SD3 and Flux by the code under test, which tests/models/conversion/test_fused_qkv.py holds against
+    diffusers' conversions.
     """
     if hasattr(pipe, "unet"):
         return save_original(pipe, path)
@@ -125,8 +126,8 @@ def test_tune_shows_the_subjects_together(
     checkpoint: Checkpoint, cones: Cones, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In scenes that every family draws, and looks at, in its own way."""
-    monkeypatch.setattr("conestool.search.terms.PROBES", 2)
-    monkeypatch.setattr("conestool.diffusion.prior.sample", quickly)
+    monkeypatch.setattr("conestool.search.loss_terms.PROBES", 2)
+    monkeypatch.setattr("conestool.images.class_images.sample", quickly)
     cones_format.save(random_cone(checkpoint.model, "dog", "hat"), work / "both.cone")
     photos = [f"--photos=dog={draw_photos(work / 'dog', 'teal')}", f"--photos=hat={draw_photos(work / 'hat', 'red')}"]
     options = ["--steps", "1", "--class-images", "4", "--captions", "none", "--device", "cpu"]
@@ -144,7 +145,7 @@ def quickly(model: Model, prompts: Any, seeds: Any, **options: Any) -> Any:
 def test_apply_writes_a_checkpoint_that_draws_alike(checkpoint: Checkpoint, cones: Cones, work: Path) -> None:
     """From folder and single file the same tensors, which diffusers' own reader takes, and `render`'s picture.
 
-    tests/patch/test_checkpoint.py has the other families below the command.
+    tests/apply/test_export_checkpoint.py has the other families below the command.
     """
     cones_format.save(random_cone(checkpoint.model, "hat", density=0.3), work / "hat.cone")
     draw = ("render", "a hat", "--literal", "--steps", "2", "-o", "-")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from conestool import format as cones_format
-from conestool.diffusion.models import load_model
+from conestool.models.model import load_model
 from tests.cli.conftest import Cones, cones, work
-from tests.hub import TOKEN, Hub, serving
-from tests.tiny import random_cone
+from tests.support.hub_server import TOKEN, Hub, serving
+from tests.support.tiny_models import random_cone
 
 __all__ = ["cones", "work"]
 

@@ -14,12 +14,12 @@ from PIL import Image
 
 import conestool
 from conestool import format as cones_format
-from conestool.diffusion.models import load_model
+from conestool.models.model import load_model
 from tests.cli.conftest import Cones, Outcome, cones, work
-from tests.hub import WRITER, Hub, serving
-from tests.ldm import save_original
-from tests.packagings import FAMILIES
-from tests.tiny import random_cone, save
+from tests.support.hub_server import WRITER, Hub, serving
+from tests.support.ldm_writer import save_original
+from tests.support.model_files import FAMILIES
+from tests.support.tiny_models import random_cone, save
 
 __all__ = ["cones", "work"]
 

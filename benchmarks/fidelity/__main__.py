@@ -13,8 +13,8 @@ from benchmarks.fidelity.plan import AUTO, CEILINGS, DENSITIES, Ceiling, Options
 from benchmarks.fidelity.report import best_rates, write_page
 from benchmarks.fidelity.store import CELL_FOLDER, Store
 from benchmarks.fidelity.subjects import DEVELOPMENT, EXAMPLES, TEST, subject_of
-from conestool.diffusion.models import load_model
 from conestool.evaluate import TEMPLATES, check_templates, load_aligners
+from conestool.models.model import load_model
 from conestool.search import METHODS
 
 VARIANTS = (

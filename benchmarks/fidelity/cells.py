@@ -16,26 +16,25 @@ from benchmarks.fidelity.plan import Ceiling, Options, Search, Variant, parse_de
 from benchmarks.fidelity.store import Store
 from benchmarks.fidelity.subjects import Subject
 from conestool.concept import Concept, Cone
-from conestool.diffusion.models import Model
-from conestool.diffusion.photos import Photo, read_photos
-from conestool.diffusion.prior import class_images
 from conestool.evaluate.alignment import Aligner
 from conestool.evaluate.losses import LossProbes, make_probes
 from conestool.evaluate.pictures import Gallery, draw
-from conestool.evaluate.wording import Text, unrelated_nouns
+from conestool.evaluate.prompts import Text, unrelated_nouns
 from conestool.format import dumps
+from conestool.images.class_images import class_images
+from conestool.images.photos import Photo, read_photos
+from conestool.models.model import Model
 from conestool.records import BaseInfo
-from conestool.search.controls import largest, random
-from conestool.search.density import choose
+from conestool.search.config import Settings
 from conestool.search.events import ignore
-from conestool.search.finding import captioned, name_subject
-from conestool.search.layout import Layout, borrowed
-from conestool.search.methods import Ranking, make_method
+from conestool.search.find import captioned, name_subject
+from conestool.search.loss_terms import Words, prepare
+from conestool.search.methods.base import Ranking, make_method
 from conestool.search.objective import Objective
-from conestool.search.priors import Priors, draw_priors
-from conestool.search.settings import Settings
+from conestool.search.parameters import Layout, borrowed
+from conestool.search.prior_images import Priors, draw_priors
+from conestool.search.report import choose, largest, random
 from conestool.search.subject import Split, class_prompts, split
-from conestool.search.terms import Words, prepare
 
 __all__ = ["Bench"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from benchmarks.fidelity.cells import Bench
 from benchmarks.fidelity.plan import Search
 from benchmarks.fidelity.store import Store
-from conestool.search.layout import borrowed
+from conestool.search.parameters import borrowed
 
 __all__ = ["compare"]
 

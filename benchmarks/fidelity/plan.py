@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from conestool.evaluate.wording import TEMPLATES
-from conestool.search.settings import Settings
+from conestool.evaluate.prompts import TEMPLATES
+from conestool.search.config import Settings
 
 __all__ = ["AUTO", "CEILINGS", "DENSITIES", "Ceiling", "Options", "Search", "Variant", "parse_density", "parse_variant"]
 

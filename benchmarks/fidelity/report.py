@@ -12,18 +12,7 @@ from typing import Any
 from benchmarks.fidelity.plan import CEILINGS
 from benchmarks.fidelity.store import CELL_FOLDER, Store
 from benchmarks.fidelity.subjects import DEVELOPMENT, TEST
-from benchmarks.fidelity.tables import (
-    Measure,
-    Records,
-    average,
-    control,
-    loss,
-    mean_of,
-    percent,
-    plain,
-    score,
-    table,
-)
+from benchmarks.fidelity.tables import Measure, Records, average, control, loss, mean_of, percent, plain, score, table
 from conestool._atomic import write_atomic
 from conestool.render import grid
 

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conestool.apply import applied
 from conestool.concept import Cone
-from conestool.diffusion.models import Model, wrap
-from conestool.diffusion.weights import kv_weights
-from conestool.patch import applied
-from tests.tiny import make_pipeline, random_cone
+from conestool.models.kv_weights import kv_weights
+from conestool.models.model import Model, wrap
+from tests.support.tiny_models import make_pipeline, random_cone
 
 __all__ = ["DTYPES", "Cycles", "bits", "make_model"]
 

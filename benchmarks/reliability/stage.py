@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,10 +20,9 @@ from PIL import Image
 from conestool import format as cones
 from conestool._atomic import DAY, ENDING, write_atomic
 from conestool.algebra import extract
-from conestool.diffusion.models import load_model
-from conestool.search import finding, run, tuning
-from tests.hub import Hub, serving
-from tests.tiny import random_cone, save_pipeline
+from conestool.models.model import load_model
+from tests.support.hub_server import Hub, serving
+from tests.support.tiny_models import random_cone, save_pipeline
 
 __all__ = ["COMMANDS", "ORDER", "Command", "Place", "Stage", "content", "open_stage"]
 
@@ -176,9 +176,8 @@ def open_stage() -> Iterator[Stage]:
     The Hub is a stand-in on this machine, with the concepts in one repository.
     """
     with TemporaryDirectory(prefix="torture-") as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "SAVE_SECONDS", -1.0)
-        patch.setattr(finding, "PROBES", 4)
-        patch.setattr(tuning, "COMPARED", 4)
+        for module, name, number in (("loop", "SAVE_SECONDS", -1.0), ("find", "PROBES", 4), ("tune", "COMPARED", 4)):
+            patch.setattr(import_module(f"conestool.search.{module}"), name, number)
         stage = Stage(Path(folder) / "stage")
         with serving(Hub({REPOSITORY: {"main": stage.inputs}}), stage.root / "hub", patch):
             yield stage

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import concept, save_cone
-from tests.hub import WRITER, Hub, serving
 from tests.reliability import process
 from tests.reliability.hostile import POISON, leaks, on_screen, places, plain, poisoned
+from tests.support.command_line import concept, save_cone
 from tests.support.forging import join, mend, parts
+from tests.support.hub_server import WRITER, Hub, serving
 
 LONGEST = 200_000
 """Bytes that a command may say to people."""

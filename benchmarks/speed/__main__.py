@@ -22,7 +22,7 @@ from benchmarks.speed.render import Drawing, search
 from benchmarks.speed.report import write_page
 from benchmarks.speed.shapes import SHAPES
 from benchmarks.speed.steps import KINDS, Setup, ceiling, flops, opened
-from conestool.search.settings import DEFAULT_METHOD
+from conestool.search.config import DEFAULT_METHOD
 
 __all__ = ["main"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.format import shapes, uniform
 from benchmarks.speed.clock import child_seconds, seconds
 from conestool import format as cones
-from conestool.cli._commands import NAMES
+from conestool.cli._app import NAMES
 from conestool.concept import Concept, Cone
 from conestool.records import BaseInfo
 

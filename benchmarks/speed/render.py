@@ -19,11 +19,11 @@ from benchmarks.real import CLIP_G, CLIP_L, TOKENS, VAE
 from benchmarks.speed.shapes import NOISE, fill
 from benchmarks.speed.steps import Setup
 from conestool.concept import Cone
-from conestool.diffusion.models import Model, wrap
-from conestool.diffusion.sampling import initial_noise
+from conestool.models.model import Model, wrap
+from conestool.models.sampling import initial_noise
 from conestool.render import render
 from conestool.search import find
-from tests.tiny import random_cone
+from tests.support.tiny_models import random_cone
 
 __all__ = ["Drawing", "make_pipeline", "search"]
 

@@ -12,10 +12,10 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from benchmarks.real import TOKENS, UNETS
-from conestool.diffusion.conditioning import Conditioning
-from conestool.diffusion.families import Family
-from conestool.diffusion.models import Defaults, Model
-from conestool.diffusion.unets import StableDiffusion, StableDiffusionXL
+from conestool.models.conditioning import Conditioning
+from conestool.models.families import Family
+from conestool.models.model import Defaults, Model
+from conestool.models.unet import StableDiffusion, StableDiffusionXL
 
 __all__ = ["NOISE", "SHAPES", "Shape", "blank", "fill", "latents", "make_model", "make_unet", "twin"]
 

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.shapes import Shape, latents, make_model, make_unet, twin
-from conestool.diffusion.conditioning import Conditioning
-from conestool.diffusion.unets import StableDiffusion
-from conestool.diffusion.weights import SUFFIXES, kv_weights
+from conestool.models.conditioning import Conditioning
+from conestool.models.kv_weights import SUFFIXES, kv_weights
+from conestool.models.unet import StableDiffusion
 from conestool.search import METHODS
-from conestool.search.layout import Layout, borrowed
-from conestool.search.methods import make_method
-from conestool.search.objective import Objective, Pictures, Term
+from conestool.search.batches import Pictures, Term
+from conestool.search.methods.base import make_method
+from conestool.search.objective import Objective
+from conestool.search.parameters import Layout, borrowed
 
 __all__ = ["FIND", "FULL_SHARE", "KINDS", "LOOP", "RANK", "Setup", "ceiling", "flops", "losing", "opened", "ready"]
 

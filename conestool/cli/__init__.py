@@ -1,3 +1,3 @@
-"""The command line `cones`: one file per command, `_commands` lists them, `_io` and `_show` own the streams."""
+"""The command line `cones`: one file per command, `_app` lists them, `_streams` and `_output` own the streams."""
 
 from __future__ import annotations

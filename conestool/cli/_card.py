@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from conestool.cli import _facts, _report, _show
-from conestool.cli._facts import ConceptFacts, FileFacts
+from conestool._text import code, markdown, quoted
+from conestool.cli import _format, _output
+from conestool.cli._format import ConceptFacts, FileFacts
 from conestool.records import BaseInfo
-from conestool.text import code, markdown, quoted
 
 __all__ = ["MARK", "card", "license_of", "public_base"]
 
@@ -38,7 +38,7 @@ def card(repository: str, files: Sequence[FileFacts], license: str | None) -> st
         facts=facts,
         changes=changes,
         public_base=public_base,
-        percent=_show.percent,
+        percent=_output.percent,
         markdown=markdown,
         code=code,
     )
@@ -72,16 +72,16 @@ def facts(concept: ConceptFacts) -> list[tuple[str, str | None]]:
     return [
         ("prompt of the photos", origin.instance_prompt),
         ("prompt of the class", origin.class_prompt),
-        ("found by", _report.found_by(concept)),
+        ("found by", _format.found_by(concept)),
         ("author", origin.author),
         ("license", origin.license),
         ("notes", origin.notes),
         ("content id", concept.id),
-        *(("warning", text) for text in origin.warnings[: _report.WARNINGS]),
+        *(("warning", text) for text in origin.warnings[: _format.WARNINGS]),
     ]
 
 
 def changes(concept: ConceptFacts) -> list[tuple[str, float, float]]:
     """The measured losses with their controls; nothing where none were measured."""
     losses = concept.origin.losses
-    return _facts.changes(losses, concept.class_noun, concept.origin.held_out) if losses else []
+    return _format.changes(losses, concept.class_noun, concept.origin.held_out) if losses else []

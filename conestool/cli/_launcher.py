@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from conestool.errors import LostProcessError, UsageError
 
 if TYPE_CHECKING:
-    from conestool.cli._models import Where
+    from conestool.cli._options import Where
     from conestool.search.distributed import DistributedState
 
 __all__ = ["SHARED", "check_command", "join", "leave", "may_speak", "rank", "size"]

@@ -1,18 +1,26 @@
-"""Options that several commands share, and the decorator that gives every command `-q`, `-v` and `--traceback`."""
+"""Options that several commands share, what they stand for, and the decorator that adds those of every command."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from conestool.cli import _show
+from conestool.cli import _output
+
+if TYPE_CHECKING:
+    from conestool.concept import Cone
+    from conestool.models.model import Model
 
 __all__ = [
+    "POCKET",
     "Captions",
     "CaptionsOption",
     "Checkpointing",
@@ -32,9 +40,15 @@ __all__ = [
     "Revision",
     "Trace",
     "Verbose",
+    "Wanted",
+    "Where",
     "command",
     "flag",
+    "note_fallback",
+    "open_model",
+    "parse_wanted",
     "reset",
+    "strengths",
     "value",
     "wants_traceback",
 ]
@@ -131,14 +145,14 @@ def wants_traceback() -> bool:
 def reset() -> None:
     """Forget the options of an earlier command line in the same process."""
     settings["traceback"] = False
-    _show.configure(_show.NORMAL)
+    _output.configure(_output.NORMAL)
 
 
 def configure(quiet: bool, verbose: bool, traceback: bool) -> None:
     """Apply the options that every command has."""
     settings["traceback"] = traceback or settings["traceback"]
     if quiet or verbose:
-        _show.configure(_show.QUIET if quiet else _show.VERBOSE)
+        _output.configure(_output.QUIET if quiet else _output.VERBOSE)
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -161,3 +175,77 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     run.__annotations__ = {**hints, **common}
     run.__signature__ = inspect.Signature(own + added)  # type: ignore[attr-defined]
     return run
+
+
+POCKET = "pocket"
+FALLBACK = "PYTORCH_ENABLE_MPS_FALLBACK"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One `F[:strength]` of the command line."""
+
+    path: Path
+    strength: float = 1.0
+
+
+def parse_wanted(text: str) -> Wanted:
+    """Split `dog.cone:0.5` into file and strength; a file that has the whole name wins."""
+    from conestool.errors import UsageError
+
+    path, colon, tail = text.rpartition(":")
+    if not colon or not path or Path(text).exists():
+        return Wanted(Path(text))
+    try:
+        strength = float(tail)
+    except ValueError:
+        return Wanted(Path(text))
+    if not 0 <= strength <= 1:
+        raise UsageError(f"{text}: strength {tail} is out of range", "0 leaves the model as it is, 1 shuts fully")
+    return Wanted(Path(path), strength)
+
+
+def strengths(wanted: Sequence[Wanted], cones: Sequence[Cone]) -> dict[str, float]:
+    """Strength per concept name: every concept of a file gets that of its file."""
+    return {name: one.strength for one, cone in zip(wanted, cones, strict=True) for name in cone.names}
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which base model, and how to load it, as typed."""
+
+    model: str | None
+    device: str
+    dtype: str
+    revision: str | None = None
+    config: str | None = None
+    offline: bool = False
+
+
+def open_model(where: Where, recorded: tuple[str, str | None] | None = None) -> Model:
+    """Load the base model: `--model`, else CONES_MODEL, else the one `recorded` (id, revision), else pocket."""
+    from conestool.errors import UsageError
+
+    given = where.model or os.environ.get("CONES_MODEL")
+    model_id, revision = (given, where.revision) if given else recorded or (POCKET, None)
+    options: dict[str, Any] = {"config": where.config, "offline": where.offline}
+    try:
+        with _output.waiting(f"loading {model_id}"):
+            from conestool.models.model import load_model
+
+            model = load_model(
+                model_id, device=where.device, dtype=where.dtype, revision=where.revision or revision, **options
+            )
+    except UsageError as error:
+        if given or not recorded:
+            raise
+        raise UsageError(f"{error}, but the concept was found on it", "say where it is with --model") from error
+    note_fallback(model.device.type)
+    _output.detail(f"{model_id} on {model.device}, {str(model.dtype).removeprefix('torch.')}")
+    return model
+
+
+def note_fallback(device: str) -> None:
+    """Say that PyTorch was told to let the CPU do what the Apple GPU cannot."""
+    if device == "mps" and os.environ.get(FALLBACK) == "1":
+        _output.say(f"note: {FALLBACK}=1: what the Apple GPU cannot do runs on the CPU, and takes long")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conestool.cli import _io
+from conestool._text import cut_bytes
+from conestool.cli import _streams
 from conestool.errors import OutputExistsError, UsageError
-from conestool.text import cut_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,18 +38,18 @@ class Targets:
 
     def check(self) -> None:
         """Refuse paths that cannot be written; makes the folder that was named."""
-        for folder in {path.parent for path in self.paths if str(path) != _io.STDIO}:
+        for folder in {path.parent for path in self.paths if str(path) != _streams.STDIO}:
             if not folder.exists() and folder.parent.is_dir():
                 folder.mkdir(exist_ok=True)
-        _io.check_outputs(self.paths, "a PNG", force=self.force)
+        _streams.check_outputs(self.paths, "a PNG", force=self.force)
 
     def write(self, index: int, data: bytes) -> Path:
         """Write picture `index`; returns where it went."""
         from conestool._atomic import write_atomic
 
         path = self.paths[index]
-        if str(path) == _io.STDIO:
-            _io.emit_bytes(data, "a PNG")
+        if str(path) == _streams.STDIO:
+            _streams.emit_bytes(data, "a PNG")
             return path
         while True:
             try:
@@ -63,10 +63,10 @@ class Targets:
 def settle(output: str | None, prompts: Sequence[str], seeds: Sequence[int], *, sheet: bool, force: bool) -> Targets:
     """The targets of a run: one picture per prompt and seed, or a single sheet of them."""
     count = 1 if sheet else len(prompts) * len(seeds)
-    if output == _io.STDIO or (output and Path(output).suffix and not is_folder(output)):
+    if output == _streams.STDIO or (output and Path(output).suffix and not is_folder(output)):
         if count > 1:
             raise UsageError(f"-o {output}: {count} pictures for one file", "name a folder, or use --grid")
-        if output != _io.STDIO and Path(output).suffix.lower() != ".png":
+        if output != _streams.STDIO and Path(output).suffix.lower() != ".png":
             raise UsageError(f"-o {output}: pictures are written as PNG", "let the name end in .png")
         return Targets((Path(output),), force)
     folder = Path(output) if output else Path()

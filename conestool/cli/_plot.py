@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conestool.cli import _layers, _show, _where
+from conestool._text import clean
+from conestool.cli import _layers, _output
+from conestool.concept import Concept
 from conestool.errors import UsageError
-from conestool.text import clean
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from conestool.concept import Concept, Cone, Indices
 
-__all__ = ["draw_map", "heat", "map_png"]
+__all__ = ["FULLEST", "crowding", "draw_map", "heat", "map_png"]
 
 CELL = (200, 30)
 """Width and height in pixels of one matrix."""
@@ -99,16 +100,16 @@ def size_of_map(layers: Mapping[str, list[str]]) -> tuple[int, int]:
 def heading(draw: ImageDraw, concept: Concept) -> None:
     """Name, prompt, number of neurons and base model above the map, and where in it they crowd."""
     first = f"{clean(concept.name, LABEL)}: {clean(concept.phrase, LABEL)}"
-    density = _show.percent(concept.density)
+    density = _output.percent(concept.density)
     second = f"{concept.neurons:,} concept neurons, {density} of the K/V weights of {clean(concept.base.id, LABEL)}"
     draw.text((MARGIN, MARGIN - 4), first, fill=INK, font=font(18))
     counts = {param: len(values) for param, values in concept.indices.items()}
     lie = ", ".join(
-        f"{kind} {_show.percent(each['share'])}" for kind, each in _layers.kinds(counts, concept.base.tensors).items()
+        f"{kind} {_output.percent(each['share'])}" for kind, each in _layers.kinds(counts, concept.base.tensors).items()
     )
-    crowd = _where.crowding(concept)
+    crowd = crowding(concept)
     fullest = ", ".join(
-        f"{line} {_show.percent(crowd[line])} (random {_show.percent(crowd[f'random {line}'])})"
+        f"{line} {_output.percent(crowd[line])} (random {_output.percent(crowd[f'random {line}'])})"
         for line in ("rows", "columns")
     )
     lines = (second, f"they lie in {clean(lie, LABEL)}", f"in the fullest tenth of each matrix's {fullest}")
@@ -133,7 +134,7 @@ def title(param: str) -> str:
 def share_text(concept: Concept, param: str) -> str:
     """The share of one matrix that is shut."""
     values = concept.indices.get(param)
-    return _show.percent((0 if values is None else len(values)) / prod(concept.base.tensors[param]))
+    return _output.percent((0 if values is None else len(values)) / prod(concept.base.tensors[param]))
 
 
 def heat(values: Indices | None, shape: list[int]) -> NDArray[np.float32]:
@@ -171,3 +172,31 @@ def font(points: int) -> Any:
     from PIL import ImageFont
 
     return ImageFont.load_default(points)
+
+
+FULLEST = 0.1
+"""The share of a tensor's rows, or columns, that count as crowded: those with the most neurons."""
+
+
+def crowding(concept: Concept, seed: int = 0) -> dict[str, float]:
+    """Share of the neurons in the fullest tenth of the rows, and of the columns, of each tensor.
+
+    Rows are a projection's outputs, columns its inputs. `random rows` and `random columns` are the same for as many
+    random positions in every tensor: with few neurons the fullest tenth holds more than a tenth of any set.
+    """
+    rng = np.random.default_rng(seed)
+    totals = dict.fromkeys(("rows", "columns", "random rows", "random columns"), 0)
+    for param, values in concept.indices.items():
+        shape = concept.base.tensors[param] or [1]
+        rows, columns = shape[0], prod(shape[1:])
+        drawn = rng.integers(rows * columns, size=len(values))
+        for name, places in (("", values), ("random ", drawn)):
+            totals[f"{name}rows"] += fullest(places // columns, rows)
+            totals[f"{name}columns"] += fullest(places % columns, columns)
+    return {key: count / max(1, concept.neurons) for key, count in totals.items()}
+
+
+def fullest(lines: Any, count: int) -> int:
+    """How many of `lines`, numbers below `count`, fall on the fullest tenth of all lines, at least on one."""
+    found = np.sort(np.unique(lines, return_counts=True)[1])[::-1]  # without room for the empty lines of a giant
+    return int(found[: max(1, round(FULLEST * count))].sum())

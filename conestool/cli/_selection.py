@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conestool.cli import _io, _models, _show
+from conestool.cli import _options, _output, _streams
 from conestool.errors import UsageError
 
 if TYPE_CHECKING:
-    from conestool.cli._models import Where
+    from conestool.cli._options import Where
     from conestool.concept import Cone
-    from conestool.diffusion.models import Model
+    from conestool.models.model import Model
 
 __all__ = ["Chosen", "Group", "choose", "choose_ids", "groups", "open_base", "tell"]
 
@@ -52,11 +52,11 @@ def choose(prompts: Sequence[str], named: Sequence[str], none: bool) -> list[Cho
     if named:
         cone, strength, files = load_named(named)
         return [Chosen(prompt, cone, strength, files) for prompt in prompts]
-    from conestool.render.matching import scan
+    from conestool.render.library import scan
 
     shelf = scan()
     for note in shelf.notes:
-        _show.warn(note)
+        _output.warn(note)
     out = []
     for prompt in prompts:
         found = shelf.find(prompt)
@@ -67,7 +67,7 @@ def choose(prompts: Sequence[str], named: Sequence[str], none: bool) -> list[Cho
 def choose_ids(ids: Sequence[str], named: Sequence[str]) -> tuple[Cone | None, tuple[str, ...]]:
     """The concepts with these exact ids, from the files `named`, or from wherever `render` looks for concepts."""
     if named:
-        if any(_models.parse_wanted(text).strength != 1 for text in named):
+        if any(_options.parse_wanted(text).strength != 1 for text in named):
             raise UsageError("--from: the picture's own strengths hold", "leave out the strength after -c")
         cone, _, files = load_named(named)
         return cone, files
@@ -81,10 +81,10 @@ def load_named(named: Sequence[str]) -> tuple[Cone, dict[str, float], tuple[str,
     """The files given with -c merged, the strength of each of their concepts, and their names."""
     from conestool import algebra
 
-    wanted = [_models.parse_wanted(text) for text in named]
-    cones = _io.load_cones([one.path for one in wanted])
-    names = ("stdin" if str(one.path) == _io.STDIO else str(one.path) for one in wanted)
-    return algebra.merge(*cones), _models.strengths(wanted, cones), tuple(names)
+    wanted = [_options.parse_wanted(text) for text in named]
+    cones = _streams.load_cones([one.path for one in wanted])
+    names = ("stdin" if str(one.path) == _streams.STDIO else str(one.path) for one in wanted)
+    return algebra.merge(*cones), _options.strengths(wanted, cones), tuple(names)
 
 
 def full(cone: Cone | None) -> dict[str, float]:
@@ -108,15 +108,15 @@ def groups(chosen: Iterable[Chosen], most: int) -> list[Group]:
 def open_base(chosen: Sequence[Chosen], where: Where) -> Model:
     """The base model: as told, else that of the first concept, else pocket."""
     base = next((each.cone.base for each in chosen if each.cone), None)
-    return _models.open_model(where, (base.id, base.revision) if base else None)
+    return _options.open_model(where, (base.id, base.revision) if base else None)
 
 
 def tell(chosen: Sequence[Chosen], model: Model, literal: bool) -> None:
     """Say which concepts are applied, the prompt as it is sent, and what of it the text encoder will not read."""
-    from conestool.diffusion.prompts import cut_text
+    from conestool.models.prompts import cut_text
     from conestool.render import rewrite
 
-    say = _show.say if len(chosen) <= MANY else _show.detail
+    say = _output.say if len(chosen) <= MANY else _output.detail
     for each in chosen:
         sent = rewrite(each.prompt, each.cone.concepts if each.cone else (), literal)
         say(f"{applied_text(each)}: {sent}" if each.cone else f"bare model: {sent}")
@@ -124,7 +124,7 @@ def tell(chosen: Sequence[Chosen], model: Model, literal: bool) -> None:
             say(f"note: {name} is applied, but the prompt does not name it")
         cut = cut_text(model, sent)
         if cut:
-            _show.warn(f"the prompt is too long for the text encoder, which will not read: {cut}")
+            _output.warn(f"the prompt is too long for the text encoder, which will not read: {cut}")
 
 
 def applied_text(each: Chosen) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _io, _show
+from conestool.cli import _output, _streams
 from conestool.cli._options import (
     Config,
     DeviceOption,
@@ -26,7 +26,7 @@ from conestool.cli._options import (
 
 if TYPE_CHECKING:
     from conestool.concept import Cone
-    from conestool.diffusion.models import Model
+    from conestool.models.model import Model
 
 __all__ = ["apply"]
 
@@ -79,30 +79,30 @@ def apply(
     other a diffusers folder. --as denoiser writes the U-Net or transformer alone, --as lora an approximation by SVD.
     """
     from conestool import algebra
-    from conestool.cli import _models
+    from conestool.cli import _options
 
     kind = settle(kind, output, rank, link)
-    _io.check_outputs([output], "a model", force=force, folder=kind is Kind.folder)
-    wanted = [_models.parse_wanted(text) for text in files]
-    cones = _io.load_cones([one.path for one in wanted])
+    _streams.check_outputs([output], "a model", force=force, folder=kind is Kind.folder)
+    wanted = [_options.parse_wanted(text) for text in files]
+    cones = _streams.load_cones([one.path for one in wanted])
     cone = algebra.merge(*cones)
-    where = _models.Where(model, device, dtype.value, revision, config, offline)
-    base = _models.open_model(where, (cone.base.id, cone.base.revision))
-    strength = _models.strengths(wanted, cones)
+    where = _options.Where(model, device, dtype.value, revision, config, offline)
+    base = _options.open_model(where, (cone.base.id, cone.base.revision))
+    strength = _options.strengths(wanted, cones)
     options = {"strength": strength, "force": force, "force_model": force_model}
     facts = write(kind, base, cone, output, rank, link, options)
     if json:
         concepts = [{"name": each.name, "id": each.id, "strength": strength[each.name]} for each in cone.concepts]
-        _io.emit_json({"output": str(output), "kind": kind.value, "model": base.id, **facts, "concepts": concepts})
+        _streams.emit_json({"output": str(output), "kind": kind.value, "model": base.id, **facts, "concepts": concepts})
     else:
-        _io.emit_paths([output])
+        _streams.emit_paths([output])
 
 
 def settle(kind: Kind | None, output: Path, rank: int | None, link: bool) -> Kind:
     """The kind of output: as given, else by the suffix; UsageError where the options contradict each other."""
     from conestool.errors import UsageError
 
-    if str(output) == _io.STDIO:
+    if str(output) == _streams.STDIO:
         raise UsageError("-o -: a model does not go to stdout", f"name a folder or a {SUFFIX} file")
     single = output.suffix.lower() == SUFFIX
     settled = kind or (Kind.checkpoint if single else Kind.folder)
@@ -120,36 +120,38 @@ def write(
     kind: Kind, base: Model, cone: Cone, output: Path, rank: int | None, link: bool, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the output and say so; returns what JSON tells beyond the rest."""
-    from conestool import patch
+    from conestool import apply as export
 
     if kind is Kind.lora:
         return write_lora(base, cone, output, options if rank is None else {**options, "rank": rank})
     if kind is Kind.folder:
-        patch.write_folder(base, cone, output, link=link, **options)
+        export.write_folder(base, cone, output, link=link, **options)
     elif kind is Kind.denoiser:
-        patch.write_denoiser(base, cone, output, **options)
+        export.write_denoiser(base, cone, output, **options)
     else:
-        patch.write_checkpoint(base, cone, output, **options)
-        for note in patch.checkpoint_notes(base):
-            _show.warn(f"{base.id}: {note}")
+        export.write_checkpoint(base, cone, output, **options)
+        for note in export.checkpoint_notes(base):
+            _output.warn(f"{base.id}: {note}")
     tell(output, TITLES[kind], cone)
     return {}
 
 
 def write_lora(base: Model, cone: Cone, output: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Write a LoRA, with a bar, and say how near it comes."""
-    from conestool import patch
-    from conestool.cli._progress import progress
+    from conestool import apply as export
+    from conestool.cli._output import progress
 
     count = len({param for concept in cone.concepts for param in concept.indices})
     with progress("singular values", count) as tick:
-        done = patch.write_lora(base, cone, output, progress=lambda number, total: tick(number), **options)
+        done = export.write_lora(base, cone, output, progress=lambda number, total: tick(number), **options)
     tell(output, f"a LoRA of rank {done.rank}, an approximation", cone)
-    _show.say(f"it keeps {_show.percent(done.energy)} of the energy of the weight change; a larger --rank keeps more")
+    _output.say(
+        f"it keeps {_output.percent(done.energy)} of the energy of the weight change; a larger --rank keeps more"
+    )
     return {"rank": done.rank, "energy": done.energy}
 
 
 def tell(output: Path, what: str, cone: Cone) -> None:
     """What was written, and which words of a prompt now draw the subjects."""
     phrases = ", ".join(f"{each.phrase!r}" for each in cone.concepts)
-    _show.say(f"{output}: {what}; in a prompt write {phrases}")
+    _output.say(f"{output}: {what}; in a prompt write {phrases}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _io, _show
+from conestool.cli import _output, _streams
 from conestool.cli._options import Json
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ def diff(
     """
     from conestool import algebra
 
-    found = algebra.diff(*_io.load_cones([a, b]))
+    found = algebra.diff(*_streams.load_cones([a, b]))
     show(found)
     if json:
-        _io.emit_json(record(found))
+        _streams.emit_json(record(found))
     if not found.same:
         raise typer.Exit(1)
 
@@ -41,17 +41,17 @@ def diff(
 def show(found: Diff) -> None:
     """The comparison as tables."""
     if found.same:
-        _show.say(f"no difference: {_show.amount(found.total.both, 'neuron')}, same metadata")
+        _output.say(f"no difference: {_output.amount(found.total.both, 'neuron')}, same metadata")
         return
     rows = [["layer", "only A", "only B", "both", "Jaccard"], cells("all", found.total)]
     rows += [cells(name, counts) for name, counts in ordered(found.layers).items()]
-    _show.table(rows, right=(1, 2, 3, 4), indent=0, stack=True)
+    _output.table(rows, right=(1, 2, 3, 4), indent=0, stack=True)
     if found.metadata:
-        _show.say("")
+        _output.say("")
         changes = [[each.key, short(each.a), short(each.b)] for each in found.metadata]
-        _show.table([["metadata", "A", "B"], *changes], indent=0, stack=True)
+        _output.table([["metadata", "A", "B"], *changes], indent=0, stack=True)
     else:
-        _show.say("same metadata")
+        _output.say("same metadata")
 
 
 def cells(name: str, counts: Counts) -> list[str]:

@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from conestool.cli import _io, _show
+from conestool.cli import _output, _streams
 from conestool.cli._options import Json
 
 __all__ = ["doctor"]
@@ -56,7 +56,7 @@ def doctor(json: Json = False) -> None:
     }
     show(record)
     if json:
-        _io.emit_json(record)
+        _streams.emit_json(record)
 
 
 def system() -> dict[str, Any]:
@@ -146,7 +146,7 @@ def pocket() -> dict[str, Any]:
 
 def cache() -> dict[str, Any]:
     """Where intermediate results are kept (class images, model hashes), and their bytes."""
-    from conestool.diffusion.cache import cache_folder
+    from conestool.models.cache import cache_folder
 
     folder = cache_folder()
     return {"folder": tilde(folder), "bytes": folder_size(folder)}
@@ -168,18 +168,18 @@ def tilde(path: str | Path) -> str:
 def show(record: dict[str, Any]) -> None:
     """The record as tables."""
     host, library = record["system"], record["versions"]
-    free = f", {_show.size(host['memory_free'])} free" if host["memory_free"] else ""
-    held = f"{_show.size(host['memory'])}{free}" if host["memory"] else "unknown"
-    _show.say(f"cones {library['conestool']}, Python {host['python']} on {host['platform']}", "bold")
-    _show.facts([["cores", str(host["cores"])], ["memory", held]])
-    _show.say("devices", "bold")
-    rows = [[d["device"], _show.size(d["memory"] or 0), ", ".join(d["dtypes"]), d["name"]] for d in record["devices"]]
-    _show.table(rows, right=(1,), head=False)
-    _show.say("libraries", "bold")
-    _show.facts([[name, found or "missing"] for name, found in library.items() if name != "conestool"])
-    _show.say("files", "bold")
+    free = f", {_output.size(host['memory_free'])} free" if host["memory_free"] else ""
+    held = f"{_output.size(host['memory'])}{free}" if host["memory"] else "unknown"
+    _output.say(f"cones {library['conestool']}, Python {host['python']} on {host['platform']}", "bold")
+    _output.facts([["cores", str(host["cores"])], ["memory", held]])
+    _output.say("devices", "bold")
+    rows = [[d["device"], _output.size(d["memory"] or 0), ", ".join(d["dtypes"]), d["name"]] for d in record["devices"]]
+    _output.table(rows, right=(1,), head=False)
+    _output.say("libraries", "bold")
+    _output.facts([[name, found or "missing"] for name, found in library.items() if name != "conestool"])
+    _output.say("files", "bold")
     embedded, kept = record["pocket"], record["cache"]
-    rows = [["pocket", _show.size(embedded["bytes"]) if embedded["installed"] else "missing"]]
-    rows += [["cache", f"{_show.size(kept['bytes'])} in {kept['folder']}"]]
+    rows = [["pocket", _output.size(embedded["bytes"]) if embedded["installed"] else "missing"]]
+    rows += [["cache", f"{_output.size(kept['bytes'])} in {kept['folder']}"]]
     rows += [[name, value] for name, value in record["environment"].items()]
-    _show.facts(rows)
+    _output.facts(rows)

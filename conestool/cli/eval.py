@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _io, _show
+from conestool.cli import _output, _streams
 from conestool.cli._options import (
     Config,
     DeviceOption,
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from conestool.concept import Cone
-    from conestool.diffusion.models import Model
-    from conestool.diffusion.photos import Photo
     from conestool.evaluate import Aligner, Plan, Report
+    from conestool.images.photos import Photo
+    from conestool.models.model import Model
 
 __all__ = ["evaluate"]
 
@@ -85,31 +85,31 @@ def evaluate(
     Losses on photos, on the class and on other nouns; and how well pictures show the subject and the rest of their
     prompt. Exits with 1 if a --min gate fails.
     """
-    from conestool.cli import _evaluation, _models, _progress
+    from conestool.cli import _format, _options
 
-    cone = _io.load_cone(file)
+    cone = _streams.load_cone(file)
     shown = read_photos(cone, photos or [])
     targets = sheet_paths(cone, pictures, force)
     templates = read_templates(prompts)
-    where = _models.Where(model, device, dtype.value, revision, config, offline)
-    base = _models.open_model(where, (cone.base.id, cone.base.revision))
+    where = _options.Where(model, device, dtype.value, revision, config, offline)
+    base = _options.open_model(where, (cone.base.id, cone.base.revision))
     from conestool.evaluate import Gates, load_aligners
 
     gates = Gates(min_gain, min_image, min_text)
     plan = make_plan(templates, quick, range(seed, seed + number), micro_batch)
-    with _progress.waiting("loading what judges pictures"):
+    with _output.waiting("loading what judges pictures"):
         aligners = load_aligners(base.settings, clip, dino, offline)
     gates.check(cone.names, shown, bool(aligners))
     report, sheets = run(base, cone, shown, aligners, plan, force_model)
-    _evaluation.show_report(report)
+    _format.show_report(report)
     written = write_sheets(sheets, targets, plan, force)
     if json:
-        _io.emit_json(report.record() | {"pictures": [str(path) for path in written]})
+        _streams.emit_json(report.record() | {"pictures": [str(path) for path in written]})
     elif written:
-        _io.emit_paths(written)
+        _streams.emit_paths(written)
     failures = gates.failures(report)
     for text in failures:
-        _show.tell(f"gate: {text}")
+        _output.tell(f"gate: {text}")
     if failures:
         raise typer.Exit(1)
 
@@ -127,7 +127,7 @@ def read_photos(cone: Cone, given: Sequence[str]) -> dict[str, list[Photo]]:
             places |= subfolders(cone, Path(text))
     if not places:
         return {}
-    from conestool.cli.find import read_photos as read
+    from conestool.cli._search import read_photos as read
 
     return {name: read([path], skip_broken=False) for name, path in places.items()}
 
@@ -147,10 +147,10 @@ def read_templates(prompts: str | None) -> tuple[str, ...] | None:
     """The prompts of a file or of stdin, None for the usual ones."""
     if prompts is None:
         return None
-    from conestool.evaluate.wording import check_templates
+    from conestool.evaluate.prompts import check_templates
 
-    if prompts == _io.STDIO:
-        return check_templates(_io.read_lines("prompts, one a line"))
+    if prompts == _streams.STDIO:
+        return check_templates(_streams.read_lines("prompts, one a line"))
     try:
         lines = Path(prompts).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -163,7 +163,7 @@ def make_plan(
 ) -> Plan:
     """How much is measured, and how much at once."""
     from conestool.evaluate import TEMPLATES, Plan
-    from conestool.search.resources import Resources
+    from conestool.search.config import Resources
 
     usual = Plan.quick() if quick else Plan(TEMPLATES, tuple(seeds))
     chosen = tuple(seeds)[:1] if quick else tuple(seeds)
@@ -174,7 +174,7 @@ def run(
     base: Model, cone: Cone, photos: dict[str, list[Photo]], aligners: list[Aligner], plan: Plan, force: bool
 ) -> tuple[Report, dict[str, list[Sequence[Image]]]]:
     """The evaluation with its progress shown."""
-    from conestool.cli._events import Stages
+    from conestool.cli._search import Stages
     from conestool.evaluate import evaluate as measure
 
     with Stages() as stages:
@@ -189,7 +189,7 @@ def sheet_paths(cone: Cone, folder: Path | None, force: bool) -> dict[str, Path]
         folder.mkdir(exist_ok=True)
     names = [*cone.names, *(["together"] if len(cone.names) > 1 else [])]
     paths = {name: folder / f"{name}.png" for name in names}
-    _io.check_outputs(paths.values(), "a PNG", force=force)
+    _streams.check_outputs(paths.values(), "a PNG", force=force)
     return paths
 
 

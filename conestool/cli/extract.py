@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from conestool.cli import _io, _show
+from conestool.cli import _output, _streams
 from conestool.cli._options import Force, Json, value
 from conestool.cli.merge import default_output, save
 
@@ -30,10 +30,10 @@ def extract(
     from conestool import algebra
 
     if output is not None:
-        _io.check_outputs([output], "a .cone file", force=force)
-    single = algebra.extract(_io.load_cone(file), name)
+        _streams.check_outputs([output], "a .cone file", force=force)
+    single = algebra.extract(_streams.load_cone(file), name)
     path = save(single, output or default_output(single.names), force=force, json=json)
     concept = single.concepts[0]
-    _show.say(f"{concept.name}: {_show.amount(concept.neurons, 'neuron')}, id {concept.id[:12]}")
+    _output.say(f"{concept.name}: {_output.amount(concept.neurons, 'neuron')}, id {concept.id[:12]}")
     if json:
-        _io.emit_json({"output": str(path), "id": single.id, "name": concept.name, "neurons": concept.neurons})
+        _streams.emit_json({"output": str(path), "id": single.id, "name": concept.name, "neurons": concept.neurons})

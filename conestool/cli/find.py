@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _io, _launcher, _show
+from conestool._text import check_stored
+from conestool.cli import _launcher, _output, _streams
 from conestool.cli._options import (
     Captions,
     CaptionsOption,
@@ -29,25 +29,15 @@ from conestool.cli._options import (
     flag,
     value,
 )
-from conestool.text import check_stored
+from conestool.cli._search import check_stdin, make_resources, make_settings, read_photos, state_path, tell_resume
 
 if TYPE_CHECKING:
-    from conestool.cli._models import Where
+    from conestool.cli._options import Where
     from conestool.concept import Cone
-    from conestool.diffusion.photos import Photo
-    from conestool.search.resources import Resources
-    from conestool.search.settings import Settings
+    from conestool.images.photos import Photo
+    from conestool.search.config import Resources, Settings
 
-__all__ = [
-    "Method",
-    "check_stdin",
-    "find",
-    "make_resources",
-    "make_settings",
-    "read_photos",
-    "state_path",
-    "tell_resume",
-]
+__all__ = ["Method", "find"]
 
 SEARCH, STORED = "Search", "Stored in the file"
 
@@ -135,23 +125,23 @@ def find(
 
     Name and class noun come from the output's name (my-dog.cone: a dog), or the photos' folder.
     """
-    from conestool.cli import _models, _naming
+    from conestool.cli import _options, _search
     from conestool.concept import check_name, check_words
     from conestool.errors import UsageError
 
     stored = {"notes": notes, "author": author, "license": license}
-    if json and str(output) == _io.STDIO:
+    if json and str(output) == _streams.STDIO:
         raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give the file a name")
     check_stdin(photos)
-    paths = _io.expand_paths(photos)
-    name, class_noun = _naming.settle(paths, output, name, class_noun)
+    paths = _streams.expand_paths(photos)
+    name, class_noun = _search.settle(paths, output, name, class_noun)
     path = place(output, name)
-    _io.check_outputs([path], "a .cone file", force=force)
+    _streams.check_outputs([path], "a .cone file", force=force)
     check_name(name)
     check_words("class noun", class_noun)
     texts = {key: check_stored(f"--{key}", text) for key, text in stored.items() if text}
     images = read_photos(paths, skip_broken, captions=captions != Captions.none)
-    _show.say(f"{name}: {_show.amount(len(images), 'photo')} of {class_noun!r}")
+    _output.say(f"{name}: {_output.amount(len(images), 'photo')} of {class_noun!r}")
     options = {} if steps is None else {"steps": steps}
     weights = {"prior_weight": prior_weight, "contrast": contrast, "others": others, "scenes": scenes}
     settings = make_settings(
@@ -161,7 +151,7 @@ def find(
     words = {"class_noun": class_noun, "name": name, "identifier": identifier}
     if identifier is not None:
         check_words("identifier", identifier)
-    where = _models.Where(model, device, dtype.value, revision, config, offline)
+    where = _options.Where(model, device, dtype.value, revision, config, offline)
     state = state_path(path)
     resources = make_resources(micro_batch, gradient_checkpointing, offload_scores)
     if dry_run:
@@ -186,21 +176,6 @@ def place(output: Path | None, name: str) -> Path:
     return output / file if output.is_dir() else output
 
 
-def check_stdin(paths: Sequence[Path]) -> None:
-    """Refuse to read stdin where several processes would each take a part of it."""
-    from conestool.errors import UsageError
-
-    if _launcher.size() > 1 and any(str(path) == _io.STDIO for path in paths):
-        raise UsageError("-: several processes cannot read stdin", "name the files")
-
-
-def make_resources(micro_batch: int | None, gradient_checkpointing: bool, offload_scores: bool) -> Resources:
-    """With how much memory to make do."""
-    from conestool.search.resources import Resources
-
-    return Resources(micro_batch, gradient_checkpointing, offload_scores)
-
-
 def show_dry_run(
     images: Sequence[Photo],
     words: dict[str, Any],
@@ -211,35 +186,22 @@ def show_dry_run(
     json: bool,
 ) -> None:
     """Run a few steps, and show what the whole search will take; of several processes the first does."""
-    from conestool.cli import _models, _progress
+    from conestool.cli import _options, _output
 
     where, processes = _launcher.join(where)
-    base = _models.open_model(where)
-    from conestool.search.dry_run import dry_run
-    from conestool.search.finding import name_subject
+    base = _options.open_model(where)
+    from conestool.search.find import name_subject
+    from conestool.search.memory import dry_run
 
     subject = name_subject(base, words["class_noun"], words["name"], words["identifier"], lambda event: None)
-    with _progress.waiting("running a few steps"):
+    with _output.waiting("running a few steps"):
         found = dry_run(base, images, subject, settings, resources, pictures, processes)
-    _show.say(f"{words['name']}: an estimate from a few steps, on {found.device} in {found.dtype}", "bold")
-    rows = [[phase, _show.duration(seconds)] for phase, seconds in found.phases.items()]
-    _show.table([["", "time"], *rows, ["in all", _show.duration(found.seconds)]], right=(1,))
-    _show.say(f"  memory: {'unknown here' if found.memory is None else f'{_show.size(found.memory)} at most'}")
+    _output.say(f"{words['name']}: an estimate from a few steps, on {found.device} in {found.dtype}", "bold")
+    rows = [[phase, _output.duration(seconds)] for phase, seconds in found.phases.items()]
+    _output.table([["", "time"], *rows, ["in all", _output.duration(found.seconds)]], right=(1,))
+    _output.say(f"  memory: {'unknown here' if found.memory is None else f'{_output.size(found.memory)} at most'}")
     if json and processes.is_main_process:
-        _io.emit_json(found.record())
-
-
-def state_path(output: Path) -> Path | None:
-    """Where an interrupted search is kept, beside the output; nowhere if that is stdout."""
-    return None if str(output) == _io.STDIO else output.with_name(f"{output.name}.part")
-
-
-def make_settings(**given: Any) -> Settings:
-    """Settings of the options that were given; the others keep their defaults."""
-    from conestool.search.settings import Settings
-
-    given = {key: value.value if isinstance(value, StrEnum) else value for key, value in given.items()}
-    return Settings(**{key: value for key, value in given.items() if value is not None})
+        _streams.emit_json(found.record())
 
 
 def use_class_images(settings: Settings, option: str | None, skip_broken: bool) -> tuple[Settings, list[Any] | None]:
@@ -253,16 +215,6 @@ def use_class_images(settings: Settings, option: str | None, skip_broken: bool) 
     return settings, [photo.image for photo in read_photos([Path(option)], skip_broken)]
 
 
-def read_photos(paths: Sequence[Path], skip_broken: bool, captions: bool = False) -> list[Photo]:
-    """The photos, with a note on everything that was passed over."""
-    from conestool.diffusion.photos import read_photos as read
-
-    photos, remarks = read(paths, skip_broken=skip_broken, captions=captions)
-    for remark in remarks:
-        _show.say(f"note: {remark}")
-    return photos
-
-
 def search(
     images: Sequence[Photo],
     words: dict[str, Any],
@@ -274,15 +226,15 @@ def search(
     resources: Resources,
 ) -> Cone:
     """Load the model and search, showing the progress; on Ctrl-C say how to go on."""
-    from conestool.cli import _models
+    from conestool.cli import _options
 
     if state and state.exists() and not resume:
-        _show.say(f"note: {state} holds an interrupted search; --resume goes on from it")
+        _output.say(f"note: {state} holds an interrupted search; --resume goes on from it")
     try:
         where, processes = _launcher.join(where)
-        base = _models.open_model(where)
-        from conestool.cli._events import Stages
-        from conestool.search.finding import find as find_neurons
+        base = _options.open_model(where)
+        from conestool.cli._search import Stages
+        from conestool.search.find import find as find_neurons
 
         with Stages() as stages:
             return find_neurons(
@@ -302,16 +254,6 @@ def search(
         raise
 
 
-def tell_resume(state: Path | None) -> None:
-    """After Ctrl-C: how to go on, if anything was saved."""
-    if state and state.exists():
-        arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
-        again = "to go on" if _launcher.size() == 1 else "to go on, launch as before"
-        _show.command(f"the search is saved; {again}:", "cones", *arguments, "--resume")
-    else:
-        _show.tell("nothing of the search is saved yet")
-
-
 def annotate(cone: Cone, **texts: str) -> Cone:
     """The cone with notes, author and license where they were given."""
     from dataclasses import replace
@@ -325,12 +267,12 @@ def annotate(cone: Cone, **texts: str) -> Cone:
 def finish(cone: Cone, path: Path, *, force: bool, json: bool) -> None:
     """Write the file, then report what was found and how good it is."""
     from conestool import format as cones
-    from conestool.cli import _facts, _report
+    from conestool.cli import _format
     from conestool.cli.merge import save
 
     save(cone, path, force=force, json=json)
-    name = "stdout" if str(path) == _io.STDIO else str(path)
-    facts = _facts.facts_of(name, len(cones.dumps(cone)), cone)
-    _report.show_found(facts)
+    name = "stdout" if str(path) == _streams.STDIO else str(path)
+    facts = _format.facts_of(name, len(cones.dumps(cone)), cone)
+    _format.show_found(facts)
     if json:
-        _io.emit_json(_facts.file_record(facts))
+        _streams.emit_json(_format.file_record(facts))

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _io, _show
+from conestool.cli import _output, _streams
 from conestool.cli._options import Config, Force, Json, Offline, Revision, value
 
 if TYPE_CHECKING:
-    from conestool.cli._facts import FileFacts
+    from conestool.cli._format import FileFacts
 
 __all__ = ["inspect"]
 
@@ -31,25 +31,25 @@ def inspect(
     Concepts, prompts, losses, base model, size beside other methods, neurons per layer. The JSON is a list with one
     object per file.
     """
-    from conestool.cli import _facts, _report
+    from conestool.cli import _format
 
     check_plot(files, plot, force=force, json=json)
-    _io.refuse_twice_stdin(files)
-    data = {str(path): _io.read_bytes("a .cone file") for path in files if str(path) == _io.STDIO}
+    _streams.refuse_twice_stdin(files)
+    data = {str(path): _streams.read_bytes("a .cone file") for path in files if str(path) == _streams.STDIO}
     facts = [gather(path, data.get(str(path))) for path in files]
     for number, one in enumerate(facts):
         if number:
-            _show.say("")
-        _report.show_file(one)
+            _output.say("")
+        _format.show_file(one)
     written = [draw(files[0], data.get(str(files[0])), plot, force)] if plot else []
     checks = check_models(facts, model, revision=revision, config=config, offline=offline) if model else []
     if json:
-        records = [_facts.file_record(one) for one in facts]
+        records = [_format.file_record(one) for one in facts]
         for record, check in zip(records, checks, strict=False):
             record["model_check"] = check
-        _io.emit_json(records)
-    elif written and str(plot) != _io.STDIO:
-        _io.emit_paths(written)
+        _streams.emit_json(records)
+    elif written and str(plot) != _streams.STDIO:
+        _streams.emit_paths(written)
     refuse_misfits(facts, checks, model)
 
 
@@ -61,19 +61,19 @@ def check_plot(files: list[Path], plot: Path | None, *, force: bool, json: bool)
         return
     if len(files) > 1:
         raise UsageError(f"--plot: one picture, but {len(files)} files", "plot one file at a time, or merge them first")
-    if json and str(plot) == _io.STDIO:
+    if json and str(plot) == _streams.STDIO:
         raise UsageError("--plot -: stdout cannot carry the picture and JSON", "give the plot a file")
-    _io.check_outputs([plot], "a PNG", force=force)
+    _streams.check_outputs([plot], "a PNG", force=force)
 
 
 def gather(path: Path, data: bytes | None) -> FileFacts:
     """The facts of one file, from its header alone; or of bytes that came on stdin."""
     from conestool import format as cones
-    from conestool.cli import _facts
+    from conestool.cli import _format
 
     if data is not None:
-        return _facts.facts_of("stdin", len(data), cones.loads(data, "stdin"))
-    return _facts.facts_of_header(str(path), cones.read_header(path))
+        return _format.facts_of("stdin", len(data), cones.loads(data, "stdin"))
+    return _format.facts_of_header(str(path), cones.read_header(path))
 
 
 def draw(path: Path, data: bytes | None, plot: Path, force: bool) -> Path:
@@ -83,22 +83,22 @@ def draw(path: Path, data: bytes | None, plot: Path, force: bool) -> Path:
     from conestool.cli._plot import map_png
 
     picture = map_png(cones.load(path) if data is None else cones.loads(data, "stdin"))
-    if str(plot) == _io.STDIO:
-        _io.emit_bytes(picture, "a PNG")
+    if str(plot) == _streams.STDIO:
+        _streams.emit_bytes(picture, "a PNG")
         return plot
     return write_atomic(plot, picture, force=force)
 
 
 def check_models(facts: list[FileFacts], model_id: str, **options: Any) -> list[dict[str, Any]]:
     """How each file's base model compares with the model `model_id`, which is loaded with `options`, on the CPU."""
-    from conestool.diffusion.models import load_model
-    from conestool.identity import match
+    from conestool.fingerprint import match
+    from conestool.models.model import load_model
 
     info = load_model(model_id, device="cpu", **options).info
     checks = []
     for one in facts:
         found = match(one.base, info)
-        _show.say(f"{one.path}: {found.text}")
+        _output.say(f"{one.path}: {found.text}")
         checks.append({"model": model_id, "fits": found.accepted, "text": found.text})
     return checks
 

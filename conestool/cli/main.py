@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from conestool import __version__
-from conestool.cli import _io, _launcher, _memory, _options, _show
-from conestool.cli._commands import Group
+from conestool.cli import _launcher, _options, _output, _streams
+from conestool.cli._app import Group
 from conestool.errors import ConesError, ModelLoadError, OutOfMemoryError, causes, first_line, is_out_of_memory
 
-__all__ = ["app", "main"]
+__all__ = ["HELPS", "advice", "app", "main"]
 
 PACKAGE = Path(__file__).parents[1]
 INTERRUPTED = 130
@@ -68,7 +68,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code; everything there is to say is on stderr afterwards."""
     _options.reset()
-    _show.mute(_launcher.rank() > 0)
+    _output.mute(_launcher.rank() > 0)
     try:
         _launcher.check_command(command_of(arguments))
         code = app(arguments, prog_name="cones", standalone_mode=False)
@@ -92,15 +92,15 @@ def command_of(arguments: Sequence[str]) -> str | None:
 def report(error: BaseException, arguments: Sequence[str]) -> int:
     """Say what stopped the command in a line and what to do in another; return the exit code."""
     if _launcher.may_speak(error):
-        _show.mute(False)
+        _output.mute(False)
     prefix = f"process {_launcher.rank()}: " if _launcher.rank() else ""
     if _options.wants_traceback():
         import traceback
 
-        _show.page("".join(traceback.format_exception(error)))
+        _output.page("".join(traceback.format_exception(error)))
     message, hint, code = describe(error, arguments)
     if message:
-        _show.tell(message) if code == INTERRUPTED else _show.fail(prefix + message, hint)
+        _output.tell(message) if code == INTERRUPTED else _output.fail(prefix + message, hint)
     return code
 
 
@@ -108,7 +108,7 @@ def describe(error: BaseException, arguments: Sequence[str] = ()) -> tuple[str, 
     """Message, hint and exit code of what stopped a command line; an empty message for those that stay quiet."""
     if ran_out(error):
         text = str(error) if isinstance(error, OutOfMemoryError) else f"out of memory: {first_line(error)}"
-        return text, _memory.advice(command_of(arguments), arguments, on_cpu(error)), OutOfMemoryError.exit_code
+        return text, advice(command_of(arguments), arguments, on_cpu(error)), OutOfMemoryError.exit_code
     if isinstance(error, ConesError):
         bug = error.exit_code == BUG
         return str(error), error.hint or (report_hint() if bug else None), error.exit_code
@@ -140,7 +140,7 @@ def describe_usage(error: Any) -> tuple[str, str | None, int]:
     path = context.command_path if context else "cones"
     message = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
-        _show.page(message)
+        _output.page(message)
         return "", None, 2
     return message[:1].lower() + message[1:].rstrip("."), f"see {path} --help", int(error.exit_code)
 
@@ -179,7 +179,7 @@ def calm_libraries() -> None:
 
     def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
         ours = Path(filename).is_relative_to(PACKAGE)
-        (_show.warn if ours else _show.detail)(f"{message}" if ours else f"{category.__name__}: {message}")
+        (_output.warn if ours else _output.detail)(f"{message}" if ours else f"{category.__name__}: {message}")
 
     warnings.showwarning = show  # type: ignore[assignment]
 
@@ -208,4 +208,32 @@ def hush_closed_pipes() -> None:
         try:
             stream.flush()
         except (OSError, ValueError):
-            _io.let_go(stream)
+            _streams.let_go(stream)
+
+
+SEARCH = ("--micro-batch 1", "--gradient-checkpointing", "--offload-scores")
+PLACE = ("--dtype bfloat16", "--device cpu")
+HELPS = {
+    "find": (*SEARCH, *PLACE),
+    "tune": (*SEARCH, *PLACE),
+    "render": ("a smaller --size", *PLACE),
+    "eval": ("--micro-batch 1", *PLACE),
+    "apply": PLACE,
+}
+"""By command, most useful first; a command that is not here has no option that lowers its memory."""
+ELSEWHERE = ("--device cpu", "--offload-scores")
+"""Options that move something off a device, and are of no use where the machine's own memory ran out."""
+OTHERS = "closing other programs"
+
+
+def advice(command: str | None, arguments: Sequence[str], on_cpu: bool) -> str:
+    """The hint for a command line that ran out of memory: the options of its `command` that it does not use yet."""
+    left = [text for text in HELPS.get(command or "", ()) if not used(text, arguments)]
+    many = ["--batch 1"] if command == "render" and used("--batch", arguments) else []
+    left = [*many, *(text for text in left if not (on_cpu and text in ELSEWHERE))]
+    return f"what helps: {', '.join([*left, OTHERS])}"
+
+
+def used(text: str, arguments: Sequence[str]) -> bool:
+    """Whether the command line has this very option with this very value."""
+    return f" {text} " in f" {' '.join(arguments)} ".replace("=", " ")

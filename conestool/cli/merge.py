@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _io, _show
+from conestool._text import cut_bytes
+from conestool.cli import _output, _streams
 from conestool.cli._options import Force, Json, value
-from conestool.text import cut_bytes
 
 if TYPE_CHECKING:
     from conestool.algebra import Sharing
@@ -42,15 +42,15 @@ def merge(
     if len(files) < 2:
         raise UsageError(f"{files[0]}: one file, expected two or more", "cones merge dog.cone hat.cone")
     if output is not None:
-        _io.check_outputs([output], "a .cone file", force=force)
-    merged = algebra.merge(*_io.load_cones(files))
+        _streams.check_outputs([output], "a .cone file", force=force)
+    merged = algebra.merge(*_streams.load_cones(files))
     path = save(merged, output or default_output(merged.names), force=force, json=json)
     sharing = algebra.sharing(merged)
     pairs = overlap_records(merged)
     tell(merged, path, sharing, pairs)
     if json:
         record = {"output": str(path), "id": merged.id, "concepts": list(merged.names)}
-        _io.emit_json(record | {"neurons": sharing.together, "shared": dict(sharing.shares), "overlap": pairs})
+        _streams.emit_json(record | {"neurons": sharing.together, "shared": dict(sharing.shares), "overlap": pairs})
 
 
 def default_output(names: Iterable[str]) -> Path:
@@ -64,16 +64,16 @@ def save(cone: Cone, path: Path, *, force: bool, json: bool) -> Path:
     from conestool import format as cones
     from conestool.errors import UsageError
 
-    if str(path) == _io.STDIO:
+    if str(path) == _streams.STDIO:
         if json:
             raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give one of them a file")
-        _io.emit_bytes(cones.dumps(cone), "a .cone file")
+        _streams.emit_bytes(cones.dumps(cone), "a .cone file")
         return path
     cones.save(cone, path, force=force)
     if not json:
-        _io.emit_paths([path])
+        _streams.emit_paths([path])
     if path.suffix != ".cone":
-        _show.say(f"note: render looks for names that end in .cone; {path} needs -c")
+        _output.say(f"note: render looks for names that end in .cone; {path} needs -c")
     return path
 
 
@@ -95,10 +95,10 @@ def overlap_records(cone: Cone) -> list[dict[str, Any]] | None:
 
 def tell(cone: Cone, path: Path, sharing: Sharing, pairs: list[dict[str, Any]] | None) -> None:
     """The overlap of every pair, or of each concept with all others, as a table."""
-    name = "stdout" if str(path) == _io.STDIO else str(path)
-    amounts = _show.amount(len(cone.concepts), "concept"), _show.amount(sharing.together, "neuron")
-    _show.say(f"{name}: {amounts[0]}, {amounts[1]} together")
-    _show.table(each_with_all(cone, sharing) if pairs is None else each_pair(cone, pairs), head=False)
+    name = "stdout" if str(path) == _streams.STDIO else str(path)
+    amounts = _output.amount(len(cone.concepts), "concept"), _output.amount(sharing.together, "neuron")
+    _output.say(f"{name}: {amounts[0]}, {amounts[1]} together")
+    _output.table(each_with_all(cone, sharing) if pairs is None else each_pair(cone, pairs), head=False)
 
 
 def each_pair(cone: Cone, pairs: list[dict[str, Any]]) -> list[list[str]]:
@@ -121,4 +121,4 @@ def each_with_all(cone: Cone, sharing: Sharing) -> list[list[str]]:
 
 def part_of(count: int, concept: Concept) -> str:
     """A number of neurons as a share of the concept's own."""
-    return f"{_show.percent(count / max(1, concept.neurons))} of {concept.name}"
+    return f"{_output.percent(count / max(1, concept.neurons))} of {concept.name}"

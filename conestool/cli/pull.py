@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conestool.cli import _io, _show
+from conestool.cli import _output, _streams
 from conestool.cli._options import Force, Json, flag, value
 
 if TYPE_CHECKING:
@@ -33,22 +33,22 @@ def pull(
     HF_TOKEN.
     """
     from conestool import hub
-    from conestool.cli import _progress
+    from conestool.cli import _output
     from conestool.errors import UsageError
 
-    if json and str(output) == _io.STDIO:
+    if json and str(output) == _streams.STDIO:
         raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give one of them a file")
     hub.check_repository(repository)
     if output is not None:
-        _io.check_outputs([output], "a .cone file", force=force)
-    with _progress.waiting(f"fetching from {repository}"):
+        _streams.check_outputs([output], "a .cone file", force=force)
+    with _output.waiting(f"fetching from {repository}"):
         found = hub.pull(repository, file, revision=revision, offline=offline)
     path = write(found, output or default_output(found), force=force)
     tell(found, path)
     if json:
-        _io.emit_json(record(found, path))
-    elif str(path) != _io.STDIO:
-        _io.emit_paths([path])
+        _streams.emit_json(record(found, path))
+    elif str(path) != _streams.STDIO:
+        _streams.emit_paths([path])
 
 
 def default_output(found: Pulled) -> Path:
@@ -66,8 +66,8 @@ def write(found: Pulled, path: Path, *, force: bool) -> Path:
     """Put the file where it is wanted."""
     from conestool._atomic import write_atomic
 
-    if str(path) == _io.STDIO:
-        _io.emit_bytes(found.data, "a .cone file")
+    if str(path) == _streams.STDIO:
+        _streams.emit_bytes(found.data, "a .cone file")
         return path
     return write_atomic(path, found.data, force=force)
 
@@ -76,8 +76,8 @@ def tell(found: Pulled, path: Path) -> None:
     """What it is, where it came from, and the words that draw it."""
     commit = f" at {found.revision[:12]}" if found.revision else ""
     phrases = ", ".join(f"{each.phrase!r}" for each in found.cone.concepts)
-    name = "stdout" if str(path) == _io.STDIO else path
-    _show.say(f"{name}: {phrases}, found on {found.cone.base.id}; from {found.repository}{commit}")
+    name = "stdout" if str(path) == _streams.STDIO else path
+    _output.say(f"{name}: {phrases}, found on {found.cone.base.id}; from {found.repository}{commit}")
 
 
 def record(found: Pulled, path: Path) -> dict[str, object]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from conestool.cli import _io, _show
+from conestool.cli import _output, _streams
 from conestool.cli._options import Force, Json, flag, value
 
 if TYPE_CHECKING:
-    from conestool.cli._facts import FileFacts
+    from conestool.cli._format import FileFacts
     from conestool.concept import Cone
     from conestool.hub import Target
 
@@ -48,12 +48,12 @@ def push(
     else wrote one. Needs a login that may write: hf auth login, or HF_TOKEN.
     """
     from conestool import hub
-    from conestool.cli import _progress
+    from conestool.cli import _output
 
     hub.check_repository(repository)
     uploads = read(files)
     warn_of_folders(uploads)
-    with _progress.waiting(f"uploading to {repository}"):
+    with _output.waiting(f"uploading to {repository}"):
         target = hub.open_target(repository, branch=revision, private=private)
         if not force:
             target.refuse_existing(upload.name for upload in uploads)
@@ -61,9 +61,9 @@ def push(
         data = {upload.name: upload.data for upload in uploads} | ({} if card is None else {hub.CARD: card.encode()})
         done = hub.push(target, data, message or f"Add {', '.join(upload.name for upload in uploads)}", force=force)
     names = [upload.name for upload in uploads]
-    _show.say(f"{repository}: {', '.join(names)} on {target.branch}, commit {done.commit[:12]}")
+    _output.say(f"{repository}: {', '.join(names)} on {target.branch}, commit {done.commit[:12]}")
     if json:
-        _io.emit_json(
+        _streams.emit_json(
             {
                 "repository": repository,
                 "url": done.url,
@@ -73,7 +73,7 @@ def push(
             }
         )
     else:
-        _io.emit_paths([done.url])
+        _streams.emit_paths([done.url])
 
 
 def read(files: Sequence[Path]) -> list[Upload]:
@@ -83,12 +83,12 @@ def read(files: Sequence[Path]) -> list[Upload]:
     from conestool.errors import UsageError
     from conestool.hub import plain_name
 
-    _io.refuse_twice_stdin(files)
+    _streams.refuse_twice_stdin(files)
     uploads = []
     for path in files:
         data, shown = bytes_of(path)
         cone = cones.loads(data, shown)
-        name = default_output(cone.names).name if str(path) == _io.STDIO else path.name
+        name = default_output(cone.names).name if str(path) == _streams.STDIO else path.name
         if not plain_name(name):
             raise UsageError(
                 f"{path}: not a name for others to use", "name it with letters and digits, and end it in .cone"
@@ -105,8 +105,8 @@ def bytes_of(path: Path) -> tuple[bytes, str]:
     """What to upload, and what errors call it; as `conestool.load` for what is not there or cannot be a .cone file."""
     from conestool import format as cones
 
-    if str(path) == _io.STDIO:
-        return _io.read_bytes("a .cone file"), "stdin"
+    if str(path) == _streams.STDIO:
+        return _streams.read_bytes("a .cone file"), "stdin"
     cones.read_header(path)
     return path.read_bytes(), str(path)
 
@@ -116,7 +116,7 @@ def warn_of_folders(uploads: Sequence[Upload]) -> None:
     for upload in uploads:
         base = upload.cone.base
         if not base.revision and set(base.id) & set("/\\"):
-            _show.warn(
+            _output.warn(
                 f"{upload.name}: the file, not the card, names its base model {base.id!r}: is that a folder of yours?"
             )
 
@@ -124,16 +124,16 @@ def warn_of_folders(uploads: Sequence[Upload]) -> None:
 def make_card(target: Target, uploads: Sequence[Upload], license: str | None) -> str | None:
     """The model card of all .cone files that the branch will hold; None if its README.md was written by others."""
     from conestool import hub
-    from conestool.cli import _card, _facts
+    from conestool.cli import _card, _format
 
     if hub.CARD in target.files:
         text = hub.fetch(target.repository, hub.CARD, target.head)[0].decode("utf-8", "replace")
         if _card.MARK not in text:
             refuse_license(target, license)
-            _show.say(f"{target.repository}: {hub.CARD} was not written by cones push and stays as it is")
+            _output.say(f"{target.repository}: {hub.CARD} was not written by cones push and stays as it is")
             return None
         license = license or _card.license_of(text)
-    facts = [_facts.facts_of(upload.name, len(upload.data), upload.cone) for upload in uploads]
+    facts = [_format.facts_of(upload.name, len(upload.data), upload.cone) for upload in uploads]
     facts += others(target, {upload.name for upload in uploads})
     return _card.card(target.repository, sorted(facts, key=lambda one: one.path), license)
 
@@ -149,7 +149,7 @@ def refuse_license(target: Target, license: str | None) -> None:
 def others(target: Target, names: set[str]) -> list[FileFacts]:
     """The facts of the .cone files that are there already and stay."""
     from conestool import hub
-    from conestool.cli import _facts
+    from conestool.cli import _format
     from conestool.errors import FormatError
 
     found = []
@@ -158,9 +158,9 @@ def others(target: Target, names: set[str]) -> list[FileFacts]:
         try:
             there = hub.read_cone(target.repository, path, revision=target.head)
         except FormatError as error:
-            _show.warn(f"left out of the card: {error}")
+            _output.warn(f"left out of the card: {error}")
         else:
-            found.append(_facts.facts_of(path, len(there.data), there.cone))
+            found.append(_format.facts_of(path, len(there.data), there.cone))
     if len(staying) > MOST_READ:
-        _show.warn(f"left out of the card: {len(staying) - MOST_READ} files more")
+        _output.warn(f"left out of the card: {len(staying) - MOST_READ} files more")
     return found

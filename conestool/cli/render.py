@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _io, _show
+from conestool._text import check_prompt
+from conestool.cli import _output, _streams
 from conestool.cli._options import (
     Config,
     DeviceOption,
@@ -24,15 +25,14 @@ from conestool.cli._options import (
     flag,
     value,
 )
-from conestool.cli._progress import Ticker, progress
+from conestool.cli._output import Ticker, progress
 from conestool.errors import PromptError, UsageError
-from conestool.text import check_prompt
 
 if TYPE_CHECKING:
-    from conestool.cli._models import Where
+    from conestool.cli._options import Where
     from conestool.cli._pictures import Targets
     from conestool.cli._selection import Chosen
-    from conestool.diffusion.models import Model
+    from conestool.models.model import Model
     from conestool.render import Rendering
 
 __all__ = ["render"]
@@ -116,7 +116,7 @@ def render(
 
     Without -c, concepts whose names occur in the prompt are taken from the .cone files here or in $CONES_PATH.
     """
-    from conestool.cli import _models
+    from conestool.cli import _options
 
     given = {
         "steps": steps,
@@ -126,11 +126,11 @@ def render(
         "size": parse_size(size),
     }
     given = {key: each for key, each in given.items() if each is not None}
-    first, where = seed or 0, _models.Where(model, device, dtype.value, revision, config, offline)
+    first, where = seed or 0, _options.Where(model, device, dtype.value, revision, config, offline)
     look = Look(range(first, first + number), literal, force_model, batch, given)
     destination = Destination(output, grid, compare, force, json)
     refuse_contradictions(cones, no_cones, destination)
-    _io.refuse_twice_stdin([*(prompts or ()), *(_models.parse_wanted(text).path for text in cones or ())])
+    _streams.refuse_twice_stdin([*(prompts or ()), *(_options.parse_wanted(text).path for text in cones or ())])
     if picture is None:
         draw_prompts(read_prompts(prompts or []), cones or [], no_cones, look, destination, where)
         return
@@ -144,7 +144,7 @@ def refuse_contradictions(cones: Sequence[str] | None, no_cones: bool, destinati
     """Refuse options that exclude each other."""
     if cones and no_cones:
         raise UsageError("--no-cones and -c exclude each other")
-    if destination.json and destination.output == _io.STDIO:
+    if destination.json and destination.output == _streams.STDIO:
         raise UsageError("-o -: stdout cannot carry the picture and JSON", "give the picture a file")
 
 
@@ -162,7 +162,7 @@ def read_prompts(texts: Sequence[str]) -> list[str]:
     """The prompts, `-` replaced by the lines of stdin; PromptError if there is none, or one that cannot be used."""
     prompts = []
     for text in texts:
-        prompts += _io.read_lines("prompts, one a line") if text == _io.STDIO else [text]
+        prompts += _streams.read_lines("prompts, one a line") if text == _streams.STDIO else [text]
     if not prompts:
         raise PromptError("no prompt", 'for example "a dog in a hat"')
     return [check_prompt(prompt) for prompt in prompts]
@@ -241,7 +241,7 @@ def after(tick: Ticker, before: int) -> Callable[[int, int], None]:
 
 def repeat(picture: Path, cones: list[str], look: Look, destination: Destination, where: Where) -> None:
     """Draw the picture that a PNG's record describes once more, with the changes in `look.options`."""
-    from conestool.cli import _models, _pictures, _selection
+    from conestool.cli import _options, _pictures, _selection
     from conestool.render import read_record, replay
 
     record = read_record(picture)
@@ -249,8 +249,8 @@ def repeat(picture: Path, cones: list[str], look: Look, destination: Destination
     settled.check()
     ids = [used["id"] for used in record["concepts"]]
     cone, files = _selection.choose_ids(ids, cones)
-    base = _models.open_model(where, (record["model"]["id"], record["model"]["revision"]))
-    _show.say(f"{', '.join(files) or 'bare model'}: {record['sent']}")
+    base = _options.open_model(where, (record["model"]["id"], record["model"]["revision"]))
+    _output.say(f"{', '.join(files) or 'bare model'}: {record['sent']}")
     with progress("pictures", 1) as tick:
         drawn = replay(base, record, cone, force=look.force_model, **look.options)
         tick(1)
@@ -261,6 +261,6 @@ def repeat(picture: Path, cones: list[str], look: Look, destination: Destination
 def finish(records: list[dict[str, Any]], json: bool) -> None:
     """The product on stdout: paths or JSON; nothing more where the picture itself went there."""
     if json:
-        _io.emit_json(records)
-    elif records[0]["file"] != _io.STDIO:
-        _io.emit_paths(record["file"] for record in records)
+        _streams.emit_json(records)
+    elif records[0]["file"] != _streams.STDIO:
+        _streams.emit_paths(record["file"] for record in records)

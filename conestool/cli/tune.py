@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _io, _launcher, _show
+from conestool.cli import _launcher, _output, _streams
 from conestool.cli._options import (
     Captions,
     CaptionsOption,
@@ -27,15 +27,13 @@ from conestool.cli._options import (
     flag,
     value,
 )
-from conestool.cli.find import check_stdin, make_resources, make_settings, read_photos, state_path, tell_resume
+from conestool.cli._search import check_stdin, make_resources, make_settings, read_photos, state_path, tell_resume
 
 if TYPE_CHECKING:
-    from conestool.cli._models import Where
+    from conestool.cli._options import Where
     from conestool.concept import Cone
-    from conestool.diffusion.photos import Photo
-    from conestool.search.resources import Resources
-    from conestool.search.settings import Settings
-    from conestool.search.tuning import Tuning
+    from conestool.images.photos import Photo
+    from conestool.search.config import Resources, Settings, Tuning
 
 __all__ = ["tune"]
 
@@ -91,19 +89,19 @@ def tune(
     the others are opened again.
     """
     from conestool import algebra
-    from conestool.cli import _models
+    from conestool.cli import _options
     from conestool.errors import UsageError
 
-    if json and str(output) == _io.STDIO:
+    if json and str(output) == _streams.STDIO:
         raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give the file a name")
     check_stdin(files)
-    cone = algebra.merge(*_io.load_cones(files))
+    cone = algebra.merge(*_streams.load_cones(files))
     path = output or default_output(cone.names)
-    _io.check_outputs([path], "a .cone file", force=force)
+    _streams.check_outputs([path], "a .cone file", force=force)
     searched = make_settings(seed=seed, prior_weight=prior_weight, class_images=class_images, captions=captions)
     tuning = make_tuning(searched, steps=steps, rate=rate, reopen_only=reopen_only, scenes=scenes)
     images = read_all(cone, parse_photos(photos), skip_broken, captions != Captions.none)
-    where = _models.Where(model, device, dtype.value, revision, config, offline)
+    where = _options.Where(model, device, dtype.value, revision, config, offline)
     state = state_path(path)
     resources = make_resources(micro_batch, gradient_checkpointing, offload_scores)
     tuned = search(cone, images, tuning, where, state, resume, resources)
@@ -137,7 +135,7 @@ def parse_photos(given: Sequence[str]) -> dict[str, list[Path]]:
 
 def make_tuning(settings: Settings, **given: Any) -> Tuning:
     """The tuning of the options that were given; the others keep their defaults."""
-    from conestool.search.tuning import Tuning
+    from conestool.search.config import Tuning
 
     return Tuning(settings=settings, **{key: value for key, value in given.items() if value is not None})
 
@@ -156,7 +154,7 @@ def read_all(
     for name, places in paths.items():
         out.setdefault(cone[name].name, []).extend(read_photos(places, skip_broken, captions))
     for name, photos in out.items():
-        _show.say(f"{name}: {_show.amount(len(photos), 'photo')} of {cone[name].class_noun!r}")
+        _output.say(f"{name}: {_output.amount(len(photos), 'photo')} of {cone[name].class_noun!r}")
     return out
 
 
@@ -170,15 +168,15 @@ def search(
     resources: Resources,
 ) -> Cone:
     """Load the model and tune, showing the progress; on Ctrl-C say how to go on."""
-    from conestool.cli import _models
+    from conestool.cli import _options
 
     if state and state.exists() and not resume:
-        _show.say(f"note: {state} holds an interrupted search; --resume goes on from it")
+        _output.say(f"note: {state} holds an interrupted search; --resume goes on from it")
     try:
         where, processes = _launcher.join(where)
-        base = _models.open_model(where, (cone.base.id, cone.base.revision))
-        from conestool.cli._events import Stages
-        from conestool.search.tuning import tune as tune_concepts
+        base = _options.open_model(where, (cone.base.id, cone.base.revision))
+        from conestool.cli._search import Stages
+        from conestool.search.tune import tune as tune_concepts
 
         with Stages() as stages:
             return tune_concepts(
@@ -205,7 +203,7 @@ def finish(cone: Cone, path: Path, *, force: bool, json: bool) -> None:
     records = {each.name: each.origin.parameters.get("tune") for each in cone.concepts}
     show(cone, {name: record for name, record in records.items() if record})
     if json:
-        _io.emit_json({"output": str(path), "id": cone.id, "concepts": list(cone.names), "tune": records})
+        _streams.emit_json({"output": str(path), "id": cone.id, "concepts": list(cone.names), "tune": records})
 
 
 def show(cone: Cone, records: Mapping[str, Any]) -> None:
@@ -219,14 +217,14 @@ def show(cone: Cone, records: Mapping[str, Any]) -> None:
         rows = [[title, *heads]]
         for name, record in records.items():
             losses = record["losses"]
-            cells = [_show.percent(losses[prefix + key] / losses[f"{prefix}bare"] - 1, signed=True) for key in steps]
+            cells = [_output.percent(losses[prefix + key] / losses[f"{prefix}bare"] - 1, signed=True) for key in steps]
             rows.append([name, *cells])
-        _show.table(rows, right=range(1, len(rows[0])))
+        _output.table(rows, right=range(1, len(rows[0])))
     rows = [["neurons", "now", "kept", "new", "reopened"]]
     for name, record in records.items():
         counts = (cone[name].neurons, record["kept"], record["shut"], record["reopened"])
         rows.append([name, *(f"{count:,}" for count in counts)])
-    _show.table(rows, right=range(1, 5))
+    _output.table(rows, right=range(1, 5))
     for concept in cone.concepts:
         for text in concept.origin.warnings:
-            _show.warn(f"{concept.name}: {text}")
+            _output.warn(f"{concept.name}: {text}")

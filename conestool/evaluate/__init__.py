@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from conestool.evaluate.alignment import Aligner, JudgeAligner, judge_for
 from conestool.evaluate.encoders import load_aligners, load_clip, load_dino
-from conestool.evaluate.evaluating import Plan, evaluate
+from conestool.evaluate.evaluate import Plan, evaluate
+from conestool.evaluate.prompts import TEMPLATES, check_templates
 from conestool.evaluate.report import ConceptReport, Gates, Presence, Report, Row
-from conestool.evaluate.wording import TEMPLATES, check_templates
 
 __all__ = [
     "TEMPLATES",

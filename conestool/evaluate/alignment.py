@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from conestool.diffusion.photos import square
 from conestool.evaluate.judge import SIDE, Judge, load_judge
-from conestool.evaluate.wording import Text
+from conestool.evaluate.prompts import Text
+from conestool.images.photos import square
 
 __all__ = ["SIDE", "Aligner", "JudgeAligner", "cosines", "judge_for", "pixels"]
 

@@ -12,13 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conestool._atomic import expand_user
-from conestool.diffusion.hub import model_errors
-from conestool.diffusion.quiet import quiet
-from conestool.diffusion.reading import reading
-from conestool.diffusion.sources import is_hub_id, read_json
 from conestool.errors import ModelLoadError, UsageError
 from conestool.evaluate.alignment import Aligner, Images, cosines, judge_for, pixels
-from conestool.evaluate.wording import Text
+from conestool.evaluate.prompts import Text
+from conestool.models._logging import quiet
+from conestool.models.loading import is_hub_id, model_errors, read_json, reading
 
 __all__ = ["ClipAligner", "DinoAligner", "load_aligners", "load_clip", "load_dino"]
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from conestool.diffusion.sources import pocket_folder
 from conestool.errors import ModelLoadError
+from conestool.models.loading import pocket_folder
 
 __all__ = ["Judge", "Labels", "judge_path", "load_judge", "save_judge"]
 
@@ -76,7 +76,7 @@ class Judge(nn.Module):
 
 def judge_path() -> Path:
     """The file of the judge inside the package."""
-    return pocket_folder().with_name("pocket-judge") / "judge.safetensors"
+    return pocket_folder() / "judge.safetensors"
 
 
 def save_judge(judge: Judge) -> bytes:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
-from conestool.diffusion.models import Model
-from conestool.diffusion.prior import GROUP
-from conestool.diffusion.prompts import encode
-from conestool.search.layout import Layout
-from conestool.search.objective import Batch, Objective, Pictures
-from conestool.search.resources import PLENTY, Resources
-from conestool.search.terms import encoded
+from conestool.images.class_images import GROUP
+from conestool.models.model import Model
+from conestool.models.prompts import encode
+from conestool.search.batches import Batch, Pictures
+from conestool.search.config import PLENTY, Resources
+from conestool.search.loss_terms import encoded
+from conestool.search.objective import Objective
+from conestool.search.parameters import Layout
 
 __all__ = ["LossProbes", "make_probes"]
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
-from conestool.diffusion.models import Model
-from conestool.diffusion.prior import GROUP
-from conestool.diffusion.sampling import sample
 from conestool.evaluate.alignment import Aligner
-from conestool.evaluate.wording import Text
-from conestool.search.layout import Layout
+from conestool.evaluate.prompts import Text
+from conestool.images.class_images import GROUP
+from conestool.models.model import Model
+from conestool.models.sampling import sample
+from conestool.search.parameters import Layout
 
 __all__ = ["Gallery", "Score", "draw"]
 

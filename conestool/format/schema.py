@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from conestool._text import check_name, check_words, fold_ascii
 from conestool.errors import FormatError, UsageError, VersionError
 from conestool.format import limits, msgpack
 from conestool.format.tensor_table import Row, check_row, raw_length
 from conestool.records import Losses, Origin, size_of
-from conestool.text import check_name, check_words, fold_ascii
 
 __all__ = ["BaseMap", "ConceptMap", "FileMap", "HeaderMap", "SectionMap", "read_map", "read_origin"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from conestool.render.matching import Selection, find_cones, find_ids, search_folders
+from conestool.render.grid import grid
+from conestool.render.library import Selection, find_cones, find_ids, search_folders
 from conestool.render.png import png_bytes, read_record
-from conestool.render.rewriting import rewrite
-from conestool.render.sheets import grid
+from conestool.render.prompts import rewrite
 
 if TYPE_CHECKING:
     from conestool.render.drawing import Rendering, render, replay

@@ -10,15 +10,15 @@ from typing import Any
 from PIL import Image
 from pydantic import ValidationError
 
+from conestool._text import check_prompt, one_line
+from conestool.apply import Strength, applied, strengths
 from conestool.concept import Cone
-from conestool.diffusion.models import Model
-from conestool.diffusion.prompts import cut_text
-from conestool.diffusion.sampling import Progress, sample, versions
 from conestool.errors import BaseModelMismatchError, UsageError
-from conestool.patch import Strength, applied, strengths
+from conestool.models.model import Model
+from conestool.models.prompts import cut_text
+from conestool.models.sampling import Progress, sample, versions
 from conestool.render.png import PictureRecord, UsedConcept, UsedModel
-from conestool.render.rewriting import rewrite
-from conestool.text import check_prompt, one_line
+from conestool.render.prompts import rewrite
 
 __all__ = ["Rendering", "render", "replay", "scheduled"]
 

@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from conestool._text import clean
 from conestool.errors import InputError
-from conestool.text import clean
 
 __all__ = ["PictureRecord", "UsedConcept", "parameters", "png_bytes", "read_record"]
 

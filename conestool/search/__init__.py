@@ -1,10 +1,10 @@
-"""Finding concept neurons: one file per method, the controls beside them."""
+"""Finding concept neurons: `find.py` from top to bottom, one file per method in `methods/`."""
 
 from __future__ import annotations
 
+from conestool.search.config import DEFAULT_METHOD, Settings
 from conestool.search.events import Event, Note, Progress
-from conestool.search.finding import find
+from conestool.search.find import find
 from conestool.search.methods import METHODS
-from conestool.search.settings import DEFAULT_METHOD, Settings
 
 __all__ = ["DEFAULT_METHOD", "METHODS", "Event", "Note", "Progress", "Settings", "find"]

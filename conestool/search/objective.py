@@ -2,82 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from conestool.diffusion.conditioning import Conditioning
-from conestool.diffusion.finite import check_finite
-from conestool.diffusion.losses import Schedule, predict, schedule_of, stratified_timesteps
-from conestool.diffusion.models import Model
+from conestool.models.conditioning import Conditioning
+from conestool.models.devices import all_finite, check_finite
+from conestool.models.model import Model
+from conestool.models.noise_schedule import Schedule, predict, schedule_of, stratified_timesteps
+from conestool.search.batches import Batch, Pictures, Term
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
-from conestool.search.layout import Layout, Use
-from conestool.search.scaling import LossScale
+from conestool.search.parameters import Layout, Use
 
-__all__ = ["POOL", "Batch", "Objective", "Pictures", "Term"]
+__all__ = ["POOL", "LossScale", "Objective"]
 
 PROBE_SEED = 20_230_309
 WHOLE = (0.0, 1.0)
 POOL = 128
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What the denoiser is asked and what it should answer.
-
-    noisy and target: (b, c, h, w); timesteps: (b,), int64; weights: (b,), so that L_con = sum(weights * mse).
-    """
-
-    noisy: Tensor
-    timesteps: Tensor
-    target: Tensor
-    weights: Tensor
-    conditioning: Conditioning
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """`latents` (m, c, h, w), and by name what the denoiser is told of how each was framed, (m, ...)."""
-
-    latents: Tensor
-    framing: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def __getitem__(self, rows: slice | Tensor) -> Pictures:
-        """The given rows."""
-        return Pictures(self.latents[rows], {key: value[rows] for key, value in self.framing.items()})
-
-
-@dataclass(frozen=True)
-class Term:
-    """One expectation of L_con: `pictures` under any of their prompts, `size` of them a step, times `weight`.
-
-    `choices` (m, p), int64, are the rows of `conditioning` that may go with each of the m pictures; without it all
-    may go with each. With `keep` the target is what the untouched model answers instead of the true noise: the term
-    then measures drift alone, with far less variance. Our choice; the paper's prior term has the true noise. With
-    `regions` too, (m, 1, h, w), 0 to 1, the target is the true noise there, and elsewhere what the untouched model
-    answers when told the same row of `plain` instead.
-    """
-
-    name: str
-    pictures: Pictures
-    conditioning: Conditioning
-    weight: float
-    size: int
-    keep: bool = False
-    choices: Tensor | None = None
-    plain: Conditioning | None = None
-    regions: Tensor | None = None
-
-    def prompts(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        """For each of the pictures (their numbers, int64) one of its rows of `conditioning`, drawn at random."""
-        count = len(self.conditioning) if self.choices is None else self.choices.shape[1]
-        drawn = torch.randint(count, (len(pictures),), generator=generator)
-        return drawn if self.choices is None else self.choices[pictures, drawn]
 
 
 @dataclass
@@ -297,3 +240,50 @@ def join(parts: Sequence[Batch]) -> Batch:
         torch.cat([part.weights for part in parts]),
         Conditioning.cat([part.conditioning for part in parts]),
     )
+
+
+MAX_SCALE = 65_536.0
+GROWTH_INTERVAL = 100
+
+
+@dataclass
+class LossScale:
+    """The factor by which the loss is multiplied before the backward pass, and its gradient divided after it.
+
+    Dynamic, as in mixed-precision training (Micikevicius et al. 2018, section 3.2): halved when a gradient overflows,
+    doubled after `GROWTH_INTERVAL` that did not. A batch that overflowed is repeated, since a search sees each batch
+    once; torch.amp.GradScaler, whose names these are, would skip it. Always a power of two, so that scaling rounds
+    nothing; 1 throughout unless `dynamic`.
+    """
+
+    dynamic: bool = False
+    value: float = 1.0
+    growth_tracker: int = 0
+
+    @classmethod
+    def of(cls, dtype: torch.dtype) -> LossScale:
+        """The scale that a search in `dtype` begins with; only float16 has a range that needs one."""
+        return cls(True, MAX_SCALE) if dtype == torch.float16 else cls()
+
+    def backoff(self, gradient: Sequence[Tensor]) -> bool:
+        """Whether `gradient` overflowed and a lower scale, set by now, may help; at 1 the overflow is the model's."""
+        if self.value <= 1 or all_finite(*gradient):
+            return False
+        self.value, self.growth_tracker = self.value / 2, 0
+        return True
+
+    def update(self) -> None:
+        """After a gradient without overflow."""
+        self.growth_tracker += 1
+        if self.dynamic and self.growth_tracker >= GROWTH_INTERVAL and self.value < MAX_SCALE:
+            self.value, self.growth_tracker = self.value * 2, 0
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` needs; empty where nothing is scaled."""
+        return {"loss_scale": torch.tensor([self.value, self.growth_tracker])} if self.dynamic else {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state`."""
+        if self.dynamic and "loss_scale" in state:
+            value, growth_tracker = state["loss_scale"].tolist()
+            self.value, self.growth_tracker = value, int(growth_tracker)

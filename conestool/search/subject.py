@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from conestool.diffusion.photos import Photo
+from conestool.images.photos import Photo
 
 __all__ = ["Split", "captioned_prompts", "class_prompts", "crops", "instance_prompts", "joined", "split"]
 

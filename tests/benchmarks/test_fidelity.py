@@ -15,10 +15,11 @@ from benchmarks.fidelity.plan import parse_variant
 from benchmarks.fidelity.store import CELL_FOLDER, Store
 from benchmarks.fidelity.subjects import DEVELOPMENT, TEST, subject_of
 from benchmarks.fidelity.tables import mean_of
-from conestool.diffusion.models import load_model
-from conestool.diffusion.prompts import encode
-from conestool.search.layout import borrowed
-from conestool.search.objective import Objective, Pictures, Term
+from conestool.models.model import load_model
+from conestool.models.prompts import encode
+from conestool.search.batches import Pictures, Term
+from conestool.search.objective import Objective
+from conestool.search.parameters import borrowed
 
 VARIANT = "mask,rate=0.2,contrast=1"
 FAST = ["--quick", "--steps", "2", "--densities", "0.01", "--cross", "0.01", "--ceilings", "fine-tune"]

@@ -13,7 +13,7 @@ from benchmarks.speed.__main__ import main
 from benchmarks.speed.report import write_page
 from benchmarks.speed.shapes import SHAPES, blank
 from benchmarks.speed.steps import KINDS
-from conestool.diffusion.weights import SUFFIXES
+from conestool.models.kv_weights import SUFFIXES
 
 TOY = ["--bases", "toy", "--side", "8", "--rounds", "1", "--parts", "steps", "profile", "kept", "render"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.cli.conftest import Cones
-from tests.search.test_resources import photos
+from tests.search.test_memory import photos
 
 
 def test_a_dry_run_estimates_and_writes_nothing(cones: Cones, work: Path, epsilon_folder: Path) -> None:

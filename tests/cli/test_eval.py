@@ -9,11 +9,11 @@ import pytest
 from conestool import format as cones_format
 from conestool.cli.eval import read_photos
 from conestool.concept import Cone
-from conestool.diffusion.models import load_model
+from conestool.models.model import load_model
 from tests.cli.conftest import Cones
 from tests.cli.test_heavy import draw_photos
-from tests.evaluate.encoders import save_clip
-from tests.tiny import random_cone
+from tests.support.encoders import save_clip
+from tests.support.tiny_models import random_cone
 
 
 @pytest.fixture(scope="module")

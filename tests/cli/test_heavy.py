@@ -11,7 +11,7 @@ from PIL import Image
 
 from conestool import format as cones_format
 from tests.cli.conftest import Cones
-from tests.cli.support import concept, save_cone
+from tests.support.command_line import concept, save_cone
 
 SHORT = ("--class-images", "4", "--steps", "4", "--density", "0.02", "--device", "cpu")
 FIND = (*SHORT, "--captions", "none", "--others", "0")

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.cli.support import COMMAND, environment
-from tests.tiny import random_cone
+from tests.support.command_line import COMMAND, environment
+from tests.support.tiny_models import random_cone
 
 ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals")
@@ -75,7 +75,7 @@ def test_merge_pipes_into_render(tmp_path: Path, epsilon_folder: Path) -> None:
     """The pipeline of the manual, typed as it stands there, ends in a picture."""
     from conestool import format as cones
     from conestool.algebra import extract
-    from conestool.diffusion.models import load_model
+    from conestool.models.model import load_model
 
     both = random_cone(load_model(str(epsilon_folder), device="cpu"), "dog", "hat")
     for name in both.names:

@@ -10,7 +10,7 @@ from PIL import Image
 from conestool import format as cones_format
 from conestool.cli.merge import PAIRED
 from tests.cli.conftest import Cones
-from tests.cli.support import concept, save_cone
+from tests.support.command_line import concept, save_cone
 
 HEADER_FLIP = 200
 

@@ -11,11 +11,11 @@ import warnings
 import pytest
 
 from conestool import errors
-from conestool.cli import _memory, main
-from conestool.cli._models import note_fallback
+from conestool.cli import main
+from conestool.cli._options import note_fallback
 from conestool.cli.main import describe
 from tests.cli.conftest import Cones
-from tests.cli.support import environment
+from tests.support.command_line import environment
 
 CODES = {
     errors.UsageError: 2,
@@ -58,7 +58,7 @@ def test_every_error_has_a_code_in_the_contract() -> None:
     assert public == CODES.keys() | {errors.OutOfMemoryError}
 
 
-@pytest.mark.parametrize("name", _memory.HELPS)
+@pytest.mark.parametrize("name", main.HELPS)
 def test_what_helps_against_out_of_memory_are_options_of_that_command(name: str, cones: Cones) -> None:
     """None is named that the command lacks, that is in use already, or that cannot help where memory ran out."""
     known = cones(name, "--help").out.decode()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conestool.cli._naming import guess_noun, name_from_path, settle
+from conestool.cli._search import guess_noun, name_from_path, settle
 from conestool.concept import check_name
 from conestool.errors import UsageError
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conestool.cli import _io, _layers, _show, _where
-from conestool.cli._models import Wanted, parse_wanted
-from conestool.cli._options import Captions
+from conestool.cli import _layers, _output, _plot, _streams
+from conestool.cli._options import Captions, Wanted, parse_wanted
 from conestool.cli._pictures import free, settle, slug
 from conestool.cli._plot import heat
-from conestool.cli.find import Method, place, state_path
+from conestool.cli._search import state_path
+from conestool.cli.find import Method, place
 from conestool.cli.render import parse_size
 from conestool.errors import PromptError, UsageError
 from conestool.format import limits
-from tests.cli.support import concept
+from tests.support.command_line import concept
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_find_writes_into_a_folder_and_saves_beside_the_output(tmp_path: Path) -
 def test_methods_and_captions_offered_are_those_that_exist() -> None:
     """--method lists the registered search methods, --captions what Settings take."""
     from conestool.search import DEFAULT_METHOD, METHODS
-    from conestool.search.settings import CAPTIONS
+    from conestool.search.config import CAPTIONS
 
     assert {method.value for method in Method} == METHODS.keys()
     assert tuple(each.value for each in Captions) == CAPTIONS
@@ -169,7 +169,7 @@ def test_crowding_tells_a_full_row_from_scattered_neurons() -> None:
     """One whole row of 32: all neurons are in the fullest tenth of rows (3 of 32), 3 of 32 in that of columns."""
     row = np.arange(5 * 32, 6 * 32, dtype=np.int64)
     one = concept()
-    found = _where.crowding(replace(one, indices={next(iter(one.base.tensors)): row}))
+    found = _plot.crowding(replace(one, indices={next(iter(one.base.tensors)): row}))
     assert found["rows"] == 1
     assert found["columns"] == pytest.approx(3 / 32)
     assert 3 / 32 < found["random rows"] < 0.5
@@ -177,17 +177,17 @@ def test_crowding_tells_a_full_row_from_scattered_neurons() -> None:
 
 def test_endless_stdin_is_read_only_up_to_the_limit_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """A list longer than that is refused, and the cap is that of the format."""
-    monkeypatch.setattr(_io, "MOST", 10)
+    monkeypatch.setattr(_streams, "MOST", 10)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a dog\n" * 100)))
     with pytest.raises(PromptError, match="more than"):
-        _io.read_lines("prompts")
+        _streams.read_lines("prompts")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a dog\n" * 100)))
-    assert len(_io.read_bytes("a .cone file")) == 11
+    assert len(_streams.read_bytes("a .cone file")) == 11
 
 
 def test_stdin_may_be_as_long_as_a_file() -> None:
     """One limit in two places, since the streams must not import the format."""
-    assert limits.FILE == _io.MOST
+    assert limits.FILE == _streams.MOST
 
 
 def test_a_numbered_name_taken_meanwhile_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,4 +211,4 @@ def test_a_full_stderr_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("sys.stderr", Full())
-    _show.warn("something")
+    _output.warn("something")

@@ -11,8 +11,8 @@ import pytest
 from conestool import format as cones_format
 from conestool.format import limits
 from tests.cli.conftest import Cones
-from tests.cli.support import concept, save_cone
-from tests.hub import TOKEN, Hub, serving
+from tests.support.command_line import concept, save_cone
+from tests.support.hub_server import TOKEN, Hub, serving
 
 ONE, MANY, GATED, EMPTY = "owner/one", "owner/many", "owner/gated", "owner/empty"
 

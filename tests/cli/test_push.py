@@ -16,8 +16,8 @@ from conestool.errors import HubError
 from conestool.hub import open_target, push
 from conestool.records import BaseInfo
 from tests.cli.conftest import Cones
-from tests.cli.support import base, concept, save_cone
-from tests.hub import TOKEN, WRITER, Hub, serving
+from tests.support.command_line import base, concept, save_cone
+from tests.support.hub_server import TOKEN, WRITER, Hub, serving
 
 NAME = "owner/dog"
 EVIL = "\x1b]0;x\x07 <script> | [a](javascript:b) `c`\n# d\u202e"

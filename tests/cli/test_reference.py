@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.cli.support import environment
+from tests.support.command_line import environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +19,7 @@ def test_reference_is_current() -> None:
 
 def test_reference_has_every_command() -> None:
     """A section per command, and nothing that does not exist."""
-    from conestool.cli._commands import NAMES
+    from conestool.cli._app import NAMES
 
     lines = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").splitlines()
     assert {line.removeprefix("## cones ") for line in lines if line.startswith("## cones ")} == set(NAMES)

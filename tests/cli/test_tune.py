@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from conestool import format as cones_format
-from conestool.diffusion.models import load_model
+from conestool.models.model import load_model
 from tests.cli.conftest import Cones
 from tests.cli.test_heavy import draw_photos
-from tests.tiny import random_cone
+from tests.support.tiny_models import random_cone
 
 TUNE = ("--class-images", "4", "--steps", "3", "--rate", "0.2", "--device", "cpu", "--captions", "none")
 PHOTOS = ("--photos", "dog=dogs", "--photos", "hat=hats")
@@ -30,7 +30,7 @@ def test_tune_writes_beside_and_reports_every_subject(
     cones: Cones, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """stderr has the losses beside their controls, stdout the JSON that agrees with the file; no .part file stays."""
-    monkeypatch.setattr("conestool.search.terms.PROBES", 8)
+    monkeypatch.setattr("conestool.search.loss_terms.PROBES", 8)
     done = cones("tune", "both.cone", *PHOTOS, *TUNE, "--reopen-only", "--json")
     assert (done.code, done.json["output"]) == (0, "dog+hat-tuned.cone")
     for text in ("dog: 3 photos", "hat: 3 photos", "merged", "tuned", "random", "reopened"):

@@ -10,8 +10,8 @@ from PIL import Image
 
 from conestool.errors import ModelLoadError, UsageError
 from conestool.evaluate.encoders import load_clip, load_dino
-from conestool.evaluate.wording import Text
-from tests.evaluate.encoders import save_clip, save_dino
+from conestool.evaluate.prompts import Text
+from tests.support.encoders import save_clip, save_dino
 
 COLOURS = ("red", "teal", "white")
 

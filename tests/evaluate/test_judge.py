@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from conestool.diffusion.models import load_model
-from conestool.diffusion.sampling import sample
 from conestool.errors import ModelLoadError
 from conestool.evaluate.alignment import JudgeAligner, judge_for
 from conestool.evaluate.judge import judge_path, load_judge, save_judge
-from conestool.evaluate.wording import Text
+from conestool.evaluate.prompts import Text
+from conestool.models.model import load_model
+from conestool.models.sampling import sample
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

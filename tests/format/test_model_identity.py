@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conestool.identity import fingerprint, match
+from conestool.fingerprint import fingerprint, match
 from conestool.records import BaseInfo
 from spec.reference import identity
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from conestool import format as cones
 from conestool.concept import Cone
-from tests.cli.support import concept
+from tests.support.command_line import concept
 from tests.support.forging import Header, join, mend, parts
 
 __all__ = ["MILLION", "POISON", "WORDS", "forge", "forge_at", "leaks", "on_screen", "places", "plain"]

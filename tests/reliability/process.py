@@ -20,11 +20,11 @@ import rich.console
 import rich.text
 
 from conestool import algebra
-from conestool.cli import _facts, _plot, _report
+from conestool.cli import _format, _plot
 
 __all__ = ["Ended", "cones", "on_terminal"]
 
-LOADED = (PIL.ImageFont, rich.console, rich.text, algebra, _facts, _plot, _report)
+LOADED = (PIL.ImageFont, rich.console, rich.text, algebra, _format, _plot, _format)
 """What commands import when they run: loaded before the fork, children need not load it again and again."""
 
 SECONDS = 60.0

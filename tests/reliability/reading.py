@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conestool.diffusion.photos import read_photos
 from conestool.errors import PhotoError
+from conestool.images.photos import read_photos
 from tests.reliability.memory import limit_memory
 
 __all__ = ["measured"]

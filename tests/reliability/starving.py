@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from conestool.cli.main import run
-from conestool.diffusion.models import load_model
+from conestool.models.model import load_model
 from tests.reliability.memory import limit_memory
 
 SPARE = 48 << 20
@@ -38,7 +38,7 @@ def main() -> None:
     from conestool.evaluate import evaluate
     from conestool.render import render
     from conestool.search import find
-    from conestool.search.tuning import tune
+    from conestool.search.tune import tune
 
     assert all((evaluate, render, find, tune))
     model = load_model("pocket")

@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 
 from conestool import format as cones_format
-from conestool.cli import _models
+from conestool.cli import _options
 from conestool.concept import Cone
-from conestool.diffusion.models import load_model
 from conestool.errors import UsageError
+from conestool.models.model import load_model
 from tests.cli.conftest import Cones
-from tests.cli.support import concept, save_cone
 from tests.reliability.hostile import POISON, WORDS, forge, leaks
-from tests.tiny import random_cone
+from tests.support.command_line import concept, save_cone
+from tests.support.tiny_models import random_cone
 
 FIND = ("--class-images", "4", "--steps", "2", "--density", "0.02", "--device", "cpu")
 FIND += ("--captions", "none", "--others", "0")
@@ -138,7 +138,7 @@ def test_words_that_no_file_can_hold_are_refused_before_the_search(
     option: tuple[str, str], folder: Path, cones: Cones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not after an hour of it."""
-    monkeypatch.setattr(_models, "open_model", stop)
+    monkeypatch.setattr(_options, "open_model", stop)
     Image.new("RGB", (40, 40), "teal").save(folder / "1.png")
     done = cones("find", "1.png", "-o", "cat.cone", *option)
     assert done.code == 2, done.err
@@ -153,6 +153,6 @@ def test_a_list_of_photos_with_hostile_names(folder: Path, cones: Cones, monkeyp
         with (folder / os.fsdecode(name)).open("wb") as file:
             Image.new("RGB", (40, 40 + number), "teal").save(file, "PNG")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\0".join(names))))
-    monkeypatch.setattr(_models, "open_model", stop)
+    monkeypatch.setattr(_options, "open_model", stop)
     found = cones("find", "-", "-o", "cat.cone", *FIND)
     assert (found.code, found.err) == (2, "cat: 2 photos of 'cat'\nerror: far enough\n")

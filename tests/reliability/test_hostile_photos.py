@@ -13,19 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conestool.diffusion import photos as reading
-from conestool.diffusion.photos import KEPT_PIXELS, as_photo, read_photo, read_photos
 from conestool.errors import PhotoError
-from tests.reliability.bad_photos import (
-    BOMBS,
-    claim_jpeg,
-    corrupt_exif,
-    jpeg,
-    mutate,
-    odd_folder,
-    png,
-    zeros,
-)
+from conestool.images import photos as reading
+from conestool.images.photos import KEPT_PIXELS, as_photo, read_photo, read_photos
+from tests.reliability.bad_photos import BOMBS, claim_jpeg, corrupt_exif, jpeg, mutate, odd_folder, png, zeros
 from tests.reliability.reading import measured
 
 SECONDS = 60
@@ -194,7 +185,7 @@ def test_exif_that_cannot_be_read_is_remarked_on(monkeypatch: pytest.MonkeyPatch
     def fail(image: Image.Image) -> None:
         raise struct.error("unpack requires a buffer of 12 bytes")
 
-    monkeypatch.setattr("conestool.diffusion.photos.ImageOps.exif_transpose", fail)
+    monkeypatch.setattr("conestool.images.photos.ImageOps.exif_transpose", fail)
     assert "EXIF is damaged" in as_photo(Image.new("RGB", (20, 20))).remarks[0]
 
 
@@ -227,6 +218,6 @@ def test_out_of_memory_names_the_photo(tmp_path: Path, monkeypatch: pytest.Monke
     def fail(image: Image.Image) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("conestool.diffusion.photos._to_upright", fail)
+    monkeypatch.setattr("conestool.images.photos._to_upright", fail)
     with pytest.raises(PhotoError, match=r"a\.png: needs more memory than there is"):
         read_photo(tmp_path / "a.png")

@@ -18,14 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conestool import text
-from conestool.cli import _plot, _progress, _show
+from conestool import _text
+from conestool.cli import _output, _plot
 from conestool.concept import Cone
 from conestool.errors import UsageError
 from tests.cli.conftest import Cones
-from tests.cli.support import concept, save_cone
 from tests.reliability import process
 from tests.reliability.hostile import MILLION, POISON, forge, forge_at, leaks, on_screen, places, plain
+from tests.support.command_line import concept, save_cone
 from tests.support.forging import join, parts
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
@@ -155,7 +155,7 @@ def test_quoted_words_come_back_from_a_shell() -> None:
     rng = random.Random(0)
     alphabet = "ab09 \t\n\\'\"$`!*?[]{}~#;&|<>()=%\x01\x1b\x7f\x9bé\u202e猫\U0001f415\U000e0041\udc80\udcff"
     words = [POISON, "", "-", *("".join(rng.choices(alphabet, k=rng.randrange(1, 12))) for _ in range(3000))]
-    line = text.quoted(*words)
+    line = _text.quoted(*words)
     assert not leaks(line.encode())
     done = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True)
     assert done.stdout == b"".join(word.encode("utf-8", "surrogateescape") + b"\0" for word in words)
@@ -164,7 +164,7 @@ def test_quoted_words_come_back_from_a_shell() -> None:
 def test_resuming_is_suggested_with_the_very_names(capfd: pytest.CaptureFixture[str]) -> None:
     """A name with escapes and blanks is quoted so that it can be pasted, and is never cut."""
     names = ["a b\x1b[2J.cone", *(f"photo {number}.jpg" for number in range(500))]
-    _show.command("to go on:", "cones", "find", *names)
+    _output.command("to go on:", "cones", "find", *names)
     err = capfd.readouterr().err
     assert err.startswith("to go on: cones find $'a b\\033[2J.cone' 'photo 0.jpg'")
     assert err.endswith("'photo 499.jpg'\n")
@@ -181,7 +181,7 @@ def test_a_traceback_is_clean_too(tmp_path: Path) -> None:
 @settings(max_examples=100)
 def test_clean_text_is_one_line_without_controls(words: str) -> None:
     """Whatever comes in, surrogates included; and what was harmless stays."""
-    kept = text.clean(words)
+    kept = _text.clean(words)
     assert not leaks(kept.encode("utf-8", "surrogatepass"), keep="")
     if not leaks(words.encode("utf-8", "surrogatepass"), keep=""):
         assert kept == words
@@ -193,18 +193,18 @@ def test_clean_text_is_one_line_without_controls(words: str) -> None:
 @settings(max_examples=50)
 def test_escaped_json_is_the_same_json(value: object) -> None:
     """Only the writing differs; pairs of escapes stand for characters beyond the first 65,536."""
-    escaped = text.escape_json(json.dumps(value, indent=1, ensure_ascii=False))
+    escaped = _text.escape_json(json.dumps(value, indent=1, ensure_ascii=False))
     assert json.loads(escaped) == value
     assert not leaks(escaped.encode())
 
 
 def test_a_spinner_takes_no_markup(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """A model called [/nothing] is waited for like any other, and a bar shows a note in brackets as it is."""
-    monkeypatch.setattr(_show, "plain", lambda: False)
-    _show.configure(_show.NORMAL)
-    with _progress.waiting(f"loading {POISON}"):
+    monkeypatch.setattr(_output, "plain", lambda: False)
+    _output.configure(_output.NORMAL)
+    with _output.waiting(f"loading {POISON}"):
         pass
-    with _progress.progress(POISON, 3) as tick:
+    with _output.progress(POISON, 3) as tick:
         tick(1, POISON)
     err = capfd.readouterr().err
     assert not on_screen(err.encode())
@@ -213,10 +213,10 @@ def test_a_spinner_takes_no_markup(monkeypatch: pytest.MonkeyPatch, capfd: pytes
 
 def test_a_card_holds_names_as_text() -> None:
     """No table cell ends early, no HTML and no link is made."""
-    shown = text.code("a|b](http://x) <script>`x` _y_ ![z](q)")
+    shown = _text.code("a|b](http://x) <script>`x` _y_ ![z](q)")
     assert shown == r"a\|b\](http://x) &lt;script&gt;\`x\` \_y\_ \!\[z\](q)"
-    assert text.code("sks dog") == "`sks dog`"
-    assert text.code(" ") == " "
+    assert _text.code("sks dog") == "`sks dog`"
+    assert _text.code(" ") == " "
 
 
 def test_doctor_shows_hostile_variables(monkeypatch: pytest.MonkeyPatch, cones: Cones) -> None:
@@ -248,7 +248,7 @@ def test_maps_of_hostile_shapes_are_quick_or_refused(tmp_path: Path) -> None:
 
 def test_sheets_of_long_labels_are_quick() -> None:
     """A label of a million letters, in one word or many, is cut and not measured letter by letter."""
-    from conestool.render.sheets import grid
+    from conestool.render.grid import grid
 
     begin = time.process_time()
     image = Image.new("RGB", (32, 32))

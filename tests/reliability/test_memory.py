@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from conestool import format as cones
-from conestool.cli._memory import HELPS
-from conestool.diffusion.models import load_model
-from tests.cli.support import environment
-from tests.search.test_resources import photos
-from tests.tiny import random_cone
+from conestool.cli.main import HELPS
+from conestool.models.model import load_model
+from tests.search.test_memory import photos
+from tests.support.command_line import environment
+from tests.support.tiny_models import random_cone
 
 ROOT = Path(__file__).parents[2]
 BARE = ("--captions", "none")

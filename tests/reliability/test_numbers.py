@@ -16,15 +16,15 @@ from torch import nn
 
 from benchmarks.reliability.cycles import DTYPES, Cycles, make_model
 from conestool.cli import main as cli
-from conestool.diffusion.models import Model, load_model
-from conestool.diffusion.photos import as_photo, to_latents
-from conestool.diffusion.sampling import sample
-from conestool.diffusion.weights import kv_weights
 from conestool.errors import NumbersError
 from conestool.format import dumps
+from conestool.images.photos import as_photo, to_latents
+from conestool.models.kv_weights import kv_weights
+from conestool.models.model import Model, load_model
+from conestool.models.sampling import sample
 from conestool.search import Settings, find
-from conestool.search.layout import Layout, Use
-from tests.tiny import save_pipeline
+from conestool.search.parameters import Layout, Use
+from tests.support.tiny_models import save_pipeline
 
 METHODS = ("mask", "cones", "taylor", "tstat")
 NOISE = [Image.effect_noise((32, 32), 20 + 10 * number).convert("RGB") for number in range(4)]

@@ -17,11 +17,11 @@ import pytest
 from benchmarks.reliability.tally import State
 from conestool import _atomic
 from conestool import format as cones_format
-from conestool.diffusion import cache
 from conestool.errors import OutputExistsError
+from conestool.models import cache
 from tests.cli.conftest import Cones
-from tests.cli.support import concept, environment, save_cone
 from tests.reliability.process import cones
+from tests.support.command_line import concept, environment, save_cone
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from conestool.diffusion.sources import folder_source
 from conestool.errors import ModelLoadError
+from conestool.models.loading import folder_source
 from tests.cli.conftest import Cones
 
 ROOT = Path(__file__).parents[2]

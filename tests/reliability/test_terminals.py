@@ -13,9 +13,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from conestool.cli import _progress, _show
-from tests.cli.support import COMMAND, concept, environment, save_cone
+from conestool.cli import _output
 from tests.reliability.process import cones, on_terminal
+from tests.support.command_line import COMMAND, concept, environment, save_cone
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
 ROOT = Path(__file__).parents[2]
@@ -76,12 +76,12 @@ def test_bars_fit_forty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bar with the longest title, and a spinner with an endless one, take one line."""
     out = io.StringIO()
     narrow = Console(file=out, force_terminal=True, width=40, height=20, legacy_windows=False, color_system=None)
-    monkeypatch.setattr(_show, "plain", lambda: False)
-    monkeypatch.setattr(_show, "console", lambda: narrow)
-    monkeypatch.setattr(_show, "width", lambda: 40)
-    with _progress.progress("class images", 1000) as tick:
+    monkeypatch.setattr(_output, "plain", lambda: False)
+    monkeypatch.setattr(_output, "console", lambda: narrow)
+    monkeypatch.setattr(_output, "width", lambda: 40)
+    with _output.progress("class images", 1000) as tick:
         tick(999, "loss 0.1234")
-    with _progress.waiting("loading " + "x" * 500):
+    with _output.waiting("loading " + "x" * 500):
         time.sleep(0.1)
     text = (
         out.getvalue().replace("\x1b[?25l", "").replace("\x1b[?25h", "").replace("\x1b[2K", "").replace("\x1b[1A", "")

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from conestool.algebra import extract
+from conestool.apply import applied
 from conestool.concept import Cone
-from conestool.diffusion.models import Model, load_model
-from conestool.diffusion.sampling import sample
 from conestool.errors import BaseModelMismatchError, PromptError, UsageError
-from conestool.patch import applied
+from conestool.models.model import Model, load_model
+from conestool.models.sampling import sample
 from conestool.render import Rendering, png_bytes, read_record, render, replay
-from tests.tiny import random_cone
+from tests.support.tiny_models import random_cone
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from conestool.diffusion.models import load_model
-from conestool.diffusion.photos import read_photos
+from conestool.images.photos import read_photos
+from conestool.models.model import load_model
 from conestool.search import Settings, find
-from conestool.search.dry_run import dry_run, peak_memory
-from conestool.search.resources import Resources
-from conestool.search.terms import Words
+from conestool.search.config import Resources
+from conestool.search.loss_terms import Words
+from conestool.search.memory import dry_run, peak_memory
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "dog"
 PLAN = Settings(batch=8, others=0, crops=0, class_images=8, captions="none", options={"steps": 6})

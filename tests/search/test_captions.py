@@ -9,12 +9,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from conestool import find
-from conestool.diffusion.models import Model, load_model
-from conestool.diffusion.photos import Photo, as_photo
-from conestool.search.captions import COMMON, describe_photos, surroundings
+from conestool.images.photos import Photo, as_photo
+from conestool.models.model import Model, load_model
+from conestool.search.config import Settings
 from conestool.search.events import Event, Note
-from conestool.search.finding import captioned
-from conestool.search.settings import Settings
+from conestool.search.find import captioned
+from conestool.search.loss_terms import COMMON, describe_photos, surroundings
 
 SHORT = {"class_images": 4, "others": 0, "crops": 0, "options": {"steps": 1}}
 

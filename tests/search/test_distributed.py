@@ -13,14 +13,14 @@ import torch
 
 from conestool import format as cones
 from conestool.concept import Concept, Cone
-from conestool.diffusion.models import load_model
 from conestool.errors import UsageError
+from conestool.models.model import load_model
 from conestool.search import METHODS, find
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState, join
-from tests.cli.support import environment
-from tests.search.test_resources import photos
+from tests.search.test_memory import photos
 from tests.search.together import shared, tuned_together
-from tests.tiny import random_cone, save_pipeline
+from tests.support.command_line import environment
+from tests.support.tiny_models import random_cone, save_pipeline
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")

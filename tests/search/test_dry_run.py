@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from conestool.diffusion.models import Model, load_model, wrap
-from conestool.diffusion.photos import as_photo
+from conestool.images.photos import as_photo
+from conestool.models.model import Model, load_model, wrap
 from conestool.search import METHODS
-from conestool.search.dry_run import dry_run, peak_memory
-from conestool.search.resources import Resources
-from conestool.search.terms import Words
-from tests.cli.support import environment
-from tests.packagings import FAMILIES
-from tests.search.test_resources import photos, quick
-from tests.tiny import save_pipeline
+from conestool.search.config import Resources
+from conestool.search.loss_terms import Words
+from conestool.search.memory import dry_run, peak_memory
+from tests.search.test_memory import photos, quick
+from tests.support.command_line import environment
+from tests.support.model_files import FAMILIES
+from tests.support.tiny_models import save_pipeline
 
 ROOT = Path(__file__).parents[2]
 DOG = Words("dog", "dog", "sks")

@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 from conestool.concept import Cone
-from conestool.diffusion.models import Model, load_model, wrap
-from conestool.diffusion.prompts import identifiers
 from conestool.errors import NumbersError, PhotoError, UsageError
 from conestool.format import dumps
+from conestool.models.model import Model, load_model, wrap
+from conestool.models.prompts import identifiers
 from conestool.records import Losses
 from conestool.search import Event, Note, Progress, Settings, find
+from conestool.search.loss_terms import Words, unbound_prompts
 from conestool.search.report import doubts
-from conestool.search.terms import Words, unbound_prompts
-from tests.tiny import save_pipeline
+from tests.support.tiny_models import save_pipeline
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FAST: dict[str, Any] = {"batch": 2, "class_images": 4, "crops": 1}
@@ -195,7 +195,7 @@ def test_a_search_that_cannot_be_saved_goes_on(
     model: Model, photos: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a warning: the disk may have room again by the end."""
-    monkeypatch.setattr("conestool.search.run.SAVE_SECONDS", -1.0)
+    monkeypatch.setattr("conestool.search.loop.SAVE_SECONDS", -1.0)
     events: list[Event] = []
     search(model, photos, steps=2, density=0.1, progress=events.append, state=tmp_path / "nowhere" / "dog.cone.part")
     warnings = [event.text for event in events if isinstance(event, Note) and event.warning]

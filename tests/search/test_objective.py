@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from conestool.diffusion.models import Model, load_model
-from conestool.diffusion.prompts import encode
-from conestool.search.density import CANDIDATES, choose
-from conestool.search.layout import Layout, borrowed
-from conestool.search.methods import Ranking
-from conestool.search.objective import Objective, Pictures, Term
+from conestool.models.model import Model, load_model
+from conestool.models.prompts import encode
+from conestool.search.batches import Pictures, Term
+from conestool.search.methods.base import Ranking
+from conestool.search.objective import Objective
+from conestool.search.parameters import Layout, borrowed
+from conestool.search.report import CANDIDATES, choose
 from tests.search.gradients import whole
-from tests.tiny import save_pipeline
+from tests.support.tiny_models import save_pipeline
 
 
 @pytest.fixture(scope="module")

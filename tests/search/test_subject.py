@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from conestool.diffusion.photos import Photo, as_photo
+from conestool.images.photos import Photo, as_photo
 from conestool.search.subject import captioned_prompts, class_prompts, crops, instance_prompts, split
 
 

@@ -11,15 +11,15 @@ from accelerate import PartialState
 
 from conestool import format as cones
 from conestool.concept import Cone
-from conestool.diffusion.models import Model, load_model
 from conestool.errors import UsageError
+from conestool.models.model import Model, load_model
 from conestool.search import METHODS, Event, Progress, Settings, find
+from conestool.search.config import Resources, Tuning
 from conestool.search.distributed import DistributedState, join
 from conestool.search.events import ignore
-from conestool.search.resources import Resources
-from conestool.search.tuning import Tuning, tune
-from tests.search.test_resources import photos, quick
-from tests.tiny import random_cone
+from conestool.search.tune import tune
+from tests.search.test_memory import photos, quick
+from tests.support.tiny_models import random_cone
 
 
 def shared(method: str) -> Settings:

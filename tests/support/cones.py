@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from conestool.concept import Concept, Indices
-from conestool.identity import fingerprint
+from conestool.fingerprint import fingerprint
 from conestool.records import BaseInfo
 
 __all__ = ["SHAPES", "base", "concept"]

@@ -1,4 +1,4 @@
-"""Begin where an exported model stands: ``python -m training.pocket.adopt --model conestool/models/pocket --work F``.
+"""Begin where an exported model stands: ``python -m training.pocket.adopt --model conestool/pocket --work F``.
 
 Writes the checkpoints that the other stages go on from, so that the model inside the package can be trained further
 without the work folder it came from. The optimizers begin anew; weights come back as fp16 has them.

@@ -1,0 +1,25 @@
+"""Concepts in a model's weights: for a while, for good, or written out as a patched model or a LoRA."""
+
+from __future__ import annotations
+
+from conestool.apply.edits import Strength, check_base, strengths
+from conestool.apply.export_checkpoint import checkpoint_notes, write_checkpoint
+from conestool.apply.export_folder import write_denoiser, write_folder
+from conestool.apply.export_lora import Lora, write_lora
+from conestool.apply.live import applied, load_cones, shut, unload_cones
+
+__all__ = [
+    "Lora",
+    "Strength",
+    "applied",
+    "check_base",
+    "checkpoint_notes",
+    "load_cones",
+    "shut",
+    "strengths",
+    "unload_cones",
+    "write_checkpoint",
+    "write_denoiser",
+    "write_folder",
+    "write_lora",
+]

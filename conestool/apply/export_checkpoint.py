@@ -1,0 +1,191 @@
+"""A patched model as one checkpoint in the original key layout, for A1111, ComfyUI, InvokeAI and others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conestool._atomic import atomic_file
+from conestool.apply._safetensors import keys_of, patch_copy, save_tensors
+from conestool.apply.edits import Change, Strength, factors
+from conestool.apply.export_folder import checked, component_tensors, metadata, patched_tensors
+from conestool.concept import Cone
+from conestool.errors import UsageError
+from conestool.models.conversion.fused_qkv import DENOISER, has_layout, place_of, prefix_in, stack_state
+from conestool.models.conversion.ldm import clip_state, open_clip_state, unet_name, unet_names, unet_state, vae_state
+from conestool.models.families import family_of
+from conestool.models.kv_weights import bare
+from conestool.models.model import Model, wrap
+
+__all__ = ["checkpoint_notes", "original_state", "write_checkpoint"]
+
+VAE = "first_stage_model."
+SCALING = {
+    "stable-diffusion": (0.18215, 0.0),
+    "stable-diffusion-xl": (0.13025, 0.0),
+    "stable-diffusion-3": (1.5305, 0.0609),
+    "flux": (0.3611, 0.1159),
+}
+"""Factor and shift between latents and the autoencoder's output that programs assume, by family."""
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
+
+
+def write_checkpoint(
+    pipe: Any,
+    cone: Cone,
+    out: str | Path,
+    *,
+    strength: Strength = 1.0,
+    force: bool = False,
+    force_model: bool = False,
+) -> Path:
+    """Write the patched model as one `.safetensors` in the original layout; returns its path.
+
+    A model that is such a file is copied byte for byte but for its concept neurons and a few lines of metadata. Any
+    other has denoiser, autoencoder and text encoders converted, in the dtype in which they are stored. UsageError for a
+    part that has no place in the layout; the rest as `write_folder`.
+    """
+    model = checked(pipe, cone, force_model)
+    told = metadata(model, cone, strength)
+    if not has_layout(model.denoiser):
+        told["modelspec.prediction_type"] = PREDICTIONS.get(prediction(model), prediction(model))
+    with atomic_file(Path(out), force=force) as temporary:
+        if model.path is not None and not model.in_folder:
+            patch_copy(model.path, temporary, changes_in(model, model.path, factors(cone, strength)), told)
+        else:
+            with patched_tensors(model, cone, strength) as tensors:
+                save_tensors(original_state(model.pipe, tensors, other_parts(model)), temporary, told)
+    return Path(out)
+
+
+def changes_in(model: Model, file: Path, wanted: Mapping[str, Change]) -> dict[str, Change]:
+    """The changes by the names, and at the positions, that a checkpoint's tensors have."""
+    if not has_layout(model.denoiser):
+        names = unet_names(checked_unet(model).config)
+        return {DENOISER + unet_name(param, names): change for param, change in wanted.items()}
+    prefix, found = prefix_in(keys_of(file)), dict[str, list[tuple[int, Change]]]()
+    for param, change in wanted.items():
+        place, shape = place_of(param, model.denoiser), model.info.tensors[param]
+        part = place.part or 0
+        moved = replace(change, index=change.index + part * shape[0] * shape[1])
+        found.setdefault(prefix + place.key, []).append((part, moved))
+    return {key: joined([change for _, change in sorted(parts, key=itemgetter(0))]) for key, parts in found.items()}
+
+
+def joined(changes: list[Change]) -> Change:
+    """Changes of parts of one tensor, in the order of their rows."""
+    return Change(torch.cat([change.index for change in changes]), torch.cat([change.factor for change in changes]))
+
+
+def checkpoint_notes(pipe: Any) -> list[str]:
+    """What a program cannot tell from such a file alone, and would take to be otherwise."""
+    model, notes = wrap(pipe), []
+    texts, config = text_encoders(model.pipe), model.pipe.vae.config
+    (usual, zero), factor = SCALING[model.family.name], config.scaling_factor
+    shift = getattr(config, "shift_factor", None) or 0.0
+    if abs(factor - usual) > 1e-6:
+        notes.append(f"its latents are scaled by {factor:g}; programs assume {usual:g}")
+    if abs(shift - zero) > 1e-6:
+        notes.append(f"its latents are shifted by {shift:g}; programs assume {zero:g}")
+    if has_layout(model.denoiser):
+        return notes + projection_notes(texts["text_encoder"])
+    if prediction(model) != "epsilon" and not (len(texts) == 1 and is_open_clip(texts["text_encoder"])):
+        notes.append(f"it was trained for {prediction(model)}; choose that by hand, programs assume epsilon")
+    return notes
+
+
+def projection_notes(encoder: Any) -> list[str]:
+    """A note where SD3's first text encoder has a projection of its own; programs take it for the identity."""
+    weight = getattr(getattr(encoder, "text_projection", None), "weight", None)
+    if weight is None or torch.equal(weight, torch.eye(len(weight)).to(weight)):
+        return []
+    return ["its first text encoder projects the pooled vector; programs take that one as it is"]
+
+
+def prediction(model: Model) -> str:
+    """What the denoiser predicts, as diffusers calls it."""
+    return str(model.pipe.scheduler.config.get("prediction_type", "epsilon"))
+
+
+def other_parts(model: Model) -> dict[str, Mapping[str, Tensor]]:
+    """The tensors of autoencoder and text encoders, by component."""
+    if not has_layout(model.denoiser):
+        checked_unet(model)
+    return {name: component_tensors(model, name) for name in ("vae", *text_encoders(model.pipe))}
+
+
+def original_state(
+    pipe: Any, denoiser: Mapping[str, Tensor], parts: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """All tensors of a checkpoint: the denoiser's, and those of `parts` (vae, and each text encoder)."""
+    kind = type(bare(pipe.vae)).__name__
+    if kind != "AutoencoderKL":
+        raise unsupported(f"autoencoder ({kind})")
+    vae, texts = vae_state(parts["vae"], pipe.vae.config), text_encoders(pipe)
+    if has_layout(family_of(pipe).denoiser(pipe)):
+        places = family_of(pipe).parts
+        states = {DENOISER: stack_state(denoiser, pipe.transformer), places["vae"]: vae}
+        states |= {places[name]: text_state(encoder, parts[name]) for name, encoder in texts.items()}
+    else:
+        states = {DENOISER: unet_state(denoiser, pipe.unet.config), VAE: vae}
+        states |= unet_texts(texts, parts)
+    return {place + key: value.contiguous() for place, state in states.items() for key, value in state.items()}
+
+
+def unet_texts(texts: Mapping[str, Any], parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of one or two CLIP text encoders, by their place in a U-Net's checkpoint."""
+    states = {}
+    for number, (name, encoder) in enumerate(texts.items()):
+        place = "cond_stage_model" if len(texts) == 1 else f"conditioner.embedders.{number}"
+        if is_open_clip(encoder):
+            states[f"{place}.model."] = open_clip_state(parts[name])
+        else:
+            states[f"{place}.transformer."] = clip_state(parts[name])
+    return states
+
+
+def text_state(encoder: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A text encoder of SD3 or Flux as transformers names it; T5's embedding under both its names.
+
+    Some readers know it by the one, and diffusers reads every tensor that it does not find as missing.
+    """
+    if encoder.config.model_type == "clip_text_model":
+        return clip_state(state)
+    return {**state, "encoder.embed_tokens.weight": state["shared.weight"].clone()}
+
+
+def text_encoders(pipe: Any) -> dict[str, Any]:
+    """The text encoders by component; UsageError unless the layout has a place for them: CLIP's one or two, or T5."""
+    found = {
+        name: part for name, part in pipe.components.items() if name.startswith("text_encoder") and part is not None
+    }
+    kinds = [part.config.model_type for part in found.values()]
+    stacked = has_layout(family_of(pipe).denoiser(pipe))
+    if not (stacked and set(kinds) <= {"clip_text_model", "t5"}) and set(kinds) != {"clip_text_model"}:
+        raise unsupported(f"text encoders ({', '.join(kinds)})")
+    return found
+
+
+def is_open_clip(encoder: Any) -> bool:
+    """Whether programs expect a text encoder in open_clip's layout: its GELU is exact, OpenAI's is the quick one."""
+    return bool(encoder.config.hidden_act == "gelu")
+
+
+def checked_unet(model: Model) -> Any:
+    """The denoiser, which must be a U-Net."""
+    if getattr(model.pipe, "unet", None) is not model.denoiser:
+        raise unsupported(f"denoiser ({type(bare(model.denoiser)).__name__})")
+    return model.denoiser
+
+
+def unsupported(what: str) -> UsageError:
+    """The refusal of a part."""
+    return UsageError(
+        f"the original checkpoint layout has no place for the {what}", "write a diffusers folder, or a LoRA, instead"
+    )

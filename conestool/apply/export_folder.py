@@ -1,0 +1,250 @@
+"""Patched models on disk: a diffusers folder, or the denoiser alone, in the dtype in which the base model is stored."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conestool._atomic import atomic_file, atomic_folder
+from conestool._text import code, markdown
+from conestool.apply._safetensors import keys_of, patch_copy, read_tensors, save_tensors, share, system_errors
+from conestool.apply.edits import Strength, check_base, check_shapes, factors, scale_tensor, strengths
+from conestool.apply.live import applied, refuse_layers
+from conestool.concept import Cone
+from conestool.errors import ModelLoadError, UsageError
+from conestool.models._logging import quiet
+from conestool.models.kv_weights import kv_weights, param_name
+from conestool.models.loading import SETTINGS, denoiser_files, weight_files
+from conestool.models.model import Model, wrap
+
+__all__ = ["write_denoiser", "write_folder"]
+
+PLAIN = {".json", ".md", ".txt", ".model", ".safetensors", ""}
+
+
+def write_folder(
+    pipe: Any,
+    cone: Cone,
+    out: str | Path,
+    *,
+    strength: Strength = 1.0,
+    force: bool = False,
+    force_model: bool = False,
+    link: bool = False,
+) -> Path:
+    """Write the patched model as a diffusers folder that `from_pretrained` loads; returns its path.
+
+    A model that came from a folder is copied file by file with the concept neurons shut where they lie: shards and
+    dtypes stay as they are. Any other is saved by diffusers. With `link` weight files without concept neurons are hard
+    links: they take no space, but a program that later writes into one changes the base model too. The README.md says
+    what was applied. Appears whole or not at all. OutputExistsError unless `force`, BaseModelMismatchError unless
+    `force_model`.
+    """
+    model = checked(pipe, cone, force_model)
+    with atomic_folder(Path(out), force=force) as folder:
+        if model.in_folder:
+            copy_parts(model, folder, link)
+            patch_shards(model, cone, strength, folder, link)
+        else:
+            save_parts(model, cone, strength, folder)
+        (folder / "README.md").write_text(card(model, cone, strength), encoding="utf-8")
+    return Path(out)
+
+
+def write_denoiser(
+    pipe: Any,
+    cone: Cone,
+    out: str | Path,
+    *,
+    strength: Strength = 1.0,
+    force: bool = False,
+    force_model: bool = False,
+) -> Path:
+    """Write the patched denoiser as one `.safetensors` in diffusers naming; its metadata says what was applied."""
+    model = checked(pipe, cone, force_model)
+    with (
+        atomic_file(Path(out), force=force) as temporary,
+        patched_tensors(model, cone, strength) as tensors,
+    ):
+        save_tensors(tensors, temporary, metadata(model, cone, strength))
+    return Path(out)
+
+
+def checked(pipe: Any, cone: Cone, force_model: bool) -> Model:
+    """The model, once base and shapes are known to fit."""
+    model = wrap(pipe)
+    if not model.in_folder:
+        refuse_layers(model)
+    check_base(model, cone, force=force_model)
+    check_shapes(kv_weights(model.denoiser), cone, model.id)
+    return model
+
+
+def component(model: Model) -> str:
+    """Name of the denoiser among the pipeline's parts: unet or transformer."""
+    return next(str(name) for name, part in model.pipe.components.items() if part is model.denoiser)
+
+
+def copy_parts(model: Model, folder: Path, link: bool) -> None:
+    """Copy the parts that the pipeline lists, all but the denoiser's weights; no pickles, no stray checkpoints."""
+    source = source_folder(model)
+    listed = json.loads((source / "model_index.json").read_text(encoding="utf-8"))
+    for item in sorted(source.iterdir()):
+        if item.is_file() and item.suffix in PLAIN - {".safetensors"} and not item.name.startswith("."):
+            shutil.copyfile(item, folder / item.name)
+        elif item.is_dir() and item.name in listed:
+            copy_part(item, folder / item.name, weights=item.name != component(model), link=link)
+
+
+def copy_part(source: Path, target: Path, weights: bool, link: bool) -> None:
+    """Copy the plain files of one component; with `link` its weights are linked."""
+    target.mkdir()
+    for item in sorted(source.iterdir()):
+        is_weights = item.suffix == ".safetensors"
+        if item.is_file() and item.suffix in PLAIN and (weights or not is_weights):
+            share(item, target / item.name, link=link and is_weights)
+
+
+def source_folder(model: Model) -> Path:
+    """The diffusers folder that the model came from."""
+    if model.path is None or not model.in_folder:
+        raise ModelLoadError(f"{model.id} did not come from a diffusers folder")
+    return model.path
+
+
+def patch_shards(model: Model, cone: Cone, strength: Strength, folder: Path, link: bool) -> None:
+    """Copy each weight file of the denoiser with its concept neurons shut."""
+    name, wanted = component(model), factors(cone, strength)
+    touched: set[str] = set()
+    for file in denoiser_files(source_folder(model)):
+        changes = {key: wanted[key] for key in wanted.keys() & keys_of(file)}
+        touched |= changes.keys()
+        if changes:
+            patch_copy(file, folder / name / file.name, changes)
+        else:
+            share(file, folder / name / file.name, link=link)
+    refuse_missing(model, wanted.keys() - touched)
+
+
+def refuse_missing(model: Model, missing: Set[str]) -> None:
+    """Raise ModelLoadError if weights that should be shut are in none of the denoiser's files."""
+    if missing:
+        raise ModelLoadError(f"{model.id}: its {component(model)} folder has no weights called {min(missing)}")
+
+
+@contextmanager
+def patched_tensors(model: Model, cone: Cone, strength: Strength) -> Iterator[dict[str, Tensor]]:
+    """The denoiser's weights with the concept neurons shut, in the stored dtype; they may share the model's memory."""
+    if model.in_folder:
+        tensors = component_tensors(model, component(model))
+        wanted = factors(cone, strength)
+        refuse_missing(model, wanted.keys() - tensors.keys())
+        for param, change in wanted.items():
+            scale_tensor(tensors[param], change)
+        yield tensors
+    else:
+        with applied(model, cone, strength=strength, check=False):
+            yield component_tensors(model, component(model))
+
+
+def component_tensors(model: Model, name: str) -> dict[str, Tensor]:
+    """The weights of one component in the stored dtype: from the files of the model's folder, else from memory."""
+    files = weight_files(source_folder(model) / name) if model.in_folder else []
+    if files:
+        return dict(pair for file in files for pair in read_tensors(file)[0].items())
+    state = model.pipe.components[name].state_dict()
+    refuse_adapters(model.id, state)
+    return {param_name(key): recast(value, model.stored_dtype).cpu().contiguous() for key, value in state.items()}
+
+
+def save_parts(model: Model, cone: Cone, strength: Strength, folder: Path) -> None:
+    """Let diffusers save the pipeline with the concepts applied, then return its weights to the stored dtype."""
+    refuse_adapters(model.id, model.denoiser.state_dict())
+    with applied(model, cone, strength=strength, check=False), quiet(), system_errors(folder):
+        model.pipe.save_pretrained(folder)
+        if model.settings:
+            (folder / SETTINGS).write_text(json.dumps(model.settings, indent=2) + "\n", encoding="utf-8")
+    if model.stored_dtype in (None, model.dtype):
+        return
+    for file in sorted(folder.rglob("*.safetensors")):
+        tensors, metadata = read_tensors(file)
+        save_tensors({key: recast(value, model.stored_dtype) for key, value in tensors.items()}, file, metadata)
+
+
+def refuse_adapters(model_id: str, state: Mapping[str, Tensor]) -> None:
+    """Refuse to write a part in memory that carries LoRA layers: the file would hold neither."""
+    if any(".base_layer." in key for key in state):
+        raise UsageError(
+            f"{model_id} carries LoRA layers that are not part of its weights",
+            "call pipe.fuse_lora() and pipe.unload_lora_weights() first",
+        )
+
+
+def recast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A floating-point tensor in `dtype`, any other as it is."""
+    return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+
+
+def metadata(model: Model, cone: Cone, strength: Strength) -> dict[str, str]:
+    """What a file tells of itself: the concepts applied, and the words that draw them."""
+    return {
+        "format": "pt",
+        "cones": json.dumps(applied_concepts(cone, strength)),
+        "cones_base": model.info.id,
+        "modelspec.trigger_phrase": ", ".join(concept.phrase for concept in cone.concepts),
+    }
+
+
+def applied_concepts(cone: Cone, strength: Strength) -> list[dict[str, Any]]:
+    """What was applied, for metadata."""
+    given = strengths(cone, strength)
+    return [
+        {
+            "name": concept.name,
+            "class_noun": concept.class_noun,
+            "identifier": concept.identifier,
+            "id": concept.id,
+            "strength": given[concept.name],
+            "neurons": concept.neurons,
+        }
+        for concept in cone.concepts
+    ]
+
+
+def card(model: Model, cone: Cone, strength: Strength) -> str:
+    """The model card: what was applied, then the base model's own card, whose front matter stays in front."""
+    front, body = split_card(model)
+    rows = [
+        f"| {markdown(used['name'])} | {code(used['identifier'] + ' ' + used['class_noun'])} "
+        f"| {used['neurons']:,} | {used['strength']:g} | `{used['id'][:16]}` |"
+        for used in applied_concepts(cone, strength)
+    ]
+    lines = [
+        f"# {markdown(model.info.id)} with concepts: {', '.join(map(markdown, cone.names))}",
+        "",
+        "conestool shut the concept neurons of these concepts (multiplied the weights by 1 - strength). Draw a subject "
+        "with the words in the second column.",
+        "",
+        "| concept | in a prompt | neurons | strength | content id |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
+    return "\n".join([*front, *lines, "", *body]).rstrip() + "\n"
+
+
+def split_card(model: Model) -> tuple[list[str], list[str]]:
+    """Front matter and text of the base model's README.md, as lines; both empty if it has none."""
+    if not model.in_folder or not (path := source_folder(model) / "README.md").is_file():
+        return [], []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    matter = re.match(r"---\n.*?\n---\n", text, re.DOTALL)
+    front = matter.group().splitlines() if matter else []
+    return [*front, ""] if front else [], ["---", "", *text[matter.end() if matter else 0 :].splitlines()]

@@ -1,0 +1,331 @@
+"""What is known of a .cone file and of an evaluation, as text for people and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from conestool.cli import _layers, _output
+from conestool.records import BaseInfo, Losses, Origin
+
+if TYPE_CHECKING:
+    from conestool.concept import Concept, Cone
+    from conestool.evaluate import ConceptReport, Report, Row
+    from conestool.format import Header
+
+__all__ = [
+    "ConceptFacts",
+    "FileFacts",
+    "alternatives",
+    "changes",
+    "concept_facts",
+    "facts_of",
+    "facts_of_header",
+    "file_record",
+    "show_concept",
+    "show_file",
+    "show_found",
+    "show_layers",
+    "show_report",
+    "size_rows",
+]
+
+LORA_RANK = 4
+FP16 = 2
+"""Bytes of one fp16 number."""
+
+
+@dataclass(frozen=True)
+class ConceptFacts:
+    """One concept without its indices: `counts` is the number of neurons per param name."""
+
+    name: str
+    class_noun: str
+    identifier: str
+    id: str
+    counts: Mapping[str, int]
+    origin: Origin
+
+    @property
+    def neurons(self) -> int:
+        """Number of concept neurons."""
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """One .cone file of `size` bytes."""
+
+    path: str
+    size: int
+    base: BaseInfo
+    concepts: tuple[ConceptFacts, ...]
+
+
+def facts_of(path: str, size: int, cone: Cone) -> FileFacts:
+    """The facts of a cone that is in memory."""
+    return FileFacts(path, size, cone.base, tuple(concept_facts(concept) for concept in cone.concepts))
+
+
+def concept_facts(concept: Concept) -> ConceptFacts:
+    """The facts of one concept that is in memory."""
+    counts = {param: len(values) for param, values in concept.indices.items()}
+    words = concept.name, concept.class_noun, concept.identifier
+    return ConceptFacts(*words, concept.id, counts, concept.origin)
+
+
+def facts_of_header(path: str, header: Header) -> FileFacts:
+    """The facts of a file of which the header alone was read."""
+    concepts = [
+        ConceptFacts(each.name, each.class_noun, each.identifier, each.id, each.counts, each.origin)
+        for each in header.concepts
+    ]
+    return FileFacts(path, header.size, header.bases[0], tuple(concepts))
+
+
+def alternatives(base: BaseInfo) -> dict[str, int]:
+    """Bytes of what other methods would store for one subject on this base model, from its K/V shapes.
+
+    `lora`: rank 4 factors for every K/V weight in fp16, rank * (rows + columns) numbers each. `custom_diffusion`: the
+    K/V weights of cross-attention in fp16 (Kumari et al., CVPR 2023), without their compression.
+    """
+    shapes, joint = base.tensors.values(), _layers.is_joint(base.tensors)
+    cross = [shape for param, shape in base.tensors.items() if _layers.is_cross(param, joint)] or list(shapes)
+    lora = sum(LORA_RANK * (prod(shape[:1]) + prod(shape[1:])) for shape in shapes)
+    return {"lora": FP16 * lora, "custom_diffusion": FP16 * sum(prod(shape) for shape in cross)}
+
+
+def changes(losses: Losses, class_noun: str, held_out: int | None) -> list[tuple[str, float, float]]:
+    """The measured losses as (what, before, after), in the order they matter; with no photo held out, on new crops."""
+    rows = [
+        ("new crops" if held_out == 0 else "held-out photos", losses.held_out_before, losses.held_out_after),
+        ("random indices", losses.held_out_before, losses.random_after),
+        ("no identifier", losses.no_identifier_before, losses.no_identifier_after),
+        (f"class: {class_noun}", losses.class_before, losses.class_after),
+    ]
+    return [(what, before, after) for what, before, after in rows if before is not None and after is not None]
+
+
+def file_record(facts: FileFacts) -> dict[str, Any]:
+    """The facts as JSON holds them; digests in full."""
+    return {
+        "file": facts.path,
+        "bytes": facts.size,
+        "base": facts.base.model_dump() | {"weights": facts.base.weights()},
+        "concepts": [concept_record(concept, facts.base) for concept in facts.concepts],
+        "alternatives_bytes": alternatives(facts.base),
+    }
+
+
+def concept_record(concept: ConceptFacts, base: BaseInfo) -> dict[str, Any]:
+    """One concept as JSON holds it."""
+    sizes = {param: prod(shape) for param, shape in base.tensors.items()}
+    found, whole = _layers.by_layer(complete(concept.counts, sizes)), _layers.by_layer(sizes)
+    return {
+        "name": concept.name,
+        "class_noun": concept.class_noun,
+        "identifier": concept.identifier,
+        "id": concept.id,
+        "neurons": concept.neurons,
+        "density": concept.neurons / max(1, base.weights()),
+        "kinds": _layers.kinds(concept.counts, base.tensors),
+        "layers": [{"layer": name, "neurons": found[name], "density": found[name] / whole[name]} for name in whole],
+        "neurons_per_param": dict(concept.counts),
+        "origin": concept.origin.model_dump(),
+    }
+
+
+def complete(counts: Mapping[str, int], params: Iterable[str]) -> dict[str, int]:
+    """`counts` with a 0 for every other param name of the model."""
+    return {param: counts.get(param, 0) for param in params}
+
+
+MANY_LAYERS = 40
+"""More layers than this are shown as blocks."""
+WARNINGS = 20
+"""Warnings of one concept that are shown."""
+LONGEST_BAR = 30
+NARROW = 60
+"""Columns below which losses are shown as changes alone."""
+
+
+def show_file(facts: FileFacts) -> None:
+    """Everything about one file: its concepts, its base model, its size and the density per layer."""
+    total = sum(concept.neurons for concept in facts.concepts)
+    counted = f"{_output.amount(len(facts.concepts), 'concept')}, {_output.amount(total, 'neuron')}"
+    _output.say(f"{facts.path}: {counted}, {_output.size(facts.size)}", "bold")
+    for concept in facts.concepts:
+        _output.say("")
+        show_concept(concept, facts)
+    _output.say("")
+    show_base(facts)
+    _output.facts(size_rows(facts))
+    _output.say("")
+    show_layers(facts)
+
+
+def show_found(facts: FileFacts) -> None:
+    """What `find` says at its end: the concept and the size of its file."""
+    for concept in facts.concepts:
+        show_concept(concept, facts)
+    _output.facts(size_rows(facts))
+
+
+def show_concept(concept: ConceptFacts, facts: FileFacts) -> None:
+    """One concept: what it shows, how it was found and what that did to the losses."""
+    origin = concept.origin
+    prompt = origin.instance_prompt or f"{concept.identifier} {concept.class_noun}"
+    _output.say(f"{concept.name}: {prompt}", "bold")
+    density = _output.percent(concept.neurons / max(1, facts.base.weights()))
+    rows = [["neurons", f"{concept.neurons:,} ({density} of the K/V weights)"], ["found by", found_by(concept)]]
+    rows += [["where", where(concept, facts)], *loss_rows(concept)]
+    rows += [[key, str(value)] for key in ("author", "license", "notes") if (value := getattr(origin, key))]
+    rows += [["id", concept.id[:16]]]
+    _output.facts(rows)
+    for text in origin.warnings[:WARNINGS]:
+        _output.warn(f"{concept.name}: {text}")
+    if len(origin.warnings) > WARNINGS:
+        _output.warn(f"{concept.name}: {len(origin.warnings) - WARNINGS:,} warnings more; --json has them")
+
+
+def where(concept: ConceptFacts, facts: FileFacts) -> str:
+    """The shares of the neurons in K and V of self- and cross-attention."""
+    kinds = _layers.kinds(concept.counts, facts.base.tensors)
+    return ", ".join(f"{kind} {_output.percent(each['share'])}" for kind, each in kinds.items())
+
+
+def found_by(concept: ConceptFacts) -> str:
+    """Method, steps, seed and photos, as far as the file tells."""
+    origin = concept.origin
+    steps = origin.parameters.get("steps")
+    parts = [
+        origin.method or "unknown method",
+        f"{steps} steps" if steps is not None else "",
+        f"seed {origin.seed}" if origin.seed is not None else "",
+        _output.amount(len(origin.photos), "photo") if origin.photos else "",
+        f"{origin.held_out} held out" if origin.held_out else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def loss_rows(concept: ConceptFacts) -> list[list[str]]:
+    """The losses before and after shutting, aligned under one heading."""
+    losses = concept.origin.losses
+    if losses is None:
+        return []
+    rows = changes(losses, concept.class_noun, concept.origin.held_out)
+    wide = max((len(what) for what, _, _ in rows), default=0)
+    lines = []
+    narrow = _output.width() < NARROW
+    for number, (what, before, after) in enumerate(rows):
+        change = _output.percent(after / before - 1, signed=True) if before else ""
+        values = "" if narrow else f"{before:.4f} -> {after:.4f}  "
+        lines.append(["loss" if number == 0 else "", f"{what:<{wide}}  {values}{change:>8}"])
+    return lines
+
+
+def show_base(facts: FileFacts) -> None:
+    """The base model the concepts belong to."""
+    base = facts.base
+    revision = f" at {base.revision[:12]}" if base.revision else ""
+    _output.say(f"base model: {base.id}{revision}", "bold")
+    rows = [
+        ["family", f"{base.family}, {base.dtype}"],
+        ["K/V weights", f"{base.weights():,} in {_output.amount(len(base.tensors), 'tensor')}"],
+    ]
+    _output.facts(rows)
+
+
+def size_rows(facts: FileFacts) -> list[list[str]]:
+    """The file's size beside what LoRA and Custom Diffusion would store for as many subjects."""
+    subjects = len(facts.concepts)
+    other = alternatives(facts.base)
+    names = {"lora": "LoRA, rank 4 on K/V, fp16", "custom_diffusion": "Custom Diffusion K/V, fp16"}
+    rows = [["size", f"{_output.size(facts.size):>8}  this file"]]
+    for key, text in names.items():
+        count = other[key] * subjects
+        rows.append(["", f"{_output.size(count):>8}  {text} ({times(count / max(1, facts.size))})"])
+    return rows
+
+
+def times(factor: float) -> str:
+    """A factor for people: 2.6 x, 76 x."""
+    return f"{factor:.1f} x" if factor < 9.95 else f"{factor:.0f} x"
+
+
+def show_layers(facts: FileFacts) -> None:
+    """Density per layer as bars, a column of them per concept, as wide as the terminal allows."""
+    sizes = {param: prod(shape) for param, shape in facts.base.tensors.items()}
+    detail = choose_detail(sizes)
+    whole = _layers.by_layer(sizes, detail)
+    parts = [_layers.by_layer(complete(c.counts, sizes), detail) for c in facts.concepts]
+    density = [{name: part[name] / whole[name] for name in whole} for part in parts]
+    highest = max((value for part in density for value in part.values()), default=0.0)
+    free = _output.width() - 4 - max(map(len, whole), default=0) - 10 * len(parts)
+    wide = max(0, min(LONGEST_BAR, free // max(1, len(parts)) - 2))
+    rows = [["density", *(cell for c in facts.concepts for cell in (c.name[:8], ""))]]
+    for name in whole:
+        cells = [(_output.percent(part[name]), _output.bar(part[name] / (highest or 1), wide)) for part in density]
+        rows.append([name, *(text for cell in cells for text in cell)])
+    _output.table(rows, right=range(1, 2 * len(parts), 2))
+
+
+def choose_detail(params: Iterable[str]) -> _layers.Detail:
+    """Every K and V with -v; else layers, or blocks where there are many layers."""
+    if _output.verbose():
+        return _layers.Detail.PARAM
+    many = len({_layers.layer_of(param) for param in params}) > MANY_LAYERS
+    return _layers.Detail.BLOCK if many else _layers.Detail.LAYER
+
+
+LOSSES = {"held_out": "photos", "no_identifier": "no identifier", "class": "class", "unrelated": "other nouns"}
+NAMES = {
+    "concept": "concept",
+    "no identifier": "  without identifier",
+    "all together": "  all concepts together",
+    "random": "random indices",
+    "largest": "largest weights",
+    "bare": "bare model",
+    "photos": "the photos themselves",
+}
+
+
+def show_report(report: Report) -> None:
+    """A table per concept, the presence of all, and what was not measured."""
+    for concept in report.concepts:
+        show_evaluated(concept, report.aligners)
+    found = report.presence
+    if found:
+        _output.say(f"{found.prompt}: the class is seen in, of {_output.amount(found.pictures, 'picture')}", "bold")
+        parts = (found.concepts, found.bare, found.photos)
+        rows = [["", "all concepts", "bare model", "the photos"]]
+        rows += [[name, *(_output.percent(p[name]) if name in p else "" for p in parts)] for name in found.concepts]
+        _output.table(rows, right=(1, 2, 3))
+    for text in report.missing:
+        _output.say(f"note: {text}")
+
+
+def show_evaluated(concept: ConceptReport, aligners: tuple[str, ...]) -> None:
+    """The changes of the losses and the alignment of pictures, a row for each set of weights."""
+    unseen = " that the search did not see" if concept.unseen else " that the search learned from"
+    told = f", losses on {_output.amount(concept.photos, 'photo')}{unseen}" if concept.photos else ""
+    _output.say(f"{concept.name}: {concept.identifier} {concept.class_noun}{told}", "bold")
+    losses = [key for key in LOSSES if key in concept.before]
+    measures = [(kind, name) for name in aligners for kind in ("image", "text") if has(concept, kind, name)]
+    head = ["loss on", *(LOSSES[key] for key in losses), *(f"{kind} ({name})" for kind, name in measures)]
+    rows = [[NAMES[row.name], *cells(row, losses, measures)] for row in concept.rows if row.losses or measures]
+    _output.table([head, *rows], right=range(1, len(head)))
+
+
+def has(concept: ConceptReport, kind: str, name: str) -> bool:
+    """Whether any row has this measure."""
+    return any(name in getattr(row.score, kind) for row in concept.rows)
+
+
+def cells(row: Row, losses: list[str], measures: list[tuple[str, str]]) -> list[str]:
+    """One row's numbers; empty where it has none."""
+    changes = [_output.percent(row.losses[key], signed=True) if key in row.losses else "" for key in losses]
+    found = [getattr(row.score, kind).get(name) for kind, name in measures]
+    return [*changes, *("" if value is None else f"{value:.3f}" for value in found)]

@@ -1,0 +1,209 @@
+"""What `find` and `tune` share: photos and settings as typed, names, events as bars, and how to resume."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from conestool._text import NAME_LENGTH
+from conestool.cli import _launcher, _output, _streams
+from conestool.errors import UsageError
+
+if TYPE_CHECKING:
+    from conestool.images.photos import Photo
+    from conestool.search.config import Resources, Settings
+    from conestool.search.events import Event
+
+__all__ = [
+    "Stages",
+    "check_stdin",
+    "guess_noun",
+    "make_resources",
+    "make_settings",
+    "name_from_path",
+    "name_source",
+    "read_photos",
+    "settle",
+    "state_path",
+    "tell_resume",
+]
+
+WORTH_SAYING = 20.0
+"""Seconds from which on a stage says beforehand what it will take, where no bar shows it."""
+
+
+class Stages:
+    """A progress callback; use it as a context manager, so that no bar is left behind."""
+
+    def __init__(self) -> None:
+        self.stage: str | None = None
+        self.view: AbstractContextManager[_output.Ticker] | None = None
+        self.ticker: _output.Ticker | None = None
+        self.began = 0.0
+        self.start = 0
+
+    def __enter__(self) -> Stages:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        from conestool.search.events import Note
+
+        if isinstance(event, Note):
+            (_output.warn if event.warning else _output.say)(event.text)
+            return
+        if event.stage != self.stage:
+            self.open(event.stage, event.done, event.total)
+        if self.ticker:
+            self.ticker(event.done, f"loss {event.loss:.4f}" if event.loss is not None else "")
+        self.estimate(event.done, event.total)
+        if event.done >= event.total:
+            took = time.monotonic() - self.began
+            self.close()
+            _output.say(f"{event.stage}: {event.total}" + (f" in {_output.duration(took)}" if took >= 1 else ""))
+
+    def open(self, stage: str, done: int, total: int) -> None:
+        """Begin a stage, `done` steps of which are finished when it is first heard of; the one before it is closed."""
+        self.close()
+        self.stage, self.began, self.start = stage, time.monotonic(), done
+        self.view = _output.progress(stage, total, done)
+        self.ticker = self.view.__enter__()
+
+    def estimate(self, done: int, total: int) -> None:
+        """Say once, after the first step seen, what the stage will take."""
+        ahead = (time.monotonic() - self.began) * (total - done)
+        if done == self.start + 1 and ahead > WORTH_SAYING and _output.plain():
+            _output.say(f"{self.stage}: about {_output.duration(ahead)}")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.view:
+            self.view.__exit__(None, None, None)
+        self.view = self.ticker = self.stage = None
+
+
+NOTHING = (
+    "photo photos picture pictures pic pics image images img imgs foto fotos bild bilder data dataset datasets input "
+    "inputs train training instance instances sample samples subject subjects examples file files new folder untitled "
+    "tmp temp dcim camera roll album downloads desktop documents concept concepts out output test copy final "
+    "dsc pxl screenshot v ver version take set no nr"
+)
+OWNERS = "my our your his her their the a an this that"
+VAGUE = frozenset(f"{NOTHING} {OWNERS}".split())
+"""Words that say nothing about a subject; v3 is v and 3 by the time they are looked up."""
+PARTS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+
+
+def name_source(photos: Sequence[Path], output: Path | None) -> Path | None:
+    """The path whose name says what the subject is: the output, else the one folder that holds the photos.
+
+    None if the names say nothing (`photos`, `out.cone`, `img_0412`) or the photos come from several folders.
+    """
+    folders = {(path if path.is_dir() else path.parent).resolve() for path in photos}
+    candidates = [folders.pop()] if len(folders) == 1 else []
+    if output is not None and not is_folder(output):
+        candidates.insert(0, output.with_suffix("") if output.suffix == ".cone" else output)
+    return next((path for path in candidates if guess_words(path.name)), None)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether an output names a folder to write into."""
+    return path.is_dir() or str(path) == "-"
+
+
+def words(text: str) -> list[str]:
+    """The words of a name, split at everything that is no letter or digit, and between letters and final digits."""
+    return PARTS.findall(re.sub(r"(?<=[^\W\d_])(?=\d+\b)", " ", text.replace("_", " ")))
+
+
+def guess_words(text: str) -> list[str]:
+    """The words of a name that describe a subject: no owners, no numbers, nothing vague."""
+    return [word for word in words(text) if word.lower() not in VAGUE and not word.isdigit()]
+
+
+def name_from_path(path: Path) -> str:
+    """A concept name from a path's last part: `my dog (2)` is my-dog-2."""
+    parts = PARTS.findall(path.name.replace("_", " "))
+    if not parts:
+        raise UsageError(f"{path.name!r}: no letters to name a concept by", "use --name")
+    return "-".join(parts)[:NAME_LENGTH].rstrip("-'’")
+
+
+def guess_noun(text: str) -> str:
+    """The class noun in a name: `dog`, `my-dog`, `dog2` and `Dog_v3` are all dog; `teddy-bear` is teddy bear."""
+    return " ".join(word.lower() for word in guess_words(text))[:NAME_LENGTH].rstrip()
+
+
+def settle(photos: Sequence[Path], output: Path | None, name: str | None, noun: str | None) -> tuple[str, str]:
+    """Concept name and class noun: as given, and what is missing from the output's or the folder's name.
+
+    Raises UsageError if that name says nothing: a concept called `photos` of the class "photos" helps nobody.
+    """
+    source = name_source(photos, output)
+    if noun is None and source is None:
+        raise UsageError(
+            f"{photos[0]}: cannot tell from its name what the photos show",
+            "name the output after it, for example -o dog.cone, or use --class-noun",
+        )
+    noun = noun or guess_noun(source.name if source else "")
+    return name or name_from_path(source or Path(noun)), noun
+
+
+def check_stdin(paths: Sequence[Path]) -> None:
+    """Refuse to read stdin where several processes would each take a part of it."""
+    from conestool.errors import UsageError
+
+    if _launcher.size() > 1 and any(str(path) == _streams.STDIO for path in paths):
+        raise UsageError("-: several processes cannot read stdin", "name the files")
+
+
+def make_resources(micro_batch: int | None, gradient_checkpointing: bool, offload_scores: bool) -> Resources:
+    """With how much memory to make do."""
+    from conestool.search.config import Resources
+
+    return Resources(micro_batch, gradient_checkpointing, offload_scores)
+
+
+def state_path(output: Path) -> Path | None:
+    """Where an interrupted search is kept, beside the output; nowhere if that is stdout."""
+    return None if str(output) == _streams.STDIO else output.with_name(f"{output.name}.part")
+
+
+def make_settings(**given: Any) -> Settings:
+    """Settings of the options that were given; the others keep their defaults."""
+    from conestool.search.config import Settings
+
+    given = {key: value.value if isinstance(value, StrEnum) else value for key, value in given.items()}
+    return Settings(**{key: value for key, value in given.items() if value is not None})
+
+
+def read_photos(paths: Sequence[Path], skip_broken: bool, captions: bool = False) -> list[Photo]:
+    """The photos, with a note on everything that was passed over."""
+    from conestool.images.photos import read_photos as read
+
+    photos, remarks = read(paths, skip_broken=skip_broken, captions=captions)
+    for remark in remarks:
+        _output.say(f"note: {remark}")
+    return photos
+
+
+def tell_resume(state: Path | None) -> None:
+    """After Ctrl-C: how to go on, if anything was saved."""
+    if state and state.exists():
+        arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
+        again = "to go on" if _launcher.size() == 1 else "to go on, launch as before"
+        _output.command(f"the search is saved; {again}:", "cones", *arguments, "--resume")
+    else:
+        _output.tell("nothing of the search is saved yet")

@@ -1,0 +1,243 @@
+"""Evaluate concepts on their base model: each alone beside its controls, and all together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from PIL import Image
+from torch import Tensor
+
+from conestool.algebra import union
+from conestool.apply import check_base
+from conestool.concept import Concept, Cone
+from conestool.evaluate.alignment import Aligner, JudgeAligner
+from conestool.evaluate.losses import LossProbes, make_probes
+from conestool.evaluate.pictures import Gallery, draw
+from conestool.evaluate.prompts import TEMPLATES, Text, joined, unrelated_nouns
+from conestool.evaluate.report import ConceptReport, Presence, Report, Row
+from conestool.images.class_images import GROUP, class_images
+from conestool.images.photos import Photo
+from conestool.models.model import Model
+from conestool.search.config import PLENTY, Resources
+from conestool.search.events import Note, Progress, ignore
+from conestool.search.events import Report as Tell
+from conestool.search.parameters import Layout, borrowed
+from conestool.search.report import largest, random
+from conestool.search.subject import class_prompts, instance_prompts
+
+__all__ = ["Plan", "evaluate", "held_back"]
+
+Images = Sequence[Image.Image]
+CONTROL_SEED = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured: pictures of every template with every seed, `samples` of noise for each loss, `drawings`
+    of the class and of `unrelated` other nouns by the model itself; `resources` say how much at once."""
+
+    templates: Sequence[str] = TEMPLATES
+    seeds: Sequence[int] = (0, 1)
+    samples: int = 64
+    drawings: int = 8
+    unrelated: int = 3
+    resources: Resources = PLENTY
+
+    @classmethod
+    def quick(cls, templates: Sequence[str] = TEMPLATES[:3]) -> Plan:
+        """The least that shows anything."""
+        return cls(templates, (0,), 32, 8, 1)
+
+
+@dataclass
+class Study:
+    """One evaluation in progress, on a model whose K/V weights are borrowed as `layout`."""
+
+    model: Model
+    layout: Layout
+    cone: Cone
+    plan: Plan
+    aligners: Sequence[Aligner]
+    drawings: Mapping[str, Images]
+    tell: Tell
+    sheets: dict[str, list[Images]] = field(init=False, default_factory=dict)
+
+    @property
+    def theta(self) -> Tensor:
+        """The untouched weights, (n,)."""
+        return self.layout.theta
+
+    def pictures(self, what: str, weights: Tensor, subject: str) -> Images:
+        """The plan's pictures of `subject` at `weights`, with progress under the name of `what`."""
+        texts = [str(Text(template, subject)) for template in self.plan.templates]
+        total = len(texts) * len(self.plan.seeds)
+
+        def tick(done: int) -> None:
+            self.tell(Progress(what, done, total))
+
+        return draw(self.model, self.layout, weights, texts, self.plan.seeds, tick, self.batch)
+
+    @property
+    def batch(self) -> int:
+        """Pictures at once."""
+        return self.plan.resources.pictures(GROUP)
+
+    def concept(self, concept: Concept, photos: Sequence[Photo]) -> ConceptReport:
+        """Every row of one concept."""
+        learned, fresh = held_back(concept, photos)
+        probes = self.probes(concept, [photo.image for photo in fresh or learned])
+        shut = self.layout.shut(concept.indices)
+        controls = {
+            "random": self.theta * ~random(self.layout, shut, CONTROL_SEED),
+            "largest": self.theta * ~largest(self.layout, shut, self.theta),
+        }
+        whole = {"all together": self.together()} if len(self.cone.concepts) > 1 else {}
+        sets = {"concept": self.theta * ~shut, **whole, **controls}
+        changes = {name: probes.changes(weights) for name, weights in sets.items()}
+        rows = self.rows(concept, sets, changes, [photo.image for photo in photos])
+        return ConceptReport(
+            concept.name,
+            concept.class_noun,
+            concept.identifier,
+            concept.neurons,
+            len(fresh or learned),
+            len(fresh),
+            probes.losses(),
+            tuple(rows),
+        )
+
+    def together(self) -> Tensor:
+        """The weights with all concepts applied."""
+        return self.theta * ~self.layout.shut(union(self.cone))
+
+    def probes(self, concept: Concept, photos: Images) -> LossProbes:
+        """The losses of one concept."""
+        prompt = class_prompts(concept.class_noun)[0]
+        others = {text: images for text, images in self.drawings.items() if text not in self.of_classes()}
+        drawings = {prompt: self.drawings[prompt], **others}
+        phrases = (instance_prompts(concept.phrase)[0], prompt)
+        return make_probes(self.model, self.layout, phrases, photos, drawings, self.plan.samples, self.plan.resources)
+
+    def of_classes(self) -> set[str]:
+        """The class prompts of all concepts."""
+        return {class_prompts(concept.class_noun)[0] for concept in self.cone.concepts}
+
+    def rows(
+        self, concept: Concept, sets: Mapping[str, Tensor], changes: Mapping[str, dict[str, float]], photos: Images
+    ) -> list[Row]:
+        """Losses of all sets, and pictures of those that say most: the concept with and without identifier, random."""
+        noun, phrase, name = concept.class_noun, concept.phrase, concept.name
+        drawn = {
+            "concept": self.pictures(f"{name}: pictures", sets["concept"], phrase),
+            "no identifier": self.pictures(f"{name}: no identifier", sets["concept"], noun),
+            "random": self.pictures(f"{name}: random indices", sets["random"], phrase),
+            "bare": self.pictures(f"{name}: bare model", self.theta, noun),
+        }
+        if "all together" in sets:
+            drawn["all together"] = self.pictures(f"{name}: all together", sets["all together"], phrase)
+        self.sheets[name] = [photos, *(drawn[key] for key in ("bare", "random", "no identifier", "concept"))]
+        gallery = Gallery(photos, drawn["bare"], self.aligners)
+        texts = [Text(template, noun) for template in self.plan.templates for _ in self.plan.seeds]
+        rows = []
+        for key in ("concept", "no identifier", "all together", "random", "largest", "bare"):
+            if key in drawn or key in changes:
+                subject = noun if key in ("no identifier", "bare") else phrase
+                score = gallery.score(drawn[key], texts) if key in drawn else Row("", "").score
+                rows.append(Row(key, subject, changes.get(key, {}), score))
+        return [*rows, Row("photos", "", {}, gallery.score_photos())]
+
+    def presence(self) -> Presence | None:
+        """How often each concept's class is seen where all are asked for; None without a judge that knows them."""
+        judge = next((aligner for aligner in self.aligners if isinstance(aligner, JudgeAligner)), None)
+        if judge is None or len(self.cone.concepts) < 2:
+            return None
+        sent = joined([concept.phrase for concept in self.cone.concepts])
+        asked = joined([concept.class_noun for concept in self.cone.concepts])
+        seeds = range(self.plan.seeds[0], self.plan.seeds[0] + len(self.plan.seeds) * len(self.plan.templates))
+        for weights, text in ((self.together(), sent), (self.theta, asked)):
+            self.tell(Note(f"drawing {text!r} {len(seeds)} times"))
+            self.sheets.setdefault("together", []).append(
+                draw(self.model, self.layout, weights, [text], seeds, batch=self.batch)
+            )
+        concepts, images = self.cone.concepts, self.sheets["together"]
+        seen = [{c.name: judge.presence(group, c.class_noun) for c in concepts} for group in images]
+        seen.append({c.name: judge.presence(self.sheets[c.name][0], c.class_noun) for c in concepts})
+        return Presence(sent, len(seeds), *(known(shares) for shares in seen))
+
+
+def known(shares: Mapping[str, float | None]) -> dict[str, float]:
+    """Those that are not None."""
+    return {name: share for name, share in shares.items() if share is not None}
+
+
+def evaluate(
+    model: Model,
+    cone: Cone,
+    photos: Mapping[str, Sequence[Photo]],
+    *,
+    aligners: Sequence[Aligner] = (),
+    plan: Plan | None = None,
+    force: bool = False,
+    tell: Tell = ignore,
+) -> tuple[Report, dict[str, list[Images]]]:
+    """Measure every concept of `cone`; `photos` by concept name, and none where there are none.
+
+    Also returns the pictures: by concept, rows of photos, bare, random, no identifier and concept; under "together"
+    those of all concepts at once and of the bare model. The model's weights are bit-identical afterwards.
+    BaseModelMismatchError unless `force` if a concept was found on another model.
+    """
+    check_base(model, cone, force=force)
+    plan = plan or Plan()
+    drawings = draw_drawings(model, cone, plan, tell)
+    with borrowed(model.denoiser) as layout:
+        study = Study(model, layout, cone, plan, aligners, drawings, tell)
+        found = tuple(study.concept(concept, photos.get(concept.name, ())) for concept in cone.concepts)
+        presence = study.presence()
+    names = tuple(aligner.name for aligner in aligners)
+    gaps = missing(found, names, presence)
+    return Report(found, tuple(plan.templates), tuple(plan.seeds), names, presence, gaps), study.sheets
+
+
+def draw_drawings(model: Model, cone: Cone, plan: Plan, tell: Tell) -> dict[str, Images]:
+    """By prompt, the model's own pictures of every class and of unrelated nouns, from the cache where they are there.
+
+    Of the class, those that the search kept for its own report and did not learn from.
+    """
+    wanted: dict[str, tuple[int, int]] = {}
+    for concept in cone.concepts:
+        pool = int(concept.origin.parameters.get("class_pictures", 4 * plan.drawings))
+        unseen = max(1, min(plan.drawings, pool // 4))
+        wanted[class_prompts(concept.class_noun)[0]] = (unseen, concept.origin.seed or 0)
+    nouns = [concept.class_noun for concept in cone.concepts]
+    for noun in unrelated_nouns(model.settings, nouns, plan.unrelated):
+        wanted[class_prompts(noun)[0]] = (plan.drawings, 0)
+    out: dict[str, Images] = {}
+    for number, (prompt, (count, seed)) in enumerate(wanted.items(), 1):
+        out[prompt] = class_images(model, prompt, count, seed, batch=plan.resources.pictures(GROUP))
+        tell(Progress("drawings of the model's own", number, len(wanted)))
+    return out
+
+
+def held_back(concept: Concept, photos: Sequence[Photo]) -> tuple[list[Photo], list[Photo]]:
+    """The photos that the search learned from, and those that it did not, by the hashes in the concept's file.
+
+    The search holds back the first `held_out` in the order of their hashes (see search.subject.split).
+    """
+    learned = set(sorted(concept.origin.photos)[concept.origin.held_out or 0 :])
+    return [p for p in photos if p.sha256 in learned], [p for p in photos if p.sha256 not in learned]
+
+
+def missing(found: Sequence[ConceptReport], aligners: Sequence[str], presence: Presence | None) -> tuple[str, ...]:
+    """What was not measured or has to be read with care, in words."""
+    out = []
+    for concept in found:
+        if not concept.photos:
+            out.append(f"{concept.name}: no photos, so no loss on them and no image alignment; give them with --photos")
+        elif not concept.unseen:
+            out.append(f"{concept.name}: the search learned from all these photos, so their loss flatters it")
+    if not aligners:
+        out.append("no alignment of pictures: the judge knows pocket's alone; name encoders with --clip and --dino")
+    if len(found) > 1 and presence is None:
+        out.append("no presence of each subject: only pocket's judge tells it")
+    return tuple(out)

@@ -1,0 +1,1 @@
+"""Photos in, class images drawn, and where in an image its subject is."""

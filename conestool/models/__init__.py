@@ -1,0 +1,9 @@
+"""Base models: loading them, what differs between their families, prompts, losses and sampling."""
+
+from __future__ import annotations
+
+from conestool.models._logging import hush_import
+
+__all__: list[str] = []
+
+hush_import()

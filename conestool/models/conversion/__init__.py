@@ -1,0 +1,1 @@
+"""Between the keys of diffusers and those of original checkpoints."""

@@ -1,0 +1,369 @@
+"""Where base models come from: the packaged one, folders, single files and the Hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conestool._atomic import expand_user
+from conestool.errors import HubError, ModelLoadError, UsageError, first_line
+from conestool.hub import hub_errors
+from conestool.models._logging import quiet
+from conestool.models.conversion.fused_qkv import has_layout, load_transformer, read_stacked
+from conestool.models.families import FAMILIES, Family, family_of_file
+
+__all__ = [
+    "SETTINGS",
+    "STORED",
+    "Source",
+    "denoiser_files",
+    "fetch",
+    "is_hub_id",
+    "load_pipeline",
+    "locate",
+    "model_errors",
+    "original_denoiser",
+    "pocket_folder",
+    "read_json",
+    "reading",
+    "weight_files",
+]
+
+STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+KV = re.compile(r"(?:\.to_[kv]|\.add_[kv]_proj|\.qkv|single_blocks\.\d+\.linear1)\.weight$")
+"""Names of K/V weights in folders and single files, alone or stacked with others."""
+LIBRARIES = ("diffusers", "transformers")
+DENOISERS = ("unet", "transformer")
+SETTINGS = "pocket.json"
+"""A model folder's defaults for drawing, where it has some: see `conestool.models.model.read_defaults`."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A base model on disk: `path` is a diffusers folder or a single file, `config` the latter's configuration."""
+
+    id: str
+    path: Path
+    revision: str | None = None
+    config: Path | None = None
+    stored_dtype: torch.dtype | None = None
+    size: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def single_file(self) -> bool:
+        """Whether it is one checkpoint file."""
+        return self.path.is_file()
+
+
+def pocket_folder() -> Path:
+    """The folder of the base model inside the package."""
+    return Path(__file__).parent.parent / "pocket"
+
+
+def locate(model_id: str, *, revision: str | None = None, offline: bool = False, config: str | None = None) -> Source:
+    """Find the files of a model; only a Hub id (owner/name, no such path here) may be downloaded."""
+    path = pocket_folder() if model_id == "pocket" else expand_user(model_id)
+    if path.is_dir():
+        return folder_source(model_id, path)
+    if path.is_file():
+        return file_source(model_id, path, config, offline)
+    if not is_hub_id(model_id):
+        raise UsageError(
+            f"{model_id}: no such model", "give pocket, a diffusers folder, a .safetensors file or a Hub id"
+        )
+    folder = fetch(model_id, revision, offline)
+    return folder_source(model_id, folder, revision=folder.name if folder.parent.name == "snapshots" else revision)
+
+
+def is_hub_id(model_id: str) -> bool:
+    """Whether it has the form owner/name and does not look like a path."""
+    owner, slash, name = model_id.partition("/")
+    plain = not model_id.startswith((".", "~", "/")) and "\\" not in model_id and "/" not in name
+    suffix = model_id.lower().endswith((".safetensors", ".ckpt", ".cone", ".pt", ".bin"))
+    return bool(slash and owner and name and plain and not suffix and not Path(owner).is_dir())
+
+
+def folder_source(model_id: str, path: Path, revision: str | None = None) -> Source:
+    """A diffusers folder, checked for being one."""
+    if not (path / "model_index.json").is_file():
+        raise ModelLoadError(f"{model_id}: not a diffusers folder, it has no model_index.json")
+    listed = read_json(path / "model_index.json")
+    refuse_code(model_id, listed)
+    missing = [name for name, kind in listed.items() if needed(name, kind) and not (path / name).is_dir()]
+    if missing:
+        raise ModelLoadError(f"{model_id}: {', '.join(missing)} is missing in the folder")
+    files = denoiser_files(path)
+    if not files:
+        raise ModelLoadError(
+            f"{model_id}: no .safetensors weights in unet/ or transformer/", "pickled .bin weights are never loaded"
+        )
+    refuse_eight_bits(model_id, files)
+    settings = read_json(path / SETTINGS)
+    size = sum(file.stat().st_size for file in files)
+    return Source(model_id, path, revision, None, stored_dtype(files[0]), size, settings)
+
+
+def refuse_code(model_id: str, listed: dict[str, Any]) -> None:
+    """Refuse a model_index.json that names classes outside diffusers and transformers: importing them runs code.
+
+    Some versions of diffusers would look for such a class in the model's own .py files.
+    """
+    from diffusers import pipelines
+
+    for name, kind in listed.items():
+        library = kind[0] if isinstance(kind, list) and kind else None
+        known = library in (None, *LIBRARIES) or (str(library).isidentifier() and hasattr(pipelines, str(library)))
+        if not known or (name == "_class_name" and not isinstance(kind, str)):
+            raise ModelLoadError(f"{model_id}: {name} needs code that is not part of diffusers", "it is never run")
+
+
+def refuse_eight_bits(model_id: str, files: list[Path]) -> None:
+    """Refuse files that hold a K/V weight in 8 bits: neither its value nor the model's identity could be read.
+
+    diffusers leaves such weights as they are in any dtype, and a copy that keeps their scales beside them holds other
+    values still. Text encoders and autoencoders may be in 8 bits.
+    """
+    for file in files:
+        for name, kind in stored_kinds(file).items():
+            if kind.startswith("F8_") and KV.search(name):
+                raise ModelLoadError(
+                    f"{model_id}: {name} is stored as {kind}, 8 bits a weight",
+                    "take a float16, bfloat16 or float32 copy of the model; --dtype cannot make one of this",
+                )
+
+
+def needed(name: str, kind: Any) -> bool:
+    """Whether an entry of model_index.json is a part without which nothing can be drawn."""
+    is_part = isinstance(kind, list) and bool(kind) and kind[0] is not None
+    return is_part and name not in ("safety_checker", "feature_extractor", "image_encoder")
+
+
+def file_source(model_id: str, path: Path, config: str | None, offline: bool) -> Source:
+    """A single checkpoint file together with the folder that holds its configuration."""
+    if path.suffix.lower() != ".safetensors":
+        raise ModelLoadError(f"{model_id}: not a .safetensors file", "pickled checkpoints are never loaded; convert it")
+    refuse_eight_bits(model_id, [path])
+    dtype, folder = stored_dtype(path), find_config(path, config, offline)
+    return Source(model_id, path, None, folder, dtype, path.stat().st_size, read_json(folder / SETTINGS))
+
+
+def find_config(path: Path, config: str | None, offline: bool) -> Path:
+    """The configuration folder of a single file: as given, beside it under its name, or in the Hub's cache."""
+    if config is not None:
+        folder = expand_user(config)
+        folder = folder if folder.is_dir() else fetch(config, None, offline, weights=False)
+        refuse_code(config, read_json(folder / "model_index.json"))
+        return folder
+    beside = path.with_suffix("")
+    if (beside / "model_index.json").is_file():
+        refuse_code(str(beside), read_json(beside / "model_index.json"))
+        return beside
+    repository = guess_repository(path)
+    try:
+        return fetch(repository, None, offline=True, weights=False)
+    except ModelLoadError:
+        raise ModelLoadError(
+            f"{path.name}: the configuration of its family ({repository}) is not on this machine",
+            f"name a diffusers folder of the same family, or the Hub id {repository}, as its configuration",
+        ) from None
+
+
+def guess_repository(path: Path) -> str:
+    """The Hub repository whose configuration diffusers would use for this checkpoint."""
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
+
+    with reading(str(path)):
+        return str(fetch_diffusers_config(load_single_file_checkpoint(str(path)))["pretrained_model_name_or_path"])
+
+
+def load_pipeline(source: Source, dtype: torch.dtype) -> Any:
+    """The diffusers pipeline of `source` in `dtype`, in evaluation mode, from local files alone."""
+    import diffusers
+
+    options: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
+    if source.single_file:
+        family = family_of_file(source.id, tensor_names(source.path))
+        check_config(source, family)
+        kind = getattr(diffusers, family.pipeline)
+        with reading(source.id), quiet():
+            more = {**family.options, **loose_parts(source, family, dtype), **options}
+            pipe = kind.from_single_file(str(source.path), config=str(source.config), **more)
+            return whole(pipe, family)
+    more = {"variant": fp16_only(source.path), **folder_options(source.path)}
+    with reading(source.id), quiet():
+        return diffusers.DiffusionPipeline.from_pretrained(source.path, use_safetensors=True, **more, **options)
+
+
+def whole(pipe: Any, family: Family) -> Any:
+    """The pipeline with T5's embedding tied, of which diffusers leaves one copy unread where a file has only the other.
+
+    ModelLoadError if anything else was not read.
+    """
+    for part in family.parts:
+        module = pipe.components[part]
+        if hasattr(module, "tie_weights"):
+            module.tie_weights()
+        for name, value in module.named_parameters() if module is not None else ():
+            if value.is_meta:
+                raise ModelLoadError(f"{part} lacks {name}")
+    return pipe
+
+
+def loose_parts(source: Source, family: Family, dtype: torch.dtype) -> dict[str, Any]:
+    """Of a family whose files may hold the transformer alone: that, and the parts that the configuration folder has.
+
+    The rest diffusers reads from the file. ModelLoadError if a part is in neither.
+    """
+    import diffusers
+    import transformers
+
+    folder, names = Path(source.config or ""), tensor_names(source.path)
+    listed = read_json(folder / "model_index.json")
+    missing = [part for part, mark in family.parts.items() if not any(name.startswith(mark) for name in names)]
+    parts: dict[str, Any] = {}
+    for part in missing:
+        library, name = listed.get(part) or (None, None)
+        if name is None and part == "text_encoder_3":
+            parts[part] = parts["tokenizer_3"] = None
+        elif name is None or not weight_files(folder / part):
+            raise ModelLoadError(
+                f"{source.id}: it holds no {part}, and neither does its configuration {folder.name}",
+                "name a diffusers folder that holds the weights of what the file lacks as its configuration (--config)",
+            )
+        else:
+            kind = getattr(diffusers if library == "diffusers" else transformers, str(name))
+            parts[part] = kind.from_pretrained(folder / part, torch_dtype=dtype, local_files_only=True)
+    if family.parts:
+        kind = getattr(diffusers, read_json(folder / "transformer" / "config.json")["_class_name"])
+        parts["transformer"] = load_transformer(source.path, kind, folder / "transformer", dtype)
+    return parts
+
+
+def check_config(source: Source, family: Family) -> None:
+    """Refuse the configuration of another family than the single file's, from which something else would be built."""
+    kind = read_json(Path(source.config or "") / "model_index.json").get("_class_name")
+    others = {other.pipeline for other in FAMILIES} - {family.pipeline}
+    if kind in others:
+        raise ModelLoadError(
+            f"{source.id}: it holds {family.name}, and its configuration is that of a {kind}",
+            f"name a folder or Hub id of the family {family.name} as its configuration (--config)",
+        )
+
+
+def folder_options(folder: Path) -> dict[str, Any]:
+    """Arguments for the pipeline that the folder lists, without a safety checker: conestool does not measure that."""
+    listed = read_json(folder / "model_index.json")
+    for family in FAMILIES:
+        if family.pipeline == listed.get("_class_name"):
+            return dict(family.options)
+    return {"safety_checker": None, "requires_safety_checker": False} if listed.get("safety_checker") else {}
+
+
+def fp16_only(folder: Path) -> str | None:
+    """The variant "fp16" where a folder holds the denoiser in that variant alone."""
+    files = denoiser_files(folder)
+    return "fp16" if files and all(".fp16." in file.name for file in files) else None
+
+
+def denoiser_files(folder: Path) -> list[Path]:
+    """The weight files of the denoiser that are loaded from a diffusers folder; a variant only if there is no other."""
+    return [file for name in DENOISERS for file in weight_files(folder / name)]
+
+
+def weight_files(part: Path) -> list[Path]:
+    """The weight files of one component that are loaded from its folder; a variant only if there is no other."""
+    files = sorted(part.glob("*.safetensors"))
+    plain = [file for file in files if re.fullmatch(r"[^.]+\.safetensors", file.name)]
+    return plain or [file for file in files if ".fp16." in file.name]
+
+
+def original_denoiser(path: Path, denoiser: Any, wanted: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The `wanted` weights of the denoiser as a single file stores them, under the names that `denoiser` gives them.
+
+    By the conversion with which such files are loaded; the tensors are read from the file when they are used.
+    """
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+    from safetensors.torch import load_file
+
+    if has_layout(denoiser):
+        yield from read_stacked(path, denoiser, sorted(wanted))
+        return
+    kind = type(getattr(denoiser, "_orig_mod", denoiser)).__name__
+    convert = SINGLE_FILE_LOADABLE_CLASSES[kind]["checkpoint_mapping_fn"]
+    with quiet():
+        tensors = convert(config=denoiser.config, checkpoint=load_file(path))
+    yield from ((name, tensors[name]) for name in wanted.intersection(tensors))
+
+
+def tensor_names(path: Path) -> list[str]:
+    """The names of the tensors in a safetensors file; ModelLoadError if the file is damaged."""
+    from safetensors import safe_open
+
+    with reading(str(path)), safe_open(path, "pt") as file:
+        return list(file.keys())
+
+
+def stored_dtype(path: Path) -> torch.dtype | None:
+    """The dtype that most of a safetensors file's tensors have; ModelLoadError if the file is damaged."""
+    kinds = list(stored_kinds(path).values())
+    return STORED.get(max(set(kinds), key=kinds.count)) if kinds else None
+
+
+def stored_kinds(path: Path) -> dict[str, str]:
+    """How a safetensors file stores each of its tensors, such as F16; ModelLoadError if the file is damaged."""
+    from safetensors import safe_open
+
+    with reading(str(path)), safe_open(path, "pt") as file:
+        return {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one if the file is not there."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelLoadError(f"{path}: not JSON: {first_line(error)}") from error
+    return value if isinstance(value, dict) else {}
+
+
+def fetch(model_id: str, revision: str | None, offline: bool, weights: bool = True) -> Path:
+    """The local snapshot of a Hub repository, downloaded unless it is cached or `offline` is set."""
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import snapshot_download
+
+    options: dict[str, Any] = {"revision": revision, "local_files_only": offline}
+    with model_errors(model_id, revision, offline), quiet():
+        if weights:
+            return Path(DiffusionPipeline.download(model_id, use_safetensors=True, safety_checker=None, **options))
+        return Path(snapshot_download(model_id, allow_patterns=["*.json", "*.txt", "*.model"], **options))
+
+
+@contextmanager
+def model_errors(model_id: str, revision: str | None, offline: bool) -> Iterator[None]:
+    """What goes wrong between here and the Hub as a ModelLoadError that says what to do."""
+    try:
+        with hub_errors(model_id, revision, offline, what="model"):
+            yield
+    except HubError as error:
+        raise ModelLoadError(str(error), error.hint) from error
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn whatever goes wrong while third-party code reads a model into a one-line ModelLoadError."""
+    try:
+        yield
+    except (ModelLoadError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ModelLoadError(f"{name}: cannot be read: {first_line(error)}") from error

@@ -1,0 +1,150 @@
+"""Base models: loading them from wherever they are, and what the rest of the package asks of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from conestool.errors import ModelLoadError
+from conestool.models.families import Family, family_of
+from conestool.models.loading import SETTINGS, is_hub_id, load_pipeline, locate, read_json
+from conestool.records import BaseInfo
+
+__all__ = ["Defaults", "Model", "load_model", "wrap"]
+
+SMALLEST_VOCABULARY = 16
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a model renders unless told otherwise; `size` is the side of a square picture in pixels."""
+
+    steps: int = 30
+    guidance: float = 7.5
+    size: int = 512
+
+
+@dataclass
+class Model:
+    """A base model in memory.
+
+    `id` is as the user gave it, `path` the folder or file it came from (None for a pipeline made elsewhere), and
+    `stored_dtype` how the weights lie there; `dtype` is what they have in memory.
+    """
+
+    pipe: Any
+    id: str
+    family: Family
+    defaults: Defaults
+    revision: str | None = None
+    path: Path | None = None
+    stored_dtype: torch.dtype | None = None
+    settings: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The module whose K/V weights are meant."""
+        return self.family.denoiser(self.pipe)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser lies."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the denoiser computes in."""
+        return next(self.denoiser.parameters()).dtype
+
+    @cached_property
+    def scale(self) -> int:
+        """Pixels per latent, along one side."""
+        return int(self.pipe.vae_scale_factor)
+
+    @property
+    def in_folder(self) -> bool:
+        """Whether it came from a diffusers folder."""
+        return self.path is not None and self.path.is_dir()
+
+    @property
+    def info(self) -> BaseInfo:
+        """The identity of the model, without the concepts that are applied at the moment."""
+        from conestool.models.base_info import describe
+
+        return describe(self)
+
+    def forget(self) -> None:
+        """Forget where the model came from, because its weights are no longer those."""
+        self.path = None
+
+
+def load_model(
+    model_id: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    offline: bool = False,
+    config: str | None = None,
+) -> Model:
+    """Load a base model: "pocket", a diffusers folder, a single `.safetensors` file or a Hub id.
+
+    Only a Hub id is ever downloaded, and not with `offline`. `config` is the diffusers folder or Hub id with the
+    configuration of a single file; without it a folder of the file's name beside it, or the Hub's cache, serves.
+    Raises UsageError for a path that is not there, ModelLoadError if it cannot be read, DeviceError for the device.
+    """
+    from conestool.models.devices import pick_device, pick_dtype, place
+
+    target = pick_device(device)
+    source = locate(model_id, revision=revision, offline=offline, config=config)
+    chosen = pick_dtype(dtype, target, source.stored_dtype, source.size)
+    pipe = place(load_pipeline(source, chosen), target)
+    model = wrap(pipe, model_id)
+    check_vocabulary(model)
+    model.denoiser.eval()
+    model.revision, model.path, model.stored_dtype = source.revision, source.path, source.stored_dtype
+    model.settings, model.defaults = source.settings, read_defaults(source.settings, model.defaults)
+    return model
+
+
+def wrap(pipe: Any, id: str | None = None) -> Model:
+    """A Model around a pipeline that is loaded already; a Model is returned as it is.
+
+    `id` is by default the Hub id that the pipeline was loaded from, or "pipeline" if it was none.
+    """
+    if isinstance(pipe, Model):
+        return pipe
+    family = family_of(pipe)
+    denoiser = family.denoiser(pipe)
+    origin = str(pipe.name_or_path or "")
+    settings = read_json(Path(origin) / SETTINGS) if origin else {}
+    id = id or (origin if is_hub_id(origin) and not Path(origin).exists() else "pipeline")
+    plain = Defaults(family.steps, family.guidance, sample_side(pipe, denoiser) * int(pipe.vae_scale_factor))
+    return Model(pipe, id, family, read_defaults(settings, plain), settings=settings)
+
+
+def check_vocabulary(model: Model) -> None:
+    """Refuse a model whose tokenizer lost its files: transformers then makes an empty one without a word."""
+    if any(len(tokenizer) < SMALLEST_VOCABULARY for tokenizer in model.family.tokenizers(model.pipe)):
+        raise ModelLoadError(f"{model.id}: its tokenizer has no vocabulary", "copy or download the model again")
+
+
+def sample_side(pipe: Any, denoiser: nn.Module) -> int:
+    """Side of the latents that the denoiser was trained on; Flux says it in the pipeline alone."""
+    config: Any = denoiser.config
+    side: Any = config.get("sample_size", getattr(pipe, "default_sample_size", None))
+    return int(side if isinstance(side, int) else min(side)) if side else 64
+
+
+def read_defaults(settings: dict[str, Any], plain: Defaults) -> Defaults:
+    """Defaults by a model folder's `pocket.json` (num_inference_steps, guidance_scale, size), else `plain`."""
+    return Defaults(
+        int(settings.get("num_inference_steps", plain.steps)),
+        float(settings.get("guidance_scale", plain.guidance)),
+        int(settings.get("size", plain.size)),
+    )

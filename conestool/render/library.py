@@ -1,0 +1,155 @@
+"""Which `.cone` files a prompt asks for: those that offer the concepts named by its words, and least besides."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conestool._atomic import expand_user
+from conestool._text import quoted
+from conestool.algebra import merge
+from conestool.concept import Cone
+from conestool.errors import FormatError, NameClashError, UsageError
+from conestool.format import load, read_header
+from conestool.render.prompts import find_names, key_of
+
+__all__ = ["Offer", "Selection", "Shelf", "find_cones", "find_ids", "scan", "search_folders"]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One concept in one file, as the file's header tells it; `id` is its exact id, which covers its floats."""
+
+    file: Path
+    name: str
+    id: str
+    identifier: str
+    class_noun: str
+
+    @property
+    def same(self) -> tuple[str, str, str]:
+        """What two copies of one concept share."""
+        return self.id, self.identifier.casefold(), self.class_noun.casefold()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was found for a prompt: the concepts its words name (None if none), and the files they came from."""
+
+    cone: Cone | None
+    files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """All concepts on offer, folder by folder, and notes on files that could not be read."""
+
+    folders: tuple[tuple[Offer, ...], ...]
+    notes: tuple[str, ...] = ()
+    loaded: dict[Path, Cone] = field(default_factory=dict, compare=False, repr=False)
+
+    def find(self, prompt: str) -> Selection:
+        """The concepts whose names stand in `prompt`, from the files that offer them and least besides.
+
+        A name in an earlier folder hides that name in later ones. NameClashError, listing the files, if one folder
+        offers different concepts of one name.
+        """
+        prompt = unicodedata.normalize("NFC", prompt)
+        offers = self.by_name()
+        keys = list(dict.fromkeys(span.key for span in find_names(prompt, offers)))
+        for key in keys:
+            refuse_different(offers[key])
+        return self.take([offers[key] for key in keys])
+
+    def find_ids(self, ids: Iterable[str]) -> Selection:
+        """The concepts with these exact ids; UsageError if one is in no file."""
+        everything = [offer for folder in self.folders for offer in folder]
+        places = {wanted: [offer for offer in everything if offer.id == wanted] for wanted in ids}
+        missing = [wanted[:16] for wanted, offers in places.items() if not offers]
+        if missing:
+            raise UsageError(f"no .cone file here holds the concept {', '.join(missing)}", "give the file with -c")
+        return self.take(list(places.values()))
+
+    def by_name(self) -> dict[str, list[Offer]]:
+        """Offers by the key of their name, from the first folder that has it."""
+        found: dict[str, list[Offer]] = {}
+        for folder in self.folders:
+            here: dict[str, list[Offer]] = {}
+            for offer in folder:
+                here.setdefault(key_of(offer.name), []).append(offer)
+            found = here | found
+        return found
+
+    def take(self, wanted: Sequence[Sequence[Offer]]) -> Selection:
+        """Load each wanted concept, of which equal offers are given, and put them all into one Cone.
+
+        Of the files that offer a concept the one with the fewest others, then the one with most of the wanted, then
+        the first by name.
+        """
+        if not wanted:
+            return Selection(None)
+        held = Counter(offer.file for folder in self.folders for offer in folder)
+        used = Counter(offer.file for offers in wanted for offer in offers)
+        names: dict[Path, list[str]] = {}
+        for offers in wanted:
+            file = min((offer.file for offer in offers), key=lambda file: (held[file] - used[file], -used[file], file))
+            names.setdefault(file, []).extend(offer.name for offer in offers if offer.file == file)
+        for file in names.keys() - self.loaded.keys():
+            self.loaded[file] = load(file)
+        parts = [Cone(tuple(self.loaded[file][name] for name in chosen)) for file, chosen in names.items()]
+        return Selection(merge(*parts), tuple(names))
+
+
+def find_cones(prompt: str, folders: Sequence[str | Path] | None = None) -> Selection:
+    """The concepts that the words of `prompt` name, found in `folders` (default: here, then $CONES_PATH)."""
+    return scan(folders).find(prompt)
+
+
+def find_ids(ids: Iterable[str], folders: Sequence[str | Path] | None = None) -> Selection:
+    """The concepts with these content ids, such as a picture's record names."""
+    return scan(folders).find_ids(ids)
+
+
+def search_folders() -> list[Path]:
+    """The current folder, then those in $CONES_PATH, each once."""
+    listed = [part for part in os.environ.get("CONES_PATH", "").split(os.pathsep) if part]
+    unique: dict[Path, Path] = {}
+    for folder in [Path(), *(expand_user(part) for part in listed)]:
+        unique.setdefault(folder.resolve(), folder)
+    return list(unique.values())
+
+
+def scan(folders: Sequence[str | Path] | None = None) -> Shelf:
+    """Read the headers of all `.cone` files in `folders`; what cannot be read becomes a note."""
+    shelves, notes = [], []
+    for folder in search_folders() if folders is None else map(Path, folders):
+        offers: list[Offer] = []
+        for file in visible(folder, "*.cone"):
+            try:
+                header = read_header(file)
+            except (FormatError, UsageError, OSError) as error:
+                notes.append(f"passed over {error}")
+                continue
+            offers += [Offer(file, c.name, c.id, c.identifier, c.class_noun) for c in header.concepts]
+        shelves.append(tuple(offers))
+    return Shelf(tuple(shelves), tuple(notes))
+
+
+def visible(folder: Path, pattern: str) -> list[Path]:
+    """The files in a folder that match, in name order; no hidden ones, as in a shell."""
+    return sorted(file for file in folder.glob(pattern) if not file.name.startswith(".")) if folder.is_dir() else []
+
+
+def refuse_different(offers: Sequence[Offer]) -> None:
+    """Raise NameClashError unless all offers of a name are copies of one concept."""
+    first = offers[0]
+    other = next((offer for offer in offers if offer.same != first.same), None)
+    if other is not None:
+        raise NameClashError(
+            f"{first.file} and {other.file} offer different concepts named {first.name}",
+            f"say which to use: -c {quoted(first.file)}",
+        )

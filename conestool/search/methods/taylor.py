@@ -1,0 +1,55 @@
+"""Method `taylor`: one pass, the mean of theta * gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from conestool.search.methods.base import Ranking, method
+from conestool.search.objective import Objective
+
+__all__ = ["Taylor"]
+
+
+@method("taylor")
+@dataclass
+class Taylor:
+    """Score S_i = mean over batches of theta_i * dL_con/dtheta_i, the first-order fall of L_con when theta_i -> 0.
+
+    Source: the paper's statistic (weight times gradient), without its mask updates; averaged in fp32, because sums
+    make any threshold depend on the number of steps.
+    """
+
+    objective: Objective
+    steps: int = 60
+    total: Tensor = field(init=False)
+    seen: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.total = torch.zeros_like(self.objective.theta, dtype=torch.float32)
+
+    def step(self, index: int) -> float:
+        """Add batch `index` at the untouched weights; returns its L_con."""
+        parts = list(self.objective.parts(self.total, self.objective.theta))
+
+        def use(number: int, gradient: Tensor) -> None:
+            total, theta = parts[number]
+            total.addcmul_(gradient, theta)
+
+        loss = self.objective.gradient(self.objective.theta, index, use)
+        self.seen += 1
+        return loss
+
+    def state(self) -> dict[str, Tensor]:
+        """The running sum and the number of batches in it."""
+        return {"total": self.total, "seen": torch.tensor(self.seen)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state`."""
+        self.total, self.seen = state["total"].to(self.total), int(state["seen"])
+
+    def ranking(self) -> Ranking:
+        """The mean scores; how many to shut is left to the caller."""
+        return Ranking(self.total / max(1, self.seen))

@@ -1,0 +1,219 @@
+"""SD3 and Flux in their original layouts, held against diffusers' own conversions; what has no such layout; LoRAs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
+from diffusers.loaders import single_file_utils as reader
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from conestool.apply import applied, checkpoint_notes, write_checkpoint, write_lora
+from conestool.errors import ModelLoadError, UsageError
+from conestool.models._logging import quiet
+from conestool.models.conversion.fused_qkv import DENOISER, stack_state
+from conestool.models.kv_weights import kv_weights
+from conestool.models.model import Model, load_model, wrap
+from tests.support.model_files import FAMILIES, VARIANTS
+from tests.support.tiny_models import random_cone, save
+
+SD3 = {
+    "num_layers": 3,
+    "num_attention_heads": 24,
+    "caption_projection_dim": 1536,
+    "pos_embed_max_size": 8,
+    "dual_attention_layers": (0, 1),
+    "qk_norm": "rms_norm",
+}
+FLUX = {"num_layers": 2, "num_single_layers": 2, "guidance_embeds": True}
+KNOWN = {
+    "sd3": {
+        "x_embedder.proj.weight": (1536, 16, 2, 2),
+        "joint_blocks.0.x_block.attn.qkv.weight": (4608, 1536),
+        "joint_blocks.1.x_block.attn2.qkv.bias": (4608,),
+        "joint_blocks.2.context_block.attn.qkv.weight": (4608, 1536),
+        "joint_blocks.2.context_block.adaLN_modulation.1.weight": (3072, 1536),
+        "y_embedder.mlp.0.weight": (1536, 2048),
+    },
+    "flux": {
+        "double_blocks.0.img_attn.qkv.weight": (9216, 3072),
+        "double_blocks.1.txt_attn.norm.key_norm.scale": (128,),
+        "single_blocks.0.linear1.weight": (21504, 3072),
+        "single_blocks.1.linear2.weight": (3072, 15360),
+        "guidance_in.in_layer.weight": (3072, 256),
+        "vector_in.in_layer.weight": (3072, 768),
+    },
+}
+"""Names and shapes in sd3.5_medium and flux1-dev."""
+
+
+def real_width(family: str) -> Any:
+    """A transformer without memory, of the real width and few layers."""
+    with torch.device("meta"):
+        return SD3Transformer2DModel(**SD3) if family == "sd3" else FluxTransformer2DModel(**FLUX)
+
+
+def converted(family: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """diffusers' conversion of a checkpoint."""
+    kind = "sd3" if family == "sd3" else "flux"
+    convert = getattr(reader, f"convert_{kind}_transformer_checkpoint_to_diffusers")
+    return dict(convert({DENOISER + key: value for key, value in state.items()}))
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_every_tensor_comes_back_under_its_name(family: str) -> None:
+    """At the real widths; names and shapes are those of the published files."""
+    denoiser = real_width(family)
+    state = denoiser.state_dict()
+    original = stack_state(state, denoiser)
+    for name, shape in KNOWN[family].items():
+        assert tuple(original[name].shape) == shape, name
+    back = converted(family, original)
+    assert {key: value.shape for key, value in back.items()} == {key: value.shape for key, value in state.items()}
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_every_row_comes_back_to_its_place(family: str) -> None:
+    """Values too: all rows of the real width, one column of each matrix."""
+    denoiser = real_width(family)
+    columns = {key: torch.randn(value.shape[:1]) for key, value in denoiser.state_dict().items()}
+    back = converted(family, stack_state(columns, denoiser))
+    assert back.keys() == columns.keys()
+    assert all(torch.equal(back[key], value) for key, value in columns.items())
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_refuses_a_tensor_without_a_place(family: str) -> None:
+    """What no original module has is not dropped in silence."""
+    denoiser = real_width(family)
+    for key in ("transformer_blocks.0.attn.extra.weight", "transformer_blocks.0.ff.net.1.weight"):
+        with pytest.raises(UsageError, match=key):
+            stack_state({key: torch.zeros(1)}, denoiser)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
+    """Small models from folders; tests must leave them as they are."""
+    found = {}
+    for name, make in (FAMILIES | VARIANTS).items():
+        if name in ("sd3", "flux", "flux-schnell", "pixart"):
+            place = tmp_path_factory.mktemp(name)
+            found[name] = load_model(str(save(make(place), place / "base")))
+    return found
+
+
+def folder_of(model: Model) -> Path:
+    """Where a model came from."""
+    assert model.path is not None
+    return model.path
+
+
+def same_parts(one: Any, other: Any) -> None:
+    """Assert that all modules of two pipelines have equal weights."""
+    for name, part in one.components.items():
+        if isinstance(part, torch.nn.Module):
+            state = other.components[name].state_dict()
+            for key, value in part.state_dict().items():
+                assert torch.equal(state[key], value), (name, key)
+
+
+def test_diffusers_reads_the_checkpoint_of_sd3(models: dict[str, Model], tmp_path: Path) -> None:
+    """Every part of it, by `from_single_file` as anyone would call it."""
+    model = models["sd3"]
+    cone = random_cone(model, density=0.3)
+    out = write_checkpoint(model, cone, tmp_path / "out.safetensors")
+    with quiet():
+        loaded = type(model.pipe).from_single_file(str(out), config=str(model.path), local_files_only=True)
+    with applied(model, cone):
+        same_parts(model.pipe, loaded)
+
+
+@pytest.mark.parametrize("family", KNOWN)
+@pytest.mark.parametrize("prefix", ["", DENOISER])
+def test_a_transformer_alone_takes_the_rest_from_its_configuration(
+    models: dict[str, Model], tmp_path: Path, family: str, prefix: str
+) -> None:
+    """As Flux is published: the same model, patched in place, with nothing added to the file."""
+    model = models[family]
+    denoiser: Any = model.denoiser
+    file = tmp_path / "alone.safetensors"
+    save_file({prefix + key: value for key, value in stack_state(denoiser.state_dict(), denoiser).items()}, file)
+    alone = load_model(str(file), config=str(model.path))
+    assert alone.info.digests == model.info.digests
+    cone = random_cone(model, density=0.3)
+    out = write_checkpoint(alone, cone, tmp_path / "out.safetensors", strength=0.5)
+    assert load_file(out).keys() == load_file(file).keys()
+    with applied(model, cone, strength=0.5):
+        same_parts(model.pipe, load_model(str(out), config=str(model.path)).pipe)
+
+
+def test_says_what_a_file_and_its_configuration_lack(models: dict[str, Model], tmp_path: Path) -> None:
+    """The part, and how to get it; never a pipeline that fails later."""
+    import shutil
+
+    denoiser: Any = models["flux"].denoiser
+    file = tmp_path / "alone.safetensors"
+    save_file(stack_state(denoiser.state_dict(), denoiser), file)
+    bare = tmp_path / "bare"
+    shutil.copytree(folder_of(models["flux"]), bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(ModelLoadError, match="holds no vae") as caught:
+        load_model(str(file), config=str(bare))
+    assert "--config" in str(caught.value.hint)
+    with pytest.raises(ModelLoadError, match="no place for guidance_in"):
+        load_model(str(file), config=str(models["flux-schnell"].path))
+    schnell: Any = models["flux-schnell"].denoiser
+    save_file(stack_state(schnell.state_dict(), schnell), file)
+    with pytest.raises(ModelLoadError, match="no tensor guidance_in"):
+        load_model(str(file), config=str(models["flux"].path))
+
+
+def test_refuses_a_transformer_in_eight_bits(models: dict[str, Model], tmp_path: Path) -> None:
+    """Its scalars cannot be read and set one by one; before anything is loaded."""
+    denoiser: Any = models["flux"].denoiser
+    state = {key: value.to(torch.float8_e4m3fn) for key, value in stack_state(denoiser.state_dict(), denoiser).items()}
+    save_file(state, tmp_path / "eight.safetensors")
+    with pytest.raises(ModelLoadError, match="stored as F8_E4M3"):
+        load_model(str(tmp_path / "eight.safetensors"), config=str(models["flux"].path))
+
+
+def test_notes_what_programs_cannot_tell(models: dict[str, Model], tmp_path: Path) -> None:
+    """Another shift of latents, and a projection that sd3 files have no place for."""
+    assert checkpoint_notes(models["sd3"]) == checkpoint_notes(models["flux"]) == []
+    pipe = FAMILIES["sd3"](tmp_path)
+    pipe.vae.register_to_config(shift_factor=0.5)
+    with torch.no_grad():
+        pipe.text_encoder.text_projection.weight.mul_(2)
+    shift, projection = checkpoint_notes(wrap(pipe))
+    assert "shifted by 0.5; programs assume 0.0609" in shift and "projects" in projection
+
+
+def test_pixart_has_neither_checkpoint_nor_lora(models: dict[str, Model], tmp_path: Path) -> None:
+    """Refused, with the packaging that works."""
+    cone = random_cone(models["pixart"])
+    for write in (write_checkpoint, write_lora):
+        with pytest.raises(UsageError) as caught:
+            write(models["pixart"], cone, tmp_path / "out.safetensors")  # type: ignore[operator]
+        assert "diffusers folder" in str(caught.value.hint)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_diffusers_loads_the_lora(models: dict[str, Model], tmp_path: Path, family: str) -> None:
+    """At full rank `load_lora_weights` and `fuse_lora` give the patched weights, each of them."""
+    pytest.importorskip("peft")
+    model = load_model(str(models[family].path))
+    cone = random_cone(model, density=0.1)
+    done = write_lora(model, cone, tmp_path / "lora.safetensors", rank=1000)
+    with applied(model, cone):
+        patched = {param: weight.detach().clone() for param, weight in kv_weights(model.denoiser).items()}
+    pipe = model.pipe
+    pipe.load_lora_weights(str(done.path))
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    assert done.energy == pytest.approx(1, abs=1e-6)
+    for param, weight in kv_weights(pipe.transformer).items():
+        torch.testing.assert_close(weight.detach(), patched[param], rtol=1e-5, atol=1e-6)

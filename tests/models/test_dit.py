@@ -1,0 +1,203 @@
+"""PixArt, SD3 and Flux: what `find` tells their transformers is what diffusers' own pipelines tell them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from conestool.apply import applied
+from conestool.errors import ModelLoadError, UsageError
+from conestool.images.photos import to_latents
+from conestool.models.conditioning import Frame
+from conestool.models.dit import packed, unpacked
+from conestool.models.kv_weights import kv_weights
+from conestool.models.model import Model, load_model, wrap
+from conestool.models.noise_schedule import predict, schedule_of
+from conestool.models.prompts import cut_text, encode, frames_on, identifiers, is_one_token
+from conestool.models.sampling import initial_noise, sample
+from conestool.render import render
+from tests.support.model_files import FAMILIES, VARIANTS
+from tests.support.tiny_models import random_cone, save
+
+KINDS = {name: FAMILIES[name] for name in ("pixart", "sd3", "flux")} | VARIANTS
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A small random model of each family with a transformer."""
+    place = tmp_path_factory.mktemp(request.param)
+    return load_model(str(save(KINDS[request.param](place), place / "model")))
+
+
+def calls_of(model: Model, act: Any) -> list[tuple[dict[str, Any], Tensor]]:
+    """What the transformer is told while `act()` runs, latents as `hidden_states`, and what it answers."""
+    calls: list[tuple[dict[str, Any], Tensor]] = []
+
+    def note(_module: Any, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        told = dict(kwargs) | ({"hidden_states": args[0]} if args else {})
+        told |= told.pop("added_cond_kwargs", {})
+        calls.append((told, out[0]))
+
+    hook = model.denoiser.register_forward_hook(note, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            act()
+    finally:
+        hook.remove()
+    return calls
+
+
+def test_a_search_asks_what_the_pipeline_asks(model: Model) -> None:
+    """Same prompt, noise and time: every argument of the transformer is equal, and so is its answer."""
+    (theirs, answer), _ = calls_of(model, lambda: sample(model, ["a sks dog"], [5], steps=2, guidance=1.0))
+    schedule, noise = schedule_of(model), initial_noise(model, [torch.Generator().manual_seed(5)], (32, 32))
+    last = torch.tensor([len(schedule) - 1])
+    at = {"model": model, "schedule": schedule, "noisy": noise, "t": last}
+    ours: list[Tensor] = []
+    [(told, _)] = calls_of(model, lambda: ours.append(predict(**at, cond=encode(model, ["a sks dog"]))))
+    for name, value in theirs.items():
+        if isinstance(value, Tensor):
+            torch.testing.assert_close(told[name].float(), value.float(), rtol=0, atol=0, msg=name)
+        else:
+            assert told.get(name) in (value, None), name
+    whole = unpacked(answer, 8, 8) if model.family.name == "flux" else answer
+    assert torch.equal(ours[0], whole[:, : noise.shape[1]]) and ours[0].shape == noise.shape
+
+
+def test_which_weights_count(model: Model) -> None:
+    """K and V of self- and cross-attention; of both streams of joint attention, and of both kinds of block."""
+    parts = {name.rsplit(".", 2)[1] for name in kv_weights(model.denoiser)}
+    joint = model.family.name != "pixart"
+    assert parts == {"to_k", "to_v"} | ({"add_k_proj", "add_v_proj"} if joint else set())
+    count = {"pixart": 2 * 2 * 2, "stable-diffusion-3": 2 * 4 + 2, "flux": 4 + 2 * 2}[model.family.name]
+    assert len(kv_weights(model.denoiser)) == count
+
+
+def test_applied_restores_every_bit(model: Model) -> None:
+    """Strength and all; within, every parameter of the concept differs."""
+    weights = kv_weights(model.denoiser)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    with applied(model, random_cone(model, density=0.1), strength=0.7):
+        assert not any(torch.equal(weight, before[name]) for name, weight in weights.items())
+    assert all(torch.equal(weight, before[name]) for name, weight in weights.items())
+
+
+def test_latents_are_what_the_pipeline_decodes(model: Model) -> None:
+    """By hand: the posterior's mode, minus the shift, times the scale; decoding takes both back."""
+    image = Image.new("RGB", (32, 32), (200, 40, 90))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    vae = model.pipe.vae
+    with torch.no_grad():
+        mode = vae.encode(pixels).latent_dist.mode()
+    expected = (mode - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+    torch.testing.assert_close(to_latents(model, [image]), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_flow_is_shifted_as_the_sampler_shifts_it(model: Model) -> None:
+    """Every sigma of training is one that the scheduler itself makes for pictures of this size; the rest is DDPM's."""
+    schedule, scheduler = schedule_of(model), model.pipe.scheduler
+    if model.family.name == "pixart":
+        assert schedule.prediction == "epsilon" and torch.equal(schedule.signal, scheduler.alphas_cumprod.sqrt())
+        return
+    mu = {"mu": 0.5 + (1.15 - 0.5) * (16 - 256) / (4096 - 256)} if scheduler.config.use_dynamic_shifting else {}
+    scheduler = type(scheduler).from_config(scheduler.config)
+    scheduler.set_timesteps(sigmas=list(np.linspace(1.0, 1 / 1000, 1000)), **mu)
+    torch.testing.assert_close(schedule.sigma, scheduler.sigmas[:-1].flip(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(schedule.model_times, scheduler.timesteps.flip(0), rtol=1e-5, atol=1e-3)
+    z, eps, t = torch.ones(1, 16, 2, 2), torch.full((1, 16, 2, 2), 3.0), torch.tensor([499])
+    assert schedule.prediction == "flow" and bool((schedule.target(z, eps, t) == 2).all())
+
+
+def test_defaults_are_those_of_the_family(model: Model) -> None:
+    """Steps, guidance and size, where the folder does not say otherwise; Flux's transformer does not know its size."""
+    before = wrap(model.pipe).defaults
+    expected = {
+        "PixArtAlpha": (20, 4.5, 128 * 4),
+        "PixArtSigma": (20, 4.5, 128 * 4),
+        "StableDiffusion3": (28, 7.0, 8 * 4),
+        "Flux": (28, 3.5, 128 * 4),
+        "FluxSchnell": (4, 0.0, 128 * 4),
+    }[type(model.family).__name__]
+    plain = wrap(type(model.pipe)(**model.pipe.components)).defaults
+    assert (before.steps, before.guidance, before.size) == (4, 3.0, 32)  # as the folder's pocket.json says
+    assert (plain.steps, plain.guidance, plain.size) == expected
+
+
+def test_long_prompts_are_cut_where_t5_stops(model: Model) -> None:
+    """A hundred words are more than CLIP reads and less than T5; six hundred are too many for both."""
+    assert cut_text(model, "dog " * 100) == ""
+    assert cut_text(model, "dog " * 600).split() == ["dog"] * (600 - model.family.readers(model.pipe)[0][1] + 1)
+
+
+def test_identifiers_are_single_tokens_for_every_encoder(model: Model) -> None:
+    """Also in T5's vocabulary, whose words begin with a mark."""
+    words = identifiers(model)
+    assert "sks" in words and all(is_one_token(model, word) for word in words)
+    assert not is_one_token(model, "cthulhu")
+
+
+def test_sizes_are_multiples_of_a_patch(model: Model) -> None:
+    """Two latents of four pixels; the pipelines would round in silence or fail."""
+    with pytest.raises(UsageError, match="multiples of 8"):
+        sample(model, ["a dog"], [0], size=(36, 32))
+    assert sample(model, ["a dog"], [0], steps=2, guidance=1.0, size=(40, 32))[0].size == (40, 32)
+
+
+def test_a_scheduler_of_another_kind_of_noise_is_refused(model: Model) -> None:
+    """Flow models with a DDIM sampler, or the reverse, would draw noise without a word."""
+    other = "FlowMatchEulerDiscrete" if model.family.name == "pixart" else "DDIM"
+    with pytest.raises(UsageError, match="another kind of noise"):
+        render(model, ["a dog"], scheduler=other)
+
+
+@pytest.mark.parametrize("model", ["pixart"], indirect=True)
+def test_alpha_is_told_how_photos_were_framed(model: Model) -> None:
+    """Its own height and width, and the ratio of the square that is shown."""
+    told = frames_on(model, [Frame.centre((60, 40), 32), Frame.whole(32)])
+    assert told["resolution"].tolist() == [[40, 60], [32, 32]] and told["aspect_ratio"].tolist() == [[1], [1]]
+
+
+@pytest.mark.parametrize("model", ["pixart"], indirect=True)
+def test_one_step_of_alpha_needs_a_distilled_scheduler(model: Model) -> None:
+    """The pipeline would end in an IndexError."""
+    with pytest.raises(UsageError, match="one step"):
+        sample(model, ["a dog"], [0], steps=1)
+
+
+@pytest.mark.parametrize("model", ["flux"], indirect=True)
+def test_flux_has_no_negative_prompt(model: Model) -> None:
+    """It says so instead of ignoring it."""
+    with pytest.raises(UsageError, match="no negative prompt"):
+        sample(model, ["a dog"], [0], negative="blur")
+
+
+@pytest.mark.parametrize("model", ["sd3"], indirect=True)
+def test_sd3_without_t5(model: Model) -> None:
+    """Then CLIP limits the prompt, and the denoiser gets zeros in T5's place, as from the pipeline."""
+    pipe = type(model.pipe)(**model.pipe.components | {"text_encoder_3": None, "tokenizer_3": None})
+    small = wrap(pipe)
+    assert small.family is model.family and len(cut_text(small, "dog " * 100).split()) == 100 - 22
+    embeds = encode(small, ["a dog"]).embeds
+    assert not embeds[:, 24:].any() and embeds[:, :24].any()
+
+
+def test_packing_is_undone() -> None:
+    """A patch holds two by two neighbours of every channel; by hand for the second patch."""
+    latents = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6)
+    patches = packed(latents)
+    assert torch.equal(unpacked(patches, 4, 6), latents) and patches.shape == (2, 6, 12)
+    assert patches[0, 1].tolist() == latents[0, :, :2, 2:4].reshape(-1).tolist()
+
+
+def test_a_transformer_with_a_picture_beside_the_latents_is_refused(tmp_path: Path) -> None:
+    """Such as Flux Fill: its concepts would have to be sought with a mask."""
+    pipe = FAMILIES["flux"](tmp_path)
+    pipe.transformer.register_to_config(in_channels=96 * 4)
+    with pytest.raises(ModelLoadError, match="known family"):
+        wrap(pipe)

@@ -1,0 +1,224 @@
+"""Loading base models: every place they may be in, and an error in one line for everything else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from subprocess import run
+
+import pytest
+import torch
+
+from conestool.errors import ConesError, DeviceError, ModelLoadError, OutOfMemoryError, UsageError
+from conestool.models import loading
+from conestool.models.devices import memory_errors, pick_device, pick_dtype
+from conestool.models.loading import is_hub_id, model_errors
+from conestool.models.model import Defaults, load_model, wrap
+from tests.support.tiny_models import make_pipeline, save_pipeline
+
+
+def test_loads_a_folder_with_its_own_defaults(epsilon_folder: Path) -> None:
+    """Steps, guidance and size come from pocket.json; on the CPU auto is float32."""
+    model = load_model(str(epsilon_folder))
+    assert model.defaults == Defaults(4, 3.0, 32)
+    assert (model.device.type, model.dtype, model.stored_dtype) == ("cpu", torch.float32, torch.float32)
+    assert model.family.name == "stable-diffusion" and model.scale == 4
+    assert not model.denoiser.training
+
+
+def test_pocket_is_the_folder_inside_the_package(epsilon_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name "pocket" needs no path."""
+    assert loading.pocket_folder() == Path(loading.__file__).parents[1] / "pocket"
+    monkeypatch.setattr(loading, "pocket_folder", lambda: epsilon_folder)
+    assert load_model("pocket").id == "pocket"
+
+
+def test_wraps_a_pipeline_in_memory(tmp_path: Path) -> None:
+    """Without pocket.json the size is the U-Net's, and a Model is left as it is."""
+    pipe = make_pipeline(tmp_path)
+    model = wrap(pipe)
+    assert model.defaults == Defaults(30, 7.5, 32) and model.id == "pipeline" and model.denoiser is pipe.unet
+    assert wrap(model) is model
+
+
+def test_wrap_knows_a_hub_id_and_tells_no_folder(epsilon_folder: Path, tmp_path: Path) -> None:
+    """A local folder's name does not leak into files through the id."""
+    pipe = make_pipeline(tmp_path)
+    pipe.register_to_config(_name_or_path="owner/name")
+    assert wrap(pipe).id == "owner/name"
+    pipe.register_to_config(_name_or_path=str(epsilon_folder))
+    assert wrap(pipe).id == "pipeline" and wrap(pipe).defaults.steps == 4
+    assert load_model(str(epsilon_folder)).info.id == epsilon_folder.name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("owner/name", True),
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", True),
+        ("pocket2", False),
+        ("./owner/name", False),
+        ("~/name", False),
+        ("/owner/name", False),
+        ("a/b/c", False),
+        ("models/x.safetensors", False),
+    ],
+)
+def test_tells_hub_ids_from_paths(text: str, expected: bool) -> None:
+    """Only owner/name can mean the Hub."""
+    assert is_hub_id(text) is expected
+
+
+def test_a_missing_path_is_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that is not there, also one below a folder that is, is a usage error."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    for path in ("nowhere", "./no/where", "models/sd15", str(tmp_path / "x.safetensors")):
+        with pytest.raises(UsageError, match="no such model") as caught:
+            load_model(path)
+        assert caught.value.exit_code == 2
+
+
+def test_an_id_that_is_not_cached_is_explained_offline() -> None:
+    """With offline nothing is fetched, and the message says what to do."""
+    with pytest.raises(ModelLoadError, match="owner/name: not on this machine") as caught:
+        load_model("owner/name", offline=True)
+    assert caught.value.exit_code == 7 and "--offline" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        ("GatedRepoError", "gated on the Hub"),
+        ("RevisionNotFoundError", "no revision 'v9'"),
+        ("RepositoryNotFoundError", "no such model here or on the Hub"),
+        ("HfHubHTTPError", "the Hub cannot be used: the reason"),
+    ],
+)
+def test_explains_what_the_hub_answers(cause: str, message: str) -> None:
+    """Also behind the error in which diffusers wraps it."""
+    from huggingface_hub import errors
+
+    kind = getattr(errors, cause)
+    answer = kind.__new__(kind)  # its __init__ wants a response of the HTTP library in use
+    answer.args = ("the reason\nmore",)
+    with pytest.raises(ModelLoadError, match=message) as caught, model_errors("owner/name", "v9", False):
+        raise OSError("Cannot load model") from answer
+    assert "\n" not in str(caught.value) and caught.value.hint
+
+
+def test_does_not_ask_a_hub_that_is_forbidden() -> None:
+    """With HF_HUB_OFFLINE an id that is not cached is an error in one short line that names the variable."""
+    with pytest.raises(ModelLoadError, match="owner/name: HF_HUB_OFFLINE forbids to ask the Hub") as caught:
+        load_model("owner/name")
+    assert "--offline" in str(caught.value.hint)
+
+
+def broken(folder: Path, change: str) -> Path:
+    """A copy of a model folder with one thing wrong."""
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    if change == "no index":
+        (folder / "model_index.json").unlink()
+    elif change == "pickle only":
+        weights.rename(weights.with_name("diffusion_pytorch_model.bin"))
+    elif change == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif change == "no tokenizer":
+        shutil.rmtree(folder / "tokenizer")
+    elif change == "no vocabulary":
+        for file in (folder / "tokenizer").iterdir():
+            file.unlink()
+    elif change == "bad json":
+        (folder / "pocket.json").write_text("{")
+    elif change == "other class":
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "NoSuchPipeline"}))
+    return folder
+
+
+CHANGES = ["no index", "pickle only", "truncated", "no tokenizer", "no vocabulary", "bad json", "other class"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_explains_a_damaged_folder(tmp_path: Path, epsilon_folder: Path, change: str) -> None:
+    """One line, exit code 7, for every way in which a folder may be damaged; nothing is unpickled."""
+    folder = broken(Path(shutil.copytree(epsilon_folder, tmp_path / "model")), change)
+    with pytest.raises(ModelLoadError) as caught:
+        load_model(str(folder))
+    assert "\n" not in str(caught.value) and "model" in str(caught.value)
+
+
+def test_refuses_a_pickled_checkpoint(tmp_path: Path) -> None:
+    """A .ckpt is not opened."""
+    (tmp_path / "model.ckpt").write_bytes(b"\x80\x04")
+    with pytest.raises(ModelLoadError, match=r"model\.ckpt: not a \.safetensors file"):
+        load_model(str(tmp_path / "model.ckpt"))
+
+
+def test_refuses_a_pipeline_of_an_unknown_family(tmp_path: Path) -> None:
+    """An inpainting U-Net takes more than text; so does something that is no pipeline at all."""
+    pipe = make_pipeline(tmp_path)
+    pipe.unet.register_to_config(in_channels=9)
+    for other in (pipe, object()):
+        with pytest.raises(ModelLoadError, match="known family"):
+            wrap(other)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "cpu:1", "cuda:x", "", "mps:0"])
+def test_refuses_unknown_devices(name: str) -> None:
+    """Exit code 6, before any model is read."""
+    with pytest.raises(DeviceError) as caught:
+        load_model("pocket", device=name)
+    assert caught.value.exit_code == 6 and caught.value.hint
+
+
+def test_picks_dtypes() -> None:
+    """float32 on the CPU whatever is stored; unknown names are refused."""
+    cpu = pick_device("cpu")
+    assert pick_dtype("auto", cpu, torch.float16, 1 << 40) == torch.float32
+    assert pick_dtype("bfloat16", cpu) == torch.bfloat16
+    with pytest.raises(UsageError, match="float8"):
+        pick_dtype("float8", cpu)
+
+
+def test_loads_a_folder_that_holds_the_fp16_variant_alone(tmp_path: Path) -> None:
+    """As many Hub snapshots do; the stored dtype is remembered."""
+    folder = save_pipeline(tmp_path / "half", dtype=torch.float16)
+    for file in folder.rglob("*.safetensors"):
+        file.rename(file.with_name(file.stem + ".fp16.safetensors"))
+    model = load_model(str(folder))
+    assert (model.dtype, model.stored_dtype) == (torch.float32, torch.float16)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1e15 bytes"),
+        MemoryError(),
+    ],
+)
+def test_running_out_of_memory_names_what_helps(error: Exception) -> None:
+    """On every kind of device; any other RuntimeError stays itself."""
+    with pytest.raises(OutOfMemoryError, match="cpu is out of memory") as caught, memory_errors(torch.device("cpu")):
+        raise error
+    assert caught.value.exit_code == 6 and "at once" in str(caught.value.hint)
+    with pytest.raises(RuntimeError, match="shape"), memory_errors(torch.device("cpu")):
+        raise RuntimeError("shape mismatch")
+
+
+def test_loading_is_silent(epsilon_folder: Path) -> None:
+    """Neither bars, nor notes on torchvision, nor future warnings reach a person's terminal."""
+    code = f"from conestool.models.model import load_model; load_model({str(epsilon_folder)!r}).info"
+    done = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_every_error_is_ours(tmp_path: Path) -> None:
+    """A file that only calls itself a checkpoint raises a ConesError with the file's name."""
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(ConesError, match=r"model\.safetensors"):
+        load_model(str(tmp_path / "model.safetensors"))

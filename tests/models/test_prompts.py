@@ -1,0 +1,80 @@
+"""Prompts: conditioning as the pipeline makes it, what is cut, and which words can be identifiers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from conestool.errors import UsageError
+from conestool.models.conditioning import Conditioning
+from conestool.models.model import Model, load_model
+from conestool.models.prompts import choose_identifier, cut_text, encode, identifiers, is_one_token
+
+
+@pytest.fixture(scope="module")
+def model(epsilon_folder: Path) -> Model:
+    """The small base model; its tokenizer reads 24 tokens, two of them marks."""
+    return load_model(str(epsilon_folder))
+
+
+def test_encodes_as_the_pipeline_does(model: Model) -> None:
+    """Equal to diffusers' own encode_prompt, row by row, in one batch or several."""
+    prompts = ["a photo of a sks dog", "", "a red hat on the beach"]
+    expected, _ = model.pipe.encode_prompt(prompts, "cpu", 1, False)
+    torch.testing.assert_close(encode(model, prompts).embeds, expected)
+    torch.testing.assert_close(encode(model, prompts, batch=2).embeds, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_conditioning_rows_can_be_taken_and_repeated() -> None:
+    """Indexing, expanding and joining act on the embeddings and on everything beside them."""
+    cond = Conditioning(torch.arange(6.0).view(3, 2, 1), {"pooled": torch.arange(3.0).view(3, 1)})
+    picked = cond[[2, 0]]
+    assert picked.extra["pooled"].flatten().tolist() == [2, 0] and len(picked) == 2
+    assert cond[1:2].expand(4).embeds.shape == (4, 2, 1)
+    joined = Conditioning.cat([picked, cond])
+    assert joined.extra["pooled"].flatten().tolist() == [2, 0, 0, 1, 2]
+
+
+def test_tells_exactly_what_is_cut(model: Model) -> None:
+    """22 words fit; the rest is reported as typed, with its capitals."""
+    fits = " ".join(["dog"] * 22)
+    assert cut_text(model, fits) == ""
+    assert cut_text(model, fits + " in a Red Hat") == "in a Red Hat"
+    assert cut_text(model, " ".join(["dog"] * 20) + " zebra") == "bra"
+
+
+def test_counting_does_not_warn(model: Model, recwarn: pytest.WarningsRecorder) -> None:
+    """Long prompts are the caller's to report."""
+    cut_text(model, "dog " * 100)
+    assert not recwarn.list
+
+
+def test_identifiers_are_rare_single_tokens(model: Model) -> None:
+    """Words of the vocabulary without meaning, not its common words, each a single known token."""
+    words = identifiers(model)
+    assert "sks" in words and not {"dog", "the", "a"} & set(words)
+    assert all(is_one_token(model, word) for word in words)
+    assert not is_one_token(model, "zebra")
+
+
+def test_a_model_may_name_its_identifiers(epsilon_folder: Path) -> None:
+    """What pocket.json lists goes before any guess."""
+    model = load_model(str(epsilon_folder))
+    model.settings["identifiers"] = ["vlk", "brz"]
+    assert identifiers(model) == ["vlk", "brz"]
+
+
+def test_identifier_depends_on_the_name_alone(model: Model) -> None:
+    """The same name gives the same identifier, taken ones are passed over, and many names spread over all."""
+    first = choose_identifier(model, "My-Dog")
+    assert first == choose_identifier(model, "my-dog")
+    assert choose_identifier(model, "my-dog", taken=[first.upper()]) != first
+    assert {choose_identifier(model, f"name {number}") for number in range(200)} == set(identifiers(model))
+
+
+def test_says_when_no_identifier_is_left(model: Model) -> None:
+    """All taken: an error with the way out, not a repetition."""
+    with pytest.raises(UsageError, match="no rare word left"):
+        choose_identifier(model, "dog", taken=identifiers(model))

@@ -1,0 +1,80 @@
+"""Single-file checkpoints in the original layout: the same model as the folder, and never a surprise download."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from conestool.apply import applied, write_denoiser, write_folder
+from conestool.errors import ModelLoadError
+from conestool.fingerprint import Level, match
+from conestool.models.model import load_model
+from conestool.models.sampling import sample
+from tests.support.ldm_writer import save_original
+from tests.support.tiny_models import random_cone, save_pipeline
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random model with AutoencoderKL, as a diffusers folder."""
+    return save_pipeline(tmp_path_factory.mktemp("single") / "base", tiny=False)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path) -> Path:
+    """The same model as one file in the original layout."""
+    return save_original(load_model(str(folder)).pipe, folder.with_name("model.safetensors"))
+
+
+def test_is_the_same_model_as_the_folder(folder: Path, checkpoint: Path) -> None:
+    """Equal digests, equal pictures."""
+    whole, single = load_model(str(folder)), load_model(str(checkpoint), config=str(folder))
+    assert single.info.digests == whole.info.digests and single.info.tensors == whole.info.tensors
+    settings = {"steps": 3, "guidance": 2.0, "size": (32, 32)}
+    [expected], [drawn] = (sample(model, ["a dog"], [0], **settings) for model in (whole, single))
+    assert drawn.tobytes() == expected.tobytes()
+
+
+def test_a_half_checkpoint_is_equal_at_float16(folder: Path, checkpoint: Path) -> None:
+    """Packaging and dtype together change nothing."""
+    half = load_model(str(folder), dtype="float16").pipe
+    file = save_original(half, checkpoint.with_name("half.safetensors"))
+    model = load_model(str(file), config=str(folder))
+    assert (model.dtype, model.stored_dtype) == (torch.float32, torch.float16)
+    found = match(load_model(str(folder)).info, model.info)
+    assert found.level is Level.EQUAL_AT and found.rung == "f16"
+
+
+def test_finds_the_configuration_beside_the_file(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """A folder of the file's name serves; its weights are not read."""
+    shutil.copyfile(checkpoint, tmp_path / "mine.safetensors")
+    shutil.copytree(folder, tmp_path / "mine", ignore=shutil.ignore_patterns("*.safetensors"))
+    assert load_model(str(tmp_path / "mine.safetensors")).info.digests == load_model(str(folder)).info.digests
+
+
+def test_without_configuration_says_which_is_needed(checkpoint: Path) -> None:
+    """No download behind one's back."""
+    with pytest.raises(ModelLoadError, match=r"model\.safetensors: the configuration of its family") as caught:
+        load_model(str(checkpoint))
+    assert "stable-diffusion-v1-5" in str(caught.value.hint)
+
+
+def test_patched_outputs_keep_the_stored_dtype(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """From a single file in float16 both outputs are float16 and draw what `applied` draws."""
+    file = save_original(load_model(str(folder), dtype="float16").pipe, tmp_path / "half.safetensors")
+    model = load_model(str(file), config=str(folder))
+    cone = random_cone(model, density=0.3)
+    written = load_model(str(write_folder(model, cone, tmp_path / "out")))
+    assert written.stored_dtype == torch.float16
+    with applied(model, cone):
+        for key, value in model.denoiser.state_dict().items():
+            assert torch.equal(written.denoiser.state_dict()[key], value), key
+    single = write_denoiser(model, cone, tmp_path / "unet.safetensors")
+    from safetensors.torch import load_file
+
+    stored = load_file(single)
+    assert all(value.dtype == torch.float16 for value in stored.values())
+    assert all(torch.equal(stored[key].float(), value) for key, value in written.denoiser.state_dict().items())

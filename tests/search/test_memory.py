@@ -1,0 +1,375 @@
+"""Less memory, the same search: parts of a batch, recomputed activations, scores elsewhere, 16-bit denoisers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from conestool.errors import NumbersError, UsageError
+from conestool.format import dumps
+from conestool.images.photos import as_photo
+from conestool.models.model import Model, load_model, wrap
+from conestool.models.prompts import encode
+from conestool.search import DEFAULT_METHOD, Event, Progress, Settings, find
+from conestool.search.batches import Pictures, Term
+from conestool.search.config import PLENTY, Resources
+from conestool.search.memory import aside, at_work, resting
+from conestool.search.methods import mask
+from conestool.search.methods.base import METHODS, make_method
+from conestool.search.objective import GROWTH_INTERVAL, MAX_SCALE, LossScale, Objective
+from conestool.search.parameters import Layout
+from tests.search.gradients import whole
+from tests.support.model_files import FAMILIES
+from tests.support.tiny_models import save_pipeline
+
+ALL = Resources(micro_batch=1, gradient_checkpointing=True, offload_scores=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pipeline(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Model:
+    return load_model(str(folder))
+
+
+def objective(model: Model, layout: Layout, resources: Resources = PLENTY, weight: float = 1.0) -> Objective:
+    """Two terms of three samples on random latents."""
+    latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    dog, cat = encode(model, ["a sks dog"]), encode(model, ["a dog", "a picture of a dog"])
+    terms = [
+        Term("instance", Pictures(latents[:2]), dog, weight, 3),
+        Term("class", Pictures(latents[2:]), cat, weight, 3, keep=True),
+    ]
+    return Objective(model, layout, terms, largest=resources.samples, pool=6)
+
+
+def gradient(model: Model, resources: Resources = PLENTY, weight: float = 1.0) -> tuple[Tensor, float]:
+    """Gradient and loss of a batch with a tenth of the weights shut."""
+    with at_work(model, resources) as layout:
+        asked = objective(model, layout, resources, weight)
+        kept = torch.rand(asked.theta.shape, generator=torch.Generator().manual_seed(1)) > 0.1
+        return whole(asked, asked.theta * kept)
+
+
+def closeness(a: Tensor, b: Tensor) -> float:
+    """Relative distance of two vectors."""
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [
+        Resources(micro_batch=1),
+        Resources(micro_batch=4),
+        Resources(gradient_checkpointing=True),
+        Resources(offload_scores=True),
+        ALL,
+    ],
+    ids=lambda each: f"{each.micro_batch} {each.gradient_checkpointing} {each.offload_scores}",
+)
+def test_less_memory_gives_the_same_gradient(model: Model, resources: Resources) -> None:
+    """Within 1e-5 of it, the rounding of float32 sums in another order."""
+    (at_once, loss), (parts, again) = gradient(model), gradient(model, resources)
+    assert closeness(parts, at_once) < 1e-5
+    assert again == pytest.approx(loss, rel=1e-5)
+
+
+def test_parts_are_added_in_float32(folder: Path) -> None:
+    """One by one, bfloat16 gradients are as near to those of the whole batch as bfloat16 is to float32, or nearer."""
+    exact = gradient(load_model(str(folder)))[0]
+    half = load_model(str(folder), dtype="bfloat16")
+    at_once, parts = gradient(half)[0], gradient(half, Resources(micro_batch=1))[0]
+    assert parts.dtype == torch.float32
+    assert closeness(parts, exact) < 1.2 * closeness(at_once, exact) < 0.1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_scores_are_float32_whatever_the_denoiser_computes_in(folder: Path, dtype: str) -> None:
+    """Every floating-point tensor of every method's state, and its ranking; but the running means of `mask` (below)."""
+    model = load_model(str(folder), dtype=dtype)
+    with at_work(model, PLENTY) as layout:
+        for name in METHODS:
+            method = make_method(name, objective(model, layout), steps=1)
+            method.step(0)
+            means = ("first", "second") if name == "mask" else ()
+            values = [value for key, value in method.state().items() if key not in means]
+            values.append(method.ranking().scores)
+            assert {value.dtype for value in values if value.is_floating_point()} == {torch.float32}
+
+
+def test_running_means_in_bfloat16_shut_the_same_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but a few in a hundred of those that float32 shuts, and as few others; the gates themselves are float32."""
+    model, found = load_model(str(folder)), []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(mask, "MOMENTS", dtype)
+        with at_work(model, PLENTY) as layout:
+            method = make_method("mask", objective(model, layout), steps=20, pull=0.0)
+            for index in range(20):
+                method.step(index)
+            found.append(method.state()["gates"] < 0.5)
+    exact, rounded = found
+    assert int(exact.sum()) > 50
+    assert int((exact ^ rounded).sum()) < 0.04 * int(exact.sum())
+
+
+def test_float16_gradients_vanish_unscaled_and_are_right_scaled(folder: Path) -> None:
+    """With a loss so small that float16 has no numbers for most of its gradients."""
+    exact = gradient(load_model(str(folder)), weight=1e-4)[0]
+    half = load_model(str(folder), dtype="float16")
+    with at_work(half, PLENTY) as layout:
+        asked = objective(half, layout, weight=1e-4)
+        kept = torch.rand(asked.theta.shape, generator=torch.Generator().manual_seed(1)) > 0.1
+        scaled = whole(asked, asked.theta * kept)[0]
+        asked.scale = LossScale()
+        bare = whole(asked, asked.theta * kept)[0]
+    assert (bare == 0).float().mean() > 0.9 > 0.01 > (scaled == 0).float().mean()
+    assert closeness(scaled, exact) < 0.01 < 0.5 < closeness(bare, exact)
+
+
+def test_an_overflow_halves_the_scale_and_repeats_the_batch(folder: Path) -> None:
+    """Until it fits; the result is that of the scale that fits, and an overflow at 1 is the model's own."""
+    exact = gradient(load_model(str(folder)), weight=1e5)[0]
+    half = load_model(str(folder), dtype="float16")
+    with at_work(half, PLENTY) as layout:
+        asked = objective(half, layout, weight=1e5)
+        kept = torch.rand(asked.theta.shape, generator=torch.Generator().manual_seed(1)) > 0.1
+        found = whole(asked, asked.theta * kept)[0]
+        assert 1 <= asked.scale.value < MAX_SCALE
+        assert closeness(found, exact) < 0.05
+        again = LossScale.of(torch.float16)
+        again.restore(asked.scale.state())
+        assert again == asked.scale
+        with pytest.raises(NumbersError, match="float16"):
+            whole(objective(half, layout, weight=1e12), asked.theta * kept)
+
+
+def test_the_scale_grows_again_and_stays_one_where_none_is_needed() -> None:
+    """After a hundred batches without overflow; float32 and bfloat16 have the range."""
+    scale = LossScale(True, MAX_SCALE / 4)
+    for _ in range(GROWTH_INTERVAL):
+        scale.update()
+    assert scale.value == MAX_SCALE / 2
+    for dtype in (torch.float32, torch.bfloat16):
+        scale = LossScale.of(dtype)
+        for _ in range(GROWTH_INTERVAL):
+            scale.update()
+        assert (scale.value, scale.state()) == (1, {})
+
+
+def test_checkpointing_keeps_fewer_activations_and_is_off_afterwards(model: Model) -> None:
+    """Fewer than half the bytes that the backward pass needs."""
+    saved = []
+    for resources in (PLENTY, Resources(gradient_checkpointing=True)):
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with at_work(model, resources) as layout:
+            asked = objective(model, layout)
+            batch = asked.chunks(asked.batch(0))[0]
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                asked.errors(batch)
+        for parameter in model.denoiser.parameters():
+            sizes.pop(parameter.untyped_storage().data_ptr(), None)
+        saved.append(sum(sizes.values()))
+    assert saved[1] < saved[0] / 2
+    assert not model.denoiser.is_gradient_checkpointing
+
+
+def test_a_denoiser_without_checkpointing_is_refused() -> None:
+    """With what to do instead."""
+    from diffusers import AutoencoderTiny
+
+    from conestool.search.memory import checkpointed
+
+    class Plain(AutoencoderTiny):
+        _supports_gradient_checkpointing = False
+
+    with pytest.raises(UsageError, match="Plain cannot recompute"), checkpointed(Plain()):
+        pass
+
+
+def test_only_kv_weights_get_gradients_in_the_backward_pass(model: Model) -> None:
+    """No other parameter of the pipeline holds one, while they are there and after they were collected."""
+    with at_work(model, PLENTY) as layout:
+        asked = objective(model, layout)
+        (asked.errors(asked.batch(0)).sum()).backward()
+        held = {name for name, each in model.denoiser.named_parameters() if each.grad is not None}
+        assert held == set(layout.parameters)
+        whole(asked, asked.theta)
+        parts = [part for part in model.pipe.components.values() if isinstance(part, nn.Module)]
+        assert all(each.grad is None for part in parts for each in part.parameters())
+
+
+def test_gradients_are_used_one_by_one_while_the_pass_goes_on(model: Model) -> None:
+    """Each when no other is there; a weight without a gradient gives zeros after the pass."""
+    with at_work(model, PLENTY) as layout:
+        asked, left, given = objective(model, layout), list(layout.parameters.values()), dict[int, Tensor]()
+
+        def use(number: int, part: Tensor) -> None:
+            assert all(parameter.grad is None for parameter in left)
+            given[number] = part.clone()
+            part.zero_()
+
+        whole_one = whole(asked, asked.theta)[0]
+        asked.gradient(asked.theta, 0, use)
+        assert torch.equal(torch.cat([given[number] for number in range(len(left))]), whole_one)
+        given.clear()
+        with layout.giving(use):
+            left[3].square().sum().backward()
+        assert list(given) == [3, *(number for number in range(len(left)) if number != 3)]
+        assert all(bool((part == 0).all()) == (number != 3) for number, part in given.items())
+
+
+def test_the_loop_calls_neither_autoencoder_nor_text_encoder(model: Model) -> None:
+    """From the first step of the search to the end; before it both are called."""
+    calls: list[str] = []
+    hooks = [part.register_forward_pre_hook(lambda *_: calls.append("part")) for part in resting(model)]
+    hooks.append(model.pipe.vae.encoder.register_forward_pre_hook(lambda *_: calls.append("part")))
+
+    def note(event: Event) -> None:
+        if isinstance(event, Progress) and event.stage == "search":
+            calls.append("step")
+
+    try:
+        find(model, photos(), "dog", settings=quick(), progress=note)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert calls.index("step") == calls.count("part") > 1
+
+
+class Moving(nn.Linear):
+    """A module that notes where it is sent."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.sent: list[str] = []
+
+    def to(self, *args: Any, **options: Any) -> Any:
+        self.sent.append(str(args[0]))
+        return self
+
+
+class OnDevice(Model):
+    """A model that says that it lies on the device `meta`, as its parts do: a device as good as a GPU to leave."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("meta")
+
+
+def test_what_the_loop_does_not_need_leaves_the_device_and_comes_back(model: Model) -> None:
+    """Also after an exception; what accelerate moves is left to it, and on the CPU nothing moves."""
+    parts = {name: Moving() for name in ("vae", "text_encoder", "hooked")}
+    parts["hooked"]._hf_hook = object()  # type: ignore[assignment]
+
+    class Pipe:
+        components = {**parts, "unet": model.denoiser}
+        unet = model.denoiser
+
+    told = OnDevice(Pipe(), "x", model.family, model.defaults)
+    for part in parts.values():
+        nn.Linear.to(part, "meta")
+    with pytest.raises(RuntimeError, match="stop"), aside(told):
+        assert [part.sent for part in parts.values()] == [["cpu"], ["cpu"], []]
+        raise RuntimeError("stop")
+    assert [part.sent for part in parts.values()] == [["cpu", "meta"], ["cpu", "meta"], []]
+    with aside(Model(Pipe(), "x", model.family, model.defaults)):
+        assert parts["vae"].sent == ["cpu", "meta"]
+
+
+def photos() -> list[Image.Image]:
+    """Four noisy photos."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (40, 36, 3)
+    pixels = [torch.randint(256, shape, generator=generator, dtype=torch.uint8).numpy() for _ in range(4)]
+    return [as_photo(Image.fromarray(each)).image for each in pixels]
+
+
+def quick(method: str = "mask", **changes: Any) -> Settings:
+    """A search of three steps, without pictures of other things unless `changes` say so."""
+    short: dict[str, Any] = {"batch": 2, "class_images": 4, "crops": 0, "others": 0.0, "captions": "none"}
+    return Settings(method=method, density=0.02, options={"steps": 3}, **(short | changes))
+
+
+def test_find_with_least_memory_gives_nearly_the_same_neurons(model: Model) -> None:
+    """At least 95 % of the indices in common, and a file that does not say how little memory it took."""
+    whole, small = (find(model, photos(), "dog", settings=quick(), resources=each) for each in (PLENTY, ALL))
+    a, b = ({(n, i) for n, v in cone.concepts[0].indices.items() for i in v.tolist()} for cone in (whole, small))
+    assert len(a & b) > 0.95 * len(a | b)
+    assert whole.concepts[0].origin.parameters == small.concepts[0].origin.parameters
+    assert len(dumps(small)) < 1.2 * len(dumps(whole))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_goes_through_sdpa(family: str, tmp_path: Path) -> None:
+    """Every attention layer of the denoiser, and no attention matrix is made by hand."""
+    found, calls = wrap(FAMILIES[family](tmp_path)), Calls()
+    layers = {name.rpartition(".")[0] for name, _ in found.denoiser.named_modules() if name.endswith(".to_k")}
+    cond, noisy = encode(found, ["a dog"]), torch.zeros(1, *latent_shape(found))
+    with calls, torch.no_grad():
+        found.family.predict(found.denoiser, noisy, torch.tensor([5]), cond)
+    assert calls.names.count("scaled_dot_product_attention") == len(layers)
+    assert not {"softmax", "bmm", "baddbmm"} & set(calls.names)
+
+
+def latent_shape(model: Model) -> tuple[int, ...]:
+    """Channels and sides of one picture's latents."""
+    latents = model.family.latents(model.pipe, torch.zeros(1, 3, 32, 32))
+    return tuple(latents.shape[1:])
+
+
+class Calls(TorchFunctionMode):
+    """The names of the functions that were called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append("scaled_dot_product_attention" if func is SDPA else getattr(func, "__name__", ""))
+        return func(*args, **(kwargs or {}))
+
+
+SDPA = F.scaled_dot_product_attention
+
+
+class NoDoubles(TorchDispatchMode):
+    """Fails as an Apple GPU does: wherever a tensor of float64 is made."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for each in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(each, Tensor) and each.dtype in (torch.float64, torch.complex128):
+                raise TypeError(f"{func} made a float64 tensor, which MPS has not")
+        return out
+
+
+@pytest.mark.usefixtures("few_probes")
+@pytest.mark.parametrize("method", METHODS)
+def test_no_float64_is_made_on_the_way(model: Model, method: str) -> None:
+    """By a whole search, encoding and report included, and drawing in one of them, as MPS has none."""
+    drawn = method == DEFAULT_METHOD
+    pictures, settings = None if drawn else photos(), quick(method, others=float(drawn))
+    with NoDoubles():
+        assert find(model, photos(), "dog", settings=settings, class_pictures=pictures).concepts
+
+
+def test_the_float64_trap_works() -> None:
+    """It sees what a cast makes."""
+    with NoDoubles(), pytest.raises(TypeError, match="float64"):
+        torch.zeros(1).double()

@@ -1,0 +1,141 @@
+"""What import-linter cannot see of the house rules: light commands start light."""
+
+from __future__ import annotations
+
+import ast
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conestool.cli._app import NAMES
+from tests.conftest import LONGEST
+from tests.support.command_line import concept, environment, save_cone
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "conestool"
+HEAVY = {"torch", "diffusers", "transformers", "huggingface_hub", "accelerate"}
+CPU_LIMIT = 0.25
+INSPECT_LIMIT = 0.5
+"""Generous: it takes 0.35 where numpy alone takes 0.15, and took 0.55 when it imported that."""
+RUNS = 5
+
+
+def test_torch_is_imported_late_where_commands_start() -> None:
+    """In cli and hub torch, its kin and the Hub's client are imported inside functions; that stays cheap to ask for."""
+    files = [PACKAGE / "hub.py", *(PACKAGE / "cli").glob("*.py")]
+    early = [(path.name, name) for path in files for name in early_imports(path) if name.split(".")[0] in HEAVY]
+    assert not early
+
+
+def early_imports(path: Path) -> list[str]:
+    """What a file imports when it is imported itself."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    named = [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
+    return named + [node.module or "" for node in body if isinstance(node, ast.ImportFrom)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two .cone files and a merged one."""
+    place = tmp_path_factory.mktemp("light")
+    dog, hat = concept("dog", "sks"), concept("hat", "zwx", seed=1)
+    save_cone(place / "dog.cone", dog)
+    save_cone(place / "hat.cone", hat)
+    save_cone(place / "both.cone", dog, hat)
+    return place
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--help",
+        "--version",
+        "find --help",
+        "render --help",
+        "tune --help",
+        "eval --help",
+        "inspect dog.cone both.cone",
+        "inspect dog.cone --json",
+        "inspect dog.cone --plot map.png",
+        "merge dog.cone hat.cone",
+        "extract both.cone hat -o out.cone",
+        "diff dog.cone hat.cone",
+        "pull owner/name --offline",
+        "push dog.cone owner/name",
+    ],
+)
+def test_light_commands_never_import_torch(command: str, folder: Path) -> None:
+    """Help, inspect, merge, extract and diff start without torch, diffusers and transformers; pull and push too."""
+    hub = command.startswith(("pull", "push"))
+    heavy = HEAVY - {"huggingface_hub"} if hub else HEAVY
+    code, modules = run_apart(command, folder, HF_TOKEN="hf_x" if hub else "")
+    assert code == (7 if hub else 1 if command.startswith("diff") else 0)
+    assert not heavy & modules
+
+
+@pytest.mark.parametrize(
+    "command", ["--help", "inspect --help", "inspect dog.cone both.cone", "inspect dog.cone --json"]
+)
+def test_headers_are_read_without_numpy(command: str, folder: Path) -> None:
+    """inspect needs no index set, so it waits neither for numpy nor for zstd, nor for the modules of other commands."""
+    code, modules = run_apart(command, folder)
+    assert code == 0
+    assert not {"numpy", "zstandard", "PIL"} & modules
+    if command != "--help":
+        commands = {f"conestool.cli.{name}" for name in NAMES}
+        assert commands & modules == {"conestool.cli.inspect"}
+
+
+def run_apart(command: str, folder: Path, **variables: str) -> tuple[int, set[str]]:
+    """The exit code of a command line in a process of its own, and the modules that it imported."""
+    script = (
+        "import sys; from conestool.cli.main import run; code = run(sys.argv[1:]);"
+        "print(code, *sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command.split()],
+        cwd=folder,
+        env=environment(PYTHONPATH=str(ROOT), HF_HOME=str(folder), **variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    code, *modules = done.stderr.splitlines()[-1].split()
+    return int(code), set(modules)
+
+
+@pytest.mark.alone
+@pytest.mark.skipif(os.name != "posix", reason="needs the children's CPU time")
+def test_help_takes_little_cpu() -> None:
+    """`cones --help` stays under a quarter of a second of CPU, in the median of several runs."""
+    times = [child_seconds([sys.executable, "-m", "conestool.cli", "--help"]) for _ in range(RUNS)]
+    assert statistics.median(times) < CPU_LIMIT
+
+
+@pytest.mark.alone
+@pytest.mark.skipif(os.name != "posix", reason="needs the children's CPU time")
+def test_inspect_takes_little_cpu(folder: Path) -> None:
+    """`cones inspect` spends little beyond typer's start, in the median of several runs."""
+    command = [sys.executable, "-m", "conestool.cli", "inspect", "-q", str(folder / "dog.cone")]
+    times = [child_seconds(command) for _ in range(RUNS)]
+    assert statistics.median(times) < INSPECT_LIMIT
+
+
+def child_seconds(command: list[str]) -> float:
+    """User and system seconds that a child process takes."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_files_that_are_tested_first_are_there() -> None:
+    """None is named that was moved away."""
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
