@@ -42,7 +42,7 @@ docs: $(VENV)/.docs-ready
 pythons:
 	for version in 3.11 3.12 3.13; do $(MAKE) test PYTHON=python$$version VENV=.venv-$$version || exit 1; done
 
-# Everything from nothing (needs npm); run it again to train the same model further. See training/pocket/README.md.
+# Everything from nothing; run it again to train the same model further. See training/pocket/README.md.
 pocket: $(VENV)/.test-ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
 	$(BIN)/python -m training.pocket --work $(WORK) --out conestool/pocket --processes 2
