@@ -14,7 +14,8 @@ import torch
 
 from training.pocket import autoencoder, fast, models, optimizer, tokenizer
 from training.pocket.common import Team, save_state
-from training.pocket.train import Trainer, rate_at
+from training.pocket.train import build_trainer
+from training.pocket.trainer import Trainer, rate_at
 
 SHAPE = (autoencoder.CHANNELS, models.LATENT_SIZE, models.LATENT_SIZE)
 
@@ -123,14 +124,16 @@ def test_sped_up_modules_compute_the_same() -> None:
 def test_separation_loss_moves_the_states_of_words_apart(tmp_path: Path) -> None:
     """A few steps on that loss alone bring it down, and its gradient reaches the text encoder only."""
     save_state(tmp_path / "scale.pt", {"scaling_factor": 1.0})
-    trainer = Trainer(arguments(tmp_path), Team())
+    trainer = build_trainer(arguments(tmp_path), Team())
     optimizer = torch.optim.Adam(trainer.text.parameters(), lr=1e-3)
-    words = [trainer.words(text, add_special_tokens=False).input_ids for text in ("a red dog", "a red car")]
+    words = trainer.pad(
+        [trainer.words(text, add_special_tokens=False).input_ids for text in ("a red dog", "a red car")]
+    )
     drowned = models.crowding(trainer.states_of(words)[:, [3, 4, -1]], 0.0)
     losses = []
     for _ in range(12):
         random.seed(3)
-        loss = trainer.separation()
+        loss = trainer.separation(*trainer.separation_prompts())
         trainer.backward(loss)
         optimizer.step()
         trainer.copy_to_half()
@@ -158,11 +161,11 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
         random.seed(number)
         trainer.step(latents, tokens, 1e-3)
 
-    whole = Trainer(arguments(tmp_path), Team())
+    whole = build_trainer(arguments(tmp_path), Team())
     step(whole, 0)
-    whole.save()
+    save_state(tmp_path / "train.pt", whole.state())
     step(whole, 1)
-    resumed = Trainer(arguments(tmp_path), Team())
+    resumed = build_trainer(arguments(tmp_path), Team())
     step(resumed, 1)
     assert resumed.seen == whole.seen == 4
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(resumed.parameters, whole.parameters, strict=True))
@@ -175,7 +178,7 @@ def test_processes_average_their_weights_after_steps_of_their_own(tmp_path: Path
     save_state(tmp_path / "scale.pt", {"scaling_factor": 1.0})
     args, team = arguments(tmp_path), Twins(1.0)
     args.local_steps = 4
-    trainer = Trainer(args, team)  # type: ignore[arg-type]
+    trainer = build_trainer(args, team)  # type: ignore[arg-type]
     latents, tokens = torch.randn(2, *SHAPE), trainer.empty.repeat(2, 1)
     calls, before = [], trainer.unet.conv_in.bias.detach().clone()
     for _ in range(4):

@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
                     out, inside, high, wide = update.shape
                     whole = whole.view(out, high, wide, inside).permute(0, 3, 1, 2)
                 parameter.mul_(1 - lr * group["weight_decay"])
-                parameter.add_(whole, alpha=-lr * RMS * max(flat.shape) ** 0.5)
+                parameter.sub_(whole * (lr * RMS * max(flat.shape) ** 0.5))
 
 
 def matrices_and_rest(modules: torch.nn.Module, spared: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
