@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -10,21 +11,27 @@ from torch import Tensor
 from training.pocket import world
 
 
+@cache
+def _centre(rgb: tuple[int, int, int], device: torch.device) -> Tensor:
+    """Return a colour (1, 3, 1, 1) in [0, 1]; kept, since bringing numbers to a GPU waits for it."""
+    return torch.tensor(rgb, device=device).view(1, 3, 1, 1) / 255
+
+
 class Dice:
-    """Random numbers of one batch, drawn on the CPU so that a seed means the same on every device."""
+    """Random numbers of one batch, drawn where the generator lies: by one on the CPU alike for every device."""
 
     def __init__(self, count: int, generator: torch.Generator, device: torch.device) -> None:
         self.count, self.generator, self.device = count, generator, device
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         """Return (count, *shape) numbers in [low, high); shape defaults to (1, 1, 1)."""
-        draw = torch.rand(self.count, *(shape or (1, 1, 1)), generator=self.generator)
+        whole = (self.count, *(shape or (1, 1, 1)))
+        draw = torch.rand(whole, generator=self.generator, device=self.generator.device)
         return (low + (high - low) * draw).to(self.device)
 
     def colour(self, rgb: tuple[int, int, int], spread: float) -> Tensor:
         """Return colours (count, 3, 1, 1) near ``rgb`` (0-255), in [0, 1]."""
-        centre = torch.tensor(rgb, device=self.device).view(1, 3, 1, 1) / 255
-        return (centre + self.uniform(-spread, spread, 3, 1, 1)).clamp(0, 1)
+        return (_centre(rgb, self.device) + self.uniform(-spread, spread, 3, 1, 1)).clamp(0, 1)
 
 
 def _grid(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -178,10 +185,18 @@ KINDS: dict[str, Callable[[Dice, int], Tensor]] = {
 
 def paint(kinds: list[str], size: int, generator: torch.Generator, device: torch.device) -> Tensor:
     """Paint one background per entry: a key of ``KINDS`` or a colour word; (B, 3, size, size) in [0, 1]."""
-    out = torch.empty(len(kinds), 3, size, size, device=device)
-    for kind in sorted(set(kinds)):
-        rows = [i for i, k in enumerate(kinds) if k == kind]
-        dice = Dice(len(rows), generator, device)
+    rows = {kind: [i for i, k in enumerate(kinds) if k == kind] for kind in sorted(set(kinds))}
+    where = {kind: torch.tensor(each, device=device) for kind, each in rows.items()}
+    return paint_rows(where, len(kinds), size, generator, device)
+
+
+def paint_rows(
+    rows: Mapping[str, Tensor], count: int, size: int, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """Paint ``count`` backgrounds, given which rows are of each kind."""
+    out = torch.empty(count, 3, size, size, device=device)
+    for kind, chosen in rows.items():
+        dice = Dice(len(chosen), generator, device)
         painted = coloured(dice, size, world.COLOURS[kind]) if kind in world.COLOURS else KINDS[kind](dice, size)
-        out[torch.tensor(rows, device=device)] = painted.expand(-1, 3, size, size)
+        out[chosen] = painted.expand(-1, 3, size, size)
     return out

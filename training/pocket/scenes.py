@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from training.pocket import backgrounds, drawings, world
-from training.pocket.sprites import SpriteBank
+from training.pocket.sprites import SpriteBank, SpriteIndex
 from training.pocket.world import Scene, Thing
 
 SIZE = 64
@@ -61,7 +62,7 @@ def _rest(face: Thing, wear: Thing) -> tuple[float, float]:
 
 
 def _place_thing(passes: Sequence[_Pass], row: int, thing: Thing, box: tuple[float, float, float], angle: float,
-                 bank: SpriteBank) -> None:  # fmt: skip
+                 bank: SpriteIndex) -> None:  # fmt: skip
     """Add a thing and what it wears; all of it turns about the middle of the face."""
     x, y, side = box
     if thing.headwear:
@@ -69,7 +70,7 @@ def _place_thing(passes: Sequence[_Pass], row: int, thing: Thing, box: tuple[flo
     if thing.other_wear and thing.other_wear.kind != "glasses":
         side, y = side * 0.94, y - 0.04 * side
     passes[0].add(row, bank.row(thing), (x, y, side, side, angle))
-    cos, sin = torch.cos(torch.tensor(angle)).item(), torch.sin(torch.tensor(angle)).item()
+    cos, sin = math.cos(angle), math.sin(angle)
     for layer, wear in ((passes[1], thing.other_wear), (passes[2], thing.headwear)):
         if wear:
             width, middle = _rest(thing, wear)
@@ -78,7 +79,7 @@ def _place_thing(passes: Sequence[_Pass], row: int, thing: Thing, box: tuple[flo
             layer.add(row, bank.row(wear), (x - sin * down, y + cos * down, width, width, angle))
 
 
-def lay_out(scenes: Sequence[Scene], bank: SpriteBank, rng: random.Random, jitter: float = 1.0) -> list[_Pass]:
+def lay_out(scenes: Sequence[Scene], bank: SpriteIndex, rng: random.Random, jitter: float = 1.0) -> list[_Pass]:
     """Return the pasting passes of scenes."""
     passes = [_Pass() for _ in range(PASSES * max(LAYOUTS))]
     for row, scene in enumerate(scenes):

@@ -28,20 +28,31 @@ def rasterise_all(path: Path, processes: int) -> None:
         save_array(path, np.stack(list(pool.map(draw, drawings.all_drawings(), chunksize=64))))
 
 
-class SpriteBank:
+class SpriteIndex:
+    """Which rows drawings and colours have in a bank; needs no pixels."""
+
+    def __init__(self) -> None:
+        self.rows = {drawing: row for row, drawing in enumerate(drawings.all_drawings())}
+        self.colour_rows = {"": 0} | {word: row + 1 for row, word in enumerate(world.COLOURS)}
+
+    def row(self, thing: world.Thing) -> tuple[int, int, int]:
+        """Return the rows of a thing's drawing and of its two colours."""
+        return self.rows[Drawing.of(thing)], self.colour_rows[thing.main], self.colour_rows[thing.second]
+
+
+class SpriteBank(SpriteIndex):
     """Every drawing as shares of its colours, in a pyramid of sizes on one device."""
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
+        super().__init__()
         if not path.exists():
             raise SystemExit(f"no {path}: run python -m training.pocket.sprites --work {path.parent} first")
         self.device = torch.device(device)
-        self.rows = {drawing: row for row, drawing in enumerate(drawings.all_drawings())}
         whole = torch.from_numpy(np.load(path))
         if whole.shape != (len(self.rows), CHANNELS, SIZES[0], SIZES[0]):
             raise SystemExit(f"{path} holds other drawings than drawings.py has now: delete it and make it again")
         self.levels = [self._level(whole, size).to(self.device) for size in SIZES]
         self.palette = torch.tensor([(0, 0, 0), *world.COLOURS.values()], device=self.device).float() / 255
-        self.colour_rows = {"": 0} | {word: row + 1 for row, word in enumerate(world.COLOURS)}
 
     @staticmethod
     def _level(whole: Tensor, size: int) -> Tensor:
@@ -50,10 +61,6 @@ class SpriteBank:
         parts = [F.interpolate(p.float(), size=(size, size), mode="area" if size in (32, 16) else "bilinear",
                                antialias=size not in (32, 16)) for p in whole.split(256)]  # fmt: skip
         return torch.cat([p.round().clamp(0, 255).to(torch.uint8) for p in parts])
-
-    def row(self, thing: world.Thing) -> tuple[int, int, int]:
-        """Return the rows of a thing's drawing and of its two colours."""
-        return self.rows[Drawing.of(thing)], self.colour_rows[thing.main], self.colour_rows[thing.second]
 
     def paste(self, canvas: Tensor, rows: Tensor, sprites: Tensor, place: Tensor) -> None:
         """Draw over ``canvas[rows[i]]`` in place (B, 3, S, S); a row occurs at most once a call.
