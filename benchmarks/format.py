@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from conestool import format as cones
-from conestool.concept import Concept, Cone, Indices
-from conestool.records import BaseInfo
+from conestool.concept import BaseModelInfo, Concept, Cone, Indices
 
 DENSITIES = (0.001, 0.01, 0.05, 0.1)
 STAGES = {
@@ -86,7 +85,7 @@ def median_ms(work: Callable[[], object], repeats: int) -> float:
 
 def sets() -> Iterator[tuple[str, Cone]]:
     """The synthetic concepts, named."""
-    base = BaseInfo(
+    base = BaseModelInfo(
         id="stable-diffusion-1.5",
         family="stable-diffusion",
         dtype="float32",

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conestool import algebra
+from conestool import ops
 from conestool._atomic import write_atomic
 from conestool.cli import _layers
 from conestool.cli._plot import FULLEST, crowding, map_png
@@ -60,7 +60,7 @@ def change(subject: Subject, shut: Tensor, strength: float = 1.0) -> float:
 
 def in_layer(layout: Layout, layer: str) -> Tensor:
     """Which weights belong to one attention layer, boolean, (n,)."""
-    parts = [torch.full((p.numel(),), algebra.layer_of(name) == layer) for name, p in layout.parameters.items()]
+    parts = [torch.full((p.numel(),), ops.layer_name(name) == layer) for name, p in layout.parameters.items()]
     return torch.cat(parts)
 
 
@@ -69,7 +69,7 @@ def by_layer(subject: Subject, shut: Tensor) -> list[dict[str, Any]]:
     layout = subject.objective.layout
     order = sorted(layout.parameters, key=_layers.natural)
     rows, so_far = [], torch.zeros_like(shut)
-    for layer in dict.fromkeys(map(algebra.layer_of, order)):
+    for layer in dict.fromkeys(map(ops.layer_name, order)):
         here = shut & in_layer(layout, layer).to(shut.device)
         so_far |= here
         rows.append(
@@ -199,7 +199,7 @@ def concept_tables(concept: Concept, rows: Mapping[str, Any]) -> list[str]:
 
 def run(args: argparse.Namespace) -> str:
     """Measure what is missing; the tables."""
-    cone = algebra.merge(*[load(file) for file in args.cones])
+    cone = ops.merge(*[load(file) for file in args.cones])
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "interpretation.json"
     rows = json.loads(file.read_text()) if file.exists() else {}
@@ -222,7 +222,7 @@ def run(args: argparse.Namespace) -> str:
 
 def overlaps(cone: Cone) -> dict[str, Any]:
     """What every pair shares, and by chance."""
-    shared = algebra.overlap(cone)
+    shared = ops.overlap(cone)
     return {
         f"{a.name} and {b.name}": {"shared": shared[a.name, b.name], "chance": round(chance(a, b), 1)}
         for a, b in combinations(cone.concepts, 2)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks.fidelity.floats import gathered
 from benchmarks.interpretation import overlaps
-from conestool import algebra
+from conestool import ops
 from conestool._atomic import write_atomic
 from conestool.concept import Cone
 from conestool.evaluate.alignment import SIDE, pixels
@@ -184,7 +184,7 @@ def show_scenes(bench: Bench, cone: Cone) -> None:
 def group(bench: Bench, count: int) -> None:
     """All rows of the first `count` subjects."""
     names = bench.args.subjects[:count]
-    cone = algebra.merge(*[bench.concept(name) for name in names])
+    cone = ops.merge(*[bench.concept(name) for name in names])
     files = {kind: bench.args.out / f"{count}-{kind}.cone" for kind in bench.args.tunings}
     bench.row(f"{count} overlap", lambda: overlaps(cone))
     for kind, file in files.items():

@@ -16,13 +16,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conestool.algebra import diff, extract, merge
     from conestool.apply import applied, load_cones, unload_cones
-    from conestool.concept import Concept, Cone
+    from conestool.concept import BaseModelInfo, Concept, Cone, Losses, Origin
     from conestool.errors import ConesError
     from conestool.format import dumps, load, loads, save
     from conestool.models.model import load_model
-    from conestool.records import BaseInfo, Losses, Origin
+    from conestool.ops import diff, extract, merge
     from conestool.search.config import Settings, Tuning
     from conestool.search.find import find
     from conestool.search.tune import tune
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "BaseInfo",
+    "BaseModelInfo",
     "Concept",
     "Cone",
     "ConesError",
@@ -55,13 +54,12 @@ __all__ = [
 ]
 
 HOMES = {
-    "conestool.algebra": ("diff", "extract", "merge"),
-    "conestool.concept": ("Concept", "Cone"),
+    "conestool.concept": ("BaseModelInfo", "Concept", "Cone", "Losses", "Origin"),
+    "conestool.ops": ("diff", "extract", "merge"),
     "conestool.models.model": ("load_model",),
     "conestool.errors": ("ConesError",),
     "conestool.format": ("dumps", "load", "loads", "save"),
     "conestool.apply": ("applied", "load_cones", "unload_cones"),
-    "conestool.records": ("BaseInfo", "Losses", "Origin"),
     "conestool.search.config": ("Settings", "Tuning"),
     "conestool.search.find": ("find",),
     "conestool.search.tune": ("tune",),

@@ -1,28 +1,157 @@
-"""Concepts: a name, an identifier and sets of integers, with everything known of how they were found."""
+"""Concepts: a name, an identifier and sets of integers, with everything known of how they were found.
+
+A header is read with the records of metadata alone (`ConceptInfo` and those that it holds), so numpy is imported where
+index sets are: commands which need none start without it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from conestool._text import check_name, check_words, fold_ascii
 from conestool.errors import NameClashError, UsageError
-from conestool.records import BaseInfo, ConceptInfo, Origin, size_of
 
-__all__ = ["Concept", "Cone", "Indices", "Section", "check_name", "check_words", "content_id"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-Indices = NDArray[np.int32]
+__all__ = [
+    "BaseModelInfo",
+    "Concept",
+    "ConceptInfo",
+    "Cone",
+    "Hash",
+    "Indices",
+    "Losses",
+    "Origin",
+    "Record",
+    "Section",
+    "check_name",
+    "check_words",
+    "content_id",
+    "layer_name",
+    "numel",
+    "refuse_clash",
+    "to_builtin",
+]
+
+Indices: TypeAlias = "NDArray[np.int32]"
 """Sorted, duplicate-free, row-major positions inside one parameter; dtype int32, shape (k,)."""
 
 _MAX_TENSOR_SIZE = 2**31 - 1
 """The most weights of one tensor, so that a position fits a signed 32-bit integer."""
+
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A sha256 in lower-case hex."""
+
+
+class Record(BaseModel):
+    """A frozen map of metadata; keys it does not know are kept as they are."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+
+
+class Losses(Record):
+    """Mean losses on fixed noise before and after shutting (same timesteps and noise in every pair of numbers).
+
+    `held_out` and `class_` are the instance and the class term of L_con, without lambda; `random` is the instance
+    term with the same number of random indices per tensor shut. None where it was not measured.
+    """
+
+    held_out_before: float | None = None
+    held_out_after: float | None = None
+    random_after: float | None = None
+    no_identifier_before: float | None = None
+    no_identifier_after: float | None = None
+    class_before: float | None = None
+    class_after: float | None = None
+
+
+class Origin(Record):
+    """How one concept was found. It holds no path, no EXIF and no time, so that equal runs give equal files.
+
+    `photos` are sha256 hex digests of the photos' upright RGB pixels, `held_out` how many of them the report kept back
+    (0: the report used augmented copies), `parameters` everything the method was given or chose, `versions` the tool's
+    and its libraries' versions, `warnings` what the finder doubted.
+    """
+
+    instance_prompt: str | None = None
+    class_prompt: str | None = None
+    method: str | None = None
+    parameters: dict[str, Any] = {}
+    seed: int | None = None
+    photos: Annotated[list[Hash], Field(fail_fast=True)] = []
+    held_out: int | None = None
+    losses: Losses | None = None
+    versions: dict[str, str] = {}
+    warnings: Annotated[list[str], Field(fail_fast=True)] = []
+    notes: str | None = None
+    license: str | None = None
+    author: str | None = None
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def plain_parameters(cls, value: Any) -> Any:
+        """Tuples become lists and numpy scalars Python's, as they will be when read back from a file."""
+        return to_builtin(value)
+
+
+class BaseModelInfo(Record):
+    """The base model that a concept was found on; see "Model identity" in spec/cone-1.md.
+
+    `tensors` maps each K/V param name to its shape, `digests` the digests by rounding, as sha256 hex.
+    conestool.fingerprint computes both, and `structure`.
+    """
+
+    id: str
+    revision: str | None = None
+    family: str
+    dtype: str
+    structure: Hash
+    tensors: dict[str, list[int]]
+    digests: dict[str, Hash]
+
+    @property
+    def num_weights(self) -> int:
+        """Number of K/V weights of the model."""
+        return sum(numel(shape) for shape in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class ConceptInfo:
+    """A concept without its index sets, as a header tells it; `counts` is its number of neurons by param name."""
+
+    name: str
+    class_noun: str
+    identifier: str
+    id: str
+    base: BaseModelInfo
+    origin: Origin
+    counts: Mapping[str, int]
+
+    @property
+    def neurons(self) -> int:
+        """Number of concept neurons."""
+        return sum(self.counts.values())
+
+    @property
+    def density(self) -> float:
+        """Fraction of the base model's K/V weights that are neurons, 0 to 1."""
+        return self.neurons / max(1, self.base.num_weights)
+
+    @property
+    def phrase(self) -> str:
+        """The words that stand for the subject in a prompt, for example "sks dog"."""
+        return f"{self.identifier} {self.class_noun}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +176,7 @@ class Concept:
     class_noun: str
     identifier: str
     indices: Mapping[str, Indices]
-    base: BaseInfo
+    base: BaseModelInfo
     origin: Origin = field(default_factory=Origin)
     unknown_fields: Mapping[str, Any] = field(default_factory=dict)
     sections: tuple[Section, ...] = ()
@@ -72,7 +201,7 @@ class Concept:
     @property
     def density(self) -> float:
         """Fraction of the base model's K/V weights that are neurons, 0 to 1."""
-        return self.neurons / max(1, self.base.weights())
+        return self.neurons / max(1, self.base.num_weights)
 
     @cached_property
     def id(self) -> str:
@@ -125,7 +254,7 @@ class Cone:
         refuse_clash(self.concepts, fold_ascii)
 
     @property
-    def base(self) -> BaseInfo:
+    def base(self) -> BaseModelInfo:
         """The base model of the first concept; those of the others match it (merge sees to that)."""
         return self.concepts[0].base
 
@@ -156,6 +285,8 @@ def content_id(indices: Mapping[str, Indices], tensors: Mapping[str, list[int]])
     Per param name in byte order: its length and bytes, the number of dimensions and the shape, k and the positions;
     positions are little-endian u32, all else u64. Compression, metadata and notes have no part in it.
     """
+    import numpy as np
+
     digest = hashlib.sha256(b"cone-concept-1\0")
     for param in sorted(indices, key=str.encode):
         values, name, shape = indices[param], param.encode(), tensors[param]
@@ -167,14 +298,16 @@ def content_id(indices: Mapping[str, Indices], tensors: Mapping[str, list[int]])
     return digest.hexdigest()
 
 
-def _checked(param: str, values: NDArray[Any], base: BaseInfo) -> Indices:
+def _checked(param: str, values: NDArray[Any], base: BaseModelInfo) -> Indices:
     """Read-only int32 positions, a copy if somebody could still write to `values`.
 
     UsageError unless they are sorted unique positions inside the base model's parameter `param`.
     """
+    import numpy as np
+
     if param not in base.tensors:
         raise UsageError(f"{param} is no K/V weight of the base model {base.id}")
-    size = size_of(base.tensors[param])
+    size = numel(base.tensors[param])
     if size > _MAX_TENSOR_SIZE:
         raise UsageError(f"{param}: {size} weights, more than the {_MAX_TENSOR_SIZE} of a tensor")
     values = np.asarray(values)
@@ -197,3 +330,28 @@ def refuse_clash(concepts: Iterable[Concept], fold: Callable[[str], str]) -> Non
                     f"find one of them again with --{attribute} set to something else",
                 )
             seen[key] = concept
+
+
+def to_builtin(value: Any) -> Any:
+    """`value` with tuples as lists and numpy scalars as Python's, all the way down."""
+    if isinstance(value, Mapping):
+        return {key: to_builtin(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_builtin(item) for item in value]
+    return value.item() if is_numpy_scalar(value) else value
+
+
+def is_numpy_scalar(value: Any) -> bool:
+    """Whether `value` is numpy's; only somebody who has loaded numpy can have made one."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.generic)
+
+
+def numel(shape: Iterable[int]) -> int:
+    """Number of weights of a tensor; 1 for a shape without dimensions."""
+    return prod(shape)
+
+
+def layer_name(param: str) -> str:
+    """The attention layer of a K/V param name: all before `.to_k.weight` and the like."""
+    return param.rsplit(".", 2)[0]

@@ -12,7 +12,7 @@
     ├── BaseModelMismatchError      5  a concept meets a base model it was not found on
     ├── DeviceError                 6  device missing, or out of memory
     │   ├── OutOfMemoryError        6  the device or the machine has too little memory
-    │   └── NumbersError            6  the arithmetic gave NaN or infinity
+    │   └── NonFiniteError          6  the arithmetic gave NaN or infinity
     └── HubError                    7  the Hub cannot be reached, or refuses
         └── ModelLoadError          7  a base model cannot be fetched or read
 
@@ -32,7 +32,7 @@ __all__ = [
     "InputError",
     "ModelLoadError",
     "NameClashError",
-    "NumbersError",
+    "NonFiniteError",
     "OutOfMemoryError",
     "OutputExistsError",
     "PhotoError",
@@ -116,7 +116,7 @@ class OutOfMemoryError(DeviceError):
     """The device or the machine has too little memory; which options help depends on the command."""
 
 
-class NumbersError(DeviceError):
+class NonFiniteError(DeviceError):
     """Weights, latents, losses or gradients are NaN or infinite.
 
     A DeviceError, because whether numbers stay finite depends on what the device computes in, and what helps is what

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conestool.records import BaseInfo
+from conestool.concept import BaseModelInfo
 
 __all__ = ["RUNGS", "Level", "Match", "bf16", "f16", "fingerprint", "match"]
 
@@ -57,7 +57,7 @@ RUNGS: Mapping[str, Callable[[Floats], Floats]] = {
 
 
 def fingerprint(weights: Mapping[str, NDArray[Any]] | Iterable[tuple[str, NDArray[Any]]]) -> dict[str, Any]:
-    """`structure`, `tensors` and `digests` of BaseInfo, from a model's K/V weights (param name -> array).
+    """`structure`, `tensors` and `digests` of BaseModelInfo, from a model's K/V weights (param name -> array).
 
     Tensors are taken one at a time, in any order, and may have any float dtype of numpy (torch's bfloat16 goes through
     float32, which is exact).
@@ -119,7 +119,7 @@ class Match:
         return self.level is not Level.DIFFERENT
 
 
-def match(info: BaseInfo, other: BaseInfo) -> Match:
+def match(info: BaseModelInfo, other: BaseModelInfo) -> Match:
     """Compare two base models; symmetric. See spec/cone-1.md, "Comparing two models"."""
     if info.structure != other.structure or info.tensors != other.tensors:
         return Match(Level.DIFFERENT, "different: other layers or shapes of K/V weights")

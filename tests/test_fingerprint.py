@@ -11,8 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from conestool.concept import BaseModelInfo
 from conestool.fingerprint import RUNGS, Level, bf16, f16, fingerprint, match
-from conestool.records import BaseInfo
 
 Weights = dict[str, NDArray[np.float32]]
 SHAPES = {f"block.{i}.attn{j}.to_{kind}.weight": (48, 40) for i in range(8) for j in (1, 2) for kind in "kv"}
@@ -24,9 +24,9 @@ def weights(seed: int = 0) -> Weights:
     return {name: (rng.standard_normal(shape) * 0.03).astype(np.float32) for name, shape in SHAPES.items()}
 
 
-def info(tensors: Weights) -> BaseInfo:
+def info(tensors: Weights) -> BaseModelInfo:
     """The description of a model with these weights."""
-    return BaseInfo(id="m", family="f", dtype="float32", **fingerprint(tensors))
+    return BaseModelInfo(id="m", family="f", dtype="float32", **fingerprint(tensors))
 
 
 def copies(original: Weights) -> dict[str, Weights]:

@@ -15,7 +15,7 @@ from benchmarks.fidelity.floats import train
 from benchmarks.fidelity.plan import Ceiling, Options, Search, Variant, parse_density
 from benchmarks.fidelity.store import Store
 from benchmarks.fidelity.subjects import Subject
-from conestool.concept import Concept, Cone
+from conestool.concept import BaseModelInfo, Concept, Cone
 from conestool.evaluate.alignment import Aligner
 from conestool.evaluate.losses import LossProbes, make_probes
 from conestool.evaluate.pictures import Gallery, draw
@@ -24,7 +24,6 @@ from conestool.format import dumps
 from conestool.images.class_images import class_images
 from conestool.images.photos import Photo, read_photos
 from conestool.models.model import Model
-from conestool.records import BaseInfo
 from conestool.search.config import Settings
 from conestool.search.events import ignore
 from conestool.search.find import captioned, name_subject
@@ -57,7 +56,7 @@ class Bench:
     """Runs the cells of one subject."""
 
     model: Model
-    info: BaseInfo
+    info: BaseModelInfo
     subject: Subject
     options: Options
     store: Store

@@ -19,8 +19,8 @@ from PIL import Image
 
 from conestool import format as cones
 from conestool._atomic import DAY, ENDING, write_atomic
-from conestool.algebra import extract
 from conestool.models.model import load_model
+from conestool.ops import extract
 from tests.support.hub_server import Hub, serving
 from tests.support.tiny_models import random_cone, save_pipeline
 

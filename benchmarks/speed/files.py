@@ -13,8 +13,7 @@ from benchmarks.format import shapes, uniform
 from benchmarks.speed.clock import child_seconds, seconds
 from conestool import format as cones
 from conestool.cli._app import NAMES
-from conestool.concept import Concept, Cone
-from conestool.records import BaseInfo
+from conestool.concept import BaseModelInfo, Concept, Cone
 
 __all__ = ["COMMANDS", "commands", "functions", "make_files", "start"]
 
@@ -25,7 +24,7 @@ COMMANDS = ["", *NAMES]
 
 def concept(number: int, tensors: Mapping[str, list[int]], density: float) -> Concept:
     """A random set of neurons, as many in each tensor as its size asks for."""
-    base = BaseInfo(
+    base = BaseModelInfo(
         id="stable-diffusion-1.5",
         family="stable-diffusion",
         dtype="float32",

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from conestool._text import quoted
-from conestool.concept import Cone
+from conestool.concept import BaseModelInfo, Cone
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.fingerprint import Match, match
 from conestool.models.base_info import describe
 from conestool.models.kv_weights import kv_weights
 from conestool.models.model import Model
-from conestool.records import BaseInfo
 
 __all__ = [
     "Change",
@@ -57,7 +56,7 @@ def check_base(model: Model, cone: Cone, *, force: bool = False) -> list[Match]:
     return check_info(model.id, describe(model), cone, force)
 
 
-def check_info(model_id: str, info: BaseInfo, cone: Cone, force: bool) -> list[Match]:
+def check_info(model_id: str, info: BaseModelInfo, cone: Cone, force: bool) -> list[Match]:
     """The same for a model that is described already."""
     found = [match(concept.base, info) for concept in cone.concepts]
     for concept, outcome in zip(cone.concepts, found, strict=True):

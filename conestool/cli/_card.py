@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from conestool._text import code, markdown, quoted
 from conestool.cli import _format, _output
 from conestool.cli._format import ConceptFacts, FileFacts
-from conestool.records import BaseInfo
+from conestool.concept import BaseModelInfo
 
 __all__ = ["MARK", "card", "license_of", "public_base"]
 
@@ -53,7 +53,7 @@ def license_of(text: str) -> str | None:
     return named if isinstance(named, str) else None
 
 
-def public_base(base: BaseInfo) -> str:
+def public_base(base: BaseModelInfo) -> str:
     """The base model's name; of what may be a folder on somebody's machine only the last part."""
     return base.id if base.revision else PurePath(base.id.replace("\\", "/")).name or base.family
 

@@ -8,7 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from conestool.cli import _layers, _output
-from conestool.records import BaseInfo, Losses, Origin
+from conestool.concept import BaseModelInfo, Losses, Origin
 
 if TYPE_CHECKING:
     from conestool.concept import Concept, Cone
@@ -60,7 +60,7 @@ class FileFacts:
 
     path: str
     size: int
-    base: BaseInfo
+    base: BaseModelInfo
     concepts: tuple[ConceptFacts, ...]
 
 
@@ -85,7 +85,7 @@ def facts_of_header(path: str, header: Header) -> FileFacts:
     return FileFacts(path, header.size, header.bases[0], tuple(concepts))
 
 
-def alternatives(base: BaseInfo) -> dict[str, int]:
+def alternatives(base: BaseModelInfo) -> dict[str, int]:
     """Bytes of what other methods would store for one subject on this base model, from its K/V shapes.
 
     `lora`: rank 4 factors for every K/V weight in fp16, rank * (rows + columns) numbers each. `custom_diffusion`: the
@@ -113,13 +113,13 @@ def file_record(facts: FileFacts) -> dict[str, Any]:
     return {
         "file": facts.path,
         "bytes": facts.size,
-        "base": facts.base.model_dump() | {"weights": facts.base.weights()},
+        "base": facts.base.model_dump() | {"weights": facts.base.num_weights},
         "concepts": [concept_record(concept, facts.base) for concept in facts.concepts],
         "alternatives_bytes": alternatives(facts.base),
     }
 
 
-def concept_record(concept: ConceptFacts, base: BaseInfo) -> dict[str, Any]:
+def concept_record(concept: ConceptFacts, base: BaseModelInfo) -> dict[str, Any]:
     """One concept as JSON holds it."""
     sizes = {param: prod(shape) for param, shape in base.tensors.items()}
     found, whole = _layers.by_layer(complete(concept.counts, sizes)), _layers.by_layer(sizes)
@@ -129,7 +129,7 @@ def concept_record(concept: ConceptFacts, base: BaseInfo) -> dict[str, Any]:
         "identifier": concept.identifier,
         "id": concept.id,
         "neurons": concept.neurons,
-        "density": concept.neurons / max(1, base.weights()),
+        "density": concept.neurons / max(1, base.num_weights),
         "kinds": _layers.kinds(concept.counts, base.tensors),
         "layers": [{"layer": name, "neurons": found[name], "density": found[name] / whole[name]} for name in whole],
         "neurons_per_param": dict(concept.counts),
@@ -178,7 +178,7 @@ def show_concept(concept: ConceptFacts, facts: FileFacts) -> None:
     origin = concept.origin
     prompt = origin.instance_prompt or f"{concept.identifier} {concept.class_noun}"
     _output.say(f"{concept.name}: {prompt}", "bold")
-    density = _output.percent(concept.neurons / max(1, facts.base.weights()))
+    density = _output.percent(concept.neurons / max(1, facts.base.num_weights))
     rows = [["neurons", f"{concept.neurons:,} ({density} of the K/V weights)"], ["found by", found_by(concept)]]
     rows += [["where", where(concept, facts)], *loss_rows(concept)]
     rows += [[key, str(value)] for key in ("author", "license", "notes") if (value := getattr(origin, key))]
@@ -233,7 +233,7 @@ def show_base(facts: FileFacts) -> None:
     _output.say(f"base model: {base.id}{revision}", "bold")
     rows = [
         ["family", f"{base.family}, {base.dtype}"],
-        ["K/V weights", f"{base.weights():,} in {_output.amount(len(base.tensors), 'tensor')}"],
+        ["K/V weights", f"{base.num_weights:,} in {_output.amount(len(base.tensors), 'tensor')}"],
     ]
     _output.facts(rows)
 
@@ -276,7 +276,7 @@ def choose_detail(params: Iterable[str]) -> _layers.Detail:
     """Every K and V with -v; else layers, or blocks where there are many layers."""
     if _output.verbose():
         return _layers.Detail.PARAM
-    many = len({_layers.layer_of(param) for param in params}) > MANY_LAYERS
+    many = len({_layers.layer_name(param) for param in params}) > MANY_LAYERS
     return _layers.Detail.BLOCK if many else _layers.Detail.LAYER
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from math import prod
 
-from conestool.records import layer_of
+from conestool.concept import layer_name
 
 __all__ = [
     "Detail",
@@ -17,7 +17,7 @@ __all__ = [
     "kind_of",
     "kinds",
     "label",
-    "layer_of",
+    "layer_name",
     "natural",
     "projection",
 ]
@@ -83,7 +83,7 @@ class Detail(Enum):
 
 def shown_name(param: str, detail: Detail, joint: bool) -> str:
     """The name under which a parameter is counted."""
-    layer = layer_of(param)
+    layer = layer_name(param)
     if detail is Detail.BLOCK:
         return block_of(layer)
     name = label(layer, joint)

@@ -122,7 +122,7 @@ def group(tensors: Mapping[str, Any]) -> dict[str, list[str]]:
     out: dict[str, list[str]] = {}
     joint = _layers.is_joint(tensors)
     for param in sorted(tensors, key=_layers.natural):
-        out.setdefault(_layers.label(_layers.layer_of(param), joint), []).append(param)
+        out.setdefault(_layers.label(_layers.layer_name(param), joint), []).append(param)
     return out
 
 

@@ -79,12 +79,12 @@ def choose_ids(ids: Sequence[str], named: Sequence[str]) -> tuple[Cone | None, t
 
 def load_named(named: Sequence[str]) -> tuple[Cone, dict[str, float], tuple[str, ...]]:
     """The files given with -c merged, the strength of each of their concepts, and their names."""
-    from conestool import algebra
+    from conestool import ops
 
     wanted = [_options.parse_wanted(text) for text in named]
     cones = _streams.load_cones([one.path for one in wanted])
     names = ("stdin" if str(one.path) == _streams.STDIO else str(one.path) for one in wanted)
-    return algebra.merge(*cones), _options.strengths(wanted, cones), tuple(names)
+    return ops.merge(*cones), _options.strengths(wanted, cones), tuple(names)
 
 
 def full(cone: Cone | None) -> dict[str, float]:

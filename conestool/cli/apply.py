@@ -78,14 +78,14 @@ def apply(
     A name that ends in .safetensors becomes a checkpoint in the original layout, for A1111, ComfyUI and InvokeAI; any
     other a diffusers folder. --as denoiser writes the U-Net or transformer alone, --as lora an approximation by SVD.
     """
-    from conestool import algebra
+    from conestool import ops
     from conestool.cli import _options
 
     kind = settle(kind, output, rank, link)
     _streams.check_outputs([output], "a model", force=force, folder=kind is Kind.folder)
     wanted = [_options.parse_wanted(text) for text in files]
     cones = _streams.load_cones([one.path for one in wanted])
-    cone = algebra.merge(*cones)
+    cone = ops.merge(*cones)
     where = _options.Where(model, device, dtype.value, revision, config, offline)
     base = _options.open_model(where, (cone.base.id, cone.base.revision))
     strength = _options.strengths(wanted, cones)

@@ -12,7 +12,7 @@ from conestool.cli import _output, _streams
 from conestool.cli._options import Json
 
 if TYPE_CHECKING:
-    from conestool.algebra import Counts, Diff
+    from conestool.ops import Counts, Diff
 
 __all__ = ["diff"]
 
@@ -28,9 +28,9 @@ def diff(
 
     Exits with 1 if they differ.
     """
-    from conestool import algebra
+    from conestool import ops
 
-    found = algebra.diff(*_streams.load_cones([a, b]))
+    found = ops.diff(*_streams.load_cones([a, b]))
     show(found)
     if json:
         _streams.emit_json(record(found))

@@ -27,11 +27,11 @@ def extract(
 
     It comes back exactly as it was before the merge.
     """
-    from conestool import algebra
+    from conestool import ops
 
     if output is not None:
         _streams.check_outputs([output], "a .cone file", force=force)
-    single = algebra.extract(_streams.load_cone(file), name)
+    single = ops.extract(_streams.load_cone(file), name)
     path = save(single, output or default_output(single.names), force=force, json=json)
     concept = single.concepts[0]
     _output.say(f"{concept.name}: {_output.amount(concept.neurons, 'neuron')}, id {concept.id[:12]}")

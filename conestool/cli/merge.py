@@ -13,8 +13,8 @@ from conestool.cli import _output, _streams
 from conestool.cli._options import Force, Json, value
 
 if TYPE_CHECKING:
-    from conestool.algebra import Sharing
     from conestool.concept import Concept, Cone
+    from conestool.ops import Sharing
 
 __all__ = ["default_output", "merge"]
 
@@ -36,16 +36,16 @@ def merge(
 
     Nothing is lost: extract gives every concept back.
     """
-    from conestool import algebra
+    from conestool import ops
     from conestool.errors import UsageError
 
     if len(files) < 2:
         raise UsageError(f"{files[0]}: one file, expected two or more", "cones merge dog.cone hat.cone")
     if output is not None:
         _streams.check_outputs([output], "a .cone file", force=force)
-    merged = algebra.merge(*_streams.load_cones(files))
+    merged = ops.merge(*_streams.load_cones(files))
     path = save(merged, output or default_output(merged.names), force=force, json=json)
-    sharing = algebra.sharing(merged)
+    sharing = ops.sharing(merged)
     pairs = overlap_records(merged)
     tell(merged, path, sharing, pairs)
     if json:
@@ -82,12 +82,12 @@ def overlap_records(cone: Cone) -> list[dict[str, Any]] | None:
 
     The pairs of a hundred concepts are 5,000: nobody reads them, and they take minutes to count.
     """
-    from conestool import algebra
+    from conestool import ops
 
     if len(cone.concepts) > PAIRED:
         return None
     records = []
-    for pair, shared in algebra.overlap(cone).items():
+    for pair, shared in ops.overlap(cone).items():
         either = cone[pair[0]].neurons + cone[pair[1]].neurons - shared
         records.append({"concepts": list(pair), "shared": shared, "jaccard": shared / either if either else 0.0})
     return records

@@ -88,14 +88,14 @@ def tune(
     The result is again a set of integers per concept: neurons keep their owner, new ones are shut, and those that hurt
     the others are opened again.
     """
-    from conestool import algebra
+    from conestool import ops
     from conestool.cli import _options
     from conestool.errors import UsageError
 
     if json and str(output) == _streams.STDIO:
         raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give the file a name")
     check_stdin(files)
-    cone = algebra.merge(*_streams.load_cones(files))
+    cone = ops.merge(*_streams.load_cones(files))
     path = output or default_output(cone.names)
     _streams.check_outputs([path], "a .cone file", force=force)
     searched = make_settings(seed=seed, prior_weight=prior_weight, class_images=class_images, captions=captions)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
-from conestool.algebra import union
 from conestool.apply import check_base
 from conestool.concept import Concept, Cone
 from conestool.evaluate.alignment import Aligner, JudgeAligner
@@ -19,6 +18,7 @@ from conestool.evaluate.report import ConceptReport, Presence, Report, Row
 from conestool.images.class_images import GROUP, class_images
 from conestool.images.photos import Photo
 from conestool.models.model import Model
+from conestool.ops import union
 from conestool.search.config import PLENTY, Resources
 from conestool.search.events import Note, Progress, ignore
 from conestool.search.events import Report as Tell

@@ -14,11 +14,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, BinaryIO
 
+from conestool.concept import BaseModelInfo, ConceptInfo, numel
 from conestool.errors import FormatError, UsageError, VersionError
 from conestool.format import limits
 from conestool.format.schema import BaseMap, ConceptMap, HeaderMap, read_map, read_origin
 from conestool.format.tensor_table import Row, raw_length
-from conestool.records import BaseInfo, ConceptInfo, size_of
 
 if TYPE_CHECKING:
     from conestool.concept import Concept, Cone, Indices
@@ -41,7 +41,7 @@ class Header:
     version: tuple[int, int]
     size: int
     offset: int
-    bases: tuple[BaseInfo, ...]
+    bases: tuple[BaseModelInfo, ...]
     concepts: tuple[ConceptInfo, ...]
     map: HeaderMap
 
@@ -135,9 +135,9 @@ def _resolved(version: tuple[int, int], offset: int, header: HeaderMap) -> Heade
     return Header(version, size, offset, bases, concepts, header)
 
 
-def _base_info(base: BaseMap) -> BaseInfo:
+def _base_info(base: BaseMap) -> BaseModelInfo:
     """A base description in memory: maps by param name, hashes in hex."""
-    return BaseInfo(
+    return BaseModelInfo(
         **base.unknown_fields,
         id=base.id,
         revision=base.revision,
@@ -149,7 +149,7 @@ def _base_info(base: BaseMap) -> BaseInfo:
     )
 
 
-def _concept_info(concept: ConceptMap, base: BaseInfo) -> ConceptInfo:
+def _concept_info(concept: ConceptMap, base: BaseModelInfo) -> ConceptInfo:
     """A concept of the header with its counts by param name."""
     params = list(base.tensors)
     counts = {params[row.tensor]: row.k for row in concept.rows}
@@ -193,13 +193,13 @@ def _read_concepts(header: Header, data: memoryview) -> tuple[Concept, ...]:
     return tuple(concepts)
 
 
-def _read_indices(where: str, rows: list[Row], base: BaseInfo, data: memoryview, start: int) -> dict[str, Indices]:
+def _read_indices(where: str, rows: list[Row], base: BaseModelInfo, data: memoryview, start: int) -> dict[str, Indices]:
     """The index sets of one section, whose first byte is byte `start` of the file."""
     from conestool.format import gaps
 
     if not rows:
         return {}
-    tensors = [(param, size_of(shape)) for param, shape in base.tensors.items()]
+    tensors = [(param, numel(shape)) for param, shape in base.tensors.items()]
     lengths = [raw_length(tensors[row.tensor][1], row.k) for row in rows]
     raw = sum(lengths)
     try:

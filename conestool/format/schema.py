@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from conestool._text import check_name, check_words, fold_ascii
+from conestool.concept import Losses, Origin, numel
 from conestool.errors import FormatError, UsageError, VersionError
 from conestool.format import limits, msgpack
 from conestool.format.tensor_table import Row, check_row, raw_length
-from conestool.records import Losses, Origin, size_of
 
 __all__ = ["BaseMap", "ConceptMap", "FileMap", "HeaderMap", "SectionMap", "read_map", "read_origin"]
 
@@ -63,8 +63,8 @@ class _TensorMap(FileMap):
     @classmethod
     def size(cls, shape: list[int]) -> list[int]:
         """A flat index fits 31 bits."""
-        if size_of(shape) >= 2**31:
-            raise ValueError(f"{size_of(shape)} weights, more than {2**31 - 1}")
+        if numel(shape) >= 2**31:
+            raise ValueError(f"{numel(shape)} weights, more than {2**31 - 1}")
         return shape
 
 
@@ -169,7 +169,7 @@ class HeaderMap(FileMap):
         for row in concept.rows:
             if row.tensor >= len(tensors):
                 raise ValueError(f"{concept.name}: tensor {row.tensor}, expected < {len(tensors)}")
-            param, n = tensors[row.tensor][0], size_of(tensors[row.tensor][1])
+            param, n = tensors[row.tensor][0], numel(tensors[row.tensor][1])
             try:
                 check_row(row, n)
             except FormatError as error:

@@ -12,12 +12,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from conestool._atomic import write_atomic
-from conestool.concept import Concept, Cone, Section
+from conestool.concept import BaseModelInfo, Concept, Cone, Section, numel
 from conestool.errors import FormatError, UsageError
 from conestool.format import gaps, limits, msgpack
 from conestool.format.reader import MAJOR, MINOR, PREAMBLE, SIGNATURE
 from conestool.format.schema import ConceptMap, HeaderMap, SectionMap, read_map
-from conestool.records import BaseInfo, size_of
 
 __all__ = ["dumps", "save"]
 
@@ -59,7 +58,7 @@ def _encode(concept: Concept) -> tuple[list[list[int]], bytes]:
     numbers = {param: number for number, param in enumerate(sorted(concept.base.tensors))}
     rows, raw, coded = [], [], []
     for param, values in concept.indices.items():
-        planes, quotients = gaps.encode(values, size_of(concept.base.tensors[param]))
+        planes, quotients = gaps.encode(values, numel(concept.base.tensors[param]))
         rows.append([numbers[param], len(values), len(quotients)])
         raw.append(planes.tobytes())
         coded.append(quotients.tobytes())
@@ -92,7 +91,7 @@ def _section_map(section: Section) -> dict[str, Any]:
     return _with_unknown(SectionMap, known, section.unknown_fields)
 
 
-def _base_map(base: BaseInfo) -> dict[str, Any]:
+def _base_map(base: BaseModelInfo) -> dict[str, Any]:
     """The map of a base model for the header."""
     fields = _record_map(base)
     fields["tensors"] = [[param, base.tensors[param]] for param in sorted(base.tensors)]

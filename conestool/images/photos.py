@@ -149,8 +149,8 @@ def square(image: Image.Image, side: int) -> Image.Image:
 def to_latents(model: Model, images: Sequence[Image.Image], *, size: int | None = None, batch: int = 8) -> Tensor:
     """Latents (n, c, h, w) of the images' centre squares, fp32 on the model's device.
 
-    Deterministic, and scaled (and shifted) as the denoiser expects them. NumbersError if the autoencoder overflows, as
-    some do in float16.
+    Deterministic, and scaled (and shifted) as the denoiser expects them. NonFiniteError if the autoencoder overflows,
+    as some do in float16.
     """
     import numpy as np
     import torch

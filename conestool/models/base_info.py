@@ -20,13 +20,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from conestool._atomic import expand_user
+from conestool.concept import BaseModelInfo
 from conestool.errors import UsageError
 from conestool.fingerprint import fingerprint
 from conestool.models.cache import recall, remember
 from conestool.models.kv_weights import bare, kv_weights
 from conestool.models.loading import denoiser_files, original_denoiser, reading
 from conestool.models.model import Model
-from conestool.records import BaseInfo
 
 __all__ = ["begin_patch", "describe", "end_patch"]
 
@@ -47,7 +47,7 @@ PATCHED: WeakKeyDictionary[nn.Module, Patches] = WeakKeyDictionary()
 KNOWN: WeakKeyDictionary[nn.Module, tuple[list[int], Fields]] = WeakKeyDictionary()
 
 
-def describe(model: Model) -> BaseInfo:
+def describe(model: Model) -> BaseModelInfo:
     """The identity of `model` without the concepts applied to it.
 
     Costs about a second for SD 1.5, and next to nothing when the files, or the weights in memory, are known already.
@@ -55,7 +55,7 @@ def describe(model: Model) -> BaseInfo:
     """
     fields = from_files(model) or from_memory(model)
     dtype = model.stored_dtype if model.path and model.stored_dtype else model.dtype
-    return BaseInfo(
+    return BaseModelInfo(
         id=public_id(model.id),
         revision=model.revision,
         family=model.family.name,
@@ -71,7 +71,7 @@ def public_id(model_id: str) -> str:
 
 
 def from_files(model: Model) -> Fields | None:
-    """The fields of BaseInfo by the model's files; None if it has none, or if they lack some K/V weight."""
+    """The fields of BaseModelInfo by the model's files; None if it has none, or if they lack some K/V weight."""
     if model.path is None:
         return None
     files = denoiser_files(model.path) if model.in_folder else [model.path]
@@ -104,7 +104,7 @@ def converted(model: Model, file: Path, wanted: set[str]) -> Iterator[tuple[str,
 
 
 def from_memory(model: Model) -> Fields:
-    """The fields of BaseInfo by the weights in memory; hashed anew only if a checksum says that they changed."""
+    """The fields of BaseModelInfo by the weights in memory; hashed anew only if a checksum says that they changed."""
     denoiser = bare(model.denoiser)
     if denoiser in PATCHED:
         before = PATCHED[denoiser].fields
@@ -140,7 +140,7 @@ def as_array(tensor: Tensor) -> Any:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def begin_patch(model: Model, info: BaseInfo | None) -> None:
+def begin_patch(model: Model, info: BaseModelInfo | None) -> None:
     """From now `describe` answers for the weights as they are, with `info` if it is known; may be nested."""
     denoiser = bare(model.denoiser)
     if denoiser not in PATCHED:
@@ -175,7 +175,7 @@ def file_key(files: list[Path]) -> str:
 def checked(value: Any) -> Fields | None:
     """The fields that were remembered; None unless all are there in the right form."""
     try:
-        BaseInfo(id="", family="", dtype="", **value)
+        BaseModelInfo(id="", family="", dtype="", **value)
     except (TypeError, ValueError):
         return None
     return dict(value)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conestool.errors import DeviceError, NumbersError, OutOfMemoryError, UsageError, is_out_of_memory
+from conestool.errors import DeviceError, NonFiniteError, OutOfMemoryError, UsageError, is_out_of_memory
 from conestool.models.model import Model
 
 __all__ = [
@@ -75,12 +75,12 @@ def memory_errors(device: torch.device) -> Iterator[None]:
 
 
 def check_finite(values: Tensor | float, what: str, dtype: torch.dtype) -> None:
-    """Raise NumbersError unless all of `values` are finite; `dtype` is what they were computed in."""
+    """Raise NonFiniteError unless all of `values` are finite; `dtype` is what they were computed in."""
     tensor = torch.as_tensor(values)
     if all_finite(tensor):
         return
     wrong = "NaN" if bool(tensor.isnan().any()) else "infinite"
-    raise NumbersError(f"{what} is {wrong} in {name_of(dtype)}", hint_for(dtype))
+    raise NonFiniteError(f"{what} is {wrong} in {name_of(dtype)}", hint_for(dtype))
 
 
 def all_finite(*parts: Tensor) -> bool:
@@ -90,11 +90,11 @@ def all_finite(*parts: Tensor) -> bool:
 
 
 def check_weights(model: Model) -> None:
-    """Raise NumbersError if a weight of any part of the pipeline is NaN or infinite; names the first such tensor."""
+    """Raise NonFiniteError if a weight of any part of the pipeline is NaN or infinite; names the first such tensor."""
     for part, name, weight in weights_of(model.pipe):
         if weight.device.type != "meta" and weight.is_floating_point() and not all_finite(weight):
             what = "NaN" if bool(weight.isnan().any()) else "infinite"
-            raise NumbersError(
+            raise NonFiniteError(
                 f"{model.id}: {part}: {name} holds {what} values",
                 "the base model is damaged, or too large for --dtype float16: load it as float32, or get another copy",
             )

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from conestool.concept import BaseModelInfo
 from conestool.errors import ModelLoadError
 from conestool.models.families import Family, family_of
 from conestool.models.loading import SETTINGS, is_hub_id, load_pipeline, locate, read_json
-from conestool.records import BaseInfo
 
 __all__ = ["Defaults", "Model", "load_model", "wrap"]
 
@@ -72,7 +72,7 @@ class Model:
         return self.path is not None and self.path.is_dir()
 
     @property
-    def info(self) -> BaseInfo:
+    def info(self) -> BaseModelInfo:
         """The identity of the model, without the concepts that are applied at the moment."""
         from conestool.models.base_info import describe
 

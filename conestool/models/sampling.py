@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from conestool.errors import NumbersError, UsageError
+from conestool.errors import NonFiniteError, UsageError
 from conestool.models._logging import quiet
 from conestool.models.devices import hint_for, memory_errors, name_of
 from conestool.models.model import Model
@@ -66,7 +66,7 @@ def sample(
 
 
 def run(model: Model, call: dict[str, Any]) -> list[Image.Image]:
-    """Call the pipeline without its progress bar; DeviceError where memory runs out, NumbersError for NaN pictures."""
+    """Call the pipeline without its progress bar; DeviceError if memory runs out, NonFiniteError for NaN pictures."""
     pipe = model.pipe
     before = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(**{**before, "disable": True})
@@ -76,7 +76,7 @@ def run(model: Model, call: dict[str, Any]) -> list[Image.Image]:
             images: list[Image.Image] = pipe(**call).images
             return images
     except RuntimeWarning as error:
-        raise NumbersError(f"{model.id} draws NaN in {name_of(model.dtype)}", hint_for(model.dtype)) from error
+        raise NonFiniteError(f"{model.id} draws NaN in {name_of(model.dtype)}", hint_for(model.dtype)) from error
     except ValueError as error:
         what = f"{type(pipe.scheduler).__name__} in {call['num_inference_steps']} steps"
         raise UsageError(f"{model.id} cannot draw this with {what}: {error}".splitlines()[0]) from error

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from conestool._atomic import expand_user
 from conestool._text import quoted
-from conestool.algebra import merge
 from conestool.concept import Cone
 from conestool.errors import FormatError, NameClashError, UsageError
 from conestool.format import load, read_header
+from conestool.ops import merge
 from conestool.render.prompts import find_names, key_of
 
 __all__ = ["Offer", "Selection", "Shelf", "find_cones", "find_ids", "scan", "search_folders"]

@@ -9,14 +9,13 @@ from typing import Any
 
 from PIL import Image
 
-from conestool.concept import Concept, Cone, check_name, check_words
+from conestool.concept import BaseModelInfo, Concept, Cone, Origin, check_name, check_words
 from conestool.errors import PhotoError
 from conestool.images.photos import Photo, as_photo
 from conestool.models.devices import check_weights
 from conestool.models.model import Model, wrap
 from conestool.models.prompts import choose_identifier, is_one_token
 from conestool.models.sampling import versions
-from conestool.records import BaseInfo, Origin
 from conestool.search.config import PLENTY, Resources, Settings
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.events import Note, Report, ignore
@@ -54,7 +53,7 @@ def find(
     itself there every half minute and when interrupted; `resume` goes on from it, with the same result; the file is
     the caller's to delete once the concept is safe. `resources` say with how much memory to make do; of several
     `processes`, each with its own copy of the model and the same arguments, each returns the same concept.
-    Raises PhotoError without images, UsageError for settings that make no sense, NumbersError if weights, latents,
+    Raises PhotoError without images, UsageError for settings that make no sense, NonFiniteError if weights, latents,
     losses or gradients are not finite.
     """
     settings, resources = settings or Settings(), resources or PLENTY
@@ -126,7 +125,7 @@ def captioned(
 
 
 def describe(
-    base: BaseInfo, words: Words, origin: Origin, choice: Choice, objective: Objective, probes: Probes
+    base: BaseModelInfo, words: Words, origin: Origin, choice: Choice, objective: Objective, probes: Probes
 ) -> Concept:
     """The concept of the chosen weights, with what it does to held-out losses.
 

@@ -149,7 +149,7 @@ class Objective:
 
         `weights` are a vector (n,) or a part for each parameter, each asked for when the one before is in its place;
         they stay as given. Where one backward pass does it all, each gradient is used while the pass goes on, so that
-        they are never there together. Raises NumbersError if a gradient or the loss is not finite: no method may rank
+        they are never there together. Raises NonFiniteError if a gradient or the loss is not finite: no method may rank
         by such numbers, and what it has learned in this step is worthless.
         """
         self.layout.write(weights)
@@ -198,7 +198,7 @@ class Objective:
 
     @torch.no_grad()
     def loss(self, weights: Tensor, batch: Batch) -> float:
-        """Sum of weights * squared errors of `batch` at `weights` (n,); NumbersError if it is not finite."""
+        """Sum of weights * squared errors of `batch` at `weights` (n,); NonFiniteError if it is not finite."""
         self.layout.write(weights)
         own = sum(float((part.weights * self.errors(part)).sum()) for part in self.chunks(batch))
         loss = self.processes.sum(own, self.theta.device)

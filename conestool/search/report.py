@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from conestool.concept import Losses
 from conestool.errors import UsageError
-from conestool.records import Losses
 from conestool.search.batches import Batch
 from conestool.search.methods.base import Ranking
 from conestool.search.objective import Objective

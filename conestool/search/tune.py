@@ -12,12 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from conestool.apply.edits import check_base
-from conestool.concept import Concept, Cone
+from conestool.concept import Concept, Cone, to_builtin
 from conestool.errors import PhotoError
 from conestool.images.photos import Photo, as_photo
 from conestool.models.devices import check_weights
 from conestool.models.model import Model, wrap
-from conestool.records import plain
 from conestool.search.composites import Player
 from conestool.search.config import PLENTY, Resources, Settings, Tuning
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
@@ -227,7 +226,7 @@ def changed(subject: Subject, layout: Layout, shut: Tensor, facts: Mapping[str, 
     """The concept with a new set, and what became of its losses; sections that spoke of the old set are dropped."""
     origin = subject.concept.origin
     losses = measure(subject.objective, subject.probes, shut, facts["seed"])
-    parameters = {**origin.parameters, TUNED: plain(facts)}
+    parameters = {**origin.parameters, TUNED: to_builtin(facts)}
     told = {"parameters": parameters, "losses": losses, "warnings": warnings_of(facts, losses)}
     new, indices = origin.model_copy(update=told), layout.indices(shut)
     return replace(subject.concept, indices=indices, sections=(), indices_unknown_fields={}, origin=new)

@@ -27,7 +27,7 @@ CODES = {
     errors.VersionError: 4,
     errors.BaseModelMismatchError: 5,
     errors.DeviceError: 6,
-    errors.NumbersError: 6,
+    errors.NonFiniteError: 6,
     errors.HubError: 7,
     errors.ModelLoadError: 7,
 }

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conestool.concept import Concept
+from conestool.concept import BaseModelInfo, Concept
 from conestool.errors import HubError
 from conestool.hub import open_target, push
-from conestool.records import BaseInfo
 from tests.cli.conftest import Cones
 from tests.support.command_line import base, concept, save_cone
 from tests.support.hub_server import TOKEN, WRITER, Hub, serving
@@ -80,7 +79,7 @@ def test_license_and_base_model_go_where_the_hub_looks(hub: Hub, work: Path, con
     assert (front["license"], front["base_model"]) == ("mit", ["org/model"])
 
 
-def concept_on(found: BaseInfo, **origin: object) -> Concept:
+def concept_on(found: BaseModelInfo, **origin: object) -> Concept:
     """A concept of another base model."""
     return replace(concept(**origin), base=found)
 

@@ -136,9 +136,9 @@ def test_tables_fit_the_terminal(folder: Path, columns: int) -> None:
 def test_unknown_exception_is_one_line_and_code_70(folder: Path) -> None:
     """A bug says so in one line; --traceback shows the rest."""
     script = (
-        "import sys; from conestool import algebra; from conestool.cli.main import main\n"
+        "import sys; from conestool import ops; from conestool.cli.main import main\n"
         "def broken(*cones): raise KeyError('x')\n"
-        "algebra.merge = broken; main()"
+        "ops.merge = broken; main()"
     )
     command = [sys.executable, "-c", script, "merge", "dog.cone", "hat.cone"]
     env = environment(PYTHONPATH=str(ROOT))

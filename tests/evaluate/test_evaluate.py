@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conestool.concept import Cone
+from conestool.concept import Cone, Origin
 from conestool.errors import BaseModelMismatchError, PromptError, UsageError
 from conestool.evaluate import Gates, JudgeAligner, Plan, Report, check_templates, evaluate, load_dino
 from conestool.evaluate.evaluate import held_back, missing
@@ -17,7 +17,6 @@ from conestool.evaluate.judge import load_judge
 from conestool.evaluate.prompts import Text, joined, unrelated_nouns
 from conestool.images.photos import Photo, as_photo
 from conestool.models.model import Model, load_model
-from conestool.records import Origin
 from tests.support.encoders import save_dino
 from tests.support.tiny_models import random_cone
 

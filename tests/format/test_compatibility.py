@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conestool.algebra import extract, merge
 from conestool.concept import Concept, Cone
 from conestool.errors import VersionError
 from conestool.format import dumps, load, loads, read_header, save
+from conestool.ops import extract, merge
 from spec.reference import reader
 from tests.hostile.compare_readers import said
 from tests.hostile.systematic import sealed

@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conestool.concept import Concept, Cone, Section
+from conestool.concept import Concept, Cone, Losses, Origin, Section
 from conestool.errors import FormatError, OutputExistsError, UsageError, VersionError
 from conestool.format import dumps, limits, load, loads, read_header, save
-from conestool.records import Losses, Origin
 from tests.support.cones import SHAPES, base, concept
 from tests.support.forging import join, parts
 

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conestool.concept import BaseModelInfo
 from conestool.fingerprint import fingerprint, match
-from conestool.records import BaseInfo
 from spec.reference import identity
 
 VECTORS = json.loads((Path(__file__).parents[2] / "spec/vectors/identity.json").read_text(encoding="utf-8"))
 
 
-def described(name: str, lacking: list[str]) -> BaseInfo:
+def described(name: str, lacking: list[str]) -> BaseModelInfo:
     """What is known of a model, without the digests at some rungs."""
     model = VECTORS["models"][name]
     tensors = {param: tensor["shape"] for param, tensor in model["tensors"].items()}
     digests = {rung: digest for rung, digest in model["digests"].items() if rung not in lacking}
     words = {"id": name, "family": "stable-diffusion", "dtype": "float32", "structure": model["structure"]}
-    return BaseInfo(**words, tensors=tensors, digests=digests)
+    return BaseModelInfo(**words, tensors=tensors, digests=digests)
 
 
 @pytest.mark.parametrize("name", VECTORS["models"])

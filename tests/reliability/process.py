@@ -19,12 +19,12 @@ import PIL.ImageFont
 import rich.console
 import rich.text
 
-from conestool import algebra
+from conestool import ops
 from conestool.cli import _format, _plot
 
 __all__ = ["Ended", "cones", "on_terminal"]
 
-LOADED = (PIL.ImageFont, rich.console, rich.text, algebra, _format, _plot, _format)
+LOADED = (PIL.ImageFont, rich.console, rich.text, ops, _format, _plot, _format)
 """What commands import when they run: loaded before the fork, children need not load it again and again."""
 
 SECONDS = 60.0

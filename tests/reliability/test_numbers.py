@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmarks.reliability.cycles import DTYPES, Cycles, make_model
 from conestool.cli import main as cli
-from conestool.errors import NumbersError
+from conestool.errors import NonFiniteError
 from conestool.format import dumps
 from conestool.images.photos import as_photo, to_latents
 from conestool.models.kv_weights import kv_weights
@@ -62,7 +62,7 @@ def test_a_loss_that_is_not_finite_stops_every_method(model: Model, method: str,
     before = {name: weight.detach().clone() for name, weight in kv_weights(model.denoiser).items()}
     with (
         answers(model.denoiser.conv_out, value),  # type: ignore[arg-type]
-        pytest.raises(NumbersError, match=r"L_con at step 1 is (NaN|infinite) in float32") as caught,
+        pytest.raises(NonFiniteError, match=r"L_con at step 1 is (NaN|infinite) in float32") as caught,
     ):
         search(model, method)
     assert caught.value.exit_code == 6 and "another model" in str(caught.value.hint)
@@ -85,7 +85,7 @@ def test_a_gradient_that_overflows_stops_every_method(
         return true(layout, spoiled)
 
     monkeypatch.setattr(Layout, "giving", overflow)
-    with pytest.raises(NumbersError, match="gradient of L_con at step 1 is infinite"):
+    with pytest.raises(NonFiniteError, match="gradient of L_con at step 1 is infinite"):
         search(model, method)
 
 
@@ -110,13 +110,13 @@ def test_a_damaged_model_stops_find_before_any_work_and_writes_nothing(
 
 def test_pictures_of_nan_are_an_error_and_not_black(model: Model) -> None:
     """What a model draws in too small a range is neither learned from nor shown."""
-    with answers(model.pipe.vae.decoder, float("nan")), pytest.raises(NumbersError, match="draws NaN in float32"):
+    with answers(model.pipe.vae.decoder, float("nan")), pytest.raises(NonFiniteError, match="draws NaN in float32"):
         sample(model, ["a dog"], [0], steps=2)
 
 
 def test_an_autoencoder_that_overflows_is_named(model: Model) -> None:
     """Latents are checked before the search starts."""
-    with answers(model.pipe.vae.encoder, float("inf")), pytest.raises(NumbersError, match="autoencoder's answer"):
+    with answers(model.pipe.vae.encoder, float("inf")), pytest.raises(NonFiniteError, match="autoencoder's answer"):
         to_latents(model, [NOISE[0]])
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from conestool.algebra import extract
 from conestool.apply import applied
 from conestool.concept import Cone
 from conestool.errors import BaseModelMismatchError, PromptError, UsageError
 from conestool.models.model import Model, load_model
 from conestool.models.sampling import sample
+from conestool.ops import extract
 from conestool.render import Rendering, png_bytes, read_record, render, replay
 from tests.support.tiny_models import random_cone
 

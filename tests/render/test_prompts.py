@@ -7,12 +7,11 @@ import unicodedata
 import numpy as np
 import pytest
 
-from conestool.concept import Concept, check_name
-from conestool.records import BaseInfo
+from conestool.concept import BaseModelInfo, Concept, check_name
 from conestool.render.prompts import find_names, rewrite
 
 PARAM = "unet.attn1.to_k.weight"
-BASE = BaseInfo(
+BASE = BaseModelInfo(
     id="m", family="f", dtype="float32", structure="0" * 64, tensors={PARAM: [4, 4]}, digests={"f32": "0" * 64}
 )
 

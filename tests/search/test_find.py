@@ -10,12 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from conestool.concept import Cone
-from conestool.errors import NumbersError, PhotoError, UsageError
+from conestool.concept import Cone, Losses
+from conestool.errors import NonFiniteError, PhotoError, UsageError
 from conestool.format import dumps
 from conestool.models.model import Model, load_model, wrap
 from conestool.models.prompts import identifiers
-from conestool.records import Losses
 from conestool.search import Event, Note, Progress, Settings, find
 from conestool.search.loss_terms import Words, unbound_prompts
 from conestool.search.report import doubts
@@ -146,7 +145,7 @@ def test_a_loss_that_is_not_finite_stops_the_search_and_restores(model: Model, p
     try:
         with torch.no_grad():
             bias.fill_(float("inf"))
-        with pytest.raises(NumbersError, match=r"conv_out\.bias holds infinite values"):
+        with pytest.raises(NonFiniteError, match=r"conv_out\.bias holds infinite values"):
             search(model, photos, class_pictures=pictures)
     finally:
         with torch.no_grad():

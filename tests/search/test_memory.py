@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conestool.errors import NumbersError, UsageError
+from conestool.errors import NonFiniteError, UsageError
 from conestool.format import dumps
 from conestool.images.photos import as_photo
 from conestool.models.model import Model, load_model, wrap
@@ -150,7 +150,7 @@ def test_an_overflow_halves_the_scale_and_repeats_the_batch(folder: Path) -> Non
         again = LossScale.of(torch.float16)
         again.restore(asked.scale.state())
         assert again == asked.scale
-        with pytest.raises(NumbersError, match="float16"):
+        with pytest.raises(NonFiniteError, match="float16"):
             whole(objective(half, layout, weight=1e12), asked.theta * kept)
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from conestool import format as cones
-from conestool.concept import Concept, Cone
-from conestool.records import BaseInfo, Losses, Origin
+from conestool.concept import BaseModelInfo, Concept, Cone, Losses, Origin
 
 __all__ = ["COMMAND", "base", "concept", "environment", "run_process", "save_cone"]
 
@@ -26,10 +25,10 @@ SHAPES = {
 }
 
 
-def base(name: str = "toy", seed: int = 0) -> BaseInfo:
+def base(name: str = "toy", seed: int = 0) -> BaseModelInfo:
     """A base model's identity that differs with `seed` in every digest."""
     rungs = ("f32", "f16", "bf16", "bf16(f16)", "f16(bf16)")
-    return BaseInfo(
+    return BaseModelInfo(
         id=name,
         family="stable-diffusion",
         dtype="float32",

@@ -8,20 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from conestool.concept import Concept, Indices
+from conestool.concept import BaseModelInfo, Concept, Indices
 from conestool.fingerprint import fingerprint
-from conestool.records import BaseInfo
 
 __all__ = ["SHAPES", "base", "concept"]
 
 SHAPES = {"up.attn1.to_k.weight": (24, 24), "up.attn1.to_v.weight": (24, 24), "up.attn2.to_k.weight": (24, 40)}
 
 
-def base(seed: int = 0, shapes: Mapping[str, tuple[int, ...]] = SHAPES, **fields: Any) -> BaseInfo:
+def base(seed: int = 0, shapes: Mapping[str, tuple[int, ...]] = SHAPES, **fields: Any) -> BaseModelInfo:
     """The identity of random weights."""
     rng = np.random.default_rng(seed)
     weights = {param: rng.standard_normal(shape).astype(np.float32) for param, shape in shapes.items()}
-    return BaseInfo(
+    return BaseModelInfo(
         **{"id": "tiny", "family": "stable-diffusion", "dtype": "float32", **fields, **fingerprint(weights)}
     )
 

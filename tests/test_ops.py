@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conestool.algebra import Counts, diff, extract, intersection, join, layer_of, merge, overlap, sharing, union
-from conestool.concept import Concept, Cone, Indices
+from conestool.concept import Concept, Cone, Indices, Origin
 from conestool.errors import BaseModelMismatchError, NameClashError, UsageError
 from conestool.format import dumps, loads
-from conestool.records import Origin
+from conestool.ops import Counts, diff, extract, intersection, join, layer_name, merge, overlap, sharing, union
 from tests.support.cones import base, concept
 
 SETS = st.sets(st.integers(0, 50))
@@ -166,8 +165,8 @@ def test_diff_finds_metadata_and_missing_concepts() -> None:
 
 def test_layer_names() -> None:
     """The attention layer of a param name."""
-    assert layer_of("down.0.attn2.to_k.weight") == "down.0.attn2"
-    assert layer_of("blocks.3.attn.add_v_proj.weight") == "blocks.3.attn"
+    assert layer_name("down.0.attn2.to_k.weight") == "down.0.attn2"
+    assert layer_name("blocks.3.attn.add_v_proj.weight") == "blocks.3.attn"
 
 
 def test_equality_of_concepts(tmp_path: Path) -> None:

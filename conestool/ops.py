@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from conestool.concept import Concept, Cone, Indices, refuse_clash
+from conestool.concept import Concept, Cone, Indices, layer_name, numel, refuse_clash
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.fingerprint import match
-from conestool.records import layer_of, size_of
 
 __all__ = [
     "Change",
@@ -23,7 +22,7 @@ __all__ = [
     "extract",
     "intersection",
     "join",
-    "layer_of",
+    "layer_name",
     "merge",
     "overlap",
     "sharing",
@@ -120,7 +119,7 @@ def sharing(cone: Cone) -> Sharing:
     together, shares = 0, dict.fromkeys(cone.names, 0)
     for param in sorted({param for concept in cone.concepts for param in concept.indices}):
         holders = [concept for concept in cone.concepts if param in concept.indices]
-        times = np.zeros(size_of(holders[0].base.tensors[param]), np.uint16)
+        times = np.zeros(numel(holders[0].base.tensors[param]), np.uint16)
         for concept in holders:
             times[concept.indices[param]] += 1
         together += int(np.count_nonzero(times))
@@ -186,7 +185,7 @@ def diff(a: Cone, b: Cone) -> Diff:
     }
     layers: dict[str, Counts] = {}
     for param, counts in params.items():
-        layers[layer_of(param)] = layers.get(layer_of(param), Counts()) + counts
+        layers[layer_name(param)] = layers.get(layer_name(param), Counts()) + counts
     return Diff(sum(params.values(), Counts()), params, layers, tuple(changes(a, b)))
 
 
