@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.pocket import autoencoder, models, tokenizer
+from training.pocket import autoencoder, backgrounds, models, tokenizer
 from training.pocket.adopt import adopt
 from training.pocket.common import save_state
 from training.pocket.export import write_model
+from training.pocket.pool import load_autoencoder
 
+DEVICE = torch.device("cpu")
 PARTS = ("unet/diffusion_pytorch_model", "text_encoder/model", "vae/diffusion_pytorch_model")
 
 
@@ -58,3 +60,19 @@ def test_the_exported_model_is_small_enough(tmp_path: Path) -> None:
 def test_export_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"decoder\.pt"):
         write_model(tmp_path, tmp_path / "model")
+
+
+def test_a_work_folder_begins_with_the_committed_latents(tmp_path: Path) -> None:
+    """Scenes come back from them as they were when they were committed, and writing them again gives the same file."""
+    autoencoder.read_latents(tmp_path)
+    vae = load_autoencoder(tmp_path)
+    images = (
+        backgrounds.paint(["beach", "night", "red", "forest"], 64, torch.Generator().manual_seed(0), DEVICE) * 2 - 1
+    )
+    with torch.no_grad():
+        again = vae.decode(autoencoder.encode(vae, images)).sample
+    assert autoencoder.psnr(again, images) > 30
+    autoencoder.write_latents(tmp_path, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == autoencoder.LATENTS.read_bytes()
+    with pytest.raises(SystemExit, match="already"):
+        autoencoder.read_latents(tmp_path)

@@ -32,9 +32,11 @@ def prepare(args: argparse.Namespace) -> None:
     """Make what training needs: sprites, the autoencoder's latents, scenes."""
     work, device = str(args.work), ["--device", args.device]
     run("training.pocket.sprites", "--work", work)
-    if not (args.work / "scale.pt").exists():
+    if args.new_latents and not (args.work / "scale.pt").exists():
         minutes = ["--minutes", str(args.autoencoder_minutes)]
         run("training.pocket.autoencoder", "--work", work, *minutes, *device, processes=args.processes)
+    elif not (args.work / "autoencoder.pt").exists():
+        run("training.pocket.autoencoder", "--work", work, "--known")
     run("training.pocket.pool", "--work", work, "--shards", str(args.shards), *device)
 
 
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the exported model")
     parser.add_argument("--minutes", type=float, default=90, help="for text encoder and U-Net")
     parser.add_argument("--autoencoder-minutes", type=float, default=20, help="for each of its two stages")
+    parser.add_argument("--new-latents", action="store_true", help="train the encoder too, not the committed one")
     parser.add_argument("--shards", type=int, default=40, help="of 5000 scenes each")
     parser.add_argument("--processes", type=int, default=1, help="one-thread processes on a CPU: one for each core")
     parser.add_argument("--device", default="cpu")

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from training.pocket import scenes
@@ -28,6 +30,8 @@ SIZE, FACTOR, CHANNELS = 64, 8, 32
 WIDTH, DECODER_WIDTH = 32, 64
 #: Noise on the latents in training: what the decoder has to stand.
 NOISE = 0.05
+#: The latents of pocket's training: whoever trains it further needs these and no others.
+LATENTS = Path(__file__).with_name("latents.safetensors")
 
 
 def _tame(model: nn.Module) -> nn.Module:
@@ -214,8 +218,33 @@ class Trainer:
         save_state(self.path, state | {"optimizer": self.optimizer.state_dict()})
 
 
+def write_latents(work: Path, path: Path) -> None:
+    """Write what fixes the latents, in fp16: the encoder, the light decoder and their scale."""
+    state, scale = load_state(work / "autoencoder.pt"), load_state(work / "scale.pt")
+    if state is None or scale is None:
+        raise SystemExit(f"{work} lacks autoencoder.pt or scale.pt: train the first stage and make a shard first")
+    tensors = {f"light.{key}": value for key, value in state["light"].items()}
+    tensors |= {f"model.{key}": value for key, value in state["model"].items() if key.startswith("encoder.")}
+    halved = {key: value.half().contiguous() for key, value in tensors.items()}
+    path.write_bytes(save(halved, {"scaling_factor": repr(scale["scaling_factor"])}))
+
+
+def read_latents(work: Path, path: Path = LATENTS) -> None:
+    """Begin a work folder with the latents of a file: ``autoencoder.pt`` and ``scale.pt``; the decoder is untrained."""
+    if (work / "autoencoder.pt").exists():
+        raise SystemExit(f"{work} has an autoencoder already; take another --work")
+    with safe_open(path, "pt") as file:
+        scale = float(file.metadata()["scaling_factor"])
+        tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+    model, light = build(), LightDecoder()
+    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, strict=False)
+    light.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("light.")})
+    save_state(work / "autoencoder.pt", {"model": model.state_dict(), "light": light.state_dict(), "seen": 0})
+    save_state(work / "scale.pt", {"scaling_factor": scale})
+
+
 def main() -> None:
-    """Train for ``--minutes`` and save."""
+    """Train for ``--minutes`` and save, or begin with the committed latents, or write them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=15)
@@ -225,7 +254,12 @@ def main() -> None:
     parser.add_argument("--flat", action="store_true", help="keep the rate constant, to go on later")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--known", action="store_true", help="begin WORK with the committed latents; do not train")
+    parser.add_argument("--write", type=Path, help="write the latents of WORK to this file; do not train")
     args = parser.parse_args()
+    if args.known or args.write:
+        read_latents(args.work) if args.known else write_latents(args.work, args.write)
+        return
     team = Team()
     torch.manual_seed(args.seed)
     trainer = Trainer(args, team)
