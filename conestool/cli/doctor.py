@@ -140,7 +140,7 @@ def works(device: str, dtype: str) -> bool:
 
 def pocket() -> dict[str, Any]:
     """Whether the embedded base model is there, and its bytes."""
-    folder = Path(__file__).parent.parent / "models" / "pocket"
+    folder = Path(__file__).parent.parent / "pocket"
     return {"installed": (folder / "model_index.json").is_file(), "bytes": folder_size(folder)}
 
 
