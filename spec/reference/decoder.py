@@ -68,10 +68,9 @@ class Decoder:
             return number
         if 0xD9 <= code <= 0xDB:
             return self.text(self.uint(1 << code - 0xD9, (2**5, 2**8, 2**16)[code - 0xD9]))
-        if code in (0xDC, 0xDD):
-            return self.array(self.uint(2 << code - 0xDC, (2**4, 2**16)[code - 0xDC]), depth + 1)
-        if code in (0xDE, 0xDF):
-            return self.map(self.uint(2 << code - 0xDE, (2**4, 2**16)[code - 0xDE]), depth + 1)
+        if 0xDC <= code <= 0xDF:
+            size = self.uint(2 << code % 2, (2**4, 2**16)[code % 2])
+            return self.array(size, depth + 1) if code <= 0xDD else self.map(size, depth + 1)
         raise RuleError(8, f"msgpack type {code:02x}")
 
     def text(self, size: int) -> str:

@@ -116,7 +116,7 @@ def check_base(base: dict[str, Any]) -> None:
     need(15, all(1 <= len(name) <= 512 for name, _ in tensors), "length of a param name")
     need(16, rising([name for name, _ in tensors]), "tensors out of order")
     for name, shape in tensors:
-        need(17, len(shape) <= 8 and all(1 <= size < 2**31 for size in shape) and math.prod(shape) < 2**31, name)
+        need(17, len(shape) <= 8 and all(size >= 1 for size in shape) and math.prod(shape) < 2**31, name)
     need(18, "f32" in base["digests"], "digest f32")
 
 

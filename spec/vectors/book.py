@@ -96,12 +96,14 @@ class Book:
     def expected(self, fields: dict[str, Any], bases: list[dict[str, Any]], sets: Sets) -> dict[str, Any]:
         """What a reader must find in a concept: sets of at most 40 positions in full, no sets where there are many."""
         few = sorted(sets.items()) if len(sets) <= MANY else []
+        origin = fields.get("origin", {})
         return {
             **{key: fields[key] for key in ("name", "class_noun", "identifier")},
             "id": fields["id"].hex(),
             "base": bases[fields["base"]]["id"],
             "counts": {param: len(values) for param, values in few},
             "indices": {param: values for param, values in few if len(values) <= 40},
+            **({"parameters": origin["parameters"]} if "parameters" in origin else {}),
         }
 
     def refuse(self, file: str, rule: int, about: str, data: bytes) -> None:

@@ -157,6 +157,9 @@ def write_frames(refuse: Callable[..., None]) -> None:
         refuse(f"frame-{name}.cone", 31, about, file(frame))
     declares = payload([4, 8], 4, b"", b"\0" * 4, frame=lying)
     refuse("frame-lying-long.cone", 31, "declares four bytes, holds three", declares)
+    blocks = ref.MAGIC + b"\0\0" + bytes.fromhex("08000000 390000") + bytes(7)
+    unsized = payload([4, 8], 8, b"", bytes(8), frame=blocks)
+    refuse("frame-unsized-blocks.cone", 31, "no content size, but a first block that begins with it", unsized)
     steps = [7] * 300 + list(range(200))
     values = [at + sum(steps[: at + 1]) for at in range(len(steps))]
     raw, quotients = ref.gaps(values, 2**15)

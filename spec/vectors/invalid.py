@@ -64,6 +64,7 @@ def write_encoding(refuse: Callable[..., None]) -> None:
     body = b"".join(concept.pop("data") for concept in header["concepts"])
     packed = ref.pack(header)
     refuse("msgpack-array.cone", 8, "the header is an array", ref.assemble(b"\x91" + packed, body))
+    refuse("msgpack-none.cone", 8, "a header of no bytes, and nothing behind it", ref.assemble(b"", b""))
     refuse("msgpack-trailing.cone", 8, "a byte after the map", ref.assemble(packed + b"\xc0", body))
     refuse("msgpack-cut.cone", 8, "the map ends early", ref.assemble(packed[:-1], body))
     refuse("msgpack-utf8.cone", 8, "a string that is not UTF-8", raw_header(b"\xa3sks", b"\xa3sk\xff"))
@@ -133,7 +134,6 @@ def write_forms(refuse: Callable[..., None], packed: bytes, body: bytes) -> None
     value("de0001" + pairs, 10, "a map of one with a length of two bytes")
     value("df00000000", 10, "an empty map with a length of four bytes")
     value("ca3f000000", 10, "0.5 in 32 bits")
-    value("ca7fc00000", 10, "NaN in 32 bits")
     value("82a162c0a161c0", 10, "keys of an inner map out of order")
     value("82a3efbda1c0a2c3a9c0", 10, "keys of an inner map out of order beyond ASCII")
     value("82a4f09f9095c0a3efbca1c0", 10, "keys in the order of UTF-16")
@@ -176,6 +176,10 @@ def write_forms(refuse: Callable[..., None], packed: bytes, body: bytes) -> None
         value(code, 8, "a key that is no string")
     value("91" * 15 + "91c0", 12, "a value inside 17 arrays and maps")
     value("91" * 14 + "81a091c0", 12, "a value inside 17 arrays and maps, one of them a map")
+    value("91" * 15 + "81a0c0", 12, "a value inside 17 arrays and maps, the innermost a map")
+    value("91" * 15 + "dc0010" + items * 16, 12, "values inside 17 arrays and maps, the innermost an array of 16")
+    keys = "".join(f"a1{key:02x}c0" for key in range(0x61, 0x71))
+    value("91" * 15 + "de0010" + keys, 12, "values inside 17 arrays and maps, the innermost a map of 16")
 
 
 def write_types(refuse: Callable[..., None]) -> None:
@@ -270,6 +274,8 @@ def write_content(refuse: Callable[..., None]) -> None:
     refuse("nil-revision.cone", 14, "nil for an optional key", at("bases", 0, "revision", value=None))
     refuse("no-concepts.cone", 15, "no concepts", at("concepts", value=[]))
     refuse("bases-none.cone", 15, "no bases", at("bases", value=[]))
+    bases = [{**good()["bases"][0], "id": f"{number}"} for number in range(257)]
+    refuse("bases-many.cone", 15, "257 bases", at("bases", value=bases))
     many = [[f"{i:04}", [1]] for i in range(4097)]
     refuse("tensors-many.cone", 15, "4,097 tensors", changed(lambda h: many_tensors(h, many)))
     refuse("param-long.cone", 15, "a param name of 513 code points", at("bases", 0, "tensors", 1, 0, value="あ" * 513))

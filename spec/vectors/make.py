@@ -43,6 +43,13 @@ def write_sets(book: Book) -> None:
     edges = {f"n{n}k{k}": [n] for n in (31, 32, 33, 63, 64, 65, 1023, 1024, 1025) for k in (1, 2)}
     sets = {name: [shape[0] - 1] if name.endswith("k1") else [0, shape[0] - 1] for name, shape in edges.items()}
     single(book, "low-bits.cone", "n // k on both sides of a power of two", edges, sets)
+    about = "the most quotient bytes that a tensor can have"
+    single(book, "coded-most.cone", about, {"a": [264]}, {"a": [*range(8), 263]})
+    values = []
+    for number in range(66_000):
+        values.append((values[-1] if values else 0) + 41 + (number * number // 8) % 4)
+    about = "66,000 indices with two low bits"
+    single(book, "planes-large.cone", about, {"a": [4_620_000]}, {"a": values})
     single(
         book,
         "eights.cone",
@@ -89,6 +96,21 @@ def write_open(book: Book) -> None:
         "origin-far.cone",
         "integers at both ends, integers as losses",
         {"seed": -(2**63), "held_out": -1, "losses": dict.fromkeys(ORIGIN["losses"], 2**64 - 1)},
+    )
+    origin(
+        "values.cone",
+        "parameters of every type of JSON",
+        {
+            "parameters": {
+                "true": True,
+                "false": False,
+                "nil": None,
+                "text": "é",
+                "floats": [0.5, -0.0, 1.0],
+                "ints": [0, 127, 128, 65535, 2**64 - 1, -1, -32, -33, -128, -129, -(2**31) - 1, -(2**63)],
+                "map": {"": [], "x": {}},
+            }
+        },
     )
     origin(
         "zero.cone",
@@ -166,6 +188,10 @@ def write_names(book: Book) -> None:
         [(fields, data, SMALL_SETS)],
         **keys,
     )
+    fields, data = concept("d", SMALL, SMALL_SETS, class_noun="o", identifier="i")
+    fields["sections"].append(ref.section(b"", "x"))
+    one = [(fields, data, SMALL_SETS)]
+    book.add("words-short.cone", "name, words and a section's type of one code point", [base(SMALL)], one)
 
 
 def write_encodings(book: Book) -> None:
@@ -183,10 +209,21 @@ def write_encodings(book: Book) -> None:
     one = [(*concept("dog", SMALL, SMALL_SETS), SMALL_SETS)]
     book.add("lengths.cone", "msgpack on both sides of every length", [base(SMALL)], one, **values)
     book.add("length-long.cone", "a string of 65,536 bytes", [base(SMALL)], one, x="a" * 2**16)
-    deep: Any = []
-    for _ in range(15):
-        deep = [deep]
+    book.add("binary-long.cone", "a binary of 65,536 bytes", [base(SMALL)], one, x=bytes(2**16))
+    book.add("array-long.cone", "an array of 65,536 items", [base(SMALL)], one, x=[None] * 2**16)
+    deep = inside(15, [])
     book.add("deep.cone", "an empty array inside exactly 16 arrays and maps", [base(SMALL)], one, **{"x-deep": deep})
+    innermost = ({"k": None}, [None] * 16, {f"{key:02}": None for key in range(16)})
+    keys = {f"x-{number}": inside(14, value) for number, value in enumerate(innermost)}
+    about = "values inside exactly 16 arrays and maps: a map, an array of 16, a map of 16 innermost"
+    book.add("deep-forms.cone", about, [base(SMALL)], one, **keys)
+
+
+def inside(arrays: int, value: Any) -> Any:
+    """A value inside so many arrays."""
+    for _ in range(arrays):
+        value = [value]
+    return value
 
 
 def write_frames(book: Book) -> None:
@@ -202,6 +239,7 @@ def write_frames(book: Book) -> None:
         "frame-size-8.cone": ("a content size in eight bytes", b"\xe0\x03" + bytes(7)),
         "frame-window.cone": ("a window of 2**27 bytes", b"\x80\x88\x03\0\0\0"),
         "frame-window-small.cone": ("a window of 1 KiB", b"\x80\0\x03\0\0\0"),
+        "frame-window-part.cone": ("a window of 15/8 times 2**26 bytes, a size in eight", b"\xc0\x87\x03" + bytes(7)),
         "frame-blocks.cone": ("empty blocks before the last one", b"\x20\x03" + bytes(6)),
     }
     for file, (about, header) in headers.items():
@@ -212,6 +250,11 @@ def write_frames(book: Book) -> None:
     stored = {"a": [20]}, {"a": [0, 1, 2, 3]}
     repeated = ref.MAGIC + b"\x20\x04" + bytes.fromhex("100000 0000 130000 00")
     single(book, "frame-repeated.cone", "a stored block, then one of a repeated byte", *stored, frame=repeated)
+    ended = ref.MAGIC + b"\x20\x04" + bytes.fromhex("200000 00000000 010000")
+    single(book, "frame-end.cone", "ends with the head of an empty block", *stored, frame=ended)
+    three = {"a": [400]}, {"a": list(range(300))}
+    sized = ref.MAGIC + b"\x40\x00" + (300 - 256).to_bytes(2, "little") + bytes.fromhex("630900 00")
+    single(book, "frame-window-size-2.cone", "a window, and a content size in two bytes", *three, frame=sized)
     sets: Sets = {"a": draw(30_000, 1_000, 20)}
     single(
         book,

@@ -91,7 +91,7 @@ def models() -> dict[str, identity.Tensors]:
     return found
 
 
-PAIRS = [
+PAIRS: list[tuple[str, str, list[str], str]] = [
     ("one", "one", [], "equal"),
     ("one", "one-f16", [], "equal at f16"),
     ("one", "one-bf16", [], "equal at bf16"),
@@ -109,6 +109,8 @@ PAIRS = [
     ("one", "one", ["f16", "bf16", "bf16(f16)", "f16(bf16)"], "equal"),
 ]
 """Two models, rungs that both descriptions lack, and the verdict in both directions, decided by hand."""
+ALTERED = [("one", key, "one-renamed", "different") for key in ("structure", "tensors")]
+"""A model, and the same with one field of another model's description."""
 
 
 def write(folder: Path) -> None:
@@ -126,5 +128,8 @@ def write(folder: Path) -> None:
             "digests": digests,
         }
     for x, y, lacking, verdict in PAIRS:
-        record["pairs"].append({"x": x, "y": y, "lacking": lacking, "verdict": verdict})
+        record["pairs"].append({"x": x, "y": y, "lacking": lacking, "altered": {}, "verdict": verdict})
+    for name, key, other, verdict in ALTERED:
+        pair = {"x": name, "y": name, "lacking": [], "altered": {key: other}, "verdict": verdict}
+        record["pairs"].append(pair)
     (folder / "identity.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -16,9 +16,10 @@ from spec.reference import identity
 VECTORS = json.loads((Path(__file__).parents[2] / "spec/vectors/identity.json").read_text(encoding="utf-8"))
 
 
-def described(name: str, lacking: list[str]) -> BaseModelInfo:
-    """What is known of a model, without the digests at some rungs."""
-    model = VECTORS["models"][name]
+def described(name: str, lacking: list[str], altered: dict[str, str]) -> BaseModelInfo:
+    """What is known of a model, without the digests at some rungs, some fields from other models."""
+    models = VECTORS["models"]
+    model = models[name] | {key: models[other][key] for key, other in altered.items()}
     tensors = {param: tensor["shape"] for param, tensor in model["tensors"].items()}
     digests = {rung: digest for rung, digest in model["digests"].items() if rung not in lacking}
     words = {"id": name, "family": "stable-diffusion", "dtype": "float32", "structure": model["structure"]}
@@ -38,11 +39,12 @@ def test_structure_and_digests(name: str) -> None:
     assert found["digests"] == model["digests"]
 
 
-@pytest.mark.parametrize("pair", VECTORS["pairs"], ids=lambda pair: f"{pair['x']}, {pair['y']}, {pair['lacking']}")
+@pytest.mark.parametrize("pair", VECTORS["pairs"], ids=lambda pair: ", ".join(map(str, pair.values())))
 @pytest.mark.parametrize("turn", [1, -1])
 def test_verdicts(pair: dict[str, Any], turn: int) -> None:
     """The same in both directions, by both implementations; a rung that is missing decides nothing."""
-    x, y = [described(pair[key], pair["lacking"]) for key in ("x", "y")][::turn]
+    pairs = [described(pair["x"], pair["lacking"], {}), described(pair["y"], pair["lacking"], pair["altered"])]
+    x, y = pairs[::turn]
     found = match(x, y)
     assert (f"equal at {found.rung}" if found.rung else found.level.value) == pair["verdict"]
     assert identity.verdict(x.model_dump(), y.model_dump()) == pair["verdict"]
