@@ -83,7 +83,8 @@ def changed_line(source: str, node: Any, after: str) -> str:
     """The line of a node, or the lines, with the node's text replaced."""
     lines = source.encode().split(b"\n")
     before, rest = lines[node.lineno - 1][: node.col_offset], lines[node.end_lineno - 1][node.end_col_offset :]
-    return (before + after.encode() + rest).decode().strip()
+    changed: bytes = before + after.encode() + rest
+    return changed.decode().strip()
 
 
 def planted(node: ast.AST) -> str:

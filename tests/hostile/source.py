@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from tests.hostile.mutants import mutate
-from tests.hostile.systematic import VALID, sweep
+from tests.hostile.systematic import FILES, sweep
 from tests.hostile.writer import random_file
 
 FRESH = 0.05
@@ -17,7 +17,6 @@ class Source:
 
     def __init__(self, seed: str) -> None:
         self.seed = seed
-        self.files = [path.read_bytes() for path in sorted(VALID.glob("*.cone"))]
         self.swept = sweep()
 
     def mutant(self, number: int) -> tuple[str, bytes]:
@@ -26,4 +25,4 @@ class Source:
             kind, make = self.swept[number]
             return kind, make()
         rng = random.Random(f"{self.seed}/{number}")
-        return mutate(random_file(rng)[0] if rng.random() < FRESH else rng.choice(self.files), rng)
+        return mutate(random_file(rng)[0] if rng.random() < FRESH else rng.choice(FILES), rng)

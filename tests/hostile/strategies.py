@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 
 from tests.hostile.attacks import places
 from tests.hostile.mutants import mutate
-from tests.hostile.systematic import VALID
+from tests.hostile.systematic import FILES
 from tests.hostile.values import KEYS, VALUES
 from tests.hostile.writer import random_file
 from tests.support.forging import join, mend, parts
 
-FILES = [path.read_bytes() for path in sorted(VALID.glob("*.cone"))]
 NUMBERS = st.integers(-(2**63), 2**64 - 1)
 
 

@@ -14,6 +14,10 @@ from tests.hostile.values import VALUES
 from tests.support.forging import join, mend, parts
 
 VALID = Path(__file__).parents[2] / "spec/vectors/valid"
+SLOW = ("limit-indices.cone", "limit-rows.cone")
+"""They take a reader up to a second, changed or not: benchmarks/reliability/bombs.py measures such files."""
+FILES = [path.read_bytes() for path in sorted(VALID.glob("*.cone")) if path.name not in SLOW]
+"""What mutants are made of."""
 SMALL, RICH = "smallest.cone", ("unknown.cone", "two-bases.cone")
 Task = tuple[str, Callable[[], bytes]]
 """The name of a sweep, and what makes one of its files."""
