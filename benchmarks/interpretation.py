@@ -30,7 +30,7 @@ from conestool.cli._plot import FULLEST, crowding, map_png
 from conestool.concept import Concept, Cone
 from conestool.format import load
 from conestool.images.photos import read_photos
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from conestool.render import grid, render
 from conestool.search import Settings
 from conestool.search.parameters import Layout, borrowed
@@ -203,7 +203,7 @@ def run(args: argparse.Namespace) -> str:
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "interpretation.json"
     rows = json.loads(file.read_text()) if file.exists() else {}
-    model = load_model(args.model or cone.base.id)
+    model = Model.from_pretrained(args.model or cone.base.id)
     wanted: dict[str, Callable[[], Any]] = {"overlap": lambda: overlaps(cone)}
     for each in cone.concepts:
         wanted |= {f"{each.name} {key}": make for key, make in measure(model, each, args.photos).items()}
@@ -211,10 +211,10 @@ def run(args: argparse.Namespace) -> str:
         if key not in rows:
             begun = time.process_time()
             rows[key] = {"value": make(), "cpu_seconds": round(time.process_time() - begun, 1)}
-            write_atomic(file, (json.dumps(rows, indent=1) + "\n").encode(), force=True)
+            write_atomic(file, (json.dumps(rows, indent=1) + "\n").encode(), overwrite=True)
             print(f"{key}: {rows[key]['cpu_seconds']} s", flush=True)
     for each in cone.concepts:
-        write_atomic(args.out / f"{each.name}-map.png", map_png(Cone((each,))), force=True)
+        write_atomic(args.out / f"{each.name}-map.png", map_png(Cone((each,))), overwrite=True)
         if not (args.out / f"{each.name}-strength.png").exists():
             write_atomic(args.out / f"{each.name}-strength.png", pictures(model, each, args.draw_steps))
     return tables(rows, cone.concepts)
@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--draw-steps", type=int, help="sampling steps; the model's default otherwise")
     args = parser.parse_args()
     text = run(args)
-    write_atomic(args.out / "interpretation.md", text.encode(), force=True)
+    write_atomic(args.out / "interpretation.md", text.encode(), overwrite=True)
     print(text)
 
 

@@ -3,7 +3,7 @@
 For the first 2, 3, 4 and 6 of the subjects: the loss on every subject's held-out photos with its concept alone, with
 all merged, after `tune` and after `tune` with `reopen_only`, beside as many random indices and, as the ceiling, a float
 training of all K/V weights on the losses of `tune`; what the concepts share against chance; and how often all subjects
-are in a picture: by pocket's judge, which knows their classes alone, beside what the bare model draws of the same
+are in a picture: by pocket's judge, which knows their classes alone, beside what the base model draws of the same
 words. Finished rows are kept in FOLDER/multi_subject.json and not repeated; concepts that are not in FOLDER yet are
 found first.
 """
@@ -31,7 +31,7 @@ from conestool.evaluate.judge import Judge, load_judge
 from conestool.evaluate.pictures import draw
 from conestool.format import load, save
 from conestool.images.photos import Photo, read_photos
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from conestool.render import grid, render
 from conestool.render.prompts import rewrite
 from conestool.search import Settings, find
@@ -58,7 +58,7 @@ class Bench:
         args.out.mkdir(parents=True, exist_ok=True)
         self.file = args.out / "multi_subject.json"
         self.rows: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
-        self.model = load_model(args.model)
+        self.model = Model.from_pretrained(args.model)
         self.judge = load_judge()
 
     def row(self, key: str, make: Callable[[], Any]) -> Any:
@@ -66,7 +66,7 @@ class Bench:
         if key not in self.rows:
             begun = time.process_time()
             self.rows[key] = {"value": make(), "cpu_seconds": round(time.process_time() - begun, 1)}
-            write_atomic(self.file, (json.dumps(self.rows, indent=1) + "\n").encode(), force=True)
+            write_atomic(self.file, (json.dumps(self.rows, indent=1) + "\n").encode(), overwrite=True)
             print(f"{key}: {self.rows[key]['cpu_seconds']} s", flush=True)
         return self.rows[key]["value"]
 
@@ -95,7 +95,7 @@ def tuned(bench: Bench, cone: Cone, file: Path, reopen_only: bool) -> dict[str, 
     """Tune `cone` into `file`; what it says of every concept, empty where the cone came back as it was."""
     photos = {name: bench.photos(name) for name in cone.names}
     done = tune(bench.model, cone, photos, tuning=bench.tuning(reopen_only))
-    save(done, file, force=True)
+    save(done, file, overwrite=True)
     return {each.name: each.origin.parameters.get(TUNED, {}) for each in done.concepts}
 
 
@@ -151,7 +151,7 @@ def texts_of(bench: Bench, names: Sequence[str]) -> list[str]:
 
 
 def present(bench: Bench, names: Sequence[str], cone: Cone | None, kind: str) -> dict[str, Any]:
-    """What `seen` finds with a cone, or of the bare model; the same words, places and seeds for every cone."""
+    """What `seen` finds with a cone, or of the base model; the same words, places and seeds for every cone."""
     images: list[Image.Image] = []
     for number, text in enumerate(texts_of(bench, names)):
         drawn = render(bench.model, [text], cone, seeds=[number], steps=bench.args.draw_steps)
@@ -169,7 +169,7 @@ def sheet(file: Path, rows: Sequence[Sequence[Image.Image]]) -> None:
     """The first pictures of every row."""
     out = io.BytesIO()
     grid([list(row[:SHOWN]) for row in rows]).save(out, "PNG")
-    write_atomic(file, out.getvalue(), force=True)
+    write_atomic(file, out.getvalue(), overwrite=True)
 
 
 def show_scenes(bench: Bench, cone: Cone) -> None:
@@ -200,7 +200,7 @@ def group(bench: Bench, count: int) -> None:
 
 
 def losses_of(rows: dict[str, Any], count: int, name: str, prefix: str = "") -> dict[str, float]:
-    """Change against the bare model's, in per cent, per step of the table that is done: of one subject's held-out loss,
+    """Change against the base model's, in per cent, per step of the table that is done: of one subject's held-out loss,
     or with the prefix `class_` of its class's."""
     full, opened = (rows.get(f"{count} {kind}", {}).get("value", {}).get(name) for kind in ("tuned", "reopened"))
     source = (full or opened or {}).get("losses")
@@ -217,7 +217,7 @@ def losses_of(rows: dict[str, Any], count: int, name: str, prefix: str = "") -> 
 
 def tables(rows: dict[str, Any], groups: Sequence[int], subjects: Sequence[str]) -> str:
     """The results as Markdown."""
-    lines = ["Change of the loss on held-out photos against the bare model, and (on its class), in per cent.", ""]
+    lines = ["Change of the loss on held-out photos against the base model, and (on its class), in per cent.", ""]
     lines += [f"| concepts | subject | {' | '.join(STEPS)} |", f"|{'---|' * (len(STEPS) + 2)}"]
     for count in groups:
         for name in subjects[:count]:
@@ -273,7 +273,7 @@ def main() -> None:
     for count in args.groups:
         group(bench, count)
     text = tables(bench.rows, args.groups, args.subjects)
-    write_atomic(args.out / "multi_subject.md", text.encode(), force=True)
+    write_atomic(args.out / "multi_subject.md", text.encode(), overwrite=True)
     print(text)
 
 

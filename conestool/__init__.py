@@ -1,9 +1,9 @@
 """Concept neurons in diffusion models: find, merge and render subjects as sets of integers.
 
-    from conestool import applied, find, load, merge
+    from conestool import apply_cones, find, load, merge
 
     dog = find(pipe, images, class_noun="dog")
-    with applied(pipe, merge(dog, load("hat.cone"))):  # weights are bit-identical afterwards
+    with apply_cones(pipe, merge(dog, load("hat.cone"))):  # weights are bit-identical afterwards
         pipe("a sks dog in a zwx hat").images[0]
 
 `pipe` is any diffusers text-to-image pipeline whose denoiser has K/V projections. Names are imported when first used,
@@ -16,11 +16,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conestool.apply import applied, load_cones, unload_cones
+    from conestool.apply import apply_cones, load_cones, unload_cones
     from conestool.concept import BaseModelInfo, Concept, Cone, Losses, Origin
     from conestool.errors import ConesError
     from conestool.format import dumps, load, loads, save
-    from conestool.models.model import load_model
+    from conestool.models.model import Model
     from conestool.ops import diff, extract, merge
     from conestool.search.config import Settings, Tuning
     from conestool.search.find import find
@@ -34,18 +34,18 @@ __all__ = [
     "Cone",
     "ConesError",
     "Losses",
+    "Model",
     "Origin",
     "Settings",
     "Tuning",
     "__version__",
-    "applied",
+    "apply_cones",
     "diff",
     "dumps",
     "extract",
     "find",
     "load",
     "load_cones",
-    "load_model",
     "loads",
     "merge",
     "save",
@@ -56,10 +56,10 @@ __all__ = [
 HOMES = {
     "conestool.concept": ("BaseModelInfo", "Concept", "Cone", "Losses", "Origin"),
     "conestool.ops": ("diff", "extract", "merge"),
-    "conestool.models.model": ("load_model",),
+    "conestool.models.model": ("Model",),
     "conestool.errors": ("ConesError",),
     "conestool.format": ("dumps", "load", "loads", "save"),
-    "conestool.apply": ("applied", "load_cones", "unload_cones"),
+    "conestool.apply": ("apply_cones", "load_cones", "unload_cones"),
     "conestool.search.config": ("Settings", "Tuning"),
     "conestool.search.find": ("find",),
     "conestool.search.tune": ("tune",),

@@ -30,10 +30,10 @@ NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 
 
-def check_output(path: str | Path, *, force: bool = False, folder: bool = False) -> None:
+def check_output(path: str | Path, *, overwrite: bool = False, folder: bool = False) -> None:
     """Refuse an output that cannot be written, before the work for it begins.
 
-    OutputExistsError if something is there already (`force` allows a file, or with `folder` a folder, to be replaced);
+    OutputExistsError if something is there already (`overwrite` lets a file, or with `folder` a folder, be replaced);
     UsageError if the parent folder is missing or not writable, or if `path` is a folder where a file is wanted or the
     other way round.
     """
@@ -49,13 +49,13 @@ def check_output(path: str | Path, *, force: bool = False, folder: bool = False)
         raise UsageError(f"{path}: is a folder", "give the name of a file, such as dog.cone")
     if folder and path.exists() and not path.is_dir():
         raise UsageError(f"{path}: is a file, not a folder", "give another name")
-    if not force and os.path.lexists(path):
-        raise OutputExistsError(f"{path}: exists already", "choose another name, or overwrite it with --force")
+    if not overwrite and os.path.lexists(path):
+        raise OutputExistsError(f"{path}: exists already", "choose another name, or overwrite it with --overwrite")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UsageError(f"{path}: the folder {parent} is not writable", "choose another folder")
 
 
-def write_atomic(path: str | Path, data: bytes, *, force: bool = False) -> Path:
+def write_atomic(path: str | Path, data: bytes, *, overwrite: bool = False) -> Path:
     """Write `data` to `path` so that a reader sees the old file or the new one, never a part; returns the path.
 
     A device or pipe is written to directly. UsageError and OutputExistsError as `check_output`, and UsageError for any
@@ -63,7 +63,7 @@ def write_atomic(path: str | Path, data: bytes, *, force: bool = False) -> Path:
     """
     path = Path(path)
     if not _is_device(path):
-        with atomic_file(path, force=force) as temporary:
+        with atomic_file(path, overwrite=overwrite) as temporary:
             temporary.write_bytes(data)
         return path
     with _reported(path):
@@ -72,13 +72,13 @@ def write_atomic(path: str | Path, data: bytes, *, force: bool = False) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
+def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary file, empty at first, that becomes `path` when the block ends, and vanishes if the block raises.
 
     It lies in the same folder; fsync, rename, fsync of the folder. Raises as `write_atomic`.
     """
     path = Path(path)
-    check_output(path, force=force)
+    check_output(path, overwrite=overwrite)
     with _reported(path), _workplace(path) as (work, target):
         new = work / "new" / target.name
         new.parent.mkdir()
@@ -86,20 +86,20 @@ def atomic_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
         mode = new.stat().st_mode
         yield new
         _finish(new, mode)
-        check_output(path, force=force)
-        new.replace(target) if force else _move_to_free(new, path, target)
+        check_output(path, overwrite=overwrite)
+        new.replace(target) if overwrite else _move_to_free(new, path, target)
         _sync_entries(target.parent)
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | Path, *, force: bool = False) -> Iterator[Path]:
+def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes `path` when the block ends, and vanishes if the block raises.
 
-    With `force` a folder that is there already is replaced as a whole. Its files get the permissions of new files,
+    With `overwrite` a folder that is there already is replaced as a whole. Its files get the permissions of new files,
     which some libraries do not give them. Raises as `check_output`.
     """
     path = Path(path)
-    check_output(path, force=force, folder=True)
+    check_output(path, overwrite=overwrite, folder=True)
     with _reported(path), _workplace(path) as (work, target):
         new = work / "new" / target.name
         new.mkdir(parents=True)
@@ -109,7 +109,7 @@ def atomic_folder(path: str | Path, *, force: bool = False) -> Iterator[Path]:
             for name in files:
                 _finish(Path(place, name), (work / "mode").stat().st_mode)
             _sync_entries(Path(place))
-        _replace_folder(new, path, target, work / "old", force)
+        _replace_folder(new, path, target, work / "old", overwrite)
         _sync_entries(target.parent)
 
 
@@ -155,10 +155,10 @@ def _move_to_free(new: Path, path: Path, target: Path) -> None:
         new.replace(target)
 
 
-def _replace_folder(new: Path, path: Path, target: Path, old: Path, force: bool) -> None:
-    """Give a folder the name `target`; with `force` what has that name is moved into the folder `old` first."""
+def _replace_folder(new: Path, path: Path, target: Path, old: Path, overwrite: bool) -> None:
+    """Give a folder the name `target`; with `overwrite` what has that name is moved into the folder `old` first."""
     while True:
-        check_output(path, force=force, folder=True)
+        check_output(path, overwrite=overwrite, folder=True)
         try:
             new.rename(target)
         except OSError as error:

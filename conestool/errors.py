@@ -65,7 +65,7 @@ class UsageError(ConesError):
 
 
 class OutputExistsError(UsageError):
-    """The output exists and `--force` (or `force=True`) was not given."""
+    """The output exists and `--overwrite` (or `overwrite=True`) was not given."""
 
 
 class NameClashError(UsageError):

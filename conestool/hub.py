@@ -101,7 +101,7 @@ class Target:
         if there := sorted(set(names) & self.files):
             raise OutputExistsError(
                 f"{self.repository}: {', '.join(there)}: in the repository already",
-                "choose another name, or overwrite it with --force",
+                "choose another name, or overwrite it with --overwrite",
             )
 
 
@@ -223,15 +223,15 @@ def open_target(repository: str, *, branch: str | None = None, private: bool = F
     return Target(repository, branch or MAIN, info.sha, frozenset(each.rfilename for each in info.siblings or ()))
 
 
-def push(target: Target, files: Mapping[str, bytes], message: str, *, force: bool = False) -> Pushed:
+def push(target: Target, files: Mapping[str, bytes], message: str, *, overwrite: bool = False) -> Pushed:
     """Upload files (name in the repository -> bytes) in one commit on top of the target's head.
 
-    OutputExistsError if one is there already, except README.md and unless `force`. HubError, among others if the branch
-    has moved on since it was opened.
+    OutputExistsError if one is there already, except README.md and unless `overwrite`. HubError, among others if the
+    branch has moved on since it was opened.
     """
     from huggingface_hub import CommitOperationAdd
 
-    if not force:
+    if not overwrite:
         target.refuse_existing([name for name in files if name != CARD])
     additions = [CommitOperationAdd(name, data) for name, data in files.items()]
     options: dict[str, Any] = {"commit_message": message, "revision": target.branch, "parent_commit": target.head}

@@ -14,10 +14,10 @@ run() {
     "$@"
 }
 
-run cones find ./photos -o dog.cone --force
-run cones find ./hats -o hat.cone --force
-run cones merge dog.cone hat.cone --force
-run cones render "a dog in a hat" --force
+run cones find ./photos -o dog.cone --overwrite
+run cones find ./hats -o hat.cone --overwrite
+run cones merge dog.cone hat.cone --overwrite
+run cones render "a dog in a hat" --overwrite
 run cones inspect dog+hat.cone
 run python "$here/sheet.py"
 printf '\nLook at %s/sheet.png\n' "$out" >&2

@@ -16,7 +16,7 @@ done
 
 # Bytes from one command to the next.
 cones merge dog.cone hat.cone -o - | cones extract - hat -o - | cmp - hat.cone
-cones merge dog.cone hat.cone -o both.cone --force
+cones merge dog.cone hat.cone -o both.cone --overwrite
 
 # JSON on stdout: loss on held-out photos, and on the control that shuts random weights.
 cones inspect both.cone --json --quiet | python -c '
@@ -29,4 +29,4 @@ for concept in json.load(sys.stdin)[0]["concepts"]:
 ' > losses.tsv
 
 # Prompts from stdin; stdout lists the pictures.
-printf '%s\n' "a dog" "a dog in a hat" | cones render - -c both.cone -o pictures --force > pictures.txt
+printf '%s\n' "a dog" "a dog in a hat" | cones render - -c both.cone -o pictures --overwrite > pictures.txt

@@ -1,6 +1,6 @@
 """A contact sheet of the demo, in the folder where it ran: `python sheet.py` writes `sheet.png`.
 
-Rows: the photos, the bare model, each concept alone, both together; columns: seeds 0, 1, 2, ... as they come.
+Rows: the photos, the base model, each concept alone, both together; columns: seeds 0, 1, 2, ... as they come.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ def pictures(model: Model, prompt: str, cone: Cone | None) -> Sequence[Image.Ima
 
 def main() -> None:
     """Draw all rows with the pocket model and write the sheet."""
-    model = conestool.load_model("pocket")
+    model = conestool.Model.from_pretrained("pocket")
     both = conestool.load("dog+hat.cone")
     dog, hat = conestool.extract(both, "dog"), conestool.extract(both, "hat")
     rows = {
         "photos of the dog": photos("photos")[:COLUMNS],
         "photos of the hat": photos("hats")[:COLUMNS],
-        "bare model: a photo of a dog": pictures(model, "a photo of a dog", None),
+        "base model: a photo of a dog": pictures(model, "a photo of a dog", None),
         "dog.cone: a photo of a dog": pictures(model, "a photo of a dog", dog),
         "dog.cone: a dog on the beach": pictures(model, "a dog on the beach", dog),
-        "bare model: a photo of a hat": pictures(model, "a photo of a hat", None),
+        "base model: a photo of a hat": pictures(model, "a photo of a hat", None),
         "hat.cone: a photo of a hat": pictures(model, "a photo of a hat", hat),
-        f"bare model: {PROMPT}": pictures(model, PROMPT, None),
+        f"base model: {PROMPT}": pictures(model, PROMPT, None),
         f"dog+hat.cone: {PROMPT}": pictures(model, PROMPT, both),
     }
     sheet = grid(list(rows.values()), list(rows))
     data = io.BytesIO()
     sheet.save(data, "PNG")
-    write_atomic(Path("sheet.png"), data.getvalue(), force=True)
+    write_atomic(Path("sheet.png"), data.getvalue(), overwrite=True)
     print("sheet.png")
 
 

@@ -44,8 +44,8 @@ def test_refuses_an_existing_file(tmp_path: Path) -> None:
     with pytest.raises(OutputExistsError, match="exists already") as caught:
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
-    assert caught.value.hint and "--force" in caught.value.hint
-    write_atomic(path, b"new", force=True)
+    assert caught.value.hint and "--overwrite" in caught.value.hint
+    write_atomic(path, b"new", overwrite=True)
     assert path.read_bytes() == b"new"
 
 
@@ -58,7 +58,7 @@ def test_refuses_folders_and_missing_folders(tmp_path: Path) -> None:
     assert caught.value.hint and "mkdir" in caught.value.hint
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match="is a file, not a folder"):
-        check_output(tmp_path / "file", force=True, folder=True)
+        check_output(tmp_path / "file", overwrite=True, folder=True)
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
@@ -76,7 +76,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     """And no temporary file."""
     path = tmp_path / "a"
     path.write_bytes(b"old")
-    with pytest.raises(RuntimeError), atomic_file(path, force=True) as temporary:
+    with pytest.raises(RuntimeError), atomic_file(path, overwrite=True) as temporary:
         temporary.write_bytes(b"half")
         raise RuntimeError
     assert path.read_bytes() == b"old"
@@ -96,7 +96,7 @@ def test_writes_through_a_link(tmp_path: Path) -> None:
     """A link stays a link."""
     (tmp_path / "target").write_bytes(b"old")
     (tmp_path / "link").symlink_to(tmp_path / "target")
-    write_atomic(tmp_path / "link", b"new", force=True)
+    write_atomic(tmp_path / "link", b"new", overwrite=True)
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "target").read_bytes() == b"new"
 
@@ -138,15 +138,15 @@ def test_files_in_a_folder_have_the_permissions_of_new_files(tmp_path: Path) -> 
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    """With force; a failure leaves the old one."""
+    """With overwrite; a failure leaves the old one."""
     target = tmp_path / "out"
     target.mkdir()
     (target / "old").write_bytes(b"")
-    with pytest.raises(RuntimeError), atomic_folder(target, force=True) as folder:
+    with pytest.raises(RuntimeError), atomic_folder(target, overwrite=True) as folder:
         (folder / "new").write_bytes(b"")
         raise RuntimeError
     assert names(target) == ["old"]
-    with atomic_folder(target, force=True) as folder:
+    with atomic_folder(target, overwrite=True) as folder:
         (folder / "new").write_bytes(b"")
     assert names(target) == ["new"]
     assert [name for name in names(tmp_path) if "cache" not in name] == ["out"]
@@ -223,7 +223,7 @@ def test_a_folder_that_cannot_be_replaced_stays(out: Path, monkeypatch: pytest.M
         return rename(path, other)
 
     monkeypatch.setattr(Path, "rename", fail_once_free)
-    with pytest.raises(UsageError, match="patched: cannot be written"), atomic_folder(target, force=True) as folder:
+    with pytest.raises(UsageError, match="patched: cannot be written"), atomic_folder(target, overwrite=True) as folder:
         (folder / "new").write_bytes(b"")
     assert (names(out), names(target)) == (["patched"], ["old"])
 
@@ -234,7 +234,7 @@ def test_an_output_may_have_any_name(name: str, out: Path) -> None:
     write_atomic(out / name, b"1")
     (out / "folder" / name).mkdir(parents=True)
     (out / "folder" / name / "x").write_bytes(b"")
-    with atomic_folder(out / "folder" / name, force=True) as folder:
+    with atomic_folder(out / "folder" / name, overwrite=True) as folder:
         (folder / name).write_bytes(b"2")
     assert (out / name).read_bytes() == b"1"
     assert (out / "folder" / name / name).read_bytes() == b"2"
@@ -260,7 +260,7 @@ def test_bytes_that_the_disk_did_not_take_replace_nothing(out: Path, monkeypatch
     path = write_atomic(out / "dog.cone", b"old")
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(UsageError, match=r"dog\.cone: cannot be written: No space left"):
-        write_atomic(path, b"new", force=True)
+        write_atomic(path, b"new", overwrite=True)
     assert path.read_bytes() == b"old"
     assert names(out) == ["dog.cone"]
 

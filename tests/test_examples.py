@@ -18,7 +18,7 @@ from tests.support.command_line import environment
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-STEPS, POCKET = "STEPS, CLASS_IMAGES = 100, 32", 'load_model("pocket")'
+STEPS, POCKET = "STEPS, CLASS_IMAGES = 100, 32", 'Model.from_pretrained("pocket")'
 
 
 @pytest.mark.timeout(600)
@@ -28,7 +28,7 @@ def test_the_pipeline_makes_concepts_a_table_and_pictures(epsilon_folder: Path, 
     photos = [Image.open(path) for path in sorted((EXAMPLES / "dog").glob("*.jpg"))]
     short: dict[str, Any] = {"batch": 2, "class_images": 4, "crops": 0, "others": 0.0, "captions": "none"}
     settings = conestool.Settings(density=0.02, options={"steps": 2}, **short)
-    dog = conestool.find(conestool.load_model(str(epsilon_folder)), photos, "dog", settings=settings)
+    dog = conestool.find(conestool.Model.from_pretrained(str(epsilon_folder)), photos, "dog", settings=settings)
     (tmp_path / "out").mkdir()
     conestool.save(dog, tmp_path / "out" / "dog.cone")
     programs = tmp_path / "bin"
@@ -66,7 +66,9 @@ def test_the_notebook_runs(epsilon_folder: Path, tmp_path: Path, monkeypatch: py
     cells = ["".join(cell["source"]) for cell in notebook()["cells"] if cell["cell_type"] == "code"]
     assert STEPS in cells[0] and POCKET in cells[0]
     cells[0] = (
-        cells[0].replace(STEPS, "STEPS, CLASS_IMAGES = 2, 8").replace(POCKET, f"load_model({str(epsilon_folder)!r})")
+        cells[0]
+        .replace(STEPS, "STEPS, CLASS_IMAGES = 2, 8")
+        .replace(POCKET, f"Model.from_pretrained({str(epsilon_folder)!r})")
     )
     space: dict[str, Any] = {}
     for number, cell in enumerate(cells):

@@ -21,7 +21,7 @@ from conestool.errors import BaseModelMismatchError
 from conestool.fingerprint import Level, match
 from conestool.models.dit import Flux, PixArtAlpha, StableDiffusion3
 from conestool.models.families import family_of
-from conestool.models.model import Model, load_model, wrap
+from conestool.models.model import Model
 from conestool.models.sampling import sample
 from tests.cli.conftest import Cones, cones, work
 from tests.support.ldm_writer import save_original
@@ -62,7 +62,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """A small random checkpoint of each family; tests must not change its files."""
     place = tmp_path_factory.mktemp(request.param)
     folder = save(FAMILIES[request.param](place), place / "base")
-    model = load_model(str(folder))
+    model = Model.from_pretrained(str(folder))
     return Checkpoint(folder, save_single(model.pipe, place / "base.safetensors") or folder, model)
 
 
@@ -117,7 +117,7 @@ def test_find_inspect_merge_render_apply(checkpoint: Checkpoint, cones: Cones, w
         assert concept.neurons and all(
             (weights[p].view(-1)[torch.tensor(i)] == 0).all() for p, i in concept.indices.items()
         )
-    assert load_model("patched").defaults == checkpoint.model.defaults
+    assert Model.from_pretrained("patched").defaults == checkpoint.model.defaults
     alike.append(cones(*draw, "--model", "patched", "--no-cones").out)
     assert pixels(alike[0]) == pixels(alike[1]) == pixels(alike[2])
 
@@ -166,7 +166,7 @@ def test_packagings_are_equal_and_rounded_copies_equal_at_their_dtype(checkpoint
     """Folder, single file and memory; each rounded, and rounded and cast up again, in both packagings."""
     info = checkpoint.model.info
     assert match(info, checkpoint.stored_at(checkpoint.single).info).level is Level.EQUAL
-    assert match(info, wrap(checkpoint.model.pipe).info).level is Level.EQUAL
+    assert match(info, Model.from_pipeline(checkpoint.model.pipe).info).level is Level.EQUAL
     for source in {checkpoint.folder, checkpoint.single}:
         for name, dtype in HALVES.items():
             copy = recast(source, tmp_path / f"{name}-{source.name}", dtype)
@@ -216,9 +216,9 @@ def test_a_fine_tune_as_a_single_file_is_refused_by_the_command(
     checkpoint: Checkpoint, tmp_path: Path, cones: Cones, work: Path
 ) -> None:
     """Loaded for real: exit code 5, with a hint."""
-    pipe: Any = load_model(str(change_denoiser(checkpoint.folder, tmp_path / "tuned", noisy))).pipe
+    pipe: Any = Model.from_pretrained(str(change_denoiser(checkpoint.folder, tmp_path / "tuned", noisy))).pipe
     file = save_single(pipe, tmp_path / "tuned.safetensors") or tmp_path / "tuned"
     cones_format.save(random_cone(checkpoint.model), work / "dog.cone")
     done = cones("render", "a dog", "--model", file, "--config", checkpoint.folder)
     assert done.code == 5
-    assert "--force-model" in done.err
+    assert "--allow-base-mismatch" in done.err

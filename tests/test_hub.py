@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conestool import format as cones_format
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from tests.cli.conftest import Cones, cones, work
 from tests.support.hub_server import TOKEN, Hub, serving
 from tests.support.tiny_models import random_cone
@@ -29,7 +29,7 @@ def hub(epsilon_folder: Path, v_folder: Path, tmp_path: Path, monkeypatch: pytes
 @pytest.fixture
 def dog(epsilon_folder: Path, cones: Cones, work: Path) -> Path:
     """A concept of the model on branch main, in the folder where `cones` runs."""
-    cones_format.save(random_cone(load_model(str(epsilon_folder))), work / "dog.cone")
+    cones_format.save(random_cone(Model.from_pretrained(str(epsilon_folder))), work / "dog.cone")
     return work / "dog.cone"
 
 
@@ -56,9 +56,9 @@ def test_revision_picks_the_commit(hub: Hub, dog: Path, cones: Cones) -> None:
     """Branch v2 is another model, by name and by commit; the commit is what a concept records."""
     commit = Hub.commit(NAME, "v2")
     for revision in ("v2", commit):
-        assert load_model(NAME, revision=revision).info.revision == commit
+        assert Model.from_pretrained(NAME, revision=revision).info.revision == commit
     assert cones("inspect", "dog.cone", "--model", NAME, "--revision", "v2").code == 5
-    assert load_model(NAME).revision == Hub.commit(NAME, "main")
+    assert Model.from_pretrained(NAME).revision == Hub.commit(NAME, "main")
 
 
 @pytest.mark.parametrize(
@@ -84,4 +84,4 @@ def test_says_why_a_model_cannot_be_had(
 def test_a_token_opens_a_gated_model(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """After accepting the terms and logging in."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert load_model(GATED).id == GATED
+    assert Model.from_pretrained(GATED).id == GATED

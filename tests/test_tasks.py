@@ -14,7 +14,7 @@ from PIL import Image
 
 import conestool
 from conestool import format as cones_format
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from tests.cli.conftest import Cones, Outcome, cones, work
 from tests.support.hub_server import WRITER, Hub, serving
 from tests.support.ldm_writer import save_original
@@ -48,7 +48,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Tests must not change them.
     """
     place = tmp_path_factory.mktemp("tasks")
-    model = load_model(str(save(FAMILIES["sd1"](place), place / "sd15")))
+    model = Model.from_pretrained(str(save(FAMILIES["sd1"](place), place / "sd15")))
     save_original(model.pipe, place / "sd15.safetensors")
     both = random_cone(model, "dog", "hat")
     for name in both.names:
@@ -85,7 +85,7 @@ def fitted(words: list[str]) -> list[str]:
     out = ["cpu" if word.startswith(("cuda", "mps")) else word for word in out]
     out = ["float32" if word == "float16" else word for word in out]
     if out[0] == "find":
-        out += QUICK + ([] if "--class-images" in out else ["--class-images", "photos"]) + ["--force"]
+        out += QUICK + ([] if "--class-images" in out else ["--class-images", "photos"]) + ["--overwrite"]
     return out
 
 

@@ -14,7 +14,7 @@ from benchmarks.fidelity.report import best_rates, write_page
 from benchmarks.fidelity.store import CELL_FOLDER, Store
 from benchmarks.fidelity.subjects import DEVELOPMENT, EXAMPLES, TEST, subject_of
 from conestool.evaluate import TEMPLATES, check_templates, load_aligners
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from conestool.search import METHODS
 
 VARIANTS = (
@@ -73,14 +73,14 @@ def options_of(args: argparse.Namespace) -> Options:
 
 def run(args: argparse.Namespace) -> Iterator[str]:
     """Run all jobs in order; yields a line for each that was not there."""
-    model = load_model(args.model)
+    model = Model.from_pretrained(args.model)
     info = model.info
     store = Store(args.out / CELL_FOLDER / info.digests["f32"][:12])
     aligners, options = load_aligners(model.settings, args.clip, args.dino), options_of(args)
     benches = {n: Bench(model, info, subject_of(n, args.root), options, store, aligners) for n in args.subjects}
     for name, bench in benches.items():
         if bench.options.renders and bench.bare():
-            yield f"{name}: bare model"
+            yield f"{name}: base model"
     yield from run_ceilings(args, benches, store)
     variants = [parse_variant(text) for text in args.methods]
     for job in searches(args.subjects, args.seeds, variants, args.densities):

@@ -1,4 +1,4 @@
-"""One subject at work: a search with all its densities, a float ceiling, or the bare model, each to a record."""
+"""One subject at work: a search with all its densities, a float ceiling, or the base model, each to a record."""
 
 from __future__ import annotations
 

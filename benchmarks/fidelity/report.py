@@ -77,7 +77,7 @@ def write_page(out: Path, page: Path) -> Path:
     parts = [HEAD, study.setting(), study.summary("test"), study.summary("development"), study.over_seeds()]
     parts += [study.by_subject(), study.controls(), study.matrices(), study.ceilings(), study.pictures(page)]
     text = "\n".join(part for part in parts if part)
-    return write_atomic(page, text.encode(), force=True)
+    return write_atomic(page, text.encode(), overwrite=True)
 
 
 class Study:
@@ -134,7 +134,7 @@ class Study:
             seen = [plain(mean_of(bare, score(measure))) for measure in self.measures]
             real = [plain(mean_of(bare, score(measure, "photos"))) for measure in self.measures]
             blank = [""] * (len(CELLS) + 1)
-            rows += [["bare model", *blank, *seen], ["the photos themselves", *blank, *real]]
+            rows += [["base model", *blank, *seen], ["the photos themselves", *blank, *real]]
         if not rows:
             return ""
         return f"## {half.capitalize()} half\n\n" + table(["search", "shut", *CELLS, *map(title, self.measures)], rows)
@@ -238,7 +238,7 @@ class Study:
         return "## Float ceilings, development half\n\n" + told + table(head, rows) if rows else ""
 
     def pictures(self, page: Path) -> str:
-        """A sheet per subject beside the page: bare model, every search at its own density, ceilings; seed 0."""
+        """A sheet per subject beside the page: base model, every search at its own density, ceilings; seed 0."""
         lines = []
         for record in self.records:
             if record["kind"] == "bare":
@@ -247,14 +247,14 @@ class Study:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 data = io.BytesIO()
                 grid([images for _, images in rows], [label for label, _ in rows]).save(data, "PNG")
-                write_atomic(file, data.getvalue(), force=True)
+                write_atomic(file, data.getvalue(), overwrite=True)
                 lines.append(f"![{record['subject']}]({file.parent.name}/{file.name})\n")
         lead = "Pictures as they come, not chosen: prompts from left to right, each with seeds 0, 1 and so on.\n"
         return "\n".join(["## Contact sheets\n", lead, *lines]) if lines else ""
 
     def strips(self, subject: str) -> list[tuple[str, Sequence[Any]]]:
         """Labelled rows of pictures of one subject."""
-        found = [("bare model", self.store.load_pictures(f"{subject}/bare/bare"))]
+        found = [("base model", self.store.load_pictures(f"{subject}/bare/bare"))]
         for record in self.records:
             own = record.get("subject") == subject and record.get("seed") == 0
             if own and record["kind"] == "search" and record["density"] == "auto":

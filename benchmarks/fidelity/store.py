@@ -84,4 +84,4 @@ class Store:
     def write(self, path: Path, data: bytes) -> None:
         """Write a file, making its folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data, force=True)
+        write_atomic(path, data, overwrite=True)

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conestool.apply import applied
+from conestool.apply import apply_cones
 from conestool.concept import Cone
 from conestool.models.kv_weights import kv_weights
-from conestool.models.model import Model, wrap
+from conestool.models.model import Model
 from tests.support.tiny_models import make_pipeline, random_cone
 
 __all__ = ["DTYPES", "Cycles", "bits", "make_model"]
@@ -47,7 +47,7 @@ def bits(tensor: Tensor) -> Tensor:
 
 def make_model(folder: Path, dtype: torch.dtype) -> tuple[Model, list[Cone]]:
     """A small pipeline with odd weights, and four cones of overlapping random neurons that were found on it."""
-    model = wrap(make_pipeline(folder).to(dtype))
+    model = Model.from_pipeline(make_pipeline(folder).to(dtype))
     cones = [
         random_cone(model, name, density=0.3, seed=seed) for seed, name in enumerate(("dog", "hat", "cat", "bear"))
     ]
@@ -66,7 +66,7 @@ def make_model(folder: Path, dtype: torch.dtype) -> tuple[Model, list[Cone]]:
 
 
 class Cycles:
-    """Random nests of `applied` on one model; `counts` says what was done and what went wrong."""
+    """Random nests of `apply_cones` on one model; `counts` says what was done and what went wrong."""
 
     def __init__(self, model: Model, cones: list[Cone], seed: int, lora: bool = False) -> None:
         self.model, self.cones, self.lora = model, cones, lora
@@ -85,7 +85,7 @@ class Cycles:
         before, flags = self.snapshot()
         strength = self.rng.choice([1.0, 1.0, self.rng.random()])
         try:
-            with applied(self.model, self.rng.choice(self.cones), strength=strength, check=False):
+            with apply_cones(self.model, self.rng.choice(self.cones), strength=strength, verify_base_model=False):
                 for _ in range(self.rng.randint(0, 2) if depth else 0):
                     self.nest(depth - 1)
                 if self.lora and self.rng.random() < 0.1:

@@ -47,10 +47,10 @@ def full_disk(stage: Stage, names: tuple[str, ...] = ORDER, free: tuple[int, ...
             place.put_old(command)
             old = place.contents(command)
             with small_disk(place, kib) as (how, prepare):
-                ended = start(stage, place, command.arguments(stage.inputs, "--force"), prepare).wait()
+                ended = start(stage, place, command.arguments(stage.inputs, "--overwrite"), prepare).wait()
                 problems += refused(command, place, ended, old, f"{kib} KiB free")
                 make_room(place)
-                ended = start(stage, place, command.arguments(stage.inputs, "--force")).wait()
+                ended = start(stage, place, command.arguments(stage.inputs, "--overwrite")).wait()
                 problems += completed(command, place, ended, "after it had space again")
     return {"tried": tried, "how": how, "problems": problems}
 
@@ -114,7 +114,7 @@ def read_only(stage: Stage, names: tuple[str, ...] = ORDER) -> Result:
             place.put_old(command)
             old = place.contents(command)
             with closed(place.out):
-                ended = obey(stage, place, command.arguments(stage.inputs, "--force"))
+                ended = obey(stage, place, command.arguments(stage.inputs, "--overwrite"))
             problems += refused(command, place, ended, old, "read-only folder")
             problems += [f"{command.line}: wrote into a closed folder"] * (ended.code == 0)
         with stage.place() as place:
@@ -197,7 +197,7 @@ def robbed_leaves(
     strays = place.strays(command)
     if ended.code and strays and all(stray.endswith(".part") for stray in strays):
         shutil.copytree(stage.inputs, inputs, dirs_exist_ok=True)
-        again = start(stage, place, command.arguments(inputs, "--force", "--resume"), use_model(inputs)).wait()
+        again = start(stage, place, command.arguments(inputs, "--overwrite", "--resume"), use_model(inputs)).wait()
         yield from completed(command, place, again, "resumed after its inputs came back")
         if place.contents(command) != new:
             yield f"{command.line}: resumed after its inputs came back, it wrote something else"
@@ -247,7 +247,7 @@ def clock_jumps(stage: Stage, names: tuple[str, ...] = ORDER) -> Result:
             new = place.contents(command)
             for path in place.cache.rglob("*"):
                 os.utime(path, (4e9, 4e9))
-            ended = start(stage, place, command.arguments(stage.inputs, "--force"), unsettle_clock).wait()
+            ended = start(stage, place, command.arguments(stage.inputs, "--overwrite"), unsettle_clock).wait()
             problems += completed(command, place, ended, "jumping clock")
             if plain.code or place.contents(command) != new:
                 problems.append(f"{command.line}: other bytes under a jumping clock")
@@ -265,19 +265,19 @@ def unsettle_clock() -> None:
 def company(stage: Stage, names: tuple[str, ...] = ORDER, size: int = 4) -> Result:
     """Processes that write other content to one output, with one empty cache: each output is whole, from one of them.
 
-    With --force all succeed; without, an output that is there already is never replaced.
+    With --overwrite all succeed; without, an output that is there already is never replaced.
     """
     problems = []
-    for command, force in itertools.product(variants(names), (True, False)):
+    for command, overwrite in itertools.product(variants(names), (True, False)):
         lines = [command, command.twin]
         whole = [written_by(stage, line) for line in lines]
         with stage.place() as place:
-            more = ["--force"] if force else []
+            more = ["--overwrite"] if overwrite else []
             words = [lines[number % 2].arguments(stage.inputs, *more) for number in range(size)]
             ends = [child.wait() for child in [start(stage, place, each) for each in words]]
             codes = sorted(99 if ended.code is None else ended.code for ended in ends)
-            expected = [0] * size if force else [0, *[2] * (size - 1)]
-            if codes != expected and (force or len(command.outputs) == 1):
+            expected = [0] * size if overwrite else [0, *[2] * (size - 1)]
+            if codes != expected and (overwrite or len(command.outputs) == 1):
                 problems.append(f"{command.line} {more}: exit codes {codes}: {[ended.said for ended in ends]}")
             for now, *possible in zip(place.contents(command), *whole, strict=True):
                 problems += [] if now in possible else [f"{command.line}: a mixture: {now}"]

@@ -19,7 +19,7 @@ from PIL import Image
 
 from conestool import format as cones
 from conestool._atomic import DAY, ENDING, write_atomic
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from conestool.ops import extract
 from tests.support.hub_server import Hub, serving
 from tests.support.tiny_models import random_cone, save_pipeline
@@ -147,7 +147,7 @@ class Stage:
         self.model = save_pipeline(self.inputs / "model")
         shutil.rmtree(self.inputs / "model-parts")
         (self.model / "pocket.json").write_text('{"num_inference_steps": 2, "guidance_scale": 1.0, "size": 32}')
-        three = random_cone(load_model(str(self.model), device="cpu"), "dog", "hat", "cat")
+        three = random_cone(Model.from_pretrained(str(self.model), device="cpu"), "dog", "hat", "cat")
         for name in three.names:
             cones.save(extract(three, name), self.inputs / f"{name}.cone")
         (self.inputs / "photos").mkdir()

@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[2]
 CODE = (
     "conestool/format",
     "conestool/concept.py",
-    "conestool/records.py",
     "spec/reference",
     "tests/hostile",
     "spec/vectors/valid",
@@ -81,7 +80,7 @@ class State:
     def save(self, path: Path) -> None:
         """To the file, atomically."""
         data = {**vars(self), "mutants": sum(self.tally.made.values()), "tally": vars(self.tally)}
-        write_atomic(path, json.dumps(data, indent=1).encode(), force=True)
+        write_atomic(path, json.dumps(data, indent=1).encode(), overwrite=True)
 
     def open(self) -> list[int]:
         """The chunks that are still to do."""

@@ -81,11 +81,11 @@ COMMANDS = (
     "inspect F",
     "inspect F -v",
     "inspect F --json",
-    "inspect F --plot p.png --force",
+    "inspect F --plot p.png --overwrite",
     "merge F c.cone",
-    "merge F F -o m.cone --force",
-    "extract F N --force",
-    "extract F dog --force --json",
+    "merge F F -o m.cone --overwrite",
+    "extract F N --overwrite",
+    "extract F dog --overwrite --json",
     "diff F c.cone",
     "diff c.cone F --json",
     "inspect N --traceback",
@@ -102,10 +102,10 @@ COMMANDS = (
     "pull N",
     "pull there/cones N -o p.cone",
     "pull there/cones -o p.cone --json",
-    "pull there/cones F -o p.cone --force --json",
+    "pull there/cones F -o p.cone --overwrite --json",
     "push F N",
     "push F there/made --message N --license N",
-    "push N F there/cones --force --json",
+    "push N F there/cones --overwrite --json",
 )
 
 

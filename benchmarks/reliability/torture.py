@@ -86,7 +86,7 @@ def attempt(stage: Stage, name: str, measured: Measured, number: int, rng: rando
             resume = ["--resume"] if name in RESUMED and rng.random() < 0.7 else []
         record.resumed = bool(resume and list(place.out.glob("*.part")))
         record.strays = len([stray for stray in place.strays(command) if not stray.endswith(".part")])
-        ended = start(stage, place, command.arguments(stage.inputs, "--force", *resume)).wait()
+        ended = start(stage, place, command.arguments(stage.inputs, "--overwrite", *resume)).wait()
         record.problems += [*after_end(place, measured, ended)]
     return record
 
@@ -102,7 +102,7 @@ def kill(
 ) -> None:
     """Start the command until a kill hits it before its end, and note what it left."""
     command = measured.command
-    arguments = command.arguments(stage.inputs, "--force", *resume)
+    arguments = command.arguments(stage.inputs, "--overwrite", *resume)
     for share in (1.0, 1.0, 0.7, 0.4, 0.2, 0.05):
         if rng.random() < 0.5:
             instant: float = rng.uniform(0, measured.seconds * share)
@@ -188,7 +188,7 @@ def suffer(stage: Stage, names: tuple[str, ...], hardships: Sequence[str], resul
 
 def save(results: dict[str, Any], out: Path) -> None:
     """Write the JSON file."""
-    write_atomic(out, json.dumps(results, indent=1).encode(), force=True)
+    write_atomic(out, json.dumps(results, indent=1).encode(), overwrite=True)
 
 
 def main() -> int:

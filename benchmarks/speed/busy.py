@@ -60,7 +60,7 @@ def search(folder: Path, policy: str, steps: int) -> float:
     env = {**kept, "OMP_WAIT_POLICY": policy, "CONES_CACHE": str(folder / "cache")}
     begun = time.perf_counter()
     done = subprocess.run(
-        [*command, "--force", "-o", "dog.cone"], cwd=folder, env=env, capture_output=True, text=True, check=False
+        [*command, "--overwrite", "-o", "dog.cone"], cwd=folder, env=env, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(done.stderr)

@@ -62,12 +62,12 @@ def commands(folder: Path, counts: list[int]) -> dict[str, float]:
         "inspect": run([*CONES, "inspect", "0.cone"]),
         "inspect --json": run([*CONES, "inspect", "0.cone", "--json"]),
         "diff": run([*CONES, "diff", "0.cone", "1.cone"], code=1),
-        "merge 2": run([*CONES, "merge", "0.cone", "1.cone", "-o", "out.cone", "--force"]),
-        "extract": run([*CONES, "extract", "out.cone", "dog 0", "-o", "one.cone", "--force"]),
+        "merge 2": run([*CONES, "merge", "0.cone", "1.cone", "-o", "out.cone", "--overwrite"]),
+        "extract": run([*CONES, "extract", "out.cone", "dog 0", "-o", "one.cone", "--overwrite"]),
     }
     for count in counts:
         files = [f"{number}.cone" for number in range(count)]
-        found[f"merge {count}"] = run([*CONES, "merge", *files, "-o", "out.cone", "--force"])
+        found[f"merge {count}"] = run([*CONES, "merge", *files, "-o", "out.cone", "--overwrite"])
     return found
 
 

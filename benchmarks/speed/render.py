@@ -19,7 +19,7 @@ from benchmarks.real import CLIP_G, CLIP_L, TOKENS, VAE
 from benchmarks.speed.shapes import NOISE, fill
 from benchmarks.speed.steps import Setup
 from conestool.concept import Cone
-from conestool.models.model import Model, wrap
+from conestool.models.model import Model
 from conestool.models.sampling import initial_noise
 from conestool.render import render
 from conestool.search import find
@@ -72,7 +72,7 @@ class Drawing:
     density: float = 0.01
 
     def __post_init__(self) -> None:
-        self.model: Model = wrap(make_pipeline(self.setup, self.setup.weights()))
+        self.model: Model = Model.from_pipeline(make_pipeline(self.setup, self.setup.weights()))
         self.cone = random_cone(self.model, density=self.density)
         pixels = self.setup.side * self.model.scale
         self.size = (pixels, pixels)
@@ -94,7 +94,7 @@ class Drawing:
 
 def search(setup: Setup) -> Cone:
     """A whole `find` with its defaults, of four photos of noise, class images by the model itself included."""
-    model = wrap(make_pipeline(setup, setup.compiled(setup.weights())))
+    model = Model.from_pipeline(make_pipeline(setup, setup.compiled(setup.weights())))
     model.defaults = replace(model.defaults, size=setup.side * model.scale)
     draw = np.random.default_rng(0)
     photos = [Image.fromarray(draw.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(4)]

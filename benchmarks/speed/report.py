@@ -45,7 +45,7 @@ def write_page(store: Store, page: Path) -> Path:
         groups.setdefault(folder, {})[last] = record
     sections = [section for name, group in sorted(groups.items()) for section in section_of(name, group)]
     note = "" if any("cuda" in name for name in groups) else NEVER_ON_CUDA
-    write_atomic(page, "\n".join([LEAD + note, *sections]).encode(), force=True)
+    write_atomic(page, "\n".join([LEAD + note, *sections]).encode(), overwrite=True)
     return page
 
 

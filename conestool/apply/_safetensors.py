@@ -16,11 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conestool.apply.edits import Change, scale_tensor
+from conestool.apply.edits import WeightEdit, apply_edit_
 from conestool.errors import ModelLoadError
 from conestool.models.loading import STORED, reading
 
-__all__ = ["keys_of", "patch_copy", "read_tensors", "save_tensors", "share", "system_errors"]
+__all__ = ["copy_or_link", "keys_of", "patch_copy", "raise_os_errors", "read_tensors", "save_tensors"]
 
 STALE = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
 """Metadata that would no longer be true."""
@@ -39,7 +39,7 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {"format": "pt"}  # noqa: SIM118
 
 
-def share(source: Path, target: Path, *, link: bool = False) -> None:
+def copy_or_link(source: Path, target: Path, *, link: bool = False) -> None:
     """Copy a file; with `link` make a hard link, or a copy where the file system refuses one."""
     if link:
         try:
@@ -52,11 +52,11 @@ def share(source: Path, target: Path, *, link: bool = False) -> None:
 
 
 def patch_copy(
-    source: Path, target: Path, changes: Mapping[str, Change], metadata: Mapping[str, str] | None = None
+    source: Path, target: Path, edits: Mapping[str, WeightEdit], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Copy a safetensors file, change the scalars in `changes` (by tensor name) and add to its metadata.
+    """Copy a safetensors file, change the scalars in `edits` (by tensor name) and add to its metadata.
 
-    Each is computed in fp32 and rounded once to the stored dtype; factor 0 gives +0. ModelLoadError if a tensor
+    Each is computed in fp32 and rounded once to the stored dtype; scale 0 gives +0. ModelLoadError if a tensor
     is missing or not floating-point.
     """
     keys_of(source)  # the library's reader checks that the header is sound
@@ -70,8 +70,8 @@ def patch_copy(
     with target.open("r+b") as file:
         header = read_header(file)
         start = file.tell()
-        for key, change in changes.items():
-            patch_tensor(file, start, key, header, change)
+        for key, edit in edits.items():
+            patch_tensor(file, start, key, header, edit)
 
 
 def read_header(file: BinaryIO) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def header_bytes(header: Mapping[str, Any]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def patch_tensor(file: BinaryIO, start: int, key: str, header: Mapping[str, Any], change: Change) -> None:
+def patch_tensor(file: BinaryIO, start: int, key: str, header: Mapping[str, Any], edit: WeightEdit) -> None:
     """Change scalars of one tensor in place."""
     entry = header.get(key)
     if entry is None or entry["dtype"] not in STORED:
@@ -97,14 +97,14 @@ def patch_tensor(file: BinaryIO, start: int, key: str, header: Mapping[str, Any]
     begin, end = entry["data_offsets"]
     file.seek(start + begin)
     data = bytearray(file.read(end - begin))
-    scale_tensor(torch.frombuffer(data, dtype=STORED[entry["dtype"]]), change)
+    apply_edit_(torch.frombuffer(data, dtype=STORED[entry["dtype"]]), edit)
     file.seek(start + begin)
     file.write(data)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """Write tensors and metadata, the latter in the order of its keys; OSError if the disk is full."""
-    with system_errors(path):
+    with raise_os_errors(path):
         save_file(dict(tensors), path, dict(metadata))
     sort_metadata(path)
 
@@ -123,7 +123,7 @@ def sort_metadata(path: Path) -> None:
 
 
 @contextmanager
-def system_errors(path: Path) -> Iterator[None]:
+def raise_os_errors(path: Path) -> Iterator[None]:
     """What the system says while safetensors writes there, such as that the disk is full, as the OSError it is."""
     try:
         yield

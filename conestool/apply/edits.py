@@ -1,7 +1,7 @@
-"""What shutting concept neurons means: which scalars of which parameters are multiplied by what, and by whom refused.
+"""Concepts as edits of weights: which scalars of which parameters are multiplied by what, and for which models.
 
-A weight of a concept applied at strength s is multiplied by 1 - s, so 1 shuts it. Where applied concepts share a
-neuron the largest strength holds: what is shut once cannot be shut further, and the order does not matter.
+A weight of a concept applied at strength s is multiplied by 1 - s, so 1 zeroes it. Where applied concepts share a
+neuron the largest strength holds: what is zero once stays zero, and the order does not matter.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from conestool.models.kv_weights import kv_weights
 from conestool.models.model import Model
 
 __all__ = [
-    "Change",
     "Strength",
+    "WeightEdit",
+    "apply_edit",
+    "apply_edit_",
     "check_base",
     "check_info",
     "check_shapes",
-    "factors",
     "gather",
-    "plan",
-    "scale_tensor",
-    "scaled",
+    "resolve_edits",
     "scatter",
     "strengths",
+    "weight_edits",
 ]
 
 Strength = float | Mapping[str, float]
@@ -40,30 +40,33 @@ Strength = float | Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Change:
+class WeightEdit:
     """Of one tensor sorted flat indices, int64, and what each weight is multiplied by, fp32; both (k,)."""
 
     index: Tensor
-    factor: Tensor
+    scale: Tensor
 
-    def to(self, device: torch.device) -> Change:
+    def to(self, device: torch.device) -> WeightEdit:
         """The same on a device."""
-        return Change(self.index.to(device), self.factor.to(device))
+        return WeightEdit(self.index.to(device), self.scale.to(device))
 
 
-def check_base(model: Model, cone: Cone, *, force: bool = False) -> list[Match]:
-    """How `model` matches the base of each concept; BaseModelMismatchError if it is not accepted, unless `force`."""
-    return check_info(model.id, describe(model), cone, force)
+def check_base(model: Model, cone: Cone, *, allow_base_mismatch: bool = False) -> list[Match]:
+    """How `model` matches the base of each concept.
+
+    BaseModelMismatchError if a match is not accepted, unless `allow_base_mismatch`.
+    """
+    return check_info(model.id, describe(model), cone, allow_base_mismatch)
 
 
-def check_info(model_id: str, info: BaseModelInfo, cone: Cone, force: bool) -> list[Match]:
+def check_info(model_id: str, info: BaseModelInfo, cone: Cone, allow_base_mismatch: bool) -> list[Match]:
     """The same for a model that is described already."""
     found = [match(concept.base, info) for concept in cone.concepts]
     for concept, outcome in zip(cone.concepts, found, strict=True):
-        if not (outcome.accepted or force):
+        if not (outcome.accepted or allow_base_mismatch):
             raise BaseModelMismatchError(
                 f"{concept.name} was found on {concept.base.id}, and {model_id} is another model: {outcome.text}",
-                f"use --model {quoted(concept.base.id)}, or --force-model to try all the same",
+                f"use --model {quoted(concept.base.id)}, or --allow-base-mismatch to try all the same",
             )
     return found
 
@@ -79,11 +82,11 @@ def strengths(cone: Cone, strength: Strength) -> dict[str, float]:
         given = dict.fromkeys(cone.names, float(strength))
     for name, value in given.items():
         if not 0 <= value <= 1:
-            raise UsageError(f"strength {value:g} of {name}: expected 0 (untouched) to 1 (shut)")
+            raise UsageError(f"strength {value:g} of {name}: expected 0 (untouched) to 1 (zero)")
     return {name: given.get(name, 1.0) for name in cone.names}
 
 
-def factors(cone: Cone, strength: Strength) -> dict[str, Change]:
+def weight_edits(cone: Cone, strength: Strength) -> dict[str, WeightEdit]:
     """By param name what to change."""
     given = strengths(cone, strength)
     touched = [concept for concept in cone.concepts if given[concept.name] > 0]
@@ -92,27 +95,27 @@ def factors(cone: Cone, strength: Strength) -> dict[str, Change]:
     for param in params:
         parts = [(c.indices[param], given[c.name]) for c in touched if param in c.indices]
         index = torch.cat([torch.from_numpy(values.copy()).long() for values, _ in parts])
-        factor = torch.cat([torch.full((len(values),), 1 - s, dtype=torch.float32) for values, s in parts])
-        change = Change(index, factor)
-        out[param] = united(change) if len(parts) > 1 else change
+        scale = torch.cat([torch.full((len(values),), 1 - s, dtype=torch.float32) for values, s in parts])
+        edit = WeightEdit(index, scale)
+        out[param] = united(edit) if len(parts) > 1 else edit
     return out
 
 
-def united(change: Change) -> Change:
-    """Each index once, in order, with the smallest of its factors."""
-    unique, place = torch.unique(change.index, return_inverse=True)
-    least = torch.ones(len(unique)).scatter_reduce_(0, place, change.factor, "amin")
-    return Change(unique, least)
+def united(edit: WeightEdit) -> WeightEdit:
+    """Each index once, in order, with the smallest of its scales."""
+    unique, place = torch.unique(edit.index, return_inverse=True)
+    least = torch.ones(len(unique)).scatter_reduce_(0, place, edit.scale, "amin")
+    return WeightEdit(unique, least)
 
 
-def plan(model: Model, cone: Cone, strength: Strength) -> Iterator[tuple[nn.Parameter, Change]]:
+def resolve_edits(model: Model, cone: Cone, strength: Strength) -> Iterator[tuple[nn.Parameter, WeightEdit]]:
     """The parameters to change and how, on their device; all are checked before the first is given."""
     weights = kv_weights(model.denoiser)
-    wanted = factors(cone, strength)
+    wanted = weight_edits(cone, strength)
     check_shapes(weights, cone, model.id)
-    for param, change in wanted.items():
+    for param, edit in wanted.items():
         weight = weights[param]
-        yield weight, change.to(weight.device)
+        yield weight, edit.to(weight.device)
 
 
 def check_shapes(weights: Mapping[str, Tensor], cone: Cone, model_id: str) -> None:
@@ -128,16 +131,16 @@ def check_shapes(weights: Mapping[str, Tensor], cone: Cone, model_id: str) -> No
                 )
 
 
-def scale_tensor(data: Tensor, change: Change) -> None:
-    """Multiply in place, in fp32 and rounded once to the tensor's dtype; factor 0 gives +0."""
-    scatter(data, change.index, scaled(gather(data, change.index), change))
+def apply_edit_(data: Tensor, edit: WeightEdit) -> None:
+    """Multiply in place, in fp32 and rounded once to the tensor's dtype; scale 0 gives +0."""
+    scatter(data, edit.index, apply_edit(gather(data, edit.index), edit))
 
 
-def scaled(values: Tensor, change: Change) -> Tensor:
-    """The `values` (k,) at the change's indices as `scale_tensor` leaves them, in their dtype."""
-    change = change.to(values.device)
-    product = values.float() * change.factor
-    return torch.where(change.factor == 0, torch.zeros_like(product), product).to(values.dtype)
+def apply_edit(values: Tensor, edit: WeightEdit) -> Tensor:
+    """The `values` (k,) at the edit's indices as `apply_edit_` leaves them, in their dtype."""
+    edit = edit.to(values.device)
+    product = values.float() * edit.scale
+    return torch.where(edit.scale == 0, torch.zeros_like(product), product).to(values.dtype)
 
 
 def gather(data: Tensor, index: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conestool._atomic import atomic_file
 from conestool.apply._safetensors import keys_of, patch_copy, save_tensors
-from conestool.apply.edits import Change, Strength, factors
+from conestool.apply.edits import Strength, WeightEdit, weight_edits
 from conestool.apply.export_folder import checked, component_tensors, metadata, patched_tensors
 from conestool.concept import Cone
 from conestool.errors import UsageError
@@ -21,7 +21,7 @@ from conestool.models.conversion.fused_qkv import DENOISER, has_layout, place_of
 from conestool.models.conversion.ldm import clip_state, open_clip_state, unet_name, unet_names, unet_state, vae_state
 from conestool.models.families import family_of
 from conestool.models.kv_weights import bare
-from conestool.models.model import Model, wrap
+from conestool.models.model import Model
 
 __all__ = ["checkpoint_notes", "original_state", "write_checkpoint"]
 
@@ -42,8 +42,8 @@ def write_checkpoint(
     out: str | Path,
     *,
     strength: Strength = 1.0,
-    force: bool = False,
-    force_model: bool = False,
+    overwrite: bool = False,
+    allow_base_mismatch: bool = False,
 ) -> Path:
     """Write the patched model as one `.safetensors` in the original layout; returns its path.
 
@@ -51,41 +51,41 @@ def write_checkpoint(
     other has denoiser, autoencoder and text encoders converted, in the dtype in which they are stored. UsageError for a
     part that has no place in the layout; the rest as `write_folder`.
     """
-    model = checked(pipe, cone, force_model)
+    model = checked(pipe, cone, allow_base_mismatch)
     told = metadata(model, cone, strength)
     if not has_layout(model.denoiser):
         told["modelspec.prediction_type"] = PREDICTIONS.get(prediction(model), prediction(model))
-    with atomic_file(Path(out), force=force) as temporary:
+    with atomic_file(Path(out), overwrite=overwrite) as temporary:
         if model.path is not None and not model.in_folder:
-            patch_copy(model.path, temporary, changes_in(model, model.path, factors(cone, strength)), told)
+            patch_copy(model.path, temporary, edits_in(model, model.path, weight_edits(cone, strength)), told)
         else:
             with patched_tensors(model, cone, strength) as tensors:
                 save_tensors(original_state(model.pipe, tensors, other_parts(model)), temporary, told)
     return Path(out)
 
 
-def changes_in(model: Model, file: Path, wanted: Mapping[str, Change]) -> dict[str, Change]:
+def edits_in(model: Model, file: Path, wanted: Mapping[str, WeightEdit]) -> dict[str, WeightEdit]:
     """The changes by the names, and at the positions, that a checkpoint's tensors have."""
     if not has_layout(model.denoiser):
         names = unet_names(checked_unet(model).config)
-        return {DENOISER + unet_name(param, names): change for param, change in wanted.items()}
-    prefix, found = prefix_in(keys_of(file)), dict[str, list[tuple[int, Change]]]()
-    for param, change in wanted.items():
+        return {DENOISER + unet_name(param, names): edit for param, edit in wanted.items()}
+    prefix, found = prefix_in(keys_of(file)), dict[str, list[tuple[int, WeightEdit]]]()
+    for param, edit in wanted.items():
         place, shape = place_of(param, model.denoiser), model.info.tensors[param]
         part = place.part or 0
-        moved = replace(change, index=change.index + part * shape[0] * shape[1])
+        moved = replace(edit, index=edit.index + part * shape[0] * shape[1])
         found.setdefault(prefix + place.key, []).append((part, moved))
-    return {key: joined([change for _, change in sorted(parts, key=itemgetter(0))]) for key, parts in found.items()}
+    return {key: joined([edit for _, edit in sorted(parts, key=itemgetter(0))]) for key, parts in found.items()}
 
 
-def joined(changes: list[Change]) -> Change:
+def joined(edits: list[WeightEdit]) -> WeightEdit:
     """Changes of parts of one tensor, in the order of their rows."""
-    return Change(torch.cat([change.index for change in changes]), torch.cat([change.factor for change in changes]))
+    return WeightEdit(torch.cat([edit.index for edit in edits]), torch.cat([edit.scale for edit in edits]))
 
 
 def checkpoint_notes(pipe: Any) -> list[str]:
     """What a program cannot tell from such a file alone, and would take to be otherwise."""
-    model, notes = wrap(pipe), []
+    model, notes = Model.from_pipeline(pipe), []
     texts, config = text_encoders(model.pipe), model.pipe.vae.config
     (usual, zero), factor = SCALING[model.family.name], config.scaling_factor
     shift = getattr(config, "shift_factor", None) or 0.0

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from conestool._atomic import atomic_file, atomic_folder
 from conestool._text import code, markdown
-from conestool.apply._safetensors import keys_of, patch_copy, read_tensors, save_tensors, share, system_errors
-from conestool.apply.edits import Strength, check_base, check_shapes, factors, scale_tensor, strengths
-from conestool.apply.live import applied, refuse_layers
+from conestool.apply._safetensors import copy_or_link, keys_of, patch_copy, raise_os_errors, read_tensors, save_tensors
+from conestool.apply.edits import Strength, apply_edit_, check_base, check_shapes, strengths, weight_edits
+from conestool.apply.live import apply_cones, refuse_applied
 from conestool.concept import Cone
 from conestool.errors import ModelLoadError, UsageError
 from conestool.models._logging import quiet
 from conestool.models.kv_weights import kv_weights, param_name
 from conestool.models.loading import SETTINGS, denoiser_files, weight_files
-from conestool.models.model import Model, wrap
+from conestool.models.model import Model
 
 __all__ = ["write_denoiser", "write_folder"]
 
@@ -36,20 +36,20 @@ def write_folder(
     out: str | Path,
     *,
     strength: Strength = 1.0,
-    force: bool = False,
-    force_model: bool = False,
+    overwrite: bool = False,
+    allow_base_mismatch: bool = False,
     link: bool = False,
 ) -> Path:
     """Write the patched model as a diffusers folder that `from_pretrained` loads; returns its path.
 
-    A model that came from a folder is copied file by file with the concept neurons shut where they lie: shards and
+    A model that came from a folder is copied file by file with the concept neurons zeroed where they lie: shards and
     dtypes stay as they are. Any other is saved by diffusers. With `link` weight files without concept neurons are hard
     links: they take no space, but a program that later writes into one changes the base model too. The README.md says
-    what was applied. Appears whole or not at all. OutputExistsError unless `force`, BaseModelMismatchError unless
-    `force_model`.
+    what was applied. Appears whole or not at all. OutputExistsError unless `overwrite`, BaseModelMismatchError unless
+    `allow_base_mismatch`.
     """
-    model = checked(pipe, cone, force_model)
-    with atomic_folder(Path(out), force=force) as folder:
+    model = checked(pipe, cone, allow_base_mismatch)
+    with atomic_folder(Path(out), overwrite=overwrite) as folder:
         if model.in_folder:
             copy_parts(model, folder, link)
             patch_shards(model, cone, strength, folder, link)
@@ -65,25 +65,25 @@ def write_denoiser(
     out: str | Path,
     *,
     strength: Strength = 1.0,
-    force: bool = False,
-    force_model: bool = False,
+    overwrite: bool = False,
+    allow_base_mismatch: bool = False,
 ) -> Path:
     """Write the patched denoiser as one `.safetensors` in diffusers naming; its metadata says what was applied."""
-    model = checked(pipe, cone, force_model)
+    model = checked(pipe, cone, allow_base_mismatch)
     with (
-        atomic_file(Path(out), force=force) as temporary,
+        atomic_file(Path(out), overwrite=overwrite) as temporary,
         patched_tensors(model, cone, strength) as tensors,
     ):
         save_tensors(tensors, temporary, metadata(model, cone, strength))
     return Path(out)
 
 
-def checked(pipe: Any, cone: Cone, force_model: bool) -> Model:
+def checked(pipe: Any, cone: Cone, allow_base_mismatch: bool) -> Model:
     """The model, once base and shapes are known to fit."""
-    model = wrap(pipe)
+    model = Model.from_pipeline(pipe)
     if not model.in_folder:
-        refuse_layers(model)
-    check_base(model, cone, force=force_model)
+        refuse_applied(model)
+    check_base(model, cone, allow_base_mismatch=allow_base_mismatch)
     check_shapes(kv_weights(model.denoiser), cone, model.id)
     return model
 
@@ -110,7 +110,7 @@ def copy_part(source: Path, target: Path, weights: bool, link: bool) -> None:
     for item in sorted(source.iterdir()):
         is_weights = item.suffix == ".safetensors"
         if item.is_file() and item.suffix in PLAIN and (weights or not is_weights):
-            share(item, target / item.name, link=link and is_weights)
+            copy_or_link(item, target / item.name, link=link and is_weights)
 
 
 def source_folder(model: Model) -> Path:
@@ -121,37 +121,37 @@ def source_folder(model: Model) -> Path:
 
 
 def patch_shards(model: Model, cone: Cone, strength: Strength, folder: Path, link: bool) -> None:
-    """Copy each weight file of the denoiser with its concept neurons shut."""
-    name, wanted = component(model), factors(cone, strength)
+    """Copy each weight file of the denoiser with its concept neurons zeroed."""
+    name, wanted = component(model), weight_edits(cone, strength)
     touched: set[str] = set()
     for file in denoiser_files(source_folder(model)):
-        changes = {key: wanted[key] for key in wanted.keys() & keys_of(file)}
-        touched |= changes.keys()
-        if changes:
-            patch_copy(file, folder / name / file.name, changes)
+        edits = {key: wanted[key] for key in wanted.keys() & keys_of(file)}
+        touched |= edits.keys()
+        if edits:
+            patch_copy(file, folder / name / file.name, edits)
         else:
-            share(file, folder / name / file.name, link=link)
+            copy_or_link(file, folder / name / file.name, link=link)
     refuse_missing(model, wanted.keys() - touched)
 
 
 def refuse_missing(model: Model, missing: Set[str]) -> None:
-    """Raise ModelLoadError if weights that should be shut are in none of the denoiser's files."""
+    """Raise ModelLoadError if weights that should be zeroed are in none of the denoiser's files."""
     if missing:
         raise ModelLoadError(f"{model.id}: its {component(model)} folder has no weights called {min(missing)}")
 
 
 @contextmanager
 def patched_tensors(model: Model, cone: Cone, strength: Strength) -> Iterator[dict[str, Tensor]]:
-    """The denoiser's weights with the concept neurons shut, in the stored dtype; they may share the model's memory."""
+    """The denoiser's weights with the concepts applied, in the stored dtype; they may share the model's memory."""
     if model.in_folder:
         tensors = component_tensors(model, component(model))
-        wanted = factors(cone, strength)
+        wanted = weight_edits(cone, strength)
         refuse_missing(model, wanted.keys() - tensors.keys())
-        for param, change in wanted.items():
-            scale_tensor(tensors[param], change)
+        for param, edit in wanted.items():
+            apply_edit_(tensors[param], edit)
         yield tensors
     else:
-        with applied(model, cone, strength=strength, check=False):
+        with apply_cones(model, cone, strength=strength, verify_base_model=False):
             yield component_tensors(model, component(model))
 
 
@@ -168,7 +168,7 @@ def component_tensors(model: Model, name: str) -> dict[str, Tensor]:
 def save_parts(model: Model, cone: Cone, strength: Strength, folder: Path) -> None:
     """Let diffusers save the pipeline with the concepts applied, then return its weights to the stored dtype."""
     refuse_adapters(model.id, model.denoiser.state_dict())
-    with applied(model, cone, strength=strength, check=False), quiet(), system_errors(folder):
+    with apply_cones(model, cone, strength=strength, verify_base_model=False), quiet(), raise_os_errors(folder):
         model.pipe.save_pretrained(folder)
         if model.settings:
             (folder / SETTINGS).write_text(json.dumps(model.settings, indent=2) + "\n", encoding="utf-8")
@@ -230,8 +230,8 @@ def card(model: Model, cone: Cone, strength: Strength) -> str:
     lines = [
         f"# {markdown(model.info.id)} with concepts: {', '.join(map(markdown, cone.names))}",
         "",
-        "conestool shut the concept neurons of these concepts (multiplied the weights by 1 - strength). Draw a subject "
-        "with the words in the second column.",
+        "conestool zeroed the concept neurons of these concepts (multiplied the weights by 1 - strength). "
+        "Draw a subject with the words in the second column.",
         "",
         "| concept | in a prompt | neurons | strength | content id |",
         "|---|---|---|---|---|",

@@ -1,6 +1,6 @@
 """Concepts as a LoRA: the change of each weight, cut down to a few singular values. An approximation, and it says so.
 
-A LoRA adds a product of two thin matrices to a weight, so it holds a change of low rank. Shutting scattered scalars is
+A LoRA adds a product of two thin matrices to a weight, so it holds a change of low rank. Zeroing scattered scalars is
 a change of nearly full rank, of which the best product of rank r (Eckart and Young, 1936) keeps the r largest singular
 values. What that loses is measured and written into the file as the kept energy, 1 - |change - product|^2 / |change|^2
 over all weights, with the factors as rounded in the file.
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from conestool._atomic import atomic_file
 from conestool.apply._safetensors import save_tensors
-from conestool.apply.edits import Change, Strength, factors, scale_tensor
+from conestool.apply.edits import Strength, WeightEdit, apply_edit_, weight_edits
 from conestool.apply.export_folder import checked, component, component_tensors, metadata
 from conestool.concept import Cone
 from conestool.errors import UsageError
@@ -50,8 +50,8 @@ def write_lora(
     *,
     rank: int = RANK,
     strength: Strength = 1.0,
-    force: bool = False,
-    force_model: bool = False,
+    overwrite: bool = False,
+    allow_base_mismatch: bool = False,
     progress: Progress | None = None,
 ) -> Lora:
     """Write the weight change as a LoRA safetensors under names that diffusers and ComfyUI read.
@@ -63,13 +63,13 @@ def write_lora(
     """
     if rank < 1:
         raise UsageError(f"rank {rank}: expected at least 1")
-    model = checked(pipe, cone, force_model)
+    model = checked(pipe, cone, allow_base_mismatch)
     if component(model) != "unet" and model.family.name not in FAMILIES:
         raise UsageError(
             f"{model.id}: no LoRA can be written for {model.family.name}, whose pipelines read none",
             "write a diffusers folder instead",
         )
-    wanted = factors(cone, strength)
+    wanted = weight_edits(cone, strength)
     if not wanted:
         raise UsageError("every strength is 0: there is no change to write")
     rank = min(rank, max(min(model.info.tensors[param]) for param in wanted))
@@ -85,7 +85,7 @@ def write_lora(
         if progress:
             progress(count + 1, len(wanted))
     energy = 1 - lost / total if total else 1.0
-    with atomic_file(Path(out), force=force) as temporary:
+    with atomic_file(Path(out), overwrite=overwrite) as temporary:
         save_tensors(tensors, temporary, lora_metadata(model, cone, strength, rank, energy))
     return Lora(Path(out), rank, energy)
 
@@ -95,12 +95,12 @@ def energy_of(change: Tensor) -> float:
     return float(change.square().sum(dtype=torch.float64))
 
 
-def changes(model: Model, wanted: Mapping[str, Change]) -> Iterator[tuple[str, Tensor]]:
+def changes(model: Model, wanted: Mapping[str, WeightEdit]) -> Iterator[tuple[str, Tensor]]:
     """By param name: the patched weight minus the stored one, (out, in), fp32 on the CPU."""
     weights = component_tensors(model, component(model))
     for param, change in wanted.items():
         patched = weights[param].clone()
-        scale_tensor(patched, change)
+        apply_edit_(patched, change)
         yield param, patched.float() - weights[param].float()
 
 

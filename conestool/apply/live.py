@@ -1,7 +1,7 @@
 """Concepts in a pipeline's weights, on top of each other, and every bit back in whatever order they leave.
 
-Each application is a layer that remembers the scalars it changed. Taking one out unwinds the layers above it, one by
-one and exactly, and then puts those back. The layers belong to the denoiser: swapped schedulers, LoRAs loaded beside
+Each application remembers the scalars it changed. Taking one out unwinds the applications above it, one by one and
+exactly, and then puts those back. Applications belong to the denoiser: swapped schedulers, LoRAs loaded beside
 its weights, a move to another device, torch.compile before or after, and other pipelines around it do not matter.
 """
 
@@ -18,159 +18,185 @@ import torch
 from torch import Tensor, nn
 
 from conestool.apply.edits import (
-    Change,
     Strength,
+    WeightEdit,
+    apply_edit,
+    apply_edit_,
     check_base,
     check_info,
     gather,
-    plan,
-    scale_tensor,
-    scaled,
+    resolve_edits,
     scatter,
 )
 from conestool.concept import Cone
 from conestool.errors import UsageError
-from conestool.models.base_info import begin_patch, describe, end_patch
+from conestool.models.base_info import describe, freeze_identity, unfreeze_identity
 from conestool.models.kv_weights import bare
-from conestool.models.model import Model, wrap
+from conestool.models.model import Model
 
-__all__ = ["applied", "load_cones", "refuse_layers", "shut", "unload_cones"]
+__all__ = ["apply_cones", "fuse_cones", "load_cones", "refuse_applied", "unload_cones"]
 
 
 @dataclass(eq=False)
-class Layer:
+class Application:
     """One application: what is changed how, the scalars before, and whether `load_cones` made it."""
 
-    changes: list[tuple[nn.Parameter, Change]]
+    edits: list[tuple[nn.Parameter, WeightEdit]]
     loaded: bool
     saved: list[Tensor] = field(default_factory=list)
 
     def apply(self) -> None:
         """Change the scalars, and remember them."""
         self.saved = []
-        for param, change in self.changes:
-            self.saved.append(gather(param, change.index))
-            scale_tensor(param.data, change)
+        for param, edit in self.edits:
+            self.saved.append(gather(param, edit.index))
+            apply_edit_(param.data, edit)
 
     def undo(self) -> None:
         """Put the remembered scalars back."""
-        for (param, change), values in reversed(list(zip(self.changes, self.saved, strict=False))):
-            scatter(param.data, change.index, values)
+        for (param, edit), values in reversed(list(zip(self.edits, self.saved, strict=False))):
+            scatter(param.data, edit.index, values)
 
-    def intact(self) -> bool:
+    def is_unmodified(self) -> bool:
         """Whether the scalars are what `apply` made of them; a later change of dtype does not count."""
         return all(
-            torch.equal(gather(param, change.index), scaled(values, change).to(param.device, param.dtype))
-            for (param, change), values in zip(self.changes, self.saved, strict=True)
+            torch.equal(gather(param, edit.index), apply_edit(values, edit).to(param.device, param.dtype))
+            for (param, edit), values in zip(self.edits, self.saved, strict=True)
         )
 
 
-LAYERS: WeakKeyDictionary[nn.Module, list[Layer]] = WeakKeyDictionary()
+APPLIED: WeakKeyDictionary[nn.Module, list[Application]] = WeakKeyDictionary()
 
 
 @contextmanager
-def applied(
-    pipe: Any, cone: Cone, *, strength: Strength = 1.0, check: bool = True, force: bool = False
+def apply_cones(
+    pipe: Any,
+    cone: Cone,
+    *,
+    strength: Strength = 1.0,
+    verify_base_model: bool = True,
+    allow_base_mismatch: bool = False,
 ) -> Iterator[Any]:
-    """Within it the concepts of `cone` are shut in `pipe` (a pipeline or a Model); yields `pipe`.
+    """Within it the concepts of `cone` are zeroed in `pipe` (a pipeline or a Model); yields `pipe`.
 
     Afterwards every weight has its former bits, also after an exception; contexts may be nested, also with the same
-    concepts. Another base model raises BaseModelMismatchError unless `force`; `check=False` saves the hashing (a second
-    or two for SD 1.5, once per pipeline). UsageError for a pipeline whose weights cannot be changed in place: offloaded
-    module by module or in groups, quantised, fused, or compiled with frozen weights.
+    concepts. Another base model raises BaseModelMismatchError unless `allow_base_mismatch`; `verify_base_model=False`
+    saves the hashing (a second or two for SD 1.5, once per pipeline). UsageError for a pipeline whose weights cannot be
+    changed in place: offloaded module by module or in groups, quantised, fused, or compiled with frozen weights.
     """
-    denoiser, layer = add_layer(wrap(pipe), cone, strength, check, force, loaded=False)
+    denoiser, application = add_application(
+        Model.from_pipeline(pipe), cone, strength, verify_base_model, allow_base_mismatch, loaded=False
+    )
     try:
         yield pipe
     finally:
-        remove_layers(denoiser, [layer], force=True)
+        remove_applications(denoiser, [application], discard_changes=True)
 
 
-def load_cones(pipe: Any, cone: Cone, *, strength: Strength = 1.0, check: bool = True, force: bool = False) -> None:
-    """Shut the concepts of `cone` in `pipe` until `unload_cones`; the arguments and errors are those of `applied`.
+def load_cones(
+    pipe: Any,
+    cone: Cone,
+    *,
+    strength: Strength = 1.0,
+    verify_base_model: bool = True,
+    allow_base_mismatch: bool = False,
+) -> None:
+    """Zero the concepts of `cone` in `pipe` until `unload_cones`; the arguments and errors are those of `apply_cones`.
 
     May be called again: concepts loaded one after the other multiply where they share a neuron; merge them first to let
     the larger strength hold.
     """
-    add_layer(wrap(pipe), cone, strength, check, force, loaded=True)
+    add_application(Model.from_pipeline(pipe), cone, strength, verify_base_model, allow_base_mismatch, loaded=True)
 
 
-def unload_cones(pipe: Any, *, force: bool = False) -> None:
+def unload_cones(pipe: Any, *, discard_changes: bool = False) -> None:
     """Take out all that `load_cones` loaded: every weight has its former bits. Nothing happens if nothing is loaded.
 
     UsageError, and no change, if something else has changed the concept neurons since (fuse_lora, training): undo that
-    first, or put the former values back all the same with `force`.
+    first, or put the former values back all the same with `discard_changes`.
     """
-    denoiser = bare(wrap(pipe).denoiser)
-    remove_layers(denoiser, [layer for layer in LAYERS.get(denoiser, ()) if layer.loaded], force)
+    denoiser = bare(Model.from_pipeline(pipe).denoiser)
+    remove_applications(
+        denoiser, [application for application in APPLIED.get(denoiser, ()) if application.loaded], discard_changes
+    )
 
 
-def shut(pipe: Any, cone: Cone, *, strength: Strength = 1.0, check: bool = True, force: bool = False) -> None:
-    """Shut the concepts of `cone` in `pipe` for good; for a while, use `applied` or `load_cones`."""
-    model = wrap(pipe)
-    refuse_layers(model)
-    if check:
-        check_base(model, cone, force=force)
-    for param, change in list(plan(model, cone, strength)):
-        scale_tensor(param.data, change)
+def fuse_cones(
+    pipe: Any,
+    cone: Cone,
+    *,
+    strength: Strength = 1.0,
+    verify_base_model: bool = True,
+    allow_base_mismatch: bool = False,
+) -> None:
+    """Zero the concepts of `cone` in `pipe` for good; for a while, use `apply_cones` or `load_cones`."""
+    model = Model.from_pipeline(pipe)
+    refuse_applied(model)
+    if verify_base_model:
+        check_base(model, cone, allow_base_mismatch=allow_base_mismatch)
+    for param, edit in list(resolve_edits(model, cone, strength)):
+        apply_edit_(param.data, edit)
     model.forget()
 
 
-def add_layer(
-    model: Model, cone: Cone, strength: Strength, check: bool, force: bool, loaded: bool
-) -> tuple[nn.Module, Layer]:
-    """Apply `cone` on top of what is applied already; the denoiser and its new layer."""
+def add_application(
+    model: Model, cone: Cone, strength: Strength, verify_base_model: bool, allow_base_mismatch: bool, loaded: bool
+) -> tuple[nn.Module, Application]:
+    """Apply `cone` on top of what is applied already; the denoiser and the new application."""
     denoiser = bare(model.denoiser)
     refuse_copies(model)
-    info = describe(model) if check else None
+    info = describe(model) if verify_base_model else None
     if info:
-        check_info(model.id, info, cone, force)
-    layer = Layer(list(plan(model, cone, strength)), loaded)
-    begin_patch(model, info)
+        check_info(model.id, info, cone, allow_base_mismatch)
+    application = Application(list(resolve_edits(model, cone, strength)), loaded)
+    pile = APPLIED.setdefault(denoiser, [])
+    if not pile:
+        freeze_identity(model, info)
     try:
-        layer.apply()
+        application.apply()
     except BaseException:
-        layer.undo()
-        end_patch(denoiser)
+        application.undo()
+        if not pile:
+            unfreeze_identity(denoiser)
         raise
-    LAYERS.setdefault(denoiser, []).append(layer)
-    return denoiser, layer
+    pile.append(application)
+    return denoiser, application
 
 
-def remove_layers(denoiser: nn.Module, leaving: Collection[Layer], force: bool) -> None:
-    """Take layers out of the pile; UsageError, with the pile as it was, if one is not intact, unless `force`."""
-    pile = LAYERS.get(denoiser, [])
-    leaving = [layer for layer in pile if layer in leaving]
+def remove_applications(denoiser: nn.Module, leaving: Collection[Application], discard_changes: bool) -> None:
+    """Take applications out of the pile; UsageError, with the pile as it was, if one was modified."""
+    pile = APPLIED.get(denoiser, [])
+    leaving = [application for application in pile if application in leaving]
     if not leaving:
         return
-    lifted: list[Layer] = []
-    while len(lifted) < len(pile) - pile.index(leaving[0]):
-        layer = pile[-1 - len(lifted)]
-        if not (force or layer.intact()):
-            put_back(lifted)
+    popped: list[Application] = []
+    while len(popped) < len(pile) - pile.index(leaving[0]):
+        application = pile[-1 - len(popped)]
+        if not (discard_changes or application.is_unmodified()):
+            reapply(popped)
             raise UsageError(
                 "the concept neurons have changed since the concepts were loaded",
-                "undo that first (unfuse_lora), or put the former values back with unload_cones(pipe, force=True)",
+                "undo that first (unfuse_lora), or force it with unload_cones(pipe, discard_changes=True)",
             )
-        layer.undo()
-        lifted.append(layer)
-    put_back([layer for layer in lifted if layer not in leaving])
-    pile[:] = [layer for layer in pile if layer not in leaving]
-    for _ in leaving:
-        end_patch(denoiser)
+        application.undo()
+        popped.append(application)
+    reapply([application for application in popped if application not in leaving])
+    pile[:] = [application for application in pile if application not in leaving]
+    if not pile:
+        unfreeze_identity(denoiser)
 
 
-def put_back(lifted: Collection[Layer]) -> None:
-    """Apply layers again that were lifted from the top down."""
-    for layer in reversed(list(lifted)):
-        layer.apply()
+def reapply(popped: Collection[Application]) -> None:
+    """Apply again what was popped from the top down."""
+    for application in reversed(list(popped)):
+        application.apply()
 
 
-def refuse_layers(model: Model) -> None:
+def refuse_applied(model: Model) -> None:
     """Refuse to make a model permanent or write it while concepts are applied to its weights in memory."""
-    if LAYERS.get(bare(model.denoiser)):
+    if APPLIED.get(bare(model.denoiser)):
         raise UsageError(
-            f"{model.id} has concepts applied to its weights", "leave `applied`, or call unload_cones first"
+            f"{model.id} has concepts applied to its weights", "leave `apply_cones`, or call unload_cones first"
         )
 
 

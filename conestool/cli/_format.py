@@ -287,7 +287,7 @@ NAMES = {
     "all together": "  all concepts together",
     "random": "random indices",
     "largest": "largest weights",
-    "bare": "bare model",
+    "bare": "base model",
     "photos": "the photos themselves",
 }
 
@@ -300,7 +300,7 @@ def show_report(report: Report) -> None:
     if found:
         _output.say(f"{found.prompt}: the class is seen in, of {_output.amount(found.pictures, 'picture')}", "bold")
         parts = (found.concepts, found.bare, found.photos)
-        rows = [["", "all concepts", "bare model", "the photos"]]
+        rows = [["", "all concepts", "base model", "the photos"]]
         rows += [[name, *(_output.percent(p[name]) if name in p else "" for p in parts)] for name in found.concepts]
         _output.table(rows, right=(1, 2, 3))
     for text in report.missing:

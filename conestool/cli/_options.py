@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "POCKET",
+    "AllowBaseMismatch",
     "Captions",
     "CaptionsOption",
     "Checkpointing",
@@ -29,13 +30,12 @@ __all__ = [
     "DeviceOption",
     "Dtype",
     "DtypeOption",
-    "Force",
-    "ForceModel",
     "Json",
     "MicroBatch",
     "ModelOption",
     "Offline",
     "OffloadScores",
+    "Overwrite",
     "Quiet",
     "Revision",
     "Trace",
@@ -69,7 +69,7 @@ GENERAL, MODEL, MEMORY = "General", "Model", "Memory"
 Quiet = Annotated[bool, flag("-q", "--quiet", text="Warnings and errors alone.", panel=GENERAL)]
 Verbose = Annotated[bool, flag("-v", "--verbose", text="Say more.", panel=GENERAL)]
 Trace = Annotated[bool, flag("--traceback", text="Show where an error came from.", panel=GENERAL)]
-Force = Annotated[bool, flag("--force", text="Overwrite what is there.", panel=GENERAL)]
+Overwrite = Annotated[bool, flag("--overwrite", text="Overwrite what is there.", panel=GENERAL)]
 Json = Annotated[bool, flag("--json", text="Write JSON to stdout.", panel=GENERAL)]
 ModelOption = Annotated[
     str | None,
@@ -88,7 +88,9 @@ Config = Annotated[
     value("--config", metavar="C", text="Folder or Hub id that a .safetensors takes its shape from.", panel=MODEL),
 ]
 Offline = Annotated[bool, flag("--offline", text="Never ask the Hub.", panel=MODEL)]
-ForceModel = Annotated[bool, flag("--force-model", text="Accept another base model than the concept's.", panel=MODEL)]
+AllowBaseMismatch = Annotated[
+    bool, flag("--allow-base-mismatch", text="Accept another base model than the concept's.", panel=MODEL)
+]
 
 MicroBatch = Annotated[
     int | None, value("--micro-batch", metavar="N", text="Samples at once; 1 takes least memory.", panel=MEMORY, min=1)
@@ -231,9 +233,9 @@ def open_model(where: Where, recorded: tuple[str, str | None] | None = None) -> 
     options: dict[str, Any] = {"config": where.config, "offline": where.offline}
     try:
         with _output.waiting(f"loading {model_id}"):
-            from conestool.models.model import load_model
+            from conestool.models.model import Model
 
-            model = load_model(
+            model = Model.from_pretrained(
                 model_id, device=where.device, dtype=where.dtype, revision=where.revision or revision, **options
             )
     except UsageError as error:

@@ -32,7 +32,7 @@ class Targets:
     """One path per picture, in order, or one for the sheet; "-" is stdout."""
 
     paths: tuple[Path, ...]
-    force: bool
+    overwrite: bool
     numbered: bool = False
     """Whether the names are ours: a name that another command took meanwhile gives way to the next free one."""
 
@@ -41,7 +41,7 @@ class Targets:
         for folder in {path.parent for path in self.paths if str(path) != _streams.STDIO}:
             if not folder.exists() and folder.parent.is_dir():
                 folder.mkdir(exist_ok=True)
-        _streams.check_outputs(self.paths, "a PNG", force=self.force)
+        _streams.check_outputs(self.paths, "a PNG", overwrite=self.overwrite)
 
     def write(self, index: int, data: bytes) -> Path:
         """Write picture `index`; returns where it went."""
@@ -53,14 +53,16 @@ class Targets:
             return path
         while True:
             try:
-                return write_atomic(path, data, force=self.force)
+                return write_atomic(path, data, overwrite=self.overwrite)
             except OutputExistsError:
                 if not self.numbered:
                     raise
                 path = free(self.paths[index])
 
 
-def settle(output: str | None, prompts: Sequence[str], seeds: Sequence[int], *, sheet: bool, force: bool) -> Targets:
+def settle(
+    output: str | None, prompts: Sequence[str], seeds: Sequence[int], *, sheet: bool, overwrite: bool
+) -> Targets:
     """The targets of a run: one picture per prompt and seed, or a single sheet of them."""
     count = 1 if sheet else len(prompts) * len(seeds)
     if output == _streams.STDIO or (output and Path(output).suffix and not is_folder(output)):
@@ -68,14 +70,14 @@ def settle(output: str | None, prompts: Sequence[str], seeds: Sequence[int], *, 
             raise UsageError(f"-o {output}: {count} pictures for one file", "name a folder, or use --grid")
         if output != _streams.STDIO and Path(output).suffix.lower() != ".png":
             raise UsageError(f"-o {output}: pictures are written as PNG", "let the name end in .png")
-        return Targets((Path(output),), force)
+        return Targets((Path(output),), overwrite)
     folder = Path(output) if output else Path()
     names = [slug(prompts[0])] if count == 1 else many(prompts, seeds)
     paths = [folder / f"{name}.png" for name in names]
-    numbered = output is None and not force
+    numbered = output is None and not overwrite
     if numbered:
         paths = [free(path) for path in paths]
-    return Targets(tuple(paths), force, numbered)
+    return Targets(tuple(paths), overwrite, numbered)
 
 
 def is_folder(output: str) -> bool:
@@ -115,14 +117,14 @@ def free(path: Path) -> Path:
 def make_sheet(
     drawn: Sequence[Rendering], bare: Sequence[Rendering], prompts: Sequence[str], seeds: Sequence[int], names: str
 ) -> bytes:
-    """One PNG of all pictures: a row per prompt and a column per seed, or, with `bare`, bare model beside concepts."""
+    """One PNG of all pictures: a row per prompt and a column per seed, or, with `bare`, base model beside concepts."""
     from conestool.render import grid
 
     wide = len(seeds)
     if bare:
         labels = [f"{prompt} (seed {seed})" if wide > 1 else prompt for prompt in prompts for seed in seeds]
         pairs = [[one.image, other.image] for one, other in zip(bare, drawn, strict=True)]
-        return plain_png(grid(pairs, labels, ["bare model", names or "bare model"]), drawn[0])
+        return plain_png(grid(pairs, labels, ["base model", names or "base model"]), drawn[0])
     rows = [[each.image for each in drawn[start : start + wide]] for start in range(0, len(drawn), wide)]
     return plain_png(grid(rows, prompts, [f"seed {seed}" for seed in seeds] if wide > 1 else ()), drawn[0])
 

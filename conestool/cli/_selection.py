@@ -119,7 +119,7 @@ def tell(chosen: Sequence[Chosen], model: Model, literal: bool) -> None:
     say = _output.say if len(chosen) <= MANY else _output.detail
     for each in chosen:
         sent = rewrite(each.prompt, each.cone.concepts if each.cone else (), literal)
-        say(f"{applied_text(each)}: {sent}" if each.cone else f"bare model: {sent}")
+        say(f"{applied_text(each)}: {sent}" if each.cone else f"base model: {sent}")
         for name in unnamed(each, sent):
             say(f"note: {name} is applied, but the prompt does not name it")
         cut = cut_text(model, sent)

@@ -111,7 +111,7 @@ def refuse_terminal(what: str) -> None:
         raise UsageError(f"stdout: a terminal, will not write {what} to it", "redirect it (> file), or use -o FILE")
 
 
-def check_outputs(paths: Iterable[str | Path], what: str, *, force: bool, folder: bool = False) -> None:
+def check_outputs(paths: Iterable[str | Path], what: str, *, overwrite: bool, folder: bool = False) -> None:
     """Refuse outputs that could not be written, before any long work: a terminal for `-`, existing files, no folder."""
     from conestool._atomic import check_output
 
@@ -119,7 +119,7 @@ def check_outputs(paths: Iterable[str | Path], what: str, *, force: bool, folder
         if str(path) == STDIO:
             refuse_terminal(what)
         else:
-            check_output(path, force=force, folder=folder)
+            check_output(path, overwrite=overwrite, folder=folder)
 
 
 def emit_bytes(data: bytes, what: str) -> None:

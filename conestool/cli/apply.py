@@ -10,15 +10,15 @@ import typer
 
 from conestool.cli import _output, _streams
 from conestool.cli._options import (
+    AllowBaseMismatch,
     Config,
     DeviceOption,
     Dtype,
     DtypeOption,
-    Force,
-    ForceModel,
     Json,
     ModelOption,
     Offline,
+    Overwrite,
     Revision,
     flag,
     value,
@@ -69,8 +69,8 @@ def apply(
     offline: Offline = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.auto,
-    force: Force = False,
-    force_model: ForceModel = False,
+    overwrite: Overwrite = False,
+    allow_base_mismatch: AllowBaseMismatch = False,
     json: Json = False,
 ) -> None:
     """Write a base model with the concepts built in.
@@ -82,14 +82,14 @@ def apply(
     from conestool.cli import _options
 
     kind = settle(kind, output, rank, link)
-    _streams.check_outputs([output], "a model", force=force, folder=kind is Kind.folder)
+    _streams.check_outputs([output], "a model", overwrite=overwrite, folder=kind is Kind.folder)
     wanted = [_options.parse_wanted(text) for text in files]
     cones = _streams.load_cones([one.path for one in wanted])
     cone = ops.merge(*cones)
     where = _options.Where(model, device, dtype.value, revision, config, offline)
     base = _options.open_model(where, (cone.base.id, cone.base.revision))
     strength = _options.strengths(wanted, cones)
-    options = {"strength": strength, "force": force, "force_model": force_model}
+    options = {"strength": strength, "overwrite": overwrite, "allow_base_mismatch": allow_base_mismatch}
     facts = write(kind, base, cone, output, rank, link, options)
     if json:
         concepts = [{"name": each.name, "id": each.id, "strength": strength[each.name]} for each in cone.concepts]

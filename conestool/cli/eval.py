@@ -11,16 +11,16 @@ import typer
 
 from conestool.cli import _output, _streams
 from conestool.cli._options import (
+    AllowBaseMismatch,
     Config,
     DeviceOption,
     Dtype,
     DtypeOption,
-    Force,
-    ForceModel,
     Json,
     MicroBatch,
     ModelOption,
     Offline,
+    Overwrite,
     Revision,
     flag,
     value,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 MEASURES, GATES = "Measures", "Gates: exit code 1 below"
-ROWS = ("photos", "bare model", "random indices", "concept, no identifier", "concept")
+ROWS = ("photos", "base model", "random indices", "concept, no identifier", "concept")
 
 
 def evaluate(
@@ -73,14 +73,14 @@ def evaluate(
     revision: Revision = None,
     config: Config = None,
     offline: Offline = False,
-    force_model: ForceModel = False,
+    allow_base_mismatch: AllowBaseMismatch = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.auto,
     micro_batch: MicroBatch = None,
-    force: Force = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Measure what concepts do, beside random indices and the bare model.
+    """Measure what concepts do, beside random indices and the base model.
 
     Losses on photos, on the class and on other nouns; and how well pictures show the subject and the rest of their
     prompt. Exits with 1 if a --min gate fails.
@@ -89,7 +89,7 @@ def evaluate(
 
     cone = _streams.load_cone(file)
     shown = read_photos(cone, photos or [])
-    targets = sheet_paths(cone, pictures, force)
+    targets = sheet_paths(cone, pictures, overwrite)
     templates = read_templates(prompts)
     where = _options.Where(model, device, dtype.value, revision, config, offline)
     base = _options.open_model(where, (cone.base.id, cone.base.revision))
@@ -100,9 +100,9 @@ def evaluate(
     with _output.waiting("loading what judges pictures"):
         aligners = load_aligners(base.settings, clip, dino, offline)
     gates.check(cone.names, shown, bool(aligners))
-    report, sheets = run(base, cone, shown, aligners, plan, force_model)
+    report, sheets = run(base, cone, shown, aligners, plan, allow_base_mismatch)
     _format.show_report(report)
-    written = write_sheets(sheets, targets, plan, force)
+    written = write_sheets(sheets, targets, plan, overwrite)
     if json:
         _streams.emit_json(report.record() | {"pictures": [str(path) for path in written]})
     elif written:
@@ -171,17 +171,17 @@ def make_plan(
 
 
 def run(
-    base: Model, cone: Cone, photos: dict[str, list[Photo]], aligners: list[Aligner], plan: Plan, force: bool
+    base: Model, cone: Cone, photos: dict[str, list[Photo]], aligners: list[Aligner], plan: Plan, allow: bool
 ) -> tuple[Report, dict[str, list[Sequence[Image]]]]:
     """The evaluation with its progress shown."""
     from conestool.cli._search import Stages
     from conestool.evaluate import evaluate as measure
 
     with Stages() as stages:
-        return measure(base, cone, photos, aligners=aligners, plan=plan, force=force, tell=stages)
+        return measure(base, cone, photos, aligners=aligners, plan=plan, allow_base_mismatch=allow, tell=stages)
 
 
-def sheet_paths(cone: Cone, folder: Path | None, force: bool) -> dict[str, Path]:
+def sheet_paths(cone: Cone, folder: Path | None, overwrite: bool) -> dict[str, Path]:
     """Where each sheet goes, checked before any work; the folder is made."""
     if folder is None:
         return {}
@@ -189,12 +189,12 @@ def sheet_paths(cone: Cone, folder: Path | None, force: bool) -> dict[str, Path]
         folder.mkdir(exist_ok=True)
     names = [*cone.names, *(["together"] if len(cone.names) > 1 else [])]
     paths = {name: folder / f"{name}.png" for name in names}
-    _streams.check_outputs(paths.values(), "a PNG", force=force)
+    _streams.check_outputs(paths.values(), "a PNG", overwrite=overwrite)
     return paths
 
 
 def write_sheets(
-    sheets: dict[str, list[Sequence[Image]]], targets: dict[str, Path], plan: Plan, force: bool
+    sheets: dict[str, list[Sequence[Image]]], targets: dict[str, Path], plan: Plan, overwrite: bool
 ) -> list[Path]:
     """A sheet per concept, each row of pictures in the order of prompts and seeds; and one of all together."""
     import io
@@ -205,9 +205,9 @@ def write_sheets(
     written = []
     for name, path in targets.items():
         if name in sheets:
-            labels: Any = ("all concepts", "bare model") if name == "together" else ROWS
+            labels: Any = ("all concepts", "base model") if name == "together" else ROWS
             rows = [(row, label) for row, label in zip(sheets[name], labels, strict=True) if row]
             out = io.BytesIO()
             grid([row for row, _ in rows], [label for _, label in rows]).save(out, "PNG")
-            written.append(write_atomic(path, out.getvalue(), force=force))
+            written.append(write_atomic(path, out.getvalue(), overwrite=overwrite))
     return written

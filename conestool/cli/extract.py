@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from conestool.cli import _output, _streams
-from conestool.cli._options import Force, Json, value
+from conestool.cli._options import Json, Overwrite, value
 from conestool.cli.merge import default_output, save
 
 __all__ = ["extract"]
@@ -20,7 +20,7 @@ def extract(
     output: Annotated[
         Path | None, value("-o", "--output", metavar="F", text="Default: NAME.cone; - is stdout.")
     ] = None,
-    force: Force = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Take one concept out of a merged file.
@@ -30,9 +30,9 @@ def extract(
     from conestool import ops
 
     if output is not None:
-        _streams.check_outputs([output], "a .cone file", force=force)
+        _streams.check_outputs([output], "a .cone file", overwrite=overwrite)
     single = ops.extract(_streams.load_cone(file), name)
-    path = save(single, output or default_output(single.names), force=force, json=json)
+    path = save(single, output or default_output(single.names), overwrite=overwrite, json=json)
     concept = single.concepts[0]
     _output.say(f"{concept.name}: {_output.amount(concept.neurons, 'neuron')}, id {concept.id[:12]}")
     if json:

@@ -19,12 +19,12 @@ from conestool.cli._options import (
     DeviceOption,
     Dtype,
     DtypeOption,
-    Force,
     Json,
     MicroBatch,
     ModelOption,
     Offline,
     OffloadScores,
+    Overwrite,
     Revision,
     flag,
     value,
@@ -118,7 +118,7 @@ def find(
     notes: Annotated[str | None, value("--notes", metavar="TEXT", text="Free text.", panel=STORED)] = None,
     author: Annotated[str | None, value("--author", metavar="TEXT", text="Who made it.", panel=STORED)] = None,
     license: Annotated[str | None, value("--license", metavar="TEXT", text="Its license.", panel=STORED)] = None,
-    force: Force = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Find the concept neurons of a subject, from 3 to 5 photos.
@@ -136,7 +136,7 @@ def find(
     paths = _streams.expand_paths(photos)
     name, class_noun = _search.settle(paths, output, name, class_noun)
     path = place(output, name)
-    _streams.check_outputs([path], "a .cone file", force=force)
+    _streams.check_outputs([path], "a .cone file", overwrite=overwrite)
     check_name(name)
     check_words("class noun", class_noun)
     texts = {key: check_stored(f"--{key}", text) for key, text in stored.items() if text}
@@ -161,7 +161,7 @@ def find(
     if _launcher.rank():
         return
     cone = annotate(cone, **texts)
-    finish(cone, path, force=force, json=json)
+    finish(cone, path, overwrite=overwrite, json=json)
     if state:
         state.unlink(missing_ok=True)
 
@@ -229,7 +229,7 @@ def search(
     from conestool.cli import _options
 
     if state and state.exists() and not resume:
-        _output.say(f"note: {state} holds an interrupted search; --resume goes on from it")
+        _output.say(f"note: {state} holds an interrupted search; --resume continues it")
     try:
         where, processes = _launcher.join(where)
         base = _options.open_model(where)
@@ -264,13 +264,13 @@ def annotate(cone: Cone, **texts: str) -> Cone:
     return replace(cone, concepts=tuple(concepts))
 
 
-def finish(cone: Cone, path: Path, *, force: bool, json: bool) -> None:
+def finish(cone: Cone, path: Path, *, overwrite: bool, json: bool) -> None:
     """Write the file, then report what was found and how good it is."""
     from conestool import format as cones
     from conestool.cli import _format
     from conestool.cli.merge import save
 
-    save(cone, path, force=force, json=json)
+    save(cone, path, overwrite=overwrite, json=json)
     name = "stdout" if str(path) == _streams.STDIO else str(path)
     facts = _format.facts_of(name, len(cones.dumps(cone)), cone)
     _format.show_found(facts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conestool.cli import _output, _streams
-from conestool.cli._options import Config, Force, Json, Offline, Revision, value
+from conestool.cli._options import Config, Json, Offline, Overwrite, Revision, value
 
 if TYPE_CHECKING:
     from conestool.cli._format import FileFacts
@@ -23,7 +23,7 @@ def inspect(
     revision: Revision = None,
     config: Config = None,
     offline: Offline = False,
-    force: Force = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Show what is in a .cone file.
@@ -33,7 +33,7 @@ def inspect(
     """
     from conestool.cli import _format
 
-    check_plot(files, plot, force=force, json=json)
+    check_plot(files, plot, overwrite=overwrite, json=json)
     _streams.refuse_twice_stdin(files)
     data = {str(path): _streams.read_bytes("a .cone file") for path in files if str(path) == _streams.STDIO}
     facts = [gather(path, data.get(str(path))) for path in files]
@@ -41,7 +41,7 @@ def inspect(
         if number:
             _output.say("")
         _format.show_file(one)
-    written = [draw(files[0], data.get(str(files[0])), plot, force)] if plot else []
+    written = [draw(files[0], data.get(str(files[0])), plot, overwrite)] if plot else []
     checks = check_models(facts, model, revision=revision, config=config, offline=offline) if model else []
     if json:
         records = [_format.file_record(one) for one in facts]
@@ -53,7 +53,7 @@ def inspect(
     refuse_misfits(facts, checks, model)
 
 
-def check_plot(files: list[Path], plot: Path | None, *, force: bool, json: bool) -> None:
+def check_plot(files: list[Path], plot: Path | None, *, overwrite: bool, json: bool) -> None:
     """Refuse a plot that cannot be written, or that cannot hold all that was asked for."""
     from conestool.errors import UsageError
 
@@ -63,7 +63,7 @@ def check_plot(files: list[Path], plot: Path | None, *, force: bool, json: bool)
         raise UsageError(f"--plot: one picture, but {len(files)} files", "plot one file at a time, or merge them first")
     if json and str(plot) == _streams.STDIO:
         raise UsageError("--plot -: stdout cannot carry the picture and JSON", "give the plot a file")
-    _streams.check_outputs([plot], "a PNG", force=force)
+    _streams.check_outputs([plot], "a PNG", overwrite=overwrite)
 
 
 def gather(path: Path, data: bytes | None) -> FileFacts:
@@ -76,7 +76,7 @@ def gather(path: Path, data: bytes | None) -> FileFacts:
     return _format.facts_of_header(str(path), cones.read_header(path))
 
 
-def draw(path: Path, data: bytes | None, plot: Path, force: bool) -> Path:
+def draw(path: Path, data: bytes | None, plot: Path, overwrite: bool) -> Path:
     """Draw the layer map of one file into `plot`."""
     from conestool import format as cones
     from conestool._atomic import write_atomic
@@ -86,15 +86,15 @@ def draw(path: Path, data: bytes | None, plot: Path, force: bool) -> Path:
     if str(plot) == _streams.STDIO:
         _streams.emit_bytes(picture, "a PNG")
         return plot
-    return write_atomic(plot, picture, force=force)
+    return write_atomic(plot, picture, overwrite=overwrite)
 
 
 def check_models(facts: list[FileFacts], model_id: str, **options: Any) -> list[dict[str, Any]]:
     """How each file's base model compares with the model `model_id`, which is loaded with `options`, on the CPU."""
     from conestool.fingerprint import match
-    from conestool.models.model import load_model
+    from conestool.models.model import Model
 
-    info = load_model(model_id, device="cpu", **options).info
+    info = Model.from_pretrained(model_id, device="cpu", **options).info
     checks = []
     for one in facts:
         found = match(one.base, info)

@@ -10,7 +10,7 @@ import typer
 
 from conestool._text import cut_bytes
 from conestool.cli import _output, _streams
-from conestool.cli._options import Force, Json, value
+from conestool.cli._options import Json, Overwrite, value
 
 if TYPE_CHECKING:
     from conestool.concept import Concept, Cone
@@ -29,7 +29,7 @@ def merge(
     output: Annotated[
         Path | None, value("-o", "--output", metavar="F", text="Default: dog+hat.cone; - is stdout.")
     ] = None,
-    force: Force = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Join .cone files, to draw several subjects in one picture.
@@ -42,9 +42,9 @@ def merge(
     if len(files) < 2:
         raise UsageError(f"{files[0]}: one file, expected two or more", "cones merge dog.cone hat.cone")
     if output is not None:
-        _streams.check_outputs([output], "a .cone file", force=force)
+        _streams.check_outputs([output], "a .cone file", overwrite=overwrite)
     merged = ops.merge(*_streams.load_cones(files))
-    path = save(merged, output or default_output(merged.names), force=force, json=json)
+    path = save(merged, output or default_output(merged.names), overwrite=overwrite, json=json)
     sharing = ops.sharing(merged)
     pairs = overlap_records(merged)
     tell(merged, path, sharing, pairs)
@@ -59,7 +59,7 @@ def default_output(names: Iterable[str]) -> Path:
     return Path(f"{cut_bytes(stem, LONGEST_NAME)}.cone")
 
 
-def save(cone: Cone, path: Path, *, force: bool, json: bool) -> Path:
+def save(cone: Cone, path: Path, *, overwrite: bool, json: bool) -> Path:
     """Write `cone` to `path` or stdout; with `json` the path itself is left to the JSON."""
     from conestool import format as cones
     from conestool.errors import UsageError
@@ -69,7 +69,7 @@ def save(cone: Cone, path: Path, *, force: bool, json: bool) -> Path:
             raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give one of them a file")
         _streams.emit_bytes(cones.dumps(cone), "a .cone file")
         return path
-    cones.save(cone, path, force=force)
+    cones.save(cone, path, overwrite=overwrite)
     if not json:
         _streams.emit_paths([path])
     if path.suffix != ".cone":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from conestool.cli import _output, _streams
-from conestool.cli._options import Force, Json, flag, value
+from conestool.cli._options import Json, Overwrite, flag, value
 
 if TYPE_CHECKING:
     from conestool.hub import Pulled
@@ -24,7 +24,7 @@ def pull(
     ] = None,
     revision: Annotated[str | None, value("--revision", metavar="R", text="Branch, tag or commit.")] = None,
     offline: Annotated[bool, flag("--offline", text="Never ask the Hub: use what was fetched before.")] = False,
-    force: Force = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Fetch a .cone file from the Hugging Face Hub.
@@ -40,10 +40,10 @@ def pull(
         raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give one of them a file")
     hub.check_repository(repository)
     if output is not None:
-        _streams.check_outputs([output], "a .cone file", force=force)
+        _streams.check_outputs([output], "a .cone file", overwrite=overwrite)
     with _output.waiting(f"fetching from {repository}"):
         found = hub.pull(repository, file, revision=revision, offline=offline)
-    path = write(found, output or default_output(found), force=force)
+    path = write(found, output or default_output(found), overwrite=overwrite)
     tell(found, path)
     if json:
         _streams.emit_json(record(found, path))
@@ -62,14 +62,14 @@ def default_output(found: Pulled) -> Path:
     return Path(name)
 
 
-def write(found: Pulled, path: Path, *, force: bool) -> Path:
+def write(found: Pulled, path: Path, *, overwrite: bool) -> Path:
     """Put the file where it is wanted."""
     from conestool._atomic import write_atomic
 
     if str(path) == _streams.STDIO:
         _streams.emit_bytes(found.data, "a .cone file")
         return path
-    return write_atomic(path, found.data, force=force)
+    return write_atomic(path, found.data, overwrite=overwrite)
 
 
 def tell(found: Pulled, path: Path) -> None:

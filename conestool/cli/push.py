@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from conestool.cli import _output, _streams
-from conestool.cli._options import Force, Json, flag, value
+from conestool.cli._options import Json, Overwrite, flag, value
 
 if TYPE_CHECKING:
     from conestool.cli._format import FileFacts
@@ -39,7 +39,7 @@ def push(
     revision: Annotated[
         str | None, value("--revision", metavar="R", text="Branch, made if it is not there. Default: main.")
     ] = None,
-    force: Force = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Upload .cone files to the Hugging Face Hub.
@@ -55,11 +55,13 @@ def push(
     warn_of_folders(uploads)
     with _output.waiting(f"uploading to {repository}"):
         target = hub.open_target(repository, branch=revision, private=private)
-        if not force:
+        if not overwrite:
             target.refuse_existing(upload.name for upload in uploads)
         card = make_card(target, uploads, license)
         data = {upload.name: upload.data for upload in uploads} | ({} if card is None else {hub.CARD: card.encode()})
-        done = hub.push(target, data, message or f"Add {', '.join(upload.name for upload in uploads)}", force=force)
+        done = hub.push(
+            target, data, message or f"Add {', '.join(upload.name for upload in uploads)}", overwrite=overwrite
+        )
     names = [upload.name for upload in uploads]
     _output.say(f"{repository}: {', '.join(names)} on {target.branch}, commit {done.commit[:12]}")
     if json:

@@ -12,15 +12,15 @@ import typer
 from conestool._text import check_prompt
 from conestool.cli import _output, _streams
 from conestool.cli._options import (
+    AllowBaseMismatch,
     Config,
     DeviceOption,
     Dtype,
     DtypeOption,
-    Force,
-    ForceModel,
     Json,
     ModelOption,
     Offline,
+    Overwrite,
     Revision,
     flag,
     value,
@@ -46,7 +46,7 @@ class Look:
 
     seeds: Sequence[int]
     literal: bool
-    force_model: bool
+    allow_base_mismatch: bool
     batch: int
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -58,7 +58,7 @@ class Destination:
     output: str | None
     grid: bool
     compare: bool
-    force: bool
+    overwrite: bool
     json: bool
 
     @property
@@ -77,13 +77,13 @@ def render(
             "-c", "--cone", metavar="F[:S]", text="Use this file, at strength S (0 to 1); - is stdin.", panel=CONCEPTS
         ),
     ] = None,
-    no_cones: Annotated[bool, flag("--no-cones", text="Draw with the bare model.", panel=CONCEPTS)] = False,
+    no_cones: Annotated[bool, flag("--no-cones", text="Draw with the base model.", panel=CONCEPTS)] = False,
     literal: Annotated[bool, flag("--literal", text="Send the prompt as typed.", panel=CONCEPTS)] = False,
     output: Annotated[
         str | None, value("-o", "--output", metavar="OUT", text="A .png, a folder, or - for stdout.", panel=OUTPUT)
     ] = None,
     grid: Annotated[bool, flag("--grid", text="One sheet of all pictures.", panel=OUTPUT)] = False,
-    compare: Annotated[bool, flag("--compare", text="A sheet with the bare model beside.", panel=OUTPUT)] = False,
+    compare: Annotated[bool, flag("--compare", text="A sheet with the base model beside.", panel=OUTPUT)] = False,
     number: Annotated[int, value("-n", "--number", metavar="N", text="Pictures per prompt.", min=1, panel=PICTURE)] = 1,
     seed: Annotated[
         int | None, value("--seed", metavar="N", text="First seed. Default: 0.", min=0, panel=PICTURE)
@@ -106,10 +106,10 @@ def render(
     revision: Revision = None,
     config: Config = None,
     offline: Offline = False,
-    force_model: ForceModel = False,
+    allow_base_mismatch: AllowBaseMismatch = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.auto,
-    force: Force = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Draw pictures with concepts.
@@ -127,8 +127,8 @@ def render(
     }
     given = {key: each for key, each in given.items() if each is not None}
     first, where = seed or 0, _options.Where(model, device, dtype.value, revision, config, offline)
-    look = Look(range(first, first + number), literal, force_model, batch, given)
-    destination = Destination(output, grid, compare, force, json)
+    look = Look(range(first, first + number), literal, allow_base_mismatch, batch, given)
+    destination = Destination(output, grid, compare, overwrite, json)
     refuse_contradictions(cones, no_cones, destination)
     _streams.refuse_twice_stdin([*(prompts or ()), *(_options.parse_wanted(text).path for text in cones or ())])
     if picture is None:
@@ -175,7 +175,7 @@ def draw_prompts(
     from conestool.cli import _pictures, _selection
 
     settled = _pictures.settle(
-        destination.output, prompts, look.seeds, sheet=destination.sheet, force=destination.force
+        destination.output, prompts, look.seeds, sheet=destination.sheet, overwrite=destination.overwrite
     )
     chosen = _selection.choose(prompts, cones, none)
     settled.check()
@@ -200,11 +200,11 @@ def draw_files(base: Model, chosen: list[Chosen], look: Look, targets: Targets) 
 
 
 def draw_sheet(base: Model, chosen: list[Chosen], look: Look, compare: bool, targets: Targets) -> list[dict[str, Any]]:
-    """Draw all pictures, with `compare` those of the bare model too, and write them as one sheet."""
+    """Draw all pictures, with `compare` those of the base model too, and write them as one sheet."""
     from conestool.cli import _pictures, _selection
 
     drawn = list(draw(base, chosen, look, "pictures"))
-    bare = list(draw(base, [_selection.Chosen(each.prompt) for each in chosen], look, "bare model")) if compare else []
+    bare = list(draw(base, [_selection.Chosen(each.prompt) for each in chosen], look, "base model")) if compare else []
     names = " + ".join(dict.fromkeys(name for each in chosen for name in each.strength))
     prompts = [each.prompt for each in chosen]
     file = targets.write(0, _pictures.make_sheet(drawn, bare, prompts, look.seeds, names))
@@ -227,7 +227,7 @@ def draw(base: Model, chosen: Sequence[Chosen], look: Look, title: str) -> Itera
                 seeds=look.seeds,
                 literal=look.literal,
                 batch=look.batch,
-                force=look.force_model,
+                allow_base_mismatch=look.allow_base_mismatch,
                 progress=after(tick, done),
                 **look.options,
             )
@@ -245,14 +245,16 @@ def repeat(picture: Path, cones: list[str], look: Look, destination: Destination
     from conestool.render import read_record, replay
 
     record = read_record(picture)
-    settled = _pictures.settle(destination.output, [record["prompt"]], [0], sheet=False, force=destination.force)
+    settled = _pictures.settle(
+        destination.output, [record["prompt"]], [0], sheet=False, overwrite=destination.overwrite
+    )
     settled.check()
     ids = [used["id"] for used in record["concepts"]]
     cone, files = _selection.choose_ids(ids, cones)
     base = _options.open_model(where, (record["model"]["id"], record["model"]["revision"]))
-    _output.say(f"{', '.join(files) or 'bare model'}: {record['sent']}")
+    _output.say(f"{', '.join(files) or 'base model'}: {record['sent']}")
     with progress("pictures", 1) as tick:
-        drawn = replay(base, record, cone, force=look.force_model, **look.options)
+        drawn = replay(base, record, cone, allow_mismatch=look.allow_base_mismatch, **look.options)
         tick(1)
     file = settled.write(0, _pictures.png_of(drawn))
     finish([{"file": str(file), **drawn.record}], destination.json)

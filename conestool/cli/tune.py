@@ -17,12 +17,12 @@ from conestool.cli._options import (
     DeviceOption,
     Dtype,
     DtypeOption,
-    Force,
     Json,
     MicroBatch,
     ModelOption,
     Offline,
     OffloadScores,
+    Overwrite,
     Revision,
     flag,
     value,
@@ -80,7 +80,7 @@ def tune(
     micro_batch: MicroBatch = None,
     gradient_checkpointing: Checkpointing = False,
     offload_scores: OffloadScores = False,
-    force: Force = False,
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Tune several concepts together, with the photos of all.
@@ -97,7 +97,7 @@ def tune(
     check_stdin(files)
     cone = ops.merge(*_streams.load_cones(files))
     path = output or default_output(cone.names)
-    _streams.check_outputs([path], "a .cone file", force=force)
+    _streams.check_outputs([path], "a .cone file", overwrite=overwrite)
     searched = make_settings(seed=seed, prior_weight=prior_weight, class_images=class_images, captions=captions)
     tuning = make_tuning(searched, steps=steps, rate=rate, reopen_only=reopen_only, scenes=scenes)
     images = read_all(cone, parse_photos(photos), skip_broken, captions != Captions.none)
@@ -107,7 +107,7 @@ def tune(
     tuned = search(cone, images, tuning, where, state, resume, resources)
     if _launcher.rank():
         return
-    finish(tuned, path, force=force, json=json)
+    finish(tuned, path, overwrite=overwrite, json=json)
     if state:
         state.unlink(missing_ok=True)
 
@@ -171,7 +171,7 @@ def search(
     from conestool.cli import _options
 
     if state and state.exists() and not resume:
-        _output.say(f"note: {state} holds an interrupted search; --resume goes on from it")
+        _output.say(f"note: {state} holds an interrupted search; --resume continues it")
     try:
         where, processes = _launcher.join(where)
         base = _options.open_model(where, (cone.base.id, cone.base.revision))
@@ -195,11 +195,11 @@ def search(
         raise
 
 
-def finish(cone: Cone, path: Path, *, force: bool, json: bool) -> None:
+def finish(cone: Cone, path: Path, *, overwrite: bool, json: bool) -> None:
     """Write the file, then report what became of each subject."""
     from conestool.cli.merge import save
 
-    save(cone, path, force=force, json=json)
+    save(cone, path, overwrite=overwrite, json=json)
     records = {each.name: each.origin.parameters.get("tune") for each in cone.concepts}
     show(cone, {name: record for name, record in records.items() if record})
     if json:
@@ -207,7 +207,7 @@ def finish(cone: Cone, path: Path, *, force: bool, json: bool) -> None:
 
 
 def show(cone: Cone, records: Mapping[str, Any]) -> None:
-    """Tables of the losses against the bare model's: on each subject's photos, and on its class images."""
+    """Tables of the losses against the base model's: on each subject's photos, and on its class images."""
     if not records:
         return
     columns = {"alone": "alone", "merged": "merged", "tuned": "tuned", "random": "random", "alone_tuned": "alone after"}

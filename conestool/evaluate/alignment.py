@@ -27,7 +27,7 @@ class Aligner(Protocol):
     name: str
 
     def image(self, pictures: Images, photos: Images, bare: Images) -> Tensor | None:
-        """How much each picture (n,) shows the subject of `photos`; `bare` are the bare model's own of its class."""
+        """How much each picture (n,) shows the subject of `photos`; `bare` are the base model's own of its class."""
         ...
 
     def text(self, pictures: Images, texts: Sequence[Text]) -> Tensor | None:
@@ -40,7 +40,7 @@ class JudgeAligner:
     """Pocket's judge, in both measures of our own definition.
 
     Image: how close the middle of the picture is to that of the photos, as the mean of two cosines, both centred on the
-    mean of the bare model's pictures of the class, so that the class alone scores about 0. One is of what is there (the
+    mean of the base model's pictures of the class, so that the class alone scores about 0. One is of what is there (the
     mean of the last stage, without the directions from which the judge reads the background), one of how it is drawn
     (the contrast of the first two stages: a faceless patch in the subject's colours falls behind).
     Text: the probability that the judge gives to the background, or to the thing or colour, that the prompt names.

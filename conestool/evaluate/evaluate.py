@@ -132,7 +132,7 @@ class Study:
             "concept": self.pictures(f"{name}: pictures", sets["concept"], phrase),
             "no identifier": self.pictures(f"{name}: no identifier", sets["concept"], noun),
             "random": self.pictures(f"{name}: random indices", sets["random"], phrase),
-            "bare": self.pictures(f"{name}: bare model", self.theta, noun),
+            "bare": self.pictures(f"{name}: base model", self.theta, noun),
         }
         if "all together" in sets:
             drawn["all together"] = self.pictures(f"{name}: all together", sets["all together"], phrase)
@@ -178,16 +178,16 @@ def evaluate(
     *,
     aligners: Sequence[Aligner] = (),
     plan: Plan | None = None,
-    force: bool = False,
+    allow_base_mismatch: bool = False,
     tell: Tell = ignore,
 ) -> tuple[Report, dict[str, list[Images]]]:
     """Measure every concept of `cone`; `photos` by concept name, and none where there are none.
 
     Also returns the pictures: by concept, rows of photos, bare, random, no identifier and concept; under "together"
-    those of all concepts at once and of the bare model. The model's weights are bit-identical afterwards.
-    BaseModelMismatchError unless `force` if a concept was found on another model.
+    those of all concepts at once and of the base model. The model's weights are bit-identical afterwards.
+    BaseModelMismatchError unless `allow_base_mismatch` if a concept was found on another model.
     """
-    check_base(model, cone, force=force)
+    check_base(model, cone, allow_base_mismatch=allow_base_mismatch)
     plan = plan or Plan()
     drawings = draw_drawings(model, cone, plan, tell)
     with borrowed(model.denoiser) as layout:

@@ -51,7 +51,7 @@ def draw(
 
 @dataclass(frozen=True)
 class Gallery:
-    """What pictures of one subject are scored against: its photos, the bare model's pictures of its class."""
+    """What pictures of one subject are scored against: its photos, the base model's pictures of its class."""
 
     photos: Sequence[Image.Image]
     bare: Sequence[Image.Image]

@@ -21,9 +21,9 @@ from conestool.format.schema import ConceptMap, HeaderMap, SectionMap, read_map
 __all__ = ["dumps", "save"]
 
 
-def save(cone: Cone, path: str | Path, *, force: bool = False) -> Path:
-    """Write a .cone file atomically; OutputExistsError if it is there and `force` is not given. Returns the path."""
-    return write_atomic(path, dumps(cone), force=force)
+def save(cone: Cone, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write a .cone file atomically; OutputExistsError if it is there, unless `overwrite`. Returns the path."""
+    return write_atomic(path, dumps(cone), overwrite=overwrite)
 
 
 def dumps(cone: Cone) -> bytes:

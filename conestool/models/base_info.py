@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -28,30 +27,23 @@ from conestool.models.kv_weights import bare, kv_weights
 from conestool.models.loading import denoiser_files, original_denoiser, reading
 from conestool.models.model import Model
 
-__all__ = ["begin_patch", "describe", "end_patch"]
+__all__ = ["describe", "freeze_identity", "unfreeze_identity"]
 
 Fields = dict[str, Any]
 FIELDS = {"structure", "tensors", "digests"}
 CACHE_VERSION = 3
 
 
-@dataclass
-class Patches:
-    """How many layers of concepts a denoiser has at the moment, and what it was before the first."""
-
-    depth: int
-    fields: Fields | None
-
-
-PATCHED: WeakKeyDictionary[nn.Module, Patches] = WeakKeyDictionary()
-KNOWN: WeakKeyDictionary[nn.Module, tuple[list[int], Fields]] = WeakKeyDictionary()
+FROZEN: WeakKeyDictionary[nn.Module, Fields | None] = WeakKeyDictionary()
+"""What a denoiser was before concepts were applied to it, None if nobody had asked."""
+HASH_CACHE: WeakKeyDictionary[nn.Module, tuple[list[int], Fields]] = WeakKeyDictionary()
 
 
 def describe(model: Model) -> BaseModelInfo:
     """The identity of `model` without the concepts applied to it.
 
     Costs about a second for SD 1.5, and next to nothing when the files, or the weights in memory, are known already.
-    UsageError if it is asked for the first time while concepts are applied with `check=False`.
+    UsageError if it is asked for the first time while concepts are applied with `verify_base_model=False`.
     """
     fields = from_files(model) or from_memory(model)
     dtype = model.stored_dtype if model.path and model.stored_dtype else model.dtype
@@ -106,20 +98,20 @@ def converted(model: Model, file: Path, wanted: set[str]) -> Iterator[tuple[str,
 def from_memory(model: Model) -> Fields:
     """The fields of BaseModelInfo by the weights in memory; hashed anew only if a checksum says that they changed."""
     denoiser = bare(model.denoiser)
-    if denoiser in PATCHED:
-        before = PATCHED[denoiser].fields
+    if denoiser in FROZEN:
+        before = FROZEN[denoiser]
         if before is None:
             raise UsageError(
                 f"{model.id} cannot be identified while concepts are applied unchecked",
-                "apply them with check=True, or ask for model.info before",
+                "apply them with verify_base_model=True, or ask for model.info before",
             )
         return before
     weights = kv_weights(denoiser)
     sums = checksums(weights)
-    known = KNOWN.get(denoiser)
+    known = HASH_CACHE.get(denoiser)
     if known is None or known[0] != sums:
         fields = fingerprint((name, as_array(param.detach())) for name, param in weights.items())
-        known = KNOWN[denoiser] = (sums, fields)
+        known = HASH_CACHE[denoiser] = (sums, fields)
     return known[1]
 
 
@@ -140,24 +132,20 @@ def as_array(tensor: Tensor) -> Any:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def begin_patch(model: Model, info: BaseModelInfo | None) -> None:
-    """From now `describe` answers for the weights as they are, with `info` if it is known; may be nested."""
+def freeze_identity(model: Model, info: BaseModelInfo | None) -> None:
+    """From now `describe` answers for the weights as they are, with `info` if it is known."""
     denoiser = bare(model.denoiser)
-    if denoiser not in PATCHED:
-        PATCHED[denoiser] = Patches(0, info.model_dump(include=FIELDS) if info else known_fields(model))
-    PATCHED[denoiser].depth += 1
+    FROZEN[denoiser] = info.model_dump(include=FIELDS) if info else known_fields(model)
 
 
-def end_patch(denoiser: nn.Module) -> None:
-    """The weights of a bare denoiser are again what they were before the last `begin_patch`."""
-    PATCHED[denoiser].depth -= 1
-    if not PATCHED[denoiser].depth:
-        del PATCHED[denoiser]
+def unfreeze_identity(denoiser: nn.Module) -> None:
+    """The weights of `denoiser` are again what they were before `freeze_identity`."""
+    del FROZEN[denoiser]
 
 
 def known_fields(model: Model) -> Fields | None:
     """The fields of the weights in memory if they have been hashed before."""
-    known = KNOWN.get(bare(model.denoiser))
+    known = HASH_CACHE.get(bare(model.denoiser))
     return known[1] if known and known[0] == checksums(kv_weights(model.denoiser)) else None
 
 

@@ -48,7 +48,7 @@ def store(path: Path, data: bytes) -> bool:
     """Write a cache file whole or not at all; False if the cache cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, data, force=True)
+        write_atomic(path, data, overwrite=True)
     except (OSError, UsageError):
         return False
     return True

@@ -15,7 +15,7 @@ from conestool.errors import ModelLoadError
 from conestool.models.families import Family, family_of
 from conestool.models.loading import SETTINGS, is_hub_id, load_pipeline, locate, read_json
 
-__all__ = ["Defaults", "Model", "load_model", "wrap"]
+__all__ = ["Defaults", "Model"]
 
 SMALLEST_VOCABULARY = 16
 
@@ -45,6 +45,52 @@ class Model:
     path: Path | None = None
     stored_dtype: torch.dtype | None = None
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_id: str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        revision: str | None = None,
+        offline: bool = False,
+        config: str | None = None,
+    ) -> Model:
+        """Load a base model: "pocket", a diffusers folder, a single `.safetensors` file or a Hub id.
+
+        Only a Hub id is ever downloaded, and not with `offline`. `config` is the diffusers folder or Hub id with the
+        configuration of a single file; without it a folder of the file's name beside it, or the Hub's cache, serves.
+        Raises UsageError for a path that is not there, ModelLoadError if it cannot be read, DeviceError for the device.
+        """
+        from conestool.models.devices import pick_device, pick_dtype, place
+
+        target = pick_device(device)
+        source = locate(model_id, revision=revision, offline=offline, config=config)
+        chosen = pick_dtype(dtype, target, source.stored_dtype, source.size)
+        pipe = place(load_pipeline(source, chosen), target)
+        model = cls.from_pipeline(pipe, model_id)
+        check_vocabulary(model)
+        model.denoiser.eval()
+        model.revision, model.path, model.stored_dtype = source.revision, source.path, source.stored_dtype
+        model.settings, model.defaults = source.settings, read_defaults(source.settings, model.defaults)
+        return model
+
+    @classmethod
+    def from_pipeline(cls, pipe: Any, id: str | None = None) -> Model:
+        """A Model around a pipeline that is loaded already; a Model is returned as it is.
+
+        `id` is by default the Hub id that the pipeline was loaded from, or "pipeline" if it was none.
+        """
+        if isinstance(pipe, Model):
+            return pipe
+        family = family_of(pipe)
+        denoiser = family.denoiser(pipe)
+        origin = str(pipe.name_or_path or "")
+        settings = read_json(Path(origin) / SETTINGS) if origin else {}
+        id = id or (origin if is_hub_id(origin) and not Path(origin).exists() else "pipeline")
+        plain = Defaults(family.steps, family.guidance, sample_side(pipe, denoiser) * int(pipe.vae_scale_factor))
+        return cls(pipe, id, family, read_defaults(settings, plain), settings=settings)
 
     @property
     def denoiser(self) -> nn.Module:
@@ -81,51 +127,6 @@ class Model:
     def forget(self) -> None:
         """Forget where the model came from, because its weights are no longer those."""
         self.path = None
-
-
-def load_model(
-    model_id: str,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    revision: str | None = None,
-    offline: bool = False,
-    config: str | None = None,
-) -> Model:
-    """Load a base model: "pocket", a diffusers folder, a single `.safetensors` file or a Hub id.
-
-    Only a Hub id is ever downloaded, and not with `offline`. `config` is the diffusers folder or Hub id with the
-    configuration of a single file; without it a folder of the file's name beside it, or the Hub's cache, serves.
-    Raises UsageError for a path that is not there, ModelLoadError if it cannot be read, DeviceError for the device.
-    """
-    from conestool.models.devices import pick_device, pick_dtype, place
-
-    target = pick_device(device)
-    source = locate(model_id, revision=revision, offline=offline, config=config)
-    chosen = pick_dtype(dtype, target, source.stored_dtype, source.size)
-    pipe = place(load_pipeline(source, chosen), target)
-    model = wrap(pipe, model_id)
-    check_vocabulary(model)
-    model.denoiser.eval()
-    model.revision, model.path, model.stored_dtype = source.revision, source.path, source.stored_dtype
-    model.settings, model.defaults = source.settings, read_defaults(source.settings, model.defaults)
-    return model
-
-
-def wrap(pipe: Any, id: str | None = None) -> Model:
-    """A Model around a pipeline that is loaded already; a Model is returned as it is.
-
-    `id` is by default the Hub id that the pipeline was loaded from, or "pipeline" if it was none.
-    """
-    if isinstance(pipe, Model):
-        return pipe
-    family = family_of(pipe)
-    denoiser = family.denoiser(pipe)
-    origin = str(pipe.name_or_path or "")
-    settings = read_json(Path(origin) / SETTINGS) if origin else {}
-    id = id or (origin if is_hub_id(origin) and not Path(origin).exists() else "pipeline")
-    plain = Defaults(family.steps, family.guidance, sample_side(pipe, denoiser) * int(pipe.vae_scale_factor))
-    return Model(pipe, id, family, read_defaults(settings, plain), settings=settings)
 
 
 def check_vocabulary(model: Model) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from conestool._text import check_prompt, one_line
-from conestool.apply import Strength, applied, strengths
+from conestool.apply import Strength, apply_cones, strengths
 from conestool.concept import Cone
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.models.model import Model
@@ -46,20 +46,22 @@ def render(
     scheduler: str | None = None,
     literal: bool = False,
     batch: int = 1,
-    force: bool = False,
+    allow_base_mismatch: bool = False,
     progress: Progress | None = None,
 ) -> list[Rendering]:
-    """A picture of each prompt with each seed (prompts outermost), every concept of `cone` applied, or the bare model.
+    """A picture of each prompt with each seed (prompts outermost), every concept of `cone` applied, or the base model.
 
     Names of concepts in the prompts are rewritten unless `literal`. What is None is the model's default. PromptError
-    for an empty prompt, BaseModelMismatchError unless `force` if a concept was found on another model.
+    for an empty prompt, BaseModelMismatchError unless `allow_base_mismatch` if a concept was found on another model.
     """
     typed = [check_prompt(prompt) for prompt in prompts]
     sent = [rewrite(prompt, cone.concepts if cone else (), literal) for prompt in typed]
     jobs = [(index, seed) for index in range(len(typed)) for seed in seeds]
     negative = one_line("negative prompt", negative)
     common: dict[str, Any] = {"negative": negative, "steps": steps, "guidance": guidance, "size": size, "batch": batch}
-    concepts = applied(model, cone, strength=strength, force=force) if cone else nullcontext()
+    concepts = (
+        apply_cones(model, cone, strength=strength, allow_base_mismatch=allow_base_mismatch) if cone else nullcontext()
+    )
     with scheduled(model, scheduler), concepts:
         shared = shared_record(model, cone, strength, common)
         records = [checked(shared | {"prompt": typed[i], "sent": sent[i], "seed": seed}) for i, seed in jobs]
@@ -100,16 +102,21 @@ def shared_record(model: Model, cone: Cone | None, strength: Strength, common: M
 
 
 def replay(
-    model: Model, record: Mapping[str, Any], cone: Cone | None = None, *, force: bool = False, **changes: Any
+    model: Model,
+    record: Mapping[str, Any],
+    cone: Cone | None = None,
+    *,
+    allow_mismatch: bool = False,
+    **changes: Any,
 ) -> Rendering:
     """The picture that `record` describes, from the same model and the concepts in `cone` (see `find_ids`).
 
     `changes` override single settings of `render`. BaseModelMismatchError if the model is not the recorded one, and
-    UsageError if concepts are missing, unless `force`.
+    UsageError if concepts are missing, unless `allow_mismatch`.
     """
     picture = PictureRecord.model_validate(dict(record))
-    check_same(model, picture, force)
-    check_ids(cone, picture, force)
+    check_same(model, picture, allow_mismatch)
+    check_ids(cone, picture, allow_mismatch)
     strength = {used.name: used.strength for used in picture.concepts}
     settings: dict[str, Any] = {
         "strength": {name: strength[name] for name in (cone.names if cone else ()) if name in strength},
@@ -120,25 +127,27 @@ def replay(
         "size": (picture.width, picture.height),
         "scheduler": picture.scheduler,
     }
-    drawn = render(model, [picture.sent], cone, literal=True, force=force, **(settings | changes))[0]
+    drawn = render(
+        model, [picture.sent], cone, literal=True, allow_base_mismatch=allow_mismatch, **(settings | changes)
+    )[0]
     return Rendering(drawn.image, drawn.record | {"prompt": picture.prompt}, drawn.cut)
 
 
-def check_same(model: Model, picture: PictureRecord, force: bool) -> None:
+def check_same(model: Model, picture: PictureRecord, allow: bool) -> None:
     """Refuse a model none of whose digests is the recorded one."""
     known = model.info.digests.items() & picture.model.digests.items()
-    if not known and not force:
+    if not (known or allow):
         raise BaseModelMismatchError(
             f"the picture was drawn by {picture.model.id}, and {model.id} is another model",
             f"use --model {picture.model.id}",
         )
 
 
-def check_ids(cone: Cone | None, picture: PictureRecord, force: bool) -> None:
+def check_ids(cone: Cone | None, picture: PictureRecord, allow: bool) -> None:
     """Refuse to replay without a concept that was applied."""
     there = {concept.id for concept in cone.concepts} if cone else set()
     missing = [used.name for used in picture.concepts if used.id not in there]
-    if missing and not force:
+    if missing and not allow:
         raise UsageError(f"concepts of the picture are missing: {', '.join(missing)}", "give their files with -c")
 
 

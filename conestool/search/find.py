@@ -13,7 +13,7 @@ from conestool.concept import BaseModelInfo, Concept, Cone, Origin, check_name, 
 from conestool.errors import PhotoError
 from conestool.images.photos import Photo, as_photo
 from conestool.models.devices import check_weights
-from conestool.models.model import Model, wrap
+from conestool.models.model import Model
 from conestool.models.prompts import choose_identifier, is_one_token
 from conestool.models.sampling import versions
 from conestool.search.config import PLENTY, Resources, Settings
@@ -57,7 +57,7 @@ def find(
     losses or gradients are not finite.
     """
     settings, resources = settings or Settings(), resources or PLENTY
-    model = wrap(pipe)
+    model = Model.from_pipeline(pipe)
     photos = [image if isinstance(image, Photo) else as_photo(image) for image in images]
     if not photos:
         raise PhotoError("no photos", "give 3 to 5 photos of the subject")

@@ -152,7 +152,7 @@ class SavedRun:
     def save(self, steps: int, state: Mapping[str, Tensor]) -> None:
         """Write the state after `steps` steps, atomically."""
         tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-        write_atomic(self.path, save(tensors, {"key": self.key, "steps": str(steps)}), force=True)
+        write_atomic(self.path, save(tensors, {"key": self.key, "steps": str(steps)}), overwrite=True)
 
     def load(self) -> tuple[int, dict[str, Tensor]] | None:
         """Finished steps and state, or None if there is no file; UsageError if it belongs to another run."""

@@ -16,7 +16,7 @@ from conestool.concept import Concept, Cone, to_builtin
 from conestool.errors import PhotoError
 from conestool.images.photos import Photo, as_photo
 from conestool.models.devices import check_weights
-from conestool.models.model import Model, wrap
+from conestool.models.model import Model
 from conestool.search.composites import Player
 from conestool.search.config import PLENTY, Resources, Settings, Tuning
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
@@ -82,7 +82,7 @@ def tune(
     the concepts were not found on; the weights of `pipe` are bit-identical afterwards.
     """
     tuning = tuning or Tuning()
-    model = wrap(pipe)
+    model = Model.from_pipeline(pipe)
     photos = photos_of(cone, photos_by_name)
     check_weights(model)
     check_base(model, cone)

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from conestool.models._logging import quiet
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from tests.support.real_models import shrunk
 from tests.support.tiny_models import make_pipeline
 
@@ -58,10 +58,10 @@ def save_family(place: Path, family: str) -> Path:
 @pytest.fixture(scope="session")
 def sd1(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A small Stable Diffusion 1.x, from a folder; tests must leave it as it is."""
-    return load_model(str(save_family(tmp_path_factory.mktemp("sd1"), "sd1")))
+    return Model.from_pretrained(str(save_family(tmp_path_factory.mktemp("sd1"), "sd1")))
 
 
 @pytest.fixture(scope="session")
 def sd2(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A small Stable Diffusion 2.x, from a folder; tests must leave it as it is."""
-    return load_model(str(save_family(tmp_path_factory.mktemp("sd2"), "sd2")))
+    return Model.from_pretrained(str(save_family(tmp_path_factory.mktemp("sd2"), "sd2")))

@@ -1,4 +1,4 @@
-"""Shutting concept neurons: exactly those weights, exactly that much, and every bit back."""
+"""Zeroing concept neurons: exactly those weights, exactly that much, and every bit back."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conestool.apply import applied, check_base, shut, strengths, write_denoiser, write_folder
-from conestool.apply._safetensors import save_tensors, system_errors
+from conestool.apply import apply_cones, check_base, fuse_cones, strengths, write_denoiser, write_folder
+from conestool.apply._safetensors import raise_os_errors, save_tensors
 from conestool.concept import Concept, Cone
 from conestool.errors import BaseModelMismatchError, OutputExistsError, UsageError
 from conestool.models.kv_weights import kv_weights
-from conestool.models.model import Model, load_model, wrap
+from conestool.models.model import Model
 from tests.support.tiny_models import make_unet, random_cone, save_pipeline
 
 
 @pytest.fixture
 def model(epsilon_folder: Path) -> Model:
     """A fresh copy in memory of the small base model."""
-    return load_model(str(epsilon_folder))
+    return Model.from_pretrained(str(epsilon_folder))
 
 
 def snapshot(model: Model) -> dict[str, Tensor]:
@@ -55,11 +55,11 @@ def flat(model: Model, concept: Concept) -> Iterator[tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_shuts_exactly_the_neurons(epsilon_folder: Path, dtype: str) -> None:
     """At strength 1 the neurons are +0 and no other weight moves; afterwards all bits are back."""
-    model = load_model(str(epsilon_folder), dtype=dtype)
+    model = Model.from_pretrained(str(epsilon_folder), dtype=dtype)
     cone = random_cone(model)
     before = snapshot(model)
     untouched = list(flat(model, cone["dog"]))
-    with applied(model.pipe, cone, check=False) as pipe:
+    with apply_cones(model.pipe, cone, verify_base_model=False) as pipe:
         assert pipe is model.pipe
         for (now, mask), (then, _) in zip(flat(model, cone["dog"]), untouched, strict=True):
             assert not bits(now[mask]).any()
@@ -72,15 +72,15 @@ def test_strength_scales_by_one_minus_s(model: Model) -> None:
     """At strength 0.25 each neuron keeps three quarters of its value."""
     cone = random_cone(model)
     untouched = list(flat(model, cone["dog"]))
-    with applied(model, cone, strength=0.25):
+    with apply_cones(model, cone, strength=0.25):
         for (now, mask), (then, _) in zip(flat(model, cone["dog"]), untouched, strict=True):
             torch.testing.assert_close(now[mask], then[mask] * 0.75, rtol=0, atol=0)
 
 
 def test_strength_zero_touches_nothing(model: Model) -> None:
-    """Strength 0 is the bare model."""
+    """Strength 0 is the base model."""
     before = snapshot(model)
-    with applied(model, random_cone(model), strength=0.0):
+    with apply_cones(model, random_cone(model), strength=0.0):
         assert_same_bits(model, before)
 
 
@@ -90,7 +90,7 @@ def test_strength_by_name_and_largest_on_shared_neurons(model: Model) -> None:
     dog = Concept("dog", "dog", "sks", {param: np.array([1, 2], dtype=np.int64)}, model.info)
     hat = Concept("hat", "hat", "zwx", {param: np.array([2, 3], dtype=np.int64)}, model.info)
     values = kv_weights(model.denoiser)[param].detach().reshape(-1)[:5].clone()
-    with applied(model, Cone((dog, hat)), strength={"dog": 0.5, "hat": 0.25}):
+    with apply_cones(model, Cone((dog, hat)), strength={"dog": 0.5, "hat": 0.25}):
         now = kv_weights(model.denoiser)[param].detach().reshape(-1)[:5].clone()
     assert torch.equal(now, values * torch.tensor([1, 0.5, 0.5, 0.75, 1]))
 
@@ -98,7 +98,7 @@ def test_strength_by_name_and_largest_on_shared_neurons(model: Model) -> None:
 def test_restores_after_an_exception(model: Model) -> None:
     """An exception inside leaves no weight changed."""
     before = snapshot(model)
-    with pytest.raises(RuntimeError, match="on purpose"), applied(model, random_cone(model)):
+    with pytest.raises(RuntimeError, match="on purpose"), apply_cones(model, random_cone(model)):
         raise RuntimeError("on purpose")
     assert_same_bits(model, before)
 
@@ -108,9 +108,9 @@ def test_restores_when_nested(model: Model, strength: float) -> None:
     """Nested contexts with overlapping concepts, and with the same one twice, each restore what they found."""
     dog, hat = random_cone(model, "dog", density=0.5), random_cone(model, "hat", density=0.5, seed=1)
     before = snapshot(model)
-    with applied(model, dog, strength=strength):
+    with apply_cones(model, dog, strength=strength):
         outer = snapshot(model)
-        with applied(model.pipe, hat, strength=strength), applied(model, dog, strength=strength):
+        with apply_cones(model.pipe, hat, strength=strength), apply_cones(model, dog, strength=strength):
             pass
         assert_same_bits(model, outer)
     assert_same_bits(model, before)
@@ -125,13 +125,13 @@ def test_restores_weights_that_are_not_contiguous(model: Model) -> None:
     param.data = param.data.t().contiguous().t()
     assert not param.is_contiguous()
     before = snapshot(model)
-    with applied(model, cone):
+    with apply_cones(model, cone):
         assert torch.equal(param, expected)
     assert_same_bits(model, before)
 
 
 def test_pictures_change_and_return(model: Model) -> None:
-    """Shut neurons change what the pipeline draws, and nothing of that is left afterwards."""
+    """Zeroed neurons change what the pipeline draws, and nothing of that is left afterwards."""
 
     def draw() -> bytes:
         generator = torch.Generator().manual_seed(0)
@@ -139,7 +139,7 @@ def test_pictures_change_and_return(model: Model) -> None:
         return bytes(image.tobytes())
 
     bare = draw()
-    with applied(model, random_cone(model, density=0.5)):
+    with apply_cones(model, random_cone(model, density=0.5)):
         assert draw() != bare
     assert draw() == bare
 
@@ -148,7 +148,10 @@ def test_pictures_change_and_return(model: Model) -> None:
 def test_refuses_strengths_outside_0_to_1(model: Model, strength: float) -> None:
     """A strength that would enlarge a weight or turn its sign is refused before anything changes."""
     before = snapshot(model)
-    with pytest.raises(UsageError, match=r"strength .* of dog"), applied(model, random_cone(model), strength=strength):
+    with (
+        pytest.raises(UsageError, match=r"strength .* of dog"),
+        apply_cones(model, random_cone(model), strength=strength),
+    ):
         pass
     assert_same_bits(model, before)
 
@@ -162,50 +165,53 @@ def test_refuses_strength_for_an_unknown_name(model: Model) -> None:
 
 def test_refuses_another_base_model(model: Model, v_folder: Path) -> None:
     """Equal shapes are not enough; forced it works, because every index means some weight."""
-    other = load_model(str(v_folder))
+    other = Model.from_pretrained(str(v_folder))
     cone = random_cone(model)
     with pytest.raises(BaseModelMismatchError, match=r"dog was found on .* different weights") as caught:
         check_base(other, cone)
-    assert caught.value.exit_code == 5 and "--force-model" in str(caught.value.hint)
-    with applied(other, cone, force=True):
+    assert caught.value.exit_code == 5 and "--allow-base-mismatch" in str(caught.value.hint)
+    with apply_cones(other, cone, allow_base_mismatch=True):
         pass
 
 
 def test_refuses_other_shapes_even_when_forced(model: Model) -> None:
-    """Where an index would mean another weight, force does not help."""
+    """Where an index would mean another weight, allow_base_mismatch does not help."""
     cone = random_cone(model)
     model.pipe.unet = make_unet(0, cross=24)
-    with pytest.raises(BaseModelMismatchError, match="expected"), applied(wrap(model.pipe), cone, force=True):
+    with (
+        pytest.raises(BaseModelMismatchError, match="expected"),
+        apply_cones(model.pipe, cone, allow_base_mismatch=True),
+    ):
         pass
 
 
 def test_refuses_a_fine_tuned_and_a_patched_model(model: Model) -> None:
-    """One weight changed a little is another model, and so is one with a concept shut for good."""
+    """One weight changed a little is another model, and so is one with a concept fused."""
     cone = random_cone(model)
     pipe = model.pipe
-    shut(wrap(pipe), random_cone(model, "hat", seed=3))
-    with pytest.raises(BaseModelMismatchError), applied(pipe, cone):
+    fuse_cones(Model.from_pipeline(pipe), random_cone(model, "hat", seed=3))
+    with pytest.raises(BaseModelMismatchError), apply_cones(pipe, cone):
         pass
 
 
 def test_identity_does_not_depend_on_what_is_applied(model: Model) -> None:
     """Inside the context a pipeline still counts as its base model."""
-    plain = wrap(model.pipe)
+    plain = Model.from_pipeline(model.pipe)
     cone = random_cone(model)
     digests = plain.info.digests
-    with applied(plain.pipe, cone):
-        assert wrap(plain.pipe).info.digests == digests
-    assert wrap(plain.pipe).info.digests == digests
-    shut(plain, cone)
+    with apply_cones(plain.pipe, cone):
+        assert Model.from_pipeline(plain.pipe).info.digests == digests
+    assert Model.from_pipeline(plain.pipe).info.digests == digests
+    fuse_cones(plain, cone)
     assert plain.info.digests != digests
 
 
 def test_unchecked_patches_hide_the_identity(epsilon_folder: Path, v_folder: Path) -> None:
     """Rather than hash patched weights, it refuses."""
-    cone = random_cone(load_model(str(epsilon_folder)))
-    pipe = load_model(str(epsilon_folder)).pipe
-    with applied(pipe, cone, check=False), pytest.raises(UsageError, match="applied unchecked"):
-        _ = wrap(pipe).info
+    cone = random_cone(Model.from_pretrained(str(epsilon_folder)))
+    pipe = Model.from_pretrained(str(epsilon_folder)).pipe
+    with apply_cones(pipe, cone, verify_base_model=False), pytest.raises(UsageError, match="applied unchecked"):
+        _ = Model.from_pipeline(pipe).info
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -218,7 +224,7 @@ def test_writes_a_folder_that_from_pretrained_loads(tmp_path: Path, dtype: torch
     base = save_pipeline(tmp_path / "base", dtype=dtype)
     (base / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
     (base / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
-    model = load_model(str(base))
+    model = Model.from_pretrained(str(base))
     cone = random_cone(model)
     out = write_folder(model, cone, tmp_path / "patched")
     with quiet():
@@ -243,8 +249,8 @@ def test_written_folder_draws_what_applied_draws(tmp_path: Path, model: Model) -
     from conestool.models.sampling import sample
 
     cone = random_cone(model, density=0.3)
-    written = load_model(str(write_folder(model, cone, tmp_path / "out", strength=0.5)))
-    with applied(model, cone, strength=0.5):
+    written = Model.from_pretrained(str(write_folder(model, cone, tmp_path / "out", strength=0.5)))
+    with apply_cones(model, cone, strength=0.5):
         [expected] = sample(model, ["a sks dog"], [0])
     [drawn] = sample(written, ["a sks dog"], [0])
     assert drawn.tobytes() == expected.tobytes()
@@ -254,9 +260,14 @@ def test_writes_a_pipeline_that_came_from_no_folder(tmp_path: Path, model: Model
     """A pipeline in memory is saved with the concepts in, and stays itself."""
     cone = random_cone(model)
     before = snapshot(model)
-    out = write_folder(wrap(model.pipe), cone, tmp_path / "out")
+    out = write_folder(Model.from_pipeline(model.pipe), cone, tmp_path / "out")
     param, indices = next(iter(cone["dog"].indices.items()))
-    assert not load_model(str(out)).denoiser.state_dict()[param].reshape(-1)[torch.from_numpy(indices.copy())].any()
+    assert (
+        not Model.from_pretrained(str(out))
+        .denoiser.state_dict()[param]
+        .reshape(-1)[torch.from_numpy(indices.copy())]
+        .any()
+    )
     assert_same_bits(model, before)
 
 
@@ -269,7 +280,7 @@ def test_writes_the_denoiser_alone(tmp_path: Path, model: Model) -> None:
     assert (told["name"], told["id"], told["strength"]) == ("dog", cone["dog"].id, 0.5)
     fresh = make_unet(99, cross=16)
     fresh.load_state_dict(load_file(out))
-    with applied(model, cone, strength=0.5):
+    with apply_cones(model, cone, strength=0.5):
         for key, value in model.denoiser.state_dict().items():
             assert torch.equal(bits(fresh.state_dict()[key]), bits(value))
 
@@ -278,10 +289,10 @@ def test_writes_a_compiled_denoiser_under_plain_names_and_refuses_lora(tmp_path:
     """torch.compile's prefix stays out of the file; LoRA layers cannot be written and are not dropped in silence."""
     cone, names = random_cone(model), set(model.denoiser.state_dict())
     before = snapshot(model)
-    write_denoiser(wrap(model.pipe), cone, tmp_path / "plain.safetensors")
+    write_denoiser(Model.from_pipeline(model.pipe), cone, tmp_path / "plain.safetensors")
     assert_same_bits(model, before)
     model.pipe.unet = torch.compile(model.pipe.unet)
-    out = write_denoiser(wrap(model.pipe), cone, tmp_path / "unet.safetensors")
+    out = write_denoiser(Model.from_pipeline(model.pipe), cone, tmp_path / "unet.safetensors")
     assert set(load_file(out)) == names
     plain = load_file(tmp_path / "plain.safetensors")
     assert all(torch.equal(bits(value), bits(plain[key])) for key, value in load_file(out).items())
@@ -291,12 +302,12 @@ def test_writes_a_compiled_denoiser_under_plain_names_and_refuses_lora(tmp_path:
     attention.to_k = wrapped
     for write in (write_denoiser, write_folder):
         with pytest.raises(UsageError, match="LoRA"):
-            write(wrap(model.pipe), cone, tmp_path / "lora.safetensors")
+            write(Model.from_pipeline(model.pipe), cone, tmp_path / "lora.safetensors")
     assert not (tmp_path / "lora.safetensors").exists()
 
 
 def test_keeps_an_existing_output(tmp_path: Path, model: Model) -> None:
-    """Without force neither a file nor a folder is replaced, and nothing is left beside it."""
+    """Without overwrite neither a file nor a folder is replaced, and nothing is left beside it."""
     cone = random_cone(model)
     (tmp_path / "unet.safetensors").write_text("mine")
     (tmp_path / "folder").mkdir()
@@ -306,15 +317,15 @@ def test_keeps_an_existing_output(tmp_path: Path, model: Model) -> None:
         write_folder(model, cone, tmp_path / "folder")
     assert (tmp_path / "unet.safetensors").read_text() == "mine"
     assert sorted(item.name for item in tmp_path.iterdir()) == ["cones-cache", "folder", "unet.safetensors"]
-    write_denoiser(model, cone, tmp_path / "unet.safetensors", force=True)
-    write_folder(model, cone, tmp_path / "folder", force=True)
+    write_denoiser(model, cone, tmp_path / "unet.safetensors", overwrite=True)
+    write_folder(model, cone, tmp_path / "folder", overwrite=True)
     assert (tmp_path / "folder" / "model_index.json").is_file()
 
 
 def test_writing_refuses_another_base_model(tmp_path: Path, model: Model, v_folder: Path) -> None:
     """Nothing is written for a model that the concept was not found on."""
     with pytest.raises(BaseModelMismatchError):
-        write_folder(load_model(str(v_folder)), random_cone(model), tmp_path / "out")
+        write_folder(Model.from_pretrained(str(v_folder)), random_cone(model), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -333,8 +344,8 @@ def test_metadata_is_written_in_the_order_of_its_keys(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
     """Which safetensors tells in words alone."""
-    with pytest.raises(OSError, match="No space left") as caught, system_errors(tmp_path / "a"):
+    with pytest.raises(OSError, match="No space left") as caught, raise_os_errors(tmp_path / "a"):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert caught.value.filename == str(tmp_path / "a")
-    with pytest.raises(SafetensorError), system_errors(tmp_path / "a"):
+    with pytest.raises(SafetensorError), raise_os_errors(tmp_path / "a"):
         raise SafetensorError("invalid header")

@@ -1,4 +1,4 @@
-"""Checkpoints in the original layout: loaded by diffusers they draw what `applied` draws."""
+"""Checkpoints in the original layout: loaded by diffusers they draw what `apply_cones` draws."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from conestool.apply import applied, checkpoint_notes, write_checkpoint
+from conestool.apply import apply_cones, checkpoint_notes, write_checkpoint
 from conestool.apply.export_checkpoint import original_state
 from conestool.errors import ModelLoadError, UsageError
 from conestool.models._logging import quiet
-from conestool.models.model import Model, load_model, wrap
+from conestool.models.model import Model
 from conestool.models.sampling import sample
 from tests.apply.conftest import make_sdxl
 from tests.support.ldm_writer import save_original
@@ -42,8 +42,8 @@ def test_a_folder_becomes_a_checkpoint_that_draws_alike(
     stored = {file: file.read_bytes() for file in sorted((folder / "unet").iterdir())}
     out = write_checkpoint(model, cone, tmp_path / "out.safetensors", strength=0.5)
     assert all(file.read_bytes() == data for file, data in stored.items())
-    loaded = load_model(str(out), config=str(folder))
-    with applied(model, cone, strength=0.5):
+    loaded = Model.from_pretrained(str(out), config=str(folder))
+    with apply_cones(model, cone, strength=0.5):
         for name in ("unet", "vae", "text_encoder"):
             for key, value in model.pipe.components[name].state_dict().items():
                 assert torch.equal(loaded.pipe.components[name].state_dict()[key], value), key
@@ -61,7 +61,7 @@ def test_a_pipeline_in_memory_becomes_the_same_checkpoint(sd2: Model, tmp_path: 
     """Whether the weights come from files or from memory."""
     cone = random_cone(sd2)
     files = write_checkpoint(sd2, cone, tmp_path / "files.safetensors")
-    memory = write_checkpoint(wrap(sd2.pipe), cone, tmp_path / "memory.safetensors")
+    memory = write_checkpoint(Model.from_pipeline(sd2.pipe), cone, tmp_path / "memory.safetensors")
     one, other = load_file(files), load_file(memory)
     assert one.keys() == other.keys()
     assert all(torch.equal(value, other[key]) for key, value in one.items())
@@ -74,7 +74,7 @@ def half(sd1: Model, tmp_path: Path) -> Model:
     tensors = {key: value.half() for key, value in load_file(file).items()}
     tensors |= {"alphas_cumprod": torch.rand(7), "model_ema.num_updates": torch.tensor(3)}
     save_file(tensors, file, {"format": "pt", "modelspec.title": "mine", "modelspec.hash_sha256": "0x1"})
-    return load_model(str(file), config=str(folder_of(sd1)))
+    return Model.from_pretrained(str(file), config=str(folder_of(sd1)))
 
 
 def test_a_checkpoint_is_copied_but_for_its_neurons(half: Model, sd1: Model, tmp_path: Path) -> None:
@@ -92,8 +92,8 @@ def test_a_checkpoint_is_copied_but_for_its_neurons(half: Model, sd1: Model, tmp
     expected = old[ORIGINAL].clone()
     expected.view(-1)[torch.from_numpy(cone["dog"].indices[PARAM].copy())] = 0
     assert new[ORIGINAL].numpy().tobytes() == expected.numpy().tobytes()
-    written = load_model(str(out), config=str(folder_of(sd1)))
-    with applied(half, cone):
+    written = Model.from_pretrained(str(out), config=str(folder_of(sd1)))
+    with apply_cones(half, cone):
         assert drawn(written) == drawn(half)
 
 
@@ -104,7 +104,7 @@ def test_refuses_a_checkpoint_without_the_weights(half: Model, tmp_path: Path) -
     del tensors[ORIGINAL]
     save_file(tensors, folder_of(half))
     with pytest.raises(ModelLoadError, match=ORIGINAL):
-        write_checkpoint(half, cone, tmp_path / "out.safetensors", force_model=True)
+        write_checkpoint(half, cone, tmp_path / "out.safetensors", allow_base_mismatch=True)
     assert not (tmp_path / "out.safetensors").exists()
 
 

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from conestool.apply import export_folder, write_folder
-from conestool.apply._safetensors import share
+from conestool.apply._safetensors import copy_or_link
 from conestool.concept import Concept, Cone
 from conestool.models.model import Model
 from tests.support.tiny_models import random_cone
@@ -45,7 +45,7 @@ def test_a_link_to_a_link_is_a_link_to_the_file(tmp_path: Path) -> None:
     """The Hub's cache holds links to blobs; where no hard link can be made the file is copied."""
     (tmp_path / "blob").write_text("weights")
     (tmp_path / "snapshot").symlink_to("blob")
-    share(tmp_path / "snapshot", tmp_path / "linked", link=True)
+    copy_or_link(tmp_path / "snapshot", tmp_path / "linked", link=True)
     assert not (tmp_path / "linked").is_symlink() and (tmp_path / "linked").samefile(tmp_path / "blob")
 
 
@@ -57,7 +57,7 @@ def test_copies_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     (tmp_path / "blob").write_text("weights")
-    share(tmp_path / "blob", tmp_path / "copy", link=True)
+    copy_or_link(tmp_path / "blob", tmp_path / "copy", link=True)
     assert (tmp_path / "copy").read_text() == "weights" and not (tmp_path / "copy").samefile(tmp_path / "blob")
 
 
@@ -81,7 +81,7 @@ def test_a_stopped_folder_never_has_the_name(
         (tmp_path / "kept").mkdir()
         (tmp_path / "kept" / "mine").write_text("mine")
         with pytest.raises(KeyboardInterrupt):
-            write_folder(sd1, cone, tmp_path / "kept", force=True)
+            write_folder(sd1, cone, tmp_path / "kept", overwrite=True)
     names = sorted(item.name for item in tmp_path.iterdir())
     assert [name for name in names if name != "cones-cache"] == ["kept"]
     assert [item.name for item in (tmp_path / "kept").iterdir()] == ["mine"]

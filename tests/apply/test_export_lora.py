@@ -12,17 +12,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from conestool.apply import applied, write_lora
+from conestool.apply import apply_cones, write_lora
 from conestool.errors import UsageError
 from conestool.models.kv_weights import kv_weights
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from tests.support.tiny_models import random_cone
 
 
 @pytest.fixture
 def model(epsilon_folder: Path) -> Model:
     """A fresh copy in memory of the small base model."""
-    return load_model(str(epsilon_folder))
+    return Model.from_pretrained(str(epsilon_folder))
 
 
 def products(file: Path, model: Model) -> Iterator[tuple[Tensor, Tensor]]:
@@ -35,13 +35,13 @@ def products(file: Path, model: Model) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def test_full_rank_is_the_patched_model(tmp_path: Path, model: Model) -> None:
-    """Weight and product together are the weights with the concept shut."""
+    """Weight and product together are the weights with the concept zeroed."""
     cone = random_cone(model, density=0.1)
     done = write_lora(model, cone, tmp_path / "lora.safetensors", rank=1000, strength=0.75)
     assert done.rank == 16 and done.energy == pytest.approx(1, abs=1e-6)
     assert {len(value) for key, value in load_file(done.path).items() if key.endswith("down.weight")} == {16}
     sums = [weight + product for weight, product in products(done.path, model)]
-    with applied(model, cone, strength=0.75):
+    with apply_cones(model, cone, strength=0.75):
         for total, weight in zip(sums, kv_weights(model.denoiser).values(), strict=True):
             torch.testing.assert_close(total, weight.detach(), rtol=1e-5, atol=1e-6)
 
@@ -54,8 +54,8 @@ def test_states_exactly_the_energy_that_it_keeps(tmp_path: Path, model: Model, d
         model.pipe.unet.to(dtype)
         model.forget()
         model.stored_dtype = dtype
-    done = write_lora(model, cone, tmp_path / "lora.safetensors", rank=3, force_model=True)
-    with applied(model, cone, force=True):
+    done = write_lora(model, cone, tmp_path / "lora.safetensors", rank=3, allow_base_mismatch=True)
+    with apply_cones(model, cone, allow_base_mismatch=True):
         patched = [weight.detach().float().clone() for weight in kv_weights(model.denoiser).values()]
     total = lost = best = 0.0
     for (weight, product), now in zip(products(done.path, model), patched, strict=True):
@@ -81,7 +81,7 @@ def test_diffusers_loads_it(tmp_path: Path, model: Model) -> None:
     cone = random_cone(model, density=0.1)
     done = write_lora(model, cone, tmp_path / "lora.safetensors", rank=1000)
     pipe = model.pipe
-    with applied(model, cone):
+    with apply_cones(model, cone):
         patched = {param: weight.detach().clone() for param, weight in kv_weights(model.denoiser).items()}
     pipe.load_lora_weights(str(done.path))
     pipe.fuse_lora()

@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conestool import applied, load_cones, unload_cones
-from conestool.apply import shut, write_folder
+from conestool import apply_cones, load_cones, unload_cones
+from conestool.apply import fuse_cones, write_folder
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.models.kv_weights import kv_weights
-from conestool.models.model import Model, load_model, wrap
+from conestool.models.model import Model
 from tests.support.tiny_models import make_pipeline, random_cone
 
 
 @pytest.fixture
 def model(epsilon_folder: Path) -> Model:
     """A fresh copy in memory of the small base model."""
-    return load_model(str(epsilon_folder))
+    return Model.from_pretrained(str(epsilon_folder))
 
 
 def bits(pipe: Any) -> dict[str, bytes]:
@@ -38,14 +38,14 @@ def drawn(pipe: Any) -> bytes:
 
 
 def test_stays_until_unloaded(model: Model) -> None:
-    """The picture of `applied`, without a context; afterwards every bit is back, and a second unload does nothing."""
+    """The picture of `apply_cones`, without a context; then every bit is back, and a second unload does nothing."""
     pipe, cone = model.pipe, random_cone(model, density=0.3)
     before, bare = bits(pipe), drawn(pipe)
-    with applied(pipe, cone, strength=0.5):
+    with apply_cones(pipe, cone, strength=0.5):
         inside, expected = bits(pipe), drawn(pipe)
     load_cones(pipe, cone, strength=0.5)
     assert bits(pipe) == inside and drawn(pipe) == expected != bare
-    assert wrap(pipe).info.digests == model.info.digests
+    assert Model.from_pipeline(pipe).info.digests == model.info.digests
     for _ in range(2):
         unload_cones(pipe)
         assert bits(pipe) == before
@@ -53,8 +53,8 @@ def test_stays_until_unloaded(model: Model) -> None:
 
 
 def test_refuses_another_base_model(model: Model, v_folder: Path) -> None:
-    """As `applied` does; nothing is loaded then."""
-    other = load_model(str(v_folder)).pipe
+    """As `apply_cones` does; nothing is loaded then."""
+    other = Model.from_pretrained(str(v_folder)).pipe
     before = bits(other)
     with pytest.raises(BaseModelMismatchError):
         load_cones(other, random_cone(model))
@@ -70,20 +70,20 @@ def test_leaves_in_any_order(model: Model, strength: float) -> None:
     load_cones(pipe, hat, strength=strength)
     only_hat = bits(pipe)
     unload_cones(pipe)
-    with applied(pipe, dog, strength=strength):
+    with apply_cones(pipe, dog, strength=strength):
         only_dog = bits(pipe)
         load_cones(pipe, hat, strength=strength)
         assert bits(pipe) not in (only_dog, only_hat)
     assert bits(pipe) == only_hat
     load_cones(pipe, dog, strength=strength)
-    with applied(pipe, dog, strength=strength):
+    with apply_cones(pipe, dog, strength=strength):
         unload_cones(pipe)
         assert bits(pipe) == only_dog
     assert bits(pipe) == before
 
 
 def test_schedulers_may_be_swapped(model: Model) -> None:
-    """Another scheduler while concepts are loaded draws what it draws with `applied`."""
+    """Another scheduler while concepts are loaded draws what it draws with `apply_cones`."""
     from diffusers import EulerAncestralDiscreteScheduler
 
     pipe, cone = model.pipe, random_cone(model, density=0.3)
@@ -94,12 +94,12 @@ def test_schedulers_may_be_swapped(model: Model) -> None:
     second = drawn(pipe)
     unload_cones(pipe)
     assert bits(pipe) == before
-    with applied(pipe, cone):
+    with apply_cones(pipe, cone):
         assert drawn(pipe) == second != first
 
 
 def test_weights_may_move_and_change_dtype(model: Model) -> None:
-    """`pipe.to` exchanges the memory of every parameter; what comes back is what the bare model would have become."""
+    """`pipe.to` exchanges the memory of every parameter; what comes back is what the base model would have become."""
     pipe, cone = model.pipe, random_cone(model, density=0.3)
     expected = {param: weight.detach().to(torch.float16) for param, weight in kv_weights(pipe.unet).items()}
     load_cones(pipe, cone, strength=0.3)
@@ -135,7 +135,7 @@ def add_adapters(pipe: Any) -> None:
 
 @pytest.mark.parametrize("lora_first", [True, False])
 def test_loras_may_be_there_or_come_later(model: Model, lora_first: bool) -> None:
-    """The concept shuts the weights below the LoRA; identity, picture and exact return do not depend on the order."""
+    """The concept zeroes the weights below the LoRA; identity, picture and exact return do not depend on the order."""
     pipe, cone = model.pipe, random_cone(model, density=0.3)
     before = bits(pipe)
     if lora_first:
@@ -147,7 +147,7 @@ def test_loras_may_be_there_or_come_later(model: Model, lora_first: bool) -> Non
     unload_cones(pipe)
     assert bits(pipe) == before
     lora = drawn(pipe)
-    with applied(pipe, cone):
+    with apply_cones(pipe, cone):
         assert drawn(pipe) == both != lora
 
 
@@ -169,11 +169,11 @@ def test_loras_of_peft(model: Model, tmp_path: Path) -> None:
     pipe.fuse_lora()
     with pytest.raises(UsageError, match="have changed"):
         unload_cones(pipe)
-    unload_cones(pipe, force=True)
+    unload_cones(pipe, discard_changes=True)
 
 
 def test_refuses_to_unload_what_has_changed(model: Model) -> None:
-    """Fused or trained weights are not overwritten in silence; the refusal changes nothing, force does."""
+    """Fused or trained weights are not overwritten in silence; the refusal changes nothing, discard_changes does."""
     pipe, cone = model.pipe, random_cone(model, density=0.3)
     first = next(iter(kv_weights(pipe.unet).values()))
     before = bits(pipe)
@@ -185,10 +185,10 @@ def test_refuses_to_unload_what_has_changed(model: Model) -> None:
     with pytest.raises(UsageError, match="have changed since") as caught:
         unload_cones(pipe)
     assert "unfuse_lora" in str(caught.value.hint) and bits(pipe) == changed != untouched
-    unload_cones(pipe, force=True)
+    unload_cones(pipe, discard_changes=True)
     same = {param for param, data in bits(pipe).items() if data == before[param]}
     assert len(same) == len(before) - 1
-    load_cones(pipe, cone, check=False)
+    load_cones(pipe, cone, verify_base_model=False)
     unload_cones(pipe)
 
 
@@ -197,7 +197,7 @@ def test_model_offloaded_pipelines(model: Model) -> None:
     accelerate = pytest.importorskip("accelerate")
     pipe, cone = model.pipe, random_cone(model, density=0.3)
     before, bare = bits(pipe), drawn(pipe)
-    with applied(pipe, cone):
+    with apply_cones(pipe, cone):
         expected = drawn(pipe)
     pipe.enable_model_cpu_offload(device="cpu")
     load_cones(pipe, cone)
@@ -211,7 +211,7 @@ def test_model_offloaded_pipelines(model: Model) -> None:
 
 
 def test_refuses_weights_on_no_device(model: Model) -> None:
-    """Sequential offload leaves meta tensors, which hold nothing to shut."""
+    """Sequential offload leaves meta tensors, which hold nothing to zero."""
     cone = random_cone(model)
     model.pipe.unet.to("meta")
     with pytest.raises(UsageError, match="offloaded and holds no values") as caught:
@@ -234,7 +234,7 @@ def test_compiled_pipelines(model: Model, in_place: bool) -> None:
     """A compiled denoiser takes its weights as inputs: loaded before or after, they count; every bit returns."""
     pipe, cone = model.pipe, random_cone(model, density=0.3)
     before, bare = bits(pipe), drawn(pipe)
-    with applied(pipe, cone):
+    with apply_cones(pipe, cone):
         expected = drawn(pipe)
     load_cones(pipe, cone)
     if in_place:
@@ -242,10 +242,10 @@ def test_compiled_pipelines(model: Model, in_place: bool) -> None:
     else:
         pipe.unet = torch.compile(pipe.unet, backend="aot_eager")
     assert near(drawn(pipe), expected)
-    assert wrap(pipe).info.digests == model.info.digests
+    assert Model.from_pipeline(pipe).info.digests == model.info.digests
     unload_cones(pipe)
     assert bits(pipe) == before and near(drawn(pipe), bare)
-    with applied(pipe, cone):
+    with apply_cones(pipe, cone):
         assert near(drawn(pipe), expected)
     assert not near(bare, expected) and bits(pipe) == before
 
@@ -262,31 +262,31 @@ def test_refuses_compiling_with_frozen_weights(model: Model) -> None:
 
     cone = random_cone(model)
     with inductor.patch(freezing=True):
-        with applied(model.pipe, cone):
+        with apply_cones(model.pipe, cone):
             pass
         model.pipe.unet = torch.compile(model.pipe.unet)
-        for use in (load_cones, lambda pipe, cone: applied(pipe, cone).__enter__()):
+        for use in (load_cones, lambda pipe, cone: apply_cones(pipe, cone).__enter__()):
             with pytest.raises(UsageError, match="frozen"):
                 use(model.pipe, cone)
 
 
 def test_refuses_to_make_permanent_or_write_what_is_loaded(model: Model, tmp_path: Path) -> None:
-    """`shut` and writing from memory would mix what is loaded for a while into something lasting."""
+    """`fuse_cones` and writing from memory would mix what is loaded for a while into something lasting."""
     pipe, cone = model.pipe, random_cone(model)
     load_cones(pipe, cone)
     with pytest.raises(UsageError, match="applied to"):
-        shut(pipe, cone, force=True)
+        fuse_cones(pipe, cone, allow_base_mismatch=True)
     with pytest.raises(UsageError, match="applied to"):
-        write_folder(wrap(pipe), cone, tmp_path / "out")
+        write_folder(Model.from_pipeline(pipe), cone, tmp_path / "out")
     assert write_folder(model, cone, tmp_path / "from-files").is_dir()
     unload_cones(pipe)
-    shut(pipe, cone)
+    fuse_cones(pipe, cone)
 
 
 def test_a_pipeline_that_is_dropped_is_freed(tmp_path: Path) -> None:
     """Loaded concepts keep no pipeline alive."""
     pipe = make_pipeline(tmp_path / "parts")
-    load_cones(pipe, random_cone(wrap(pipe)))
+    load_cones(pipe, random_cone(Model.from_pipeline(pipe)))
     gone = weakref.ref(pipe.unet)
     del pipe
     gc.collect()
@@ -298,7 +298,7 @@ def test_a_failure_half_way_leaves_nothing_applied(model: Model, monkeypatch: py
     from conestool.apply import live
 
     pipe, cone, before = model.pipe, random_cone(model), bits(model.pipe)
-    work, calls = live.scale_tensor, []
+    work, calls = live.apply_edit_, []
 
     def fail(*arguments: Any) -> None:
         calls.append(1)
@@ -307,7 +307,7 @@ def test_a_failure_half_way_leaves_nothing_applied(model: Model, monkeypatch: py
         work(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(live, "scale_tensor", fail)
+        patch.setattr(live, "apply_edit_", fail)
         with pytest.raises(torch.OutOfMemoryError):
             load_cones(pipe, cone)
     assert bits(pipe) == before

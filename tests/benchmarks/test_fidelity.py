@@ -15,7 +15,7 @@ from benchmarks.fidelity.plan import parse_variant
 from benchmarks.fidelity.store import CELL_FOLDER, Store
 from benchmarks.fidelity.subjects import DEVELOPMENT, TEST, subject_of
 from benchmarks.fidelity.tables import mean_of
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from conestool.models.prompts import encode
 from conestool.search.batches import Pictures, Term
 from conestool.search.objective import Objective
@@ -113,7 +113,7 @@ def test_means_are_over_subjects_first() -> None:
 
 @pytest.mark.parametrize("kind", ["fine-tune", "lora"])
 def test_float_training_lowers_its_loss_and_lora_stays_of_low_rank(epsilon_folder: Path, kind: str) -> None:
-    model = load_model(str(epsilon_folder))
+    model = Model.from_pretrained(str(epsilon_folder))
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with borrowed(model.denoiser) as layout:
         term = Term("instance", Pictures(latents), encode(model, ["a sks dog"]), 1.0, 4)

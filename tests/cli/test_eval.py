@@ -9,7 +9,7 @@ import pytest
 from conestool import format as cones_format
 from conestool.cli.eval import read_photos
 from conestool.concept import Cone
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from tests.cli.conftest import Cones
 from tests.cli.test_heavy import draw_photos
 from tests.support.encoders import save_clip
@@ -27,7 +27,7 @@ def here(work: Path, cones: Cones, epsilon_folder: Path, cache: Path, monkeypatc
     """The folder of the run, with dog.cone, both.cone, photos/ and prompts.txt."""
     monkeypatch.setenv("CONES_MODEL", str(epsilon_folder))
     monkeypatch.setenv("CONES_CACHE", str(cache))
-    both = random_cone(load_model(str(epsilon_folder)), "dog", "hat")
+    both = random_cone(Model.from_pretrained(str(epsilon_folder)), "dog", "hat")
     cones_format.save(both, work / "both.cone")
     cones_format.save(Cone(both.concepts[:1]), work / "dog.cone")
     draw_photos(work / "photos", "teal")
@@ -47,7 +47,7 @@ def test_eval_shows_tables_and_writes_json(cones: Cones, here: Path, tmp_path: P
     assert dog["rows"][0]["score"]["image"].keys() == dog["rows"][0]["score"]["text"].keys() == {"CLIP"}
     assert done.json["pictures"] == ["out/dog.png"]
     assert (here / "out" / "dog.png").read_bytes()[:4] == b"\x89PNG"
-    for text in ("random indices", "bare model", "image (CLIP)", "other nouns"):
+    for text in ("random indices", "base model", "image (CLIP)", "other nouns"):
         assert text in done.err
 
 

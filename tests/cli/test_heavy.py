@@ -191,7 +191,7 @@ def test_render_repeats_a_picture(cones: Cones, here: Path) -> None:
 
 
 def test_render_without_concepts_differs(cones: Cones, here: Path) -> None:
-    """--no-cones draws with the bare model, strength 0 too, given the same words; full strength differs."""
+    """--no-cones draws with the base model, strength 0 too, given the same words; full strength differs."""
     bare = cones("render", "a dog", "--no-cones", "-o", "-").out
     none = cones("render", "a dog", "--literal", "-c", "dog.cone:0", "-o", "-").out
     full = cones("render", "a dog", "--literal", "-c", "dog.cone", "-o", "-").out
@@ -218,7 +218,7 @@ def test_render_reads_a_cone_from_stdin(cones: Cones, here: Path, monkeypatch: p
 
 
 def test_render_makes_sheets(cones: Cones, here: Path) -> None:
-    """--grid has a column per seed, --compare a column for the bare model; one file each."""
+    """--grid has a column per seed, --compare a column for the base model; one file each."""
     single = size_of(cones("render", "a dog", "--grid", "-o", "-").out)
     row = size_of(cones("render", "a dog", "--grid", "-n", "3", "-o", "-").out)
     pair = size_of(cones("render", "a dog", "--compare", "-o", "-").out)
@@ -240,7 +240,7 @@ def test_render_never_overwrites(cones: Cones, here: Path) -> None:
     assert Path("x.png").read_bytes() == b"precious"
     names = [cones("render", "a dog", "--steps", "1").lines[0] for _ in range(2)]
     assert names == ["a-dog.png", "a-dog-2.png"]
-    assert cones("render", "a dog", "--steps", "1", "--force").lines == ["a-dog.png"]
+    assert cones("render", "a dog", "--steps", "1", "--overwrite").lines == ["a-dog.png"]
 
 
 @pytest.mark.parametrize("prompts", [("",), (" \t",), ()], ids=["empty", "blank", "none"])
@@ -268,10 +268,10 @@ def test_render_says_what_is_cut(cones: Cones, here: Path) -> None:
 
 
 def test_render_refuses_another_base_model(cones: Cones, here: Path, v_folder: Path) -> None:
-    """Exit code 5, unless --force-model."""
+    """Exit code 5, unless --allow-base-mismatch."""
     command = ("render", "a dog", "--model", str(v_folder), "--steps", "1")
     assert cones(*command).code == 5
-    assert cones(*command, "--force-model").code == 0
+    assert cones(*command, "--allow-base-mismatch").code == 0
 
 
 def test_render_refuses_two_files_with_one_name(cones: Cones, here: Path) -> None:
@@ -311,7 +311,7 @@ def test_apply_writes_a_lora_and_says_what_it_keeps(cones: Cones, here: Path) ->
     assert told.code == 0 and "a LoRA of rank 2, an approximation" in told.err
     assert "of the energy of the weight change" in told.err
     few, all_of_it = (
-        cones("apply", "dog.cone", "-o", "dog.safetensors", "--as", "lora", "--json", "--force", *more).json
+        cones("apply", "dog.cone", "-o", "dog.safetensors", "--as", "lora", "--json", "--overwrite", *more).json
         for more in (("--rank", "2"), ())
     )
     assert few["energy"] < all_of_it["energy"] == pytest.approx(1)

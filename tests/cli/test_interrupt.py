@@ -74,10 +74,10 @@ def test_ctrl_c_leaves_a_search_that_can_be_resumed(tmp_path: Path, epsilon_fold
 def test_merge_pipes_into_render(tmp_path: Path, epsilon_folder: Path) -> None:
     """The pipeline of the manual, typed as it stands there, ends in a picture."""
     from conestool import format as cones
-    from conestool.models.model import load_model
+    from conestool.models.model import Model
     from conestool.ops import extract
 
-    both = random_cone(load_model(str(epsilon_folder), device="cpu"), "dog", "hat")
+    both = random_cone(Model.from_pretrained(str(epsilon_folder), device="cpu"), "dog", "hat")
     for name in both.names:
         cones.save(extract(both, name), tmp_path / f"{name[0]}.cone")
     tools = tmp_path / "bin"

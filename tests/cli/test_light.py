@@ -208,13 +208,13 @@ def test_damaged_files_exit_with_four(cones: Cones, dog: Path, damage: str) -> N
 
 
 def test_existing_output_needs_force(cones: Cones, dog: Path, hat: Path) -> None:
-    """What is there stays, unless --force."""
+    """What is there stays, unless --overwrite."""
     Path("out.cone").write_bytes(b"precious")
     done = cones("merge", "dog.cone", "hat.cone", "-o", "out.cone")
     assert done.code == 2
-    assert "--force" in done.err
+    assert "--overwrite" in done.err
     assert Path("out.cone").read_bytes() == b"precious"
-    assert cones("merge", "dog.cone", "hat.cone", "-o", "out.cone", "--force").code == 0
+    assert cones("merge", "dog.cone", "hat.cone", "-o", "out.cone", "--overwrite").code == 0
     assert cones_format.load("out.cone").names == ("dog", "hat")
 
 
@@ -240,7 +240,7 @@ def test_json_and_bytes_cannot_share_stdout(cones: Cones, dog: Path, hat: Path) 
 def test_quiet_prints_the_product_alone(cones: Cones, dog: Path, hat: Path) -> None:
     """With -q, before or after the command, stderr is empty."""
     first = cones("merge", "-q", "dog.cone", "hat.cone")
-    second = cones("-q", "merge", "dog.cone", "hat.cone", "--force")
+    second = cones("-q", "merge", "dog.cone", "hat.cone", "--overwrite")
     assert (first.err, second.err) == ("", "")
     assert first.lines == second.lines == ["dog+hat.cone"]
 

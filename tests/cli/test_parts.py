@@ -39,7 +39,7 @@ def test_slug_is_cut_between_words() -> None:
 
 def test_names_of_several_pictures_tell_prompt_and_seed() -> None:
     """Numbered by prompt, and by seed where a prompt has several."""
-    targets = settle("out/", ["a dog", "a hat"], [3, 4], sheet=False, force=False)
+    targets = settle("out/", ["a dog", "a hat"], [3, 4], sheet=False, overwrite=False)
     assert [path.name for path in targets.paths] == ["1-a-dog-3.png", "1-a-dog-4.png", "2-a-hat-3.png", "2-a-hat-4.png"]
 
 
@@ -53,7 +53,7 @@ def test_free_name_is_the_first_that_is_not_there(tmp_path: Path) -> None:
 def test_pictures_are_png() -> None:
     """Another ending is refused rather than given a PNG under a false name."""
     with pytest.raises(UsageError, match="PNG"):
-        settle("x.jpg", ["a dog"], [0], sheet=False, force=False)
+        settle("x.jpg", ["a dog"], [0], sheet=False, overwrite=False)
 
 
 def test_strength_follows_the_last_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,8 +193,8 @@ def test_stdin_may_be_as_long_as_a_file() -> None:
 def test_a_numbered_name_taken_meanwhile_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two commands that draw the same prompt at once both keep their pictures; a name that was given is refused."""
     monkeypatch.chdir(tmp_path)
-    ours = settle(None, ["a dog"], [0], sheet=False, force=False)
-    named = settle("a-dog.png", ["a dog"], [0], sheet=False, force=False)
+    ours = settle(None, ["a dog"], [0], sheet=False, overwrite=False)
+    named = settle("a-dog.png", ["a dog"], [0], sheet=False, overwrite=False)
     Path("a-dog.png").write_bytes(b"another's")
     assert ours.write(0, b"mine") == Path("a-dog-2.png")
     assert Path("a-dog-2.png").read_bytes() == b"mine"

@@ -60,9 +60,9 @@ def test_several_files_must_be_named(hub: Hub, cones: Cones, work: Path) -> None
 
 
 def test_a_damaged_file_never_lands(hub: Hub, cones: Cones, work: Path) -> None:
-    """Exit code 4, also with --force over a good one, which stays."""
+    """Exit code 4, also with --overwrite over a good one, which stays."""
     (work / "bad.cone").write_bytes(b"mine")
-    done = cones("pull", MANY, "bad.cone", "--force")
+    done = cones("pull", MANY, "bad.cone", "--overwrite")
     assert done.code == 4 and "owner/many/bad.cone" in done.err
     assert (work / "bad.cone").read_bytes() == b"mine"
 
@@ -72,7 +72,7 @@ def test_what_is_there_needs_force(hub: Hub, cones: Cones, work: Path) -> None:
     (work / "dog.cone").write_bytes(b"mine")
     assert cones("pull", ONE).code == 2
     assert (work / "dog.cone").read_bytes() == b"mine"
-    assert cones("pull", ONE, "--force").code == 0
+    assert cones("pull", ONE, "--overwrite").code == 0
     assert cones_format.load(work / "dog.cone").names == ("dog",)
 
 
@@ -84,7 +84,7 @@ def test_revision_offline_and_json(hub: Hub, cones: Cones) -> None:
     assert (first.json["file"], first.json["revision"], first.json["concepts"]) == ("hat.cone", commit, ["hat"])
     hub.asked.clear()
     for arguments in (("--revision", "v2"), ("--revision", commit), ("hat.cone", "--revision", "v2")):
-        again = cones("pull", ONE, *arguments, "--offline", "--force", "--json")
+        again = cones("pull", ONE, *arguments, "--offline", "--overwrite", "--json")
         assert (again.code, again.json) == (0, first.json), again.err
     assert cones("pull", ONE, "--offline").code == 7
     assert hub.asked == []

@@ -105,15 +105,15 @@ def test_text_of_a_file_is_escaped_in_the_card(hub: Hub, work: Path, cones: Cone
 
 
 def test_what_is_there_stays_without_force(hub: Hub, dog: Path, cones: Cones) -> None:
-    """Exit code 2 and no commit; with --force there is one."""
+    """Exit code 2 and no commit; with --overwrite there is one."""
     assert cones("push", "dog.cone", NAME).code == 0
     before, head = there(hub), hub.head(NAME, "main")
     dog.unlink()
     save_cone(dog, concept(seed=5))
     done = cones("push", "dog.cone", NAME)
-    assert done.code == 2 and "--force" in done.err
+    assert done.code == 2 and "--overwrite" in done.err
     assert (there(hub), hub.head(NAME, "main")) == (before, head)
-    assert cones("push", "dog.cone", NAME, "--force").code == 0
+    assert cones("push", "dog.cone", NAME, "--overwrite").code == 0
     assert there(hub)["dog.cone"] == dog.read_bytes()
 
 
@@ -129,12 +129,12 @@ def test_the_card_describes_all_files(hub: Hub, dog: Path, work: Path, cones: Co
 
 
 def test_a_card_that_people_wrote_is_kept(hub: Hub, dog: Path, cones: Cones) -> None:
-    """Also with --force; a license that could not be put into it is refused."""
+    """Also with --overwrite; a license that could not be put into it is refused."""
     cones("push", "dog.cone", NAME)
     mine = hub.repositories[NAME]["main"] / "README.md"
     mine.write_text("mine")
-    assert cones("push", "dog.cone", NAME, "--force", "--license", "mit").code == 2
-    done = cones("push", "dog.cone", NAME, "--force")
+    assert cones("push", "dog.cone", NAME, "--overwrite", "--license", "mit").code == 2
+    done = cones("push", "dog.cone", NAME, "--overwrite")
     assert done.code == 0 and "stays as it is" in done.err
     assert mine.read_text() == "mine"
 
@@ -143,9 +143,9 @@ def test_private_makes_private_and_never_pretends(hub: Hub, dog: Path, cones: Co
     """A public repository does not become private by the option, so it is refused."""
     assert cones("push", "dog.cone", NAME, "--private").code == 0
     assert NAME in hub.private
-    assert cones("push", "dog.cone", NAME, "--private", "--force").code == 0
+    assert cones("push", "dog.cone", NAME, "--private", "--overwrite").code == 0
     hub.private.clear()
-    done = cones("push", "dog.cone", NAME, "--private", "--force")
+    done = cones("push", "dog.cone", NAME, "--private", "--overwrite")
     assert done.code == 2 and "public" in done.err
 
 
@@ -155,7 +155,7 @@ def test_a_branch_is_made(hub: Hub, dog: Path, cones: Cones) -> None:
     assert done.code == 0, done.err
     assert "dog.cone" in there(hub, branch="v2") and "dog.cone" not in there(hub)
     assert done.json["commit"] == hub.head(NAME, "v2") and done.json["files"] == ["dog.cone", "README.md"]
-    assert cones("push", "dog.cone", NAME, "--revision", "v2", "--force").code == 0
+    assert cones("push", "dog.cone", NAME, "--revision", "v2", "--overwrite").code == 0
 
 
 def test_a_merge_can_be_pushed_from_stdin(hub: Hub, dog: Path, cones: Cones, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conestool import format as cones_format
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from tests.cli.conftest import Cones
 from tests.cli.test_heavy import draw_photos
 from tests.support.tiny_models import random_cone
@@ -20,7 +20,9 @@ PHOTOS = ("--photos", "dog=dogs", "--photos", "hat=hats")
 def here(work: Path, cones: Cones, epsilon_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with both.cone and photos of its two subjects; the base model through CONES_MODEL."""
     monkeypatch.setenv("CONES_MODEL", str(epsilon_folder))
-    cones_format.save(random_cone(load_model(str(epsilon_folder), device="cpu"), "dog", "hat"), work / "both.cone")
+    cones_format.save(
+        random_cone(Model.from_pretrained(str(epsilon_folder), device="cpu"), "dog", "hat"), work / "both.cone"
+    )
     draw_photos(work / "dogs", "teal")
     draw_photos(work / "hats", "red")
     return work
@@ -49,7 +51,7 @@ def test_tune_writes_beside_and_reports_every_subject(
         (("--photos", "dog=dogs"), 2, "no photos of hat"),
         (("--photos", "dog"), 2, "expected NAME=PATH"),
         ((*PHOTOS, "--photos", "cat=hats"), 2, "no concept named 'cat'"),
-        ((*PHOTOS, "-o", "both.cone"), 2, "--force"),
+        ((*PHOTOS, "-o", "both.cone"), 2, "--overwrite"),
         ((*PHOTOS, "--rate", "0"), 2, "above 0"),
     ],
     ids=["a subject without photos", "no name", "an unknown name", "an existing output", "no rate"],

@@ -16,7 +16,7 @@ from conestool.evaluate.evaluate import held_back, missing
 from conestool.evaluate.judge import load_judge
 from conestool.evaluate.prompts import Text, joined, unrelated_nouns
 from conestool.images.photos import Photo, as_photo
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from tests.support.encoders import save_dino
 from tests.support.tiny_models import random_cone
 
@@ -25,7 +25,7 @@ PLAN = Plan(("a photo of a {}", "a {} on the beach"), (3,), samples=4, drawings=
 
 @pytest.fixture(scope="module")
 def model(epsilon_folder: Path) -> Model:
-    return load_model(str(epsilon_folder))
+    return Model.from_pretrained(str(epsilon_folder))
 
 
 def photos() -> list[Photo]:
@@ -109,7 +109,7 @@ def test_gates_name_what_falls_short(report: Report) -> None:
 
 
 def test_a_concept_of_another_model_is_refused(model: Model, v_folder: Path) -> None:
-    other = load_model(str(v_folder))
+    other = Model.from_pretrained(str(v_folder))
     with pytest.raises(BaseModelMismatchError):
         evaluate(other, random_cone(model, "dog"), {}, plan=PLAN)
 

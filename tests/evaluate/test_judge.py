@@ -12,7 +12,7 @@ from conestool.errors import ModelLoadError
 from conestool.evaluate.alignment import JudgeAligner, judge_for
 from conestool.evaluate.judge import judge_path, load_judge, save_judge
 from conestool.evaluate.prompts import Text
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from conestool.models.sampling import sample
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -86,8 +86,8 @@ def test_text_alignment_tells_backgrounds(judge: JudgeAligner) -> None:
 
 
 def test_image_alignment_ranks_the_subject_above_another_of_its_class(judge: JudgeAligner) -> None:
-    """Photos of the subject, then those of the same drawing in other colours, then the bare model's of the class."""
-    bare = sample(load_model("pocket"), ["a photo of a dog"] * 3, range(3), steps=6, batch=3)
+    """Photos of the subject, then those of the same drawing in other colours, then the base model's of the class."""
+    bare = sample(Model.from_pretrained("pocket"), ["a photo of a dog"] * 3, range(3), steps=6, batch=3)
     real, other = photos("dog"), recoloured(photos("dog"))
     scores = [judge.image(images, real, bare) for images in (real, other, bare)]
     own, others, none = (float(score.mean()) for score in scores if score is not None)

@@ -167,7 +167,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert load(path) == load(str(path)) == cone
     with pytest.raises(OutputExistsError, match=r"dog\.cone: exists already"):
         save(cone, path)
-    assert save(Cone((concept("hat"),)), path, force=True) == path
+    assert save(Cone((concept("hat"),)), path, overwrite=True) == path
     assert load(path).names == ("hat",)
     assert [item.name for item in tmp_path.iterdir() if item.is_file()] == ["dog.cone"]
 

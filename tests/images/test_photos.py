@@ -13,7 +13,7 @@ from PIL import Image
 
 from conestool.errors import PhotoError
 from conestool.images.photos import as_photo, read_photo, read_photos, square, to_latents
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from tests.support.tiny_models import save_pipeline
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -210,7 +210,7 @@ def test_squares_the_centre() -> None:
 @pytest.mark.parametrize("tiny", [True, False])
 def test_latents_are_scaled_as_the_denoiser_expects(tmp_path: Path, tiny: bool) -> None:
     """Equal to the autoencoder called by hand (the posterior's mean for AutoencoderKL), and repeatable."""
-    model = load_model(str(save_pipeline(tmp_path / "m", tiny=tiny)))
+    model = Model.from_pretrained(str(save_pipeline(tmp_path / "m", tiny=tiny)))
     images = [two_halves(32, 32), Image.new("RGB", (32, 32), "white")]
     latents = to_latents(model, images, batch=1)
     pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 * 2 - 1 for image in images])

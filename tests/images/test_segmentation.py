@@ -11,7 +11,7 @@ from PIL import Image
 
 from conestool.images.photos import square
 from conestool.images.segmentation import extent, located, parting
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.fixture(scope="module")
 def pocket() -> Model:
     """The model that draws."""
-    return load_model("pocket")
+    return Model.from_pretrained("pocket")
 
 
 def subject_cells(photo: Image.Image, cells: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ from conestool.fingerprint import Level, fingerprint, match
 from conestool.models import base_info
 from conestool.models.base_info import public_id
 from conestool.models.kv_weights import kv_weights
-from conestool.models.model import load_model, wrap
+from conestool.models.model import Model
 from tests.support.tiny_models import save_pipeline
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -23,7 +23,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 def test_is_the_ladder_over_the_kv_weights(epsilon_folder: Path) -> None:
     """Equal to the ladder fed by hand with the U-Net's weights."""
-    model = load_model(str(epsilon_folder))
+    model = Model.from_pretrained(str(epsilon_folder))
     expected = fingerprint({name: w.detach().numpy() for name, w in kv_weights(model.denoiser).items()})
     info = model.info
     assert info.model_dump(include=set(expected)) == expected
@@ -32,37 +32,37 @@ def test_is_the_ladder_over_the_kv_weights(epsilon_folder: Path) -> None:
 
 def test_folder_and_memory_agree(epsilon_folder: Path) -> None:
     """The files and the loaded pipeline are the same model."""
-    model = load_model(str(epsilon_folder))
-    assert wrap(model.pipe).info.digests == model.info.digests
+    model = Model.from_pretrained(str(epsilon_folder))
+    assert Model.from_pipeline(model.pipe).info.digests == model.info.digests
 
 
 def test_does_not_depend_on_the_dtype_it_was_loaded_in(epsilon_folder: Path) -> None:
     """A model from a folder is known by what is stored."""
-    infos = [load_model(str(epsilon_folder), dtype=dtype).info for dtype in DTYPES]
+    infos = [Model.from_pretrained(str(epsilon_folder), dtype=dtype).info for dtype in DTYPES]
     assert infos[0] == infos[1] == infos[2]
 
 
 def test_shards_agree_with_one_file(tmp_path: Path, epsilon_folder: Path) -> None:
     """Packaging is no part of the identity."""
     folder = Path(shutil.copytree(epsilon_folder, tmp_path / "shards"))
-    pipe = load_model(str(folder)).pipe
-    whole = load_model(str(folder)).info
+    pipe = Model.from_pretrained(str(folder)).pipe
+    whole = Model.from_pretrained(str(folder)).info
     shutil.rmtree(folder / "unet")
     pipe.unet.save_pretrained(folder / "unet", max_shard_size="40KB")
     assert len(list((folder / "unet").glob("*.safetensors"))) > 1
-    assert load_model(str(folder)).info.digests == whole.digests
+    assert Model.from_pretrained(str(folder)).info.digests == whole.digests
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_rounded_copy_is_equal_at_its_dtype(tmp_path: Path, epsilon_folder: Path, dtype: str) -> None:
     """Saved in 16 bits, and saved so and cast up again, both match the original at that rung."""
-    original = load_model(str(epsilon_folder))
-    pipe = load_model(str(epsilon_folder), dtype=dtype).pipe
+    original = Model.from_pretrained(str(epsilon_folder))
+    pipe = Model.from_pretrained(str(epsilon_folder), dtype=dtype).pipe
     half, up = tmp_path / "half", tmp_path / "up"
     pipe.save_pretrained(half)
     pipe.to(torch.float32).save_pretrained(up)
     for copy in (half, up):
-        found = match(original.info, load_model(str(copy)).info)
+        found = match(original.info, Model.from_pretrained(str(copy)).info)
         assert found.level is Level.EQUAL_AT and found.text == f"equal at {dtype}"
 
 
@@ -75,29 +75,29 @@ def test_a_fine_tune_is_another_model(tmp_path: Path, epsilon_folder: Path, nois
     name = next(name for name in sorted(tensors) if name.endswith("attn2.to_v.weight"))
     tensors[name] += noise * torch.randn_like(tensors[name])
     save_file(tensors, file, {"format": "pt"})
-    assert not match(load_model(str(epsilon_folder)).info, load_model(str(folder)).info).accepted
+    assert not match(Model.from_pretrained(str(epsilon_folder)).info, Model.from_pretrained(str(folder)).info).accepted
 
 
 def test_is_remembered_by_file_and_forgotten_when_it_changes(tmp_path: Path, own_cache: Path) -> None:
     """The second time nothing is hashed; a new time of change means hashing again."""
     folder = save_pipeline(tmp_path / "m")
-    first = load_model(str(folder)).info
+    first = Model.from_pretrained(str(folder)).info
     [kept] = (own_cache / "identity").iterdir()
     kept.write_text(kept.read_text().replace(first.digests["f32"], "0" * 64))
-    assert load_model(str(folder)).info.digests["f32"] == "0" * 64
+    assert Model.from_pretrained(str(folder)).info.digests["f32"] == "0" * 64
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     os.utime(file, (1, 1))
-    assert load_model(str(folder)).info == first
+    assert Model.from_pretrained(str(folder)).info == first
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"digests": 3}', "[1]"])
 def test_a_damaged_cache_is_passed_over(tmp_path: Path, own_cache: Path, content: str) -> None:
     """Whatever stands in the cache file, the answer is right."""
     folder = save_pipeline(tmp_path / "m")
-    first = load_model(str(folder)).info
+    first = Model.from_pretrained(str(folder)).info
     [kept] = (own_cache / "identity").iterdir()
     kept.write_text(content)
-    assert load_model(str(folder)).info == first
+    assert Model.from_pretrained(str(folder)).info == first
 
 
 def test_an_unwritable_cache_breaks_nothing(
@@ -107,20 +107,20 @@ def test_an_unwritable_cache_breaks_nothing(
     (tmp_path / "file").write_text("")
     for place in ("file", "file/below"):
         monkeypatch.setenv("CONES_CACHE", str(tmp_path / place))
-        assert load_model(str(epsilon_folder)).info.digests
+        assert Model.from_pretrained(str(epsilon_folder)).info.digests
 
 
 def test_memory_is_hashed_anew_after_a_change(epsilon_folder: Path) -> None:
     """A pipeline that someone trains on does not keep its old identity."""
-    pipe = load_model(str(epsilon_folder)).pipe
-    before = wrap(pipe).info
+    pipe = Model.from_pretrained(str(epsilon_folder)).pipe
+    before = Model.from_pipeline(pipe).info
     weight = next(iter(kv_weights(pipe.unet).values()))
     with torch.no_grad():
         weight[0, 0] += 0.5
-    assert wrap(pipe).info.digests != before.digests
+    assert Model.from_pipeline(pipe).info.digests != before.digests
     with torch.no_grad():
         weight[0, 0] -= 0.5
-    assert wrap(pipe).info.structure == before.structure
+    assert Model.from_pipeline(pipe).info.structure == before.structure
 
 
 def test_an_absolute_path_is_no_part_of_the_id() -> None:
@@ -137,10 +137,10 @@ def test_other_content_under_the_same_size_and_time_is_another_model(tmp_path: P
     weights = Path("unet") / "diffusion_pytorch_model.safetensors"
     first, second = (tmp_path / str(number) / weights for number in range(2))
     os.utime(first, ns=(10**18, 10**18))
-    before = load_model(str(tmp_path / "0"), device="cpu").info
+    before = Model.from_pretrained(str(tmp_path / "0"), device="cpu").info
     first.write_bytes(second.read_bytes())
     os.utime(first, ns=(10**18, 10**18))
-    assert load_model(str(tmp_path / "0"), device="cpu").info.digests != before.digests
+    assert Model.from_pretrained(str(tmp_path / "0"), device="cpu").info.digests != before.digests
 
 
 def test_files_replaced_while_they_are_hashed_are_not_remembered(
@@ -156,5 +156,5 @@ def test_files_replaced_while_they_are_hashed_are_not_remembered(
         weights.touch()
 
     monkeypatch.setattr(base_info, "stored", slow)
-    assert load_model(str(folder), device="cpu").info
+    assert Model.from_pretrained(str(folder), device="cpu").info
     assert not (own_cache / "identity").exists()

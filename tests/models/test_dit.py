@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from conestool.apply import applied
+from conestool.apply import apply_cones
 from conestool.errors import ModelLoadError, UsageError
 from conestool.images.photos import to_latents
 from conestool.models.conditioning import Frame
 from conestool.models.dit import packed, unpacked
 from conestool.models.kv_weights import kv_weights
-from conestool.models.model import Model, load_model, wrap
+from conestool.models.model import Model
 from conestool.models.noise_schedule import predict, schedule_of
 from conestool.models.prompts import cut_text, encode, frames_on, identifiers, is_one_token
 from conestool.models.sampling import initial_noise, sample
@@ -32,7 +32,7 @@ KINDS = {name: FAMILIES[name] for name in ("pixart", "sd3", "flux")} | VARIANTS
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A small random model of each family with a transformer."""
     place = tmp_path_factory.mktemp(request.param)
-    return load_model(str(save(KINDS[request.param](place), place / "model")))
+    return Model.from_pretrained(str(save(KINDS[request.param](place), place / "model")))
 
 
 def calls_of(model: Model, act: Any) -> list[tuple[dict[str, Any], Tensor]]:
@@ -83,7 +83,7 @@ def test_applied_restores_every_bit(model: Model) -> None:
     """Strength and all; within, every parameter of the concept differs."""
     weights = kv_weights(model.denoiser)
     before = {name: weight.detach().clone() for name, weight in weights.items()}
-    with applied(model, random_cone(model, density=0.1), strength=0.7):
+    with apply_cones(model, random_cone(model, density=0.1), strength=0.7):
         assert not any(torch.equal(weight, before[name]) for name, weight in weights.items())
     assert all(torch.equal(weight, before[name]) for name, weight in weights.items())
 
@@ -116,7 +116,7 @@ def test_the_flow_is_shifted_as_the_sampler_shifts_it(model: Model) -> None:
 
 def test_defaults_are_those_of_the_family(model: Model) -> None:
     """Steps, guidance and size, where the folder does not say otherwise; Flux's transformer does not know its size."""
-    before = wrap(model.pipe).defaults
+    before = Model.from_pipeline(model.pipe).defaults
     expected = {
         "PixArtAlpha": (20, 4.5, 128 * 4),
         "PixArtSigma": (20, 4.5, 128 * 4),
@@ -124,7 +124,7 @@ def test_defaults_are_those_of_the_family(model: Model) -> None:
         "Flux": (28, 3.5, 128 * 4),
         "FluxSchnell": (4, 0.0, 128 * 4),
     }[type(model.family).__name__]
-    plain = wrap(type(model.pipe)(**model.pipe.components)).defaults
+    plain = Model.from_pipeline(type(model.pipe)(**model.pipe.components)).defaults
     assert (before.steps, before.guidance, before.size) == (4, 3.0, 32)  # as the folder's pocket.json says
     assert (plain.steps, plain.guidance, plain.size) == expected
 
@@ -181,7 +181,7 @@ def test_flux_has_no_negative_prompt(model: Model) -> None:
 def test_sd3_without_t5(model: Model) -> None:
     """Then CLIP limits the prompt, and the denoiser gets zeros in T5's place, as from the pipeline."""
     pipe = type(model.pipe)(**model.pipe.components | {"text_encoder_3": None, "tokenizer_3": None})
-    small = wrap(pipe)
+    small = Model.from_pipeline(pipe)
     assert small.family is model.family and len(cut_text(small, "dog " * 100).split()) == 100 - 22
     embeds = encode(small, ["a dog"]).embeds
     assert not embeds[:, 24:].any() and embeds[:, :24].any()
@@ -200,4 +200,4 @@ def test_a_transformer_with_a_picture_beside_the_latents_is_refused(tmp_path: Pa
     pipe = FAMILIES["flux"](tmp_path)
     pipe.transformer.register_to_config(in_channels=96 * 4)
     with pytest.raises(ModelLoadError, match="known family"):
-        wrap(pipe)
+        Model.from_pipeline(pipe)

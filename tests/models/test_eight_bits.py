@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conestool.errors import ModelLoadError
-from conestool.models.model import load_model
+from conestool.models.model import Model
 
 KINDS = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 UNET = "model.diffusion_model."
@@ -43,7 +43,7 @@ def test_a_folder_with_kv_weights_in_eight_bits_is_refused(folder: Path, kind: s
     """Whatever dtype is asked for: diffusers keeps some of them in 8 bits all the same."""
     rounded(folder / "unet" / "diffusion_pytorch_model.safetensors", KINDS[kind], "attn2.to_v.weight")
     with pytest.raises(ModelLoadError, match=rf"attn2\.to_v\.weight is stored as {kind}") as caught:
-        load_model(str(folder), dtype=dtype)
+        Model.from_pretrained(str(folder), dtype=dtype)
     assert caught.value.exit_code == 7
     assert "float16, bfloat16 or float32 copy" in str(caught.value.hint) and "--dtype" in str(caught.value.hint)
 
@@ -55,13 +55,13 @@ def test_a_single_file_in_eight_bits_is_refused(tmp_path: Path, name: str, kind:
     file, rest = tmp_path / "model.safetensors", {key: torch.zeros(4, 4) for key in (f"{UNET}out.2.weight", "a.weight")}
     save_file({name: torch.zeros(4, 4, dtype=KINDS[kind]), **rest}, file)
     with pytest.raises(ModelLoadError, match=f"stored as {kind}") as caught:
-        load_model(str(file))
+        Model.from_pretrained(str(file))
     assert name in str(caught.value)
 
 
 def test_eight_bits_elsewhere_are_no_obstacle(folder: Path) -> None:
     """A text encoder holds no concept neurons; it is computed in the dtype of the rest."""
     rounded(folder / "text_encoder" / "model.safetensors", torch.float8_e4m3fn, "weight")
-    model = load_model(str(folder))
+    model = Model.from_pretrained(str(folder))
     assert {parameter.dtype for parameter in model.pipe.text_encoder.parameters()} == {torch.float32}
     assert model.stored_dtype == torch.float32

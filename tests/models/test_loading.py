@@ -15,13 +15,13 @@ from conestool.errors import ConesError, DeviceError, ModelLoadError, OutOfMemor
 from conestool.models import loading
 from conestool.models.devices import memory_errors, pick_device, pick_dtype
 from conestool.models.loading import is_hub_id, model_errors
-from conestool.models.model import Defaults, load_model, wrap
+from conestool.models.model import Defaults, Model
 from tests.support.tiny_models import make_pipeline, save_pipeline
 
 
 def test_loads_a_folder_with_its_own_defaults(epsilon_folder: Path) -> None:
     """Steps, guidance and size come from pocket.json; on the CPU auto is float32."""
-    model = load_model(str(epsilon_folder))
+    model = Model.from_pretrained(str(epsilon_folder))
     assert model.defaults == Defaults(4, 3.0, 32)
     assert (model.device.type, model.dtype, model.stored_dtype) == ("cpu", torch.float32, torch.float32)
     assert model.family.name == "stable-diffusion" and model.scale == 4
@@ -32,25 +32,25 @@ def test_pocket_is_the_folder_inside_the_package(epsilon_folder: Path, monkeypat
     """The name "pocket" needs no path."""
     assert loading.pocket_folder() == Path(loading.__file__).parents[1] / "pocket"
     monkeypatch.setattr(loading, "pocket_folder", lambda: epsilon_folder)
-    assert load_model("pocket").id == "pocket"
+    assert Model.from_pretrained("pocket").id == "pocket"
 
 
 def test_wraps_a_pipeline_in_memory(tmp_path: Path) -> None:
     """Without pocket.json the size is the U-Net's, and a Model is left as it is."""
     pipe = make_pipeline(tmp_path)
-    model = wrap(pipe)
+    model = Model.from_pipeline(pipe)
     assert model.defaults == Defaults(30, 7.5, 32) and model.id == "pipeline" and model.denoiser is pipe.unet
-    assert wrap(model) is model
+    assert Model.from_pipeline(model) is model
 
 
 def test_wrap_knows_a_hub_id_and_tells_no_folder(epsilon_folder: Path, tmp_path: Path) -> None:
     """A local folder's name does not leak into files through the id."""
     pipe = make_pipeline(tmp_path)
     pipe.register_to_config(_name_or_path="owner/name")
-    assert wrap(pipe).id == "owner/name"
+    assert Model.from_pipeline(pipe).id == "owner/name"
     pipe.register_to_config(_name_or_path=str(epsilon_folder))
-    assert wrap(pipe).id == "pipeline" and wrap(pipe).defaults.steps == 4
-    assert load_model(str(epsilon_folder)).info.id == epsilon_folder.name
+    assert Model.from_pipeline(pipe).id == "pipeline" and Model.from_pipeline(pipe).defaults.steps == 4
+    assert Model.from_pretrained(str(epsilon_folder)).info.id == epsilon_folder.name
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_a_missing_path_is_never_looked_for_on_the_hub(tmp_path: Path, monkeypat
     (tmp_path / "models").mkdir()
     for path in ("nowhere", "./no/where", "models/sd15", str(tmp_path / "x.safetensors")):
         with pytest.raises(UsageError, match="no such model") as caught:
-            load_model(path)
+            Model.from_pretrained(path)
         assert caught.value.exit_code == 2
 
 
 def test_an_id_that_is_not_cached_is_explained_offline() -> None:
     """With offline nothing is fetched, and the message says what to do."""
     with pytest.raises(ModelLoadError, match="owner/name: not on this machine") as caught:
-        load_model("owner/name", offline=True)
+        Model.from_pretrained("owner/name", offline=True)
     assert caught.value.exit_code == 7 and "--offline" in str(caught.value.hint)
 
 
@@ -112,7 +112,7 @@ def test_explains_what_the_hub_answers(cause: str, message: str) -> None:
 def test_does_not_ask_a_hub_that_is_forbidden() -> None:
     """With HF_HUB_OFFLINE an id that is not cached is an error in one short line that names the variable."""
     with pytest.raises(ModelLoadError, match="owner/name: HF_HUB_OFFLINE forbids to ask the Hub") as caught:
-        load_model("owner/name")
+        Model.from_pretrained("owner/name")
     assert "--offline" in str(caught.value.hint)
 
 
@@ -146,7 +146,7 @@ def test_explains_a_damaged_folder(tmp_path: Path, epsilon_folder: Path, change:
     """One line, exit code 7, for every way in which a folder may be damaged; nothing is unpickled."""
     folder = broken(Path(shutil.copytree(epsilon_folder, tmp_path / "model")), change)
     with pytest.raises(ModelLoadError) as caught:
-        load_model(str(folder))
+        Model.from_pretrained(str(folder))
     assert "\n" not in str(caught.value) and "model" in str(caught.value)
 
 
@@ -154,7 +154,7 @@ def test_refuses_a_pickled_checkpoint(tmp_path: Path) -> None:
     """A .ckpt is not opened."""
     (tmp_path / "model.ckpt").write_bytes(b"\x80\x04")
     with pytest.raises(ModelLoadError, match=r"model\.ckpt: not a \.safetensors file"):
-        load_model(str(tmp_path / "model.ckpt"))
+        Model.from_pretrained(str(tmp_path / "model.ckpt"))
 
 
 def test_refuses_a_pipeline_of_an_unknown_family(tmp_path: Path) -> None:
@@ -163,14 +163,14 @@ def test_refuses_a_pipeline_of_an_unknown_family(tmp_path: Path) -> None:
     pipe.unet.register_to_config(in_channels=9)
     for other in (pipe, object()):
         with pytest.raises(ModelLoadError, match="known family"):
-            wrap(other)
+            Model.from_pipeline(other)
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "cpu:1", "cuda:x", "", "mps:0"])
 def test_refuses_unknown_devices(name: str) -> None:
     """Exit code 6, before any model is read."""
     with pytest.raises(DeviceError) as caught:
-        load_model("pocket", device=name)
+        Model.from_pretrained("pocket", device=name)
     assert caught.value.exit_code == 6 and caught.value.hint
 
 
@@ -188,7 +188,7 @@ def test_loads_a_folder_that_holds_the_fp16_variant_alone(tmp_path: Path) -> Non
     folder = save_pipeline(tmp_path / "half", dtype=torch.float16)
     for file in folder.rglob("*.safetensors"):
         file.rename(file.with_name(file.stem + ".fp16.safetensors"))
-    model = load_model(str(folder))
+    model = Model.from_pretrained(str(folder))
     assert (model.dtype, model.stored_dtype) == (torch.float32, torch.float16)
 
 
@@ -212,7 +212,7 @@ def test_running_out_of_memory_names_what_helps(error: Exception) -> None:
 
 def test_loading_is_silent(epsilon_folder: Path) -> None:
     """Neither bars, nor notes on torchvision, nor future warnings reach a person's terminal."""
-    code = f"from conestool.models.model import load_model; load_model({str(epsilon_folder)!r}).info"
+    code = f"from conestool.models.model import Model; Model.from_pretrained({str(epsilon_folder)!r}).info"
     done = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
 
@@ -221,4 +221,4 @@ def test_every_error_is_ours(tmp_path: Path) -> None:
     """A file that only calls itself a checkpoint raises a ConesError with the file's name."""
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(ConesError, match=r"model\.safetensors"):
-        load_model(str(tmp_path / "model.safetensors"))
+        Model.from_pretrained(str(tmp_path / "model.safetensors"))

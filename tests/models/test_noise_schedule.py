@@ -16,7 +16,7 @@ from diffusers import (
 )
 
 from conestool.errors import ModelLoadError
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from conestool.models.noise_schedule import Schedule, predict, sample_losses, schedule_of, stratified_timesteps
 from conestool.models.prompts import encode
 
@@ -24,7 +24,7 @@ from conestool.models.prompts import encode
 @pytest.fixture
 def model(epsilon_folder: Path) -> Model:
     """A fresh copy in memory of the small base model."""
-    return load_model(str(epsilon_folder))
+    return Model.from_pretrained(str(epsilon_folder))
 
 
 @pytest.mark.parametrize("kind", [DDIMScheduler, EulerDiscreteScheduler, EulerAncestralDiscreteScheduler])
@@ -91,7 +91,7 @@ def test_refuses_a_schedule_it_does_not_know(model: Model) -> None:
 @pytest.mark.parametrize("folder", ["epsilon_folder", "v_folder"])
 def test_loss_is_the_mean_squared_error_per_sample(folder: str, request: pytest.FixtureRequest) -> None:
     """Equal to the U-Net called by hand, and each sample is alone in its number."""
-    model = load_model(str(request.getfixturevalue(folder)))
+    model = Model.from_pretrained(str(request.getfixturevalue(folder)))
     schedule = schedule_of(model)
     z, noise, t = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([100, 800])
     cond = encode(model, ["a dog", "a red hat"])
@@ -108,7 +108,7 @@ def test_loss_is_the_mean_squared_error_per_sample(folder: str, request: pytest.
 
 def test_loss_is_fp32_and_differentiable_in_bf16(epsilon_folder: Path) -> None:
     """A model in bfloat16 still gives fp32 losses, and gradients reach its K/V weights."""
-    model = load_model(str(epsilon_folder), dtype="bfloat16")
+    model = Model.from_pretrained(str(epsilon_folder), dtype="bfloat16")
     schedule, z = schedule_of(model), torch.randn(1, 4, 8, 8)
     cond = encode(model, ["a dog"])
     assert predict(model, schedule, z, torch.tensor([5]), cond).dtype == torch.float32

@@ -9,14 +9,14 @@ import torch
 
 from conestool.errors import UsageError
 from conestool.models.conditioning import Conditioning
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from conestool.models.prompts import choose_identifier, cut_text, encode, identifiers, is_one_token
 
 
 @pytest.fixture(scope="module")
 def model(epsilon_folder: Path) -> Model:
     """The small base model; its tokenizer reads 24 tokens, two of them marks."""
-    return load_model(str(epsilon_folder))
+    return Model.from_pretrained(str(epsilon_folder))
 
 
 def test_encodes_as_the_pipeline_does(model: Model) -> None:
@@ -61,7 +61,7 @@ def test_identifiers_are_rare_single_tokens(model: Model) -> None:
 
 def test_a_model_may_name_its_identifiers(epsilon_folder: Path) -> None:
     """What pocket.json lists goes before any guess."""
-    model = load_model(str(epsilon_folder))
+    model = Model.from_pretrained(str(epsilon_folder))
     model.settings["identifiers"] = ["vlk", "brz"]
     assert identifiers(model) == ["vlk", "brz"]
 

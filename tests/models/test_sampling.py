@@ -11,14 +11,14 @@ from PIL import Image, ImageChops
 
 from conestool.errors import PhotoError, UsageError
 from conestool.images.class_images import class_images
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from conestool.models.sampling import initial_noise, sample
 
 
 @pytest.fixture(scope="module")
 def model(epsilon_folder: Path) -> Model:
     """The small base model."""
-    return load_model(str(epsilon_folder))
+    return Model.from_pretrained(str(epsilon_folder))
 
 
 def test_a_seed_is_the_picture_that_diffusers_draws(model: Model) -> None:
@@ -39,7 +39,7 @@ def test_noise_is_the_same_in_every_dtype_and_batch(epsilon_folder: Path, model:
     noise = initial_noise(model, generators(1, 2), (32, 48))
     assert noise.shape == (2, 4, 12, 8)
     assert torch.equal(noise[1:], initial_noise(model, generators(2), (32, 48)))
-    half = initial_noise(load_model(str(epsilon_folder), dtype="bfloat16"), generators(1, 2), (32, 48))
+    half = initial_noise(Model.from_pretrained(str(epsilon_folder), dtype="bfloat16"), generators(1, 2), (32, 48))
     assert torch.equal(half, noise.bfloat16())
 
 
@@ -109,7 +109,7 @@ def test_a_lost_or_damaged_picture_is_drawn_again(model: Model, own_cache: Path)
 
 def test_class_images_differ_by_prompt_seed_and_model(model: Model, v_folder: Path) -> None:
     """None of them shares a cache entry with another."""
-    other = load_model(str(v_folder))
+    other = Model.from_pretrained(str(v_folder))
     ask = [(model, "a dog", 0), (model, "a cat", 0), (model, "a dog", 1), (other, "a dog", 0)]
     pictures = {class_images(each, prompt, 1, seed)[0].tobytes() for each, prompt, seed in ask}
     assert len(pictures) == 4

@@ -13,7 +13,7 @@ from torch import Tensor
 from conestool.errors import ModelLoadError
 from conestool.images.photos import to_latents
 from conestool.models.conditioning import Frame
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from conestool.models.prompts import encode
 from conestool.models.sampling import sample
 from conestool.search import Settings, find
@@ -26,7 +26,7 @@ from tests.support.tiny_models import save
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A small random SDXL."""
     place = tmp_path_factory.mktemp("sdxl")
-    return load_model(str(save(sdxl(place), place / "model")))
+    return Model.from_pretrained(str(save(sdxl(place), place / "model")))
 
 
 def told(model: Model, act: Any) -> list[dict[str, Tensor]]:
@@ -105,7 +105,7 @@ def test_a_single_file_with_the_configuration_of_another_family(model: Model, tm
     """It says what the file is, and what the configuration is."""
     file = save_original(model.pipe, tmp_path / "xl.safetensors")
     with pytest.raises(ModelLoadError, match="it holds stable-diffusion-xl, and its configuration") as caught:
-        load_model(str(file), config=str(v_folder))
+        Model.from_pretrained(str(file), config=str(v_folder))
     assert "--config" in str(caught.value.hint)
 
 
@@ -115,4 +115,4 @@ def test_a_denoiser_alone_is_no_checkpoint(model: Model, tmp_path: Path, v_folde
 
     save_file(model.denoiser.state_dict(), tmp_path / "unet.safetensors")
     with pytest.raises(ModelLoadError, match="not a complete checkpoint"):
-        load_model(str(tmp_path / "unet.safetensors"), config=str(v_folder))
+        Model.from_pretrained(str(tmp_path / "unet.safetensors"), config=str(v_folder))

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from conestool.apply import applied, write_denoiser, write_folder
+from conestool.apply import apply_cones, write_denoiser, write_folder
 from conestool.errors import ModelLoadError
 from conestool.fingerprint import Level, match
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from conestool.models.sampling import sample
 from tests.support.ldm_writer import save_original
 from tests.support.tiny_models import random_cone, save_pipeline
@@ -26,12 +26,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(folder: Path) -> Path:
     """The same model as one file in the original layout."""
-    return save_original(load_model(str(folder)).pipe, folder.with_name("model.safetensors"))
+    return save_original(Model.from_pretrained(str(folder)).pipe, folder.with_name("model.safetensors"))
 
 
 def test_is_the_same_model_as_the_folder(folder: Path, checkpoint: Path) -> None:
     """Equal digests, equal pictures."""
-    whole, single = load_model(str(folder)), load_model(str(checkpoint), config=str(folder))
+    whole, single = Model.from_pretrained(str(folder)), Model.from_pretrained(str(checkpoint), config=str(folder))
     assert single.info.digests == whole.info.digests and single.info.tensors == whole.info.tensors
     settings = {"steps": 3, "guidance": 2.0, "size": (32, 32)}
     [expected], [drawn] = (sample(model, ["a dog"], [0], **settings) for model in (whole, single))
@@ -40,11 +40,11 @@ def test_is_the_same_model_as_the_folder(folder: Path, checkpoint: Path) -> None
 
 def test_a_half_checkpoint_is_equal_at_float16(folder: Path, checkpoint: Path) -> None:
     """Packaging and dtype together change nothing."""
-    half = load_model(str(folder), dtype="float16").pipe
+    half = Model.from_pretrained(str(folder), dtype="float16").pipe
     file = save_original(half, checkpoint.with_name("half.safetensors"))
-    model = load_model(str(file), config=str(folder))
+    model = Model.from_pretrained(str(file), config=str(folder))
     assert (model.dtype, model.stored_dtype) == (torch.float32, torch.float16)
-    found = match(load_model(str(folder)).info, model.info)
+    found = match(Model.from_pretrained(str(folder)).info, model.info)
     assert found.level is Level.EQUAL_AT and found.rung == "f16"
 
 
@@ -52,24 +52,27 @@ def test_finds_the_configuration_beside_the_file(folder: Path, checkpoint: Path,
     """A folder of the file's name serves; its weights are not read."""
     shutil.copyfile(checkpoint, tmp_path / "mine.safetensors")
     shutil.copytree(folder, tmp_path / "mine", ignore=shutil.ignore_patterns("*.safetensors"))
-    assert load_model(str(tmp_path / "mine.safetensors")).info.digests == load_model(str(folder)).info.digests
+    assert (
+        Model.from_pretrained(str(tmp_path / "mine.safetensors")).info.digests
+        == Model.from_pretrained(str(folder)).info.digests
+    )
 
 
 def test_without_configuration_says_which_is_needed(checkpoint: Path) -> None:
     """No download behind one's back."""
     with pytest.raises(ModelLoadError, match=r"model\.safetensors: the configuration of its family") as caught:
-        load_model(str(checkpoint))
+        Model.from_pretrained(str(checkpoint))
     assert "stable-diffusion-v1-5" in str(caught.value.hint)
 
 
 def test_patched_outputs_keep_the_stored_dtype(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
-    """From a single file in float16 both outputs are float16 and draw what `applied` draws."""
-    file = save_original(load_model(str(folder), dtype="float16").pipe, tmp_path / "half.safetensors")
-    model = load_model(str(file), config=str(folder))
+    """From a single file in float16 both outputs are float16 and draw what `apply_cones` draws."""
+    file = save_original(Model.from_pretrained(str(folder), dtype="float16").pipe, tmp_path / "half.safetensors")
+    model = Model.from_pretrained(str(file), config=str(folder))
     cone = random_cone(model, density=0.3)
-    written = load_model(str(write_folder(model, cone, tmp_path / "out")))
+    written = Model.from_pretrained(str(write_folder(model, cone, tmp_path / "out")))
     assert written.stored_dtype == torch.float16
-    with applied(model, cone):
+    with apply_cones(model, cone):
         for key, value in model.denoiser.state_dict().items():
             assert torch.equal(written.denoiser.state_dict()[key], value), key
     single = write_denoiser(model, cone, tmp_path / "unet.safetensors")

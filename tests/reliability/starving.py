@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from conestool.cli.main import run
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from tests.reliability.memory import limit_memory
 
 SPARE = 48 << 20
@@ -41,7 +41,7 @@ def main() -> None:
     from conestool.search.tune import tune
 
     assert all((evaluate, render, find, tune))
-    model = load_model("pocket")
+    model = Model.from_pretrained("pocket")
     model.pipe("a dog", num_inference_steps=1, height=16, width=16)
     print(json.dumps([starve(words) for words in json.load(sys.stdin)]))
 

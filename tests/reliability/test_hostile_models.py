@@ -16,7 +16,7 @@ from conestool import format as cones_format
 from conestool.cli import _options
 from conestool.concept import Cone
 from conestool.errors import UsageError
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from tests.cli.conftest import Cones
 from tests.reliability.hostile import POISON, WORDS, forge, leaks
 from tests.support.command_line import concept, save_cone
@@ -36,7 +36,7 @@ def stop(*_: object) -> None:
 def folder(epsilon_folder: Path, work: Path, cones: Cones, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the run, with dog.cone, whose words are as bad as the format allows."""
     monkeypatch.setenv("CONES_MODEL", str(epsilon_folder))
-    (dog,) = random_cone(load_model(str(epsilon_folder), device="cpu"), "dog").concepts
+    (dog,) = random_cone(Model.from_pretrained(str(epsilon_folder), device="cpu"), "dog").concepts
     hostile = replace(dog, class_noun=WORDS[:64].strip(), identifier=WORDS[:40].strip())
     cones_format.save(Cone((hostile,)), work / "dog.cone")
     return work

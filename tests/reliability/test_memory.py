@@ -13,7 +13,7 @@ import pytest
 
 from conestool import format as cones
 from conestool.cli.main import HELPS
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from tests.search.test_memory import photos
 from tests.support.command_line import environment
 from tests.support.tiny_models import random_cone
@@ -32,7 +32,7 @@ COMMANDS = {
 def starved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
     """Exit code and stderr of every command under a limit on its address space, and nothing written."""
     folder = tmp_path_factory.mktemp("starved")
-    cones.save(random_cone(load_model("pocket"), "dog"), folder / "dog.cone")
+    cones.save(random_cone(Model.from_pretrained("pocket"), "dog"), folder / "dog.cone")
     (folder / "photos").mkdir()
     for number, photo in enumerate(photos()):
         photo.save(folder / "photos" / f"{number}.png")

@@ -20,7 +20,7 @@ from conestool.errors import NonFiniteError
 from conestool.format import dumps
 from conestool.images.photos import as_photo, to_latents
 from conestool.models.kv_weights import kv_weights
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from conestool.models.sampling import sample
 from conestool.search import Settings, find
 from conestool.search.parameters import Layout, Use
@@ -33,7 +33,7 @@ NOISE = [Image.effect_noise((32, 32), 20 + 10 * number).convert("RGB") for numbe
 @pytest.fixture
 def model(epsilon_folder: Path) -> Model:
     """A fresh copy of the small base model."""
-    return load_model(str(epsilon_folder))
+    return Model.from_pretrained(str(epsilon_folder))
 
 
 def search(model: Model, method: str, photos: list[Image.Image] | None = None) -> Any:
@@ -94,7 +94,7 @@ def test_a_damaged_model_stops_find_before_any_work_and_writes_nothing(
 ) -> None:
     """A NaN in a stored weight: exit code 6, the weight's name, and neither .cone nor .part."""
     folder = save_pipeline(tmp_path / "model")
-    damaged = load_model(str(folder))
+    damaged = Model.from_pretrained(str(folder))
     with torch.no_grad():
         next(iter(kv_weights(damaged.denoiser).values())).view(-1)[3] = float("nan")
     damaged.pipe.save_pretrained(folder)

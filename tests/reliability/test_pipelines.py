@@ -191,7 +191,7 @@ def test_several_at_once_write_one_whole_file(folder: Path) -> None:
 
 
 def test_a_file_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    """Without force the second of two writers loses, even if neither saw the other's file at first."""
+    """Without overwrite the second of two writers loses, even if neither saw the other's file at first."""
     target = tmp_path / "x"
     with pytest.raises(OutputExistsError), _atomic.atomic_file(target) as late:
         late.write_bytes(b"late")
@@ -209,11 +209,11 @@ def test_a_picture_takes_the_next_free_name(tmp_path: Path, monkeypatch: pytest.
     from conestool.cli._pictures import settle
 
     monkeypatch.chdir(tmp_path)
-    targets = settle(None, ["a dog"], [0], sheet=False, force=False)
+    targets = settle(None, ["a dog"], [0], sheet=False, overwrite=False)
     Path("a-dog.png").write_bytes(b"of another process")
     assert targets.write(0, b"mine") == Path("a-dog-2.png")
     assert Path("a-dog.png").read_bytes() == b"of another process"
-    named = settle("b.png", ["a dog"], [0], sheet=False, force=False)
+    named = settle("b.png", ["a dog"], [0], sheet=False, overwrite=False)
     Path("b.png").write_bytes(b"of another process")
     with pytest.raises(OutputExistsError):
         named.write(0, b"mine")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from conestool.apply import applied
+from conestool.apply import apply_cones
 from conestool.concept import Cone
 from conestool.errors import BaseModelMismatchError, PromptError, UsageError
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from conestool.models.sampling import sample
 from conestool.ops import extract
 from conestool.render import Rendering, png_bytes, read_record, render, replay
@@ -20,7 +20,7 @@ from tests.support.tiny_models import random_cone
 @pytest.fixture(scope="module")
 def model(epsilon_folder: Path) -> Model:
     """The small base model."""
-    return load_model(str(epsilon_folder))
+    return Model.from_pretrained(str(epsilon_folder))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def cone(model: Model) -> Cone:
 def test_draws_the_rewritten_prompt_with_the_concepts_applied(model: Model, cone: Cone) -> None:
     """Equal to doing both by hand; the model is itself again afterwards."""
     [drawn] = render(model, ["a  dog in a hat "], cone, seeds=[3])
-    with applied(model, cone):
+    with apply_cones(model, cone):
         [expected] = sample(model, ["a sks dog in a zwx hat"], [3])
     assert drawn.image.tobytes() == expected.tobytes()
     assert (drawn.record["prompt"], drawn.record["sent"]) == ("a dog in a hat", "a sks dog in a zwx hat")
@@ -99,12 +99,12 @@ def test_replay_refuses_other_models_and_missing_concepts(model: Model, cone: Co
     """It says which; forced, it draws what it can."""
     [drawn] = render(model, ["a dog"], cone)
     with pytest.raises(BaseModelMismatchError):
-        replay(load_model(str(v_folder)), drawn.record, cone)
+        replay(Model.from_pretrained(str(v_folder)), drawn.record, cone)
     with pytest.raises(UsageError, match="missing: dog, hat"):
         replay(model, drawn.record)
     with pytest.raises(UsageError, match="missing: hat"):
         replay(model, drawn.record, extract(cone, "dog"))
-    assert isinstance(replay(model, drawn.record, extract(cone, "dog"), force=True), Rendering)
+    assert isinstance(replay(model, drawn.record, extract(cone, "dog"), allow_mismatch=True), Rendering)
 
 
 def test_says_what_the_text_encoder_cuts(model: Model, cone: Cone) -> None:
@@ -120,7 +120,7 @@ def test_refuses_before_drawing(model: Model, cone: Cone, v_folder: Path) -> Non
     with pytest.raises(PromptError):
         render(model, ["a dog", "  "], cone)
     with pytest.raises(BaseModelMismatchError):
-        render(load_model(str(v_folder)), ["a dog"], cone)
+        render(Model.from_pretrained(str(v_folder)), ["a dog"], cone)
     for name in ("NoSuch", "UNet2DConditionModel", "StableDiffusionPipeline"):
         with pytest.raises(UsageError, match="unknown scheduler"):
             render(model, ["a dog"], cone, scheduler=name)

@@ -138,5 +138,5 @@ def test_literal_sends_the_prompt_as_typed() -> None:
 
 
 def test_without_concepts_nothing_changes() -> None:
-    """The bare model gets what was typed."""
+    """The base model gets what was typed."""
     assert rewrite("a dog", []) == "a dog"

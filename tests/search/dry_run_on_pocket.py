@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from conestool.images.photos import read_photos
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from conestool.search import Settings, find
 from conestool.search.config import Resources
 from conestool.search.loss_terms import Words
@@ -21,7 +21,7 @@ PLAN = Settings(batch=8, others=0, crops=0, class_images=8, captions="none", opt
 
 def main() -> None:
     """Print bytes beside those of the loaded model, and seconds, as estimated and as they were."""
-    model, photos = load_model("pocket"), read_photos([EXAMPLES])[0]
+    model, photos = Model.from_pretrained("pocket"), read_photos([EXAMPLES])[0]
     before = forget()
     told = dry_run(model, photos, Words("dog", "dog", "sks"), PLAN, Resources())
     forget()

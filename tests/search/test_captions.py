@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from conestool import find
 from conestool.images.photos import Photo, as_photo
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from conestool.search.config import Settings
 from conestool.search.events import Event, Note
 from conestool.search.find import captioned
@@ -21,7 +21,7 @@ SHORT = {"class_images": 4, "others": 0, "crops": 0, "options": {"steps": 1}}
 
 @pytest.fixture(scope="module")
 def pocket() -> Model:
-    return load_model("pocket")
+    return Model.from_pretrained("pocket")
 
 
 def on(colour: str) -> Photo:
@@ -49,7 +49,7 @@ def test_a_given_caption_stays(pocket: Model) -> None:
 
 def test_phrases_are_the_models_own_or_common_ones(pocket: Model, epsilon_folder: Path) -> None:
     assert {"on the beach", "on an orange background"} <= set(surroundings(pocket))
-    assert surroundings(load_model(str(epsilon_folder))) == list(COMMON)
+    assert surroundings(Model.from_pretrained(str(epsilon_folder))) == list(COMMON)
 
 
 def test_settings_say_where_captions_come_from(pocket: Model) -> None:
@@ -68,7 +68,7 @@ def test_settings_say_where_captions_come_from(pocket: Model) -> None:
 
 
 def test_captions_change_what_is_found(epsilon_folder: Path) -> None:
-    model, photos = load_model(str(epsilon_folder)), [on("red"), on("blue")]
+    model, photos = Model.from_pretrained(str(epsilon_folder)), [on("red"), on("blue")]
     one, same, other = (
         find(model, [replace(p, caption=caption) for p in photos], "bear", settings=Settings(density=0.01, **SHORT))
         for caption in ("on the beach", "on the beach", "in the snow")

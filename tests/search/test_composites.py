@@ -10,7 +10,7 @@ import torch
 
 from conestool.images.class_images import class_images
 from conestool.images.photos import as_photo, read_photos
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from conestool.models.noise_schedule import predict
 from conestool.models.prompts import encode
 from conestool.search import Settings
@@ -32,7 +32,7 @@ FEW = Settings(batch=2, class_images=4, crops=0, captions="none", others=0.0, co
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A tiny model."""
-    return load_model(str(save_pipeline(tmp_path_factory.mktemp("scenes") / "base")))
+    return Model.from_pretrained(str(save_pipeline(tmp_path_factory.mktemp("scenes") / "base")))
 
 
 def test_scenes_show_the_subject_at_every_place_beside_others() -> None:
@@ -65,7 +65,7 @@ def test_a_scene_in_words() -> None:
 
 def test_a_subject_takes_its_class_s_place_and_nothing_else() -> None:
     """On pocket: the purple cat stands where the scene had its cat, and outside of its region no pixel differs."""
-    pocket = load_model("pocket")
+    pocket = Model.from_pretrained("pocket")
     scenes = [Scene(("cat", "tree"), {0: 0}), Scene(("tree", "cat"), {1: 0})]
     drawn = class_images(pocket, [scene.prompt() for scene in scenes], 2)
     cat = Player("cat", "sks cat", [photo.image for photo in read_photos([EXAMPLES / "cat"])[0]])

@@ -14,7 +14,7 @@ import torch
 from conestool import format as cones
 from conestool.concept import Concept, Cone
 from conestool.errors import UsageError
-from conestool.models.model import load_model
+from conestool.models.model import Model
 from conestool.search import METHODS, find
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState, join
 from tests.search.test_memory import photos
@@ -82,7 +82,10 @@ def test_two_processes_find_what_one_finds(method: str, made: Path, base: Path) 
     """By every method: both have the same bytes, and one process has nearly the same indices and losses."""
     first, second = (made / f"{method}-{rank}.cone" for rank in (0, 1))
     assert first.read_bytes() == second.read_bytes()
-    together, alone = cones.load(first), find(load_model(str(base)), photos(), "dog", settings=shared(method))
+    together, alone = (
+        cones.load(first),
+        find(Model.from_pretrained(str(base)), photos(), "dog", settings=shared(method)),
+    )
     assert common(together, alone) >= SAME
     ours, theirs = (each.concepts[0].origin for each in (together, alone))
     assert ours.parameters == theirs.parameters
@@ -104,8 +107,8 @@ def test_concepts_are_tuned_together(made: Path, base: Path) -> None:
     files = [made / f"{name}-{rank}.cone" for name in ("tuned", "tuned-resumed") for rank in (0, 1)]
     assert len({file.read_bytes() for file in files}) == 1
     assert all((made / f"tune-stopped-{rank}.txt").exists() for rank in (0, 1))
-    together, alone = cones.load(files[0]), tuned_together(load_model(str(base)), made, SINGLE_PROCESS)
-    before = random_cone(load_model(str(base)), "dog", "hat", density=0.2)
+    together, alone = cones.load(files[0]), tuned_together(Model.from_pretrained(str(base)), made, SINGLE_PROCESS)
+    before = random_cone(Model.from_pretrained(str(base)), "dog", "hat", density=0.2)
     for name in ("dog", "hat"):
         assert together[name].id != before[name].id
         assert common(*(Cone((cone[name],)) for cone in (together, alone))) >= SAME

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conestool.images.photos import as_photo
-from conestool.models.model import Model, load_model, wrap
+from conestool.models.model import Model
 from conestool.search import METHODS
 from conestool.search.config import Resources
 from conestool.search.loss_terms import Words
@@ -28,7 +28,7 @@ DOG = Words("dog", "dog", "sks")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load_model(str(save_pipeline(tmp_path_factory.mktemp("tiny") / "model")))
+    return Model.from_pretrained(str(save_pipeline(tmp_path_factory.mktemp("tiny") / "model")))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -59,7 +59,7 @@ def test_given_class_pictures_take_no_time(model: Model) -> None:
 @pytest.mark.parametrize("family", ["pixart", "flux"])
 def test_other_families_can_be_tried(family: str, tmp_path: Path) -> None:
     """PixArt-alpha draws in no single step, and Flux without a second pass for guidance."""
-    base = wrap(FAMILIES[family](tmp_path))
+    base = Model.from_pipeline(FAMILIES[family](tmp_path))
     found = dry_run(base, [as_photo(each) for each in photos()], DOG, quick(), Resources(1))
     assert found.phases["class images"] > 0 and found.memory
 

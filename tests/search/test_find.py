@@ -13,7 +13,7 @@ from PIL import Image
 from conestool.concept import Cone, Losses
 from conestool.errors import NonFiniteError, PhotoError, UsageError
 from conestool.format import dumps
-from conestool.models.model import Model, load_model, wrap
+from conestool.models.model import Model
 from conestool.models.prompts import identifiers
 from conestool.search import Event, Note, Progress, Settings, find
 from conestool.search.loss_terms import Words, unbound_prompts
@@ -28,7 +28,7 @@ BARE: dict[str, Any] = {"others": 0.0, "captions": "none"}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load_model(str(save_pipeline(tmp_path_factory.mktemp("tiny") / "model", "v_prediction")))
+    return Model.from_pretrained(str(save_pipeline(tmp_path_factory.mktemp("tiny") / "model", "v_prediction")))
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,9 @@ def test_find_fills_in_the_whole_origin(model: Model, photos: list[Image.Image],
 
 def test_the_base_model_is_the_one_before_the_search(model: Model, photos: list[Image.Image]) -> None:
     """Also where its identity is read from weights in memory, which the search has shut by the end."""
-    pipe = wrap(model.pipe)
+    pipe = Model.from_pipeline(model.pipe)
     (concept,) = search(pipe, photos, steps=1, density=0.02).concepts
-    assert concept.base == wrap(model.pipe).info
+    assert concept.base == Model.from_pipeline(model.pipe).info
 
 
 def test_weights_are_bit_identical_after_find(model: Model, photos: list[Image.Image]) -> None:
@@ -203,7 +203,7 @@ def test_a_search_that_cannot_be_saved_goes_on(
 
 def test_half_of_the_unbound_prompts_name_no_identifier_and_half_a_rival() -> None:
     """The subject's own identifier is in none of them, rivals are as many as asked for, and a seed draws the same."""
-    model = load_model("pocket")
+    model = Model.from_pretrained("pocket")
     words, settings = Words("dog", "dog", "sks"), Settings(rivals=5)
     prompts = unbound_prompts(model, words, settings, "on the beach")
     bare = [prompt for prompt in prompts if prompt.removesuffix(" on the beach") in words.of_class]

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from conestool.errors import NonFiniteError, UsageError
 from conestool.format import dumps
 from conestool.images.photos import as_photo
-from conestool.models.model import Model, load_model, wrap
+from conestool.models.model import Model
 from conestool.models.prompts import encode
 from conestool.search import DEFAULT_METHOD, Event, Progress, Settings, find
 from conestool.search.batches import Pictures, Term
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Model:
-    return load_model(str(folder))
+    return Model.from_pretrained(str(folder))
 
 
 def objective(model: Model, layout: Layout, resources: Resources = PLENTY, weight: float = 1.0) -> Objective:
@@ -87,8 +87,8 @@ def test_less_memory_gives_the_same_gradient(model: Model, resources: Resources)
 
 def test_parts_are_added_in_float32(folder: Path) -> None:
     """One by one, bfloat16 gradients are as near to those of the whole batch as bfloat16 is to float32, or nearer."""
-    exact = gradient(load_model(str(folder)))[0]
-    half = load_model(str(folder), dtype="bfloat16")
+    exact = gradient(Model.from_pretrained(str(folder)))[0]
+    half = Model.from_pretrained(str(folder), dtype="bfloat16")
     at_once, parts = gradient(half)[0], gradient(half, Resources(micro_batch=1))[0]
     assert parts.dtype == torch.float32
     assert closeness(parts, exact) < 1.2 * closeness(at_once, exact) < 0.1
@@ -97,7 +97,7 @@ def test_parts_are_added_in_float32(folder: Path) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_scores_are_float32_whatever_the_denoiser_computes_in(folder: Path, dtype: str) -> None:
     """Every floating-point tensor of every method's state, and its ranking; but the running means of `mask` (below)."""
-    model = load_model(str(folder), dtype=dtype)
+    model = Model.from_pretrained(str(folder), dtype=dtype)
     with at_work(model, PLENTY) as layout:
         for name in METHODS:
             method = make_method(name, objective(model, layout), steps=1)
@@ -110,7 +110,7 @@ def test_scores_are_float32_whatever_the_denoiser_computes_in(folder: Path, dtyp
 
 def test_running_means_in_bfloat16_shut_the_same_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but a few in a hundred of those that float32 shuts, and as few others; the gates themselves are float32."""
-    model, found = load_model(str(folder)), []
+    model, found = Model.from_pretrained(str(folder)), []
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(mask, "MOMENTS", dtype)
         with at_work(model, PLENTY) as layout:
@@ -125,8 +125,8 @@ def test_running_means_in_bfloat16_shut_the_same_weights(folder: Path, monkeypat
 
 def test_float16_gradients_vanish_unscaled_and_are_right_scaled(folder: Path) -> None:
     """With a loss so small that float16 has no numbers for most of its gradients."""
-    exact = gradient(load_model(str(folder)), weight=1e-4)[0]
-    half = load_model(str(folder), dtype="float16")
+    exact = gradient(Model.from_pretrained(str(folder)), weight=1e-4)[0]
+    half = Model.from_pretrained(str(folder), dtype="float16")
     with at_work(half, PLENTY) as layout:
         asked = objective(half, layout, weight=1e-4)
         kept = torch.rand(asked.theta.shape, generator=torch.Generator().manual_seed(1)) > 0.1
@@ -139,8 +139,8 @@ def test_float16_gradients_vanish_unscaled_and_are_right_scaled(folder: Path) ->
 
 def test_an_overflow_halves_the_scale_and_repeats_the_batch(folder: Path) -> None:
     """Until it fits; the result is that of the scale that fits, and an overflow at 1 is the model's own."""
-    exact = gradient(load_model(str(folder)), weight=1e5)[0]
-    half = load_model(str(folder), dtype="float16")
+    exact = gradient(Model.from_pretrained(str(folder)), weight=1e5)[0]
+    half = Model.from_pretrained(str(folder), dtype="float16")
     with at_work(half, PLENTY) as layout:
         asked = objective(half, layout, weight=1e5)
         kept = torch.rand(asked.theta.shape, generator=torch.Generator().manual_seed(1)) > 0.1
@@ -318,7 +318,7 @@ def test_find_with_least_memory_gives_nearly_the_same_neurons(model: Model) -> N
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attention_goes_through_sdpa(family: str, tmp_path: Path) -> None:
     """Every attention layer of the denoiser, and no attention matrix is made by hand."""
-    found, calls = wrap(FAMILIES[family](tmp_path)), Calls()
+    found, calls = Model.from_pipeline(FAMILIES[family](tmp_path)), Calls()
     layers = {name.rpartition(".")[0] for name, _ in found.denoiser.named_modules() if name.endswith(".to_k")}
     cond, noisy = encode(found, ["a dog"]), torch.zeros(1, *latent_shape(found))
     with calls, torch.no_grad():

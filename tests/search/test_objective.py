@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from conestool.models.prompts import encode
 from conestool.search.batches import Pictures, Term
 from conestool.search.methods.base import Ranking
@@ -21,7 +21,7 @@ from tests.support.tiny_models import save_pipeline
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load_model(str(save_pipeline(tmp_path_factory.mktemp("tiny") / "model")))
+    return Model.from_pretrained(str(save_pipeline(tmp_path_factory.mktemp("tiny") / "model")))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from PIL import Image
 from conestool.errors import PhotoError
 from conestool.evaluate.prompts import unrelated_nouns
 from conestool.images.photos import as_photo
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from conestool.search import Settings
 from conestool.search.events import ignore
 from conestool.search.find import name_subject
@@ -29,7 +29,7 @@ FEW = Settings(batch=2, class_images=4, crops=0, captions="none")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A tiny model that names no objects."""
-    return load_model(str(save_pipeline(tmp_path_factory.mktemp("priors") / "base")))
+    return Model.from_pretrained(str(save_pipeline(tmp_path_factory.mktemp("priors") / "base")))
 
 
 def test_class_images_and_other_things_share_the_samples_of_one_term() -> None:

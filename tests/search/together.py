@@ -12,7 +12,7 @@ from accelerate import PartialState
 from conestool import format as cones
 from conestool.concept import Cone
 from conestool.errors import UsageError
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from conestool.search import METHODS, Event, Progress, Settings, find
 from conestool.search.config import Resources, Tuning
 from conestool.search.distributed import DistributedState, join
@@ -30,7 +30,7 @@ def shared(method: str) -> Settings:
 def main() -> None:
     """Search by every method, stop and resume, and refuse different photos; the first process writes the files."""
     processes, _ = join("cpu")
-    model, folder = load_model(sys.argv[1]), Path(sys.argv[2])
+    model, folder = Model.from_pretrained(sys.argv[1]), Path(sys.argv[2])
     for method in METHODS:
         cone = find(model, photos(), "dog", settings=shared(method), processes=processes)
         cones.save(cone, folder / f"{method}-{processes.process_index}.cone")

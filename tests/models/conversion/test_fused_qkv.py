@@ -12,12 +12,12 @@ from diffusers.loaders import single_file_utils as reader
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from conestool.apply import applied, checkpoint_notes, write_checkpoint, write_lora
+from conestool.apply import apply_cones, checkpoint_notes, write_checkpoint, write_lora
 from conestool.errors import ModelLoadError, UsageError
 from conestool.models._logging import quiet
 from conestool.models.conversion.fused_qkv import DENOISER, stack_state
 from conestool.models.kv_weights import kv_weights
-from conestool.models.model import Model, load_model, wrap
+from conestool.models.model import Model
 from tests.support.model_files import FAMILIES, VARIANTS
 from tests.support.tiny_models import random_cone, save
 
@@ -102,7 +102,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
     for name, make in (FAMILIES | VARIANTS).items():
         if name in ("sd3", "flux", "flux-schnell", "pixart"):
             place = tmp_path_factory.mktemp(name)
-            found[name] = load_model(str(save(make(place), place / "base")))
+            found[name] = Model.from_pretrained(str(save(make(place), place / "base")))
     return found
 
 
@@ -128,7 +128,7 @@ def test_diffusers_reads_the_checkpoint_of_sd3(models: dict[str, Model], tmp_pat
     out = write_checkpoint(model, cone, tmp_path / "out.safetensors")
     with quiet():
         loaded = type(model.pipe).from_single_file(str(out), config=str(model.path), local_files_only=True)
-    with applied(model, cone):
+    with apply_cones(model, cone):
         same_parts(model.pipe, loaded)
 
 
@@ -142,13 +142,13 @@ def test_a_transformer_alone_takes_the_rest_from_its_configuration(
     denoiser: Any = model.denoiser
     file = tmp_path / "alone.safetensors"
     save_file({prefix + key: value for key, value in stack_state(denoiser.state_dict(), denoiser).items()}, file)
-    alone = load_model(str(file), config=str(model.path))
+    alone = Model.from_pretrained(str(file), config=str(model.path))
     assert alone.info.digests == model.info.digests
     cone = random_cone(model, density=0.3)
     out = write_checkpoint(alone, cone, tmp_path / "out.safetensors", strength=0.5)
     assert load_file(out).keys() == load_file(file).keys()
-    with applied(model, cone, strength=0.5):
-        same_parts(model.pipe, load_model(str(out), config=str(model.path)).pipe)
+    with apply_cones(model, cone, strength=0.5):
+        same_parts(model.pipe, Model.from_pretrained(str(out), config=str(model.path)).pipe)
 
 
 def test_says_what_a_file_and_its_configuration_lack(models: dict[str, Model], tmp_path: Path) -> None:
@@ -161,14 +161,14 @@ def test_says_what_a_file_and_its_configuration_lack(models: dict[str, Model], t
     bare = tmp_path / "bare"
     shutil.copytree(folder_of(models["flux"]), bare, ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(ModelLoadError, match="holds no vae") as caught:
-        load_model(str(file), config=str(bare))
+        Model.from_pretrained(str(file), config=str(bare))
     assert "--config" in str(caught.value.hint)
     with pytest.raises(ModelLoadError, match="no place for guidance_in"):
-        load_model(str(file), config=str(models["flux-schnell"].path))
+        Model.from_pretrained(str(file), config=str(models["flux-schnell"].path))
     schnell: Any = models["flux-schnell"].denoiser
     save_file(stack_state(schnell.state_dict(), schnell), file)
     with pytest.raises(ModelLoadError, match="no tensor guidance_in"):
-        load_model(str(file), config=str(models["flux"].path))
+        Model.from_pretrained(str(file), config=str(models["flux"].path))
 
 
 def test_refuses_a_transformer_in_eight_bits(models: dict[str, Model], tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_refuses_a_transformer_in_eight_bits(models: dict[str, Model], tmp_path:
     state = {key: value.to(torch.float8_e4m3fn) for key, value in stack_state(denoiser.state_dict(), denoiser).items()}
     save_file(state, tmp_path / "eight.safetensors")
     with pytest.raises(ModelLoadError, match="stored as F8_E4M3"):
-        load_model(str(tmp_path / "eight.safetensors"), config=str(models["flux"].path))
+        Model.from_pretrained(str(tmp_path / "eight.safetensors"), config=str(models["flux"].path))
 
 
 def test_notes_what_programs_cannot_tell(models: dict[str, Model], tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_notes_what_programs_cannot_tell(models: dict[str, Model], tmp_path: Pat
     pipe.vae.register_to_config(shift_factor=0.5)
     with torch.no_grad():
         pipe.text_encoder.text_projection.weight.mul_(2)
-    shift, projection = checkpoint_notes(wrap(pipe))
+    shift, projection = checkpoint_notes(Model.from_pipeline(pipe))
     assert "shifted by 0.5; programs assume 0.0609" in shift and "projects" in projection
 
 
@@ -205,10 +205,10 @@ def test_pixart_has_neither_checkpoint_nor_lora(models: dict[str, Model], tmp_pa
 def test_diffusers_loads_the_lora(models: dict[str, Model], tmp_path: Path, family: str) -> None:
     """At full rank `load_lora_weights` and `fuse_lora` give the patched weights, each of them."""
     pytest.importorskip("peft")
-    model = load_model(str(models[family].path))
+    model = Model.from_pretrained(str(models[family].path))
     cone = random_cone(model, density=0.1)
     done = write_lora(model, cone, tmp_path / "lora.safetensors", rank=1000)
-    with applied(model, cone):
+    with apply_cones(model, cone):
         patched = {param: weight.detach().clone() for param, weight in kv_weights(model.denoiser).items()}
     pipe = model.pipe
     pipe.load_lora_weights(str(done.path))

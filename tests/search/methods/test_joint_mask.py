@@ -17,7 +17,7 @@ from torch import Tensor
 from conestool.concept import Cone, Section
 from conestool.errors import BaseModelMismatchError, PhotoError, UsageError
 from conestool.format import dumps, loads
-from conestool.models.model import Model, load_model
+from conestool.models.model import Model
 from conestool.search import Event, Note, Progress, Settings
 from conestool.search.config import Tuning
 from conestool.search.methods.joint_mask import JointMask
@@ -121,7 +121,7 @@ def test_a_set_that_raises_the_sum_is_not_better() -> None:
 
 @pytest.fixture(scope="module")
 def model(v_folder: Path) -> Model:
-    return load_model(str(v_folder), device="cpu")
+    return Model.from_pretrained(str(v_folder), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -207,4 +207,4 @@ def test_tune_refuses_missing_photos_unknown_names_and_other_models(
     with pytest.raises(UsageError, match="no concept named 'cat'"):
         tuned(model, both, {**photos, "cat": photos["dog"]})
     with pytest.raises(BaseModelMismatchError, match="another model"):
-        tuned(load_model(str(epsilon_folder), device="cpu"), both, photos)
+        tuned(Model.from_pretrained(str(epsilon_folder), device="cpu"), both, photos)
