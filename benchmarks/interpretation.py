@@ -1,7 +1,7 @@
 """What concept neurons are: `python -m benchmarks.interpretation A.cone B.cone --photos DIR --out FOLDER`.
 
 Of every concept: where its neurons lie (K or V, self- or cross-attention, crowded rows and columns beside random
-positions), the held-out loss when one attention layer's neurons are shut, when all but it are, and when layers are shut
+positions), the held-out loss when one attention layer's neurons are zeroed, when all but it are, and when layers are so
 one after the other; the loss and pictures at strengths 0 to 1; and the loss on a base whose weights are rounded to
 bfloat16, float16 and int8. Of every pair: what they share against chance. DIR has a folder of photos per concept name.
 Finished rows are kept in FOLDER/interpretation.json and not repeated; tables and PNGs are written beside it.
@@ -65,7 +65,7 @@ def in_layer(layout: Layout, layer: str) -> Tensor:
 
 
 def by_layer(subject: Subject, shut: Tensor) -> list[dict[str, Any]]:
-    """Per attention layer in the order of the network: shut alone, all but it, and all up to it; with the number."""
+    """Per attention layer in the order of the network: zeroed alone, all but it, and all up to it; with the number."""
     layout = subject.objective.layout
     order = sorted(layout.parameters, key=_layers.natural)
     rows, so_far = [], torch.zeros_like(shut)

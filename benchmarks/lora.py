@@ -1,6 +1,6 @@
-"""Energy that a LoRA keeps of shutting scattered weights: `python -m benchmarks.lora`.
+"""Energy that a LoRA keeps of zeroing scattered weights: `python -m benchmarks.lora`.
 
-One 1280x1280 weight of normal numbers, of which 1 % at random positions are shut; the energy is the sum of squares.
+One 1280x1280 weight of normal numbers, of which 1 % at random positions are zeroed; the energy is the sum of squares.
 """
 
 from __future__ import annotations

@@ -61,10 +61,10 @@ class Record(BaseModel):
 
 
 class Losses(Record):
-    """Mean losses on fixed noise before and after shutting (same timesteps and noise in every pair of numbers).
+    """Mean losses on fixed noise before and after zeroing (same timesteps and noise in every pair of numbers).
 
     `held_out` and `class_` are the instance and the class term of L_con, without lambda; `random` is the instance
-    term with the same number of random indices per tensor shut. None where it was not measured.
+    term with the same number of random indices per tensor zeroed. None where it was not measured.
     """
 
     held_out_before: float | None = None

@@ -91,7 +91,7 @@ def extract(cone: Cone, name: str) -> Cone:
 
 
 def union(cone: Cone) -> dict[str, Indices]:
-    """All weights that the concepts of `cone` shut, as one index set per param name, in order."""
+    """All weights that the concepts of `cone` zero, as one index set per param name, in order."""
     params = sorted({param for concept in cone.concepts for param in concept.indices})
     return {param: join(*(c.indices[param] for c in cone.concepts if param in c.indices)) for param in params}
 
@@ -108,7 +108,7 @@ def overlap(cone: Cone) -> dict[tuple[str, str], int]:
 
 @dataclass(frozen=True)
 class Sharing:
-    """Neurons that concepts shut `together`, and by name how many of each concept's own another one `shares`."""
+    """Neurons that concepts zero `together`, and by name how many of each concept's own another one `shares`."""
 
     together: int
     shares: Mapping[str, int]
@@ -176,7 +176,7 @@ class Diff:
 
 
 def diff(a: Cone, b: Cone) -> Diff:
-    """Compare the weights that two cones shut (over all their concepts), and the metadata of like-named concepts."""
+    """Compare the weights that two cones zero (over all their concepts), and the metadata of like-named concepts."""
     mine, theirs = union(a), union(b)
     nothing = np.empty(0, np.int32)
     params = {

@@ -18,7 +18,7 @@ done
 cones merge dog.cone hat.cone -o - | cones extract - hat -o - | cmp - hat.cone
 cones merge dog.cone hat.cone -o both.cone --overwrite
 
-# JSON on stdout: loss on held-out photos, and on the control that shuts random weights.
+# JSON on stdout: loss on held-out photos, and on the control that zeroes random weights.
 cones inspect both.cone --json --quiet | python -c '
 import json, sys
 

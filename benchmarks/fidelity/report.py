@@ -29,7 +29,7 @@ Losses are changes in per cent of the untouched model's, on fixed noise: of **he
 see, of the same **without the identifier**, and of unseen pictures of the **class** and of **other nouns**, which the
 untouched model drew. **Share** is the part of the float fine-tune's held-out gain on the same subject
 and seed; the fine-tune has the default settings, so that of a search with others compares unlike things.
-**Random** and **largest** are the held-out changes with as many random, or the largest, weights of each tensor shut.
+**Random** and **largest** are the held-out changes with as many random, or the largest, weights of each tensor zeroed.
 **Image** and **text** are the alignments of pictures as `cones eval` measures them. Values are means over subjects,
 each the mean of its seeds; ± is the standard deviation between subjects.
 """
@@ -137,10 +137,12 @@ class Study:
             rows += [["base model", *blank, *seen], ["the photos themselves", *blank, *real]]
         if not rows:
             return ""
-        return f"## {half.capitalize()} half\n\n" + table(["search", "shut", *CELLS, *map(title, self.measures)], rows)
+        return f"## {half.capitalize()} half\n\n" + table(
+            ["search", "zeroed", *CELLS, *map(title, self.measures)], rows
+        )
 
     def density(self, asked: str, group: Records) -> str:
-        """How much was shut, in per cent of the K/V weights."""
+        """How much was zeroed, in per cent of the K/V weights."""
         share = average(group, lambda record: record["share"])
         return f"{100 * (share or 0):.2f} %" + (" (auto)" if asked == "auto" else "")
 
@@ -175,7 +177,7 @@ class Study:
             for subject, group in found.items():
                 shut = "" if group[0]["kind"] != "search" else self.density("", group)
                 rows.append([named, subject, str(len({r["seed"] for r in group})), shut, *self.cells(group)])
-        head = ["search", "subject", "seeds", "shut", *CELLS, *map(title, self.measures)]
+        head = ["search", "subject", "seeds", "zeroed", *CELLS, *map(title, self.measures)]
         return "## Every subject, mean of its seeds\n\n" + table(head, rows) if rows else ""
 
     def by_subject(self) -> str:
@@ -198,7 +200,7 @@ class Study:
                 parts = ("score", "score_no_identifier", "score_random")
                 values = [plain(mean_of(group, score(measure, part))) for measure in self.measures for part in parts]
                 rows.append([f"`{variant}`", self.density(density, group), *values])
-        head = ["search", "shut", *(f"{title(m)}: {name}" for m in self.measures for name in PICTURED)]
+        head = ["search", "zeroed", *(f"{title(m)}: {name}" for m in self.measures for name in PICTURED)]
         return "## Pictures, both halves\n\n" + table(head, rows) if rows else ""
 
     def matrices(self) -> str:

@@ -78,7 +78,7 @@ class Drawing:
         self.size = (pixels, pixels)
 
     def with_concepts(self) -> None:
-        """As `cones render` draws: check the base model, shut the neurons, draw, put the weights back, make the PNG."""
+        """As `cones render` draws: check the base model, zero the neurons, draw, put the weights back, make the PNG."""
         drawn = render(self.model, [PROMPT], self.cone, literal=True, steps=self.steps, size=self.size)
         with tempfile.TemporaryDirectory() as folder:
             drawn[0].image.save(Path(folder) / "picture.png")

@@ -211,7 +211,7 @@ def found_by(concept: ConceptFacts) -> str:
 
 
 def loss_rows(concept: ConceptFacts) -> list[list[str]]:
-    """The losses before and after shutting, aligned under one heading."""
+    """The losses before and after zeroing, aligned under one heading."""
     losses = concept.origin.losses
     if losses is None:
         return []

@@ -203,7 +203,7 @@ def parse_wanted(text: str) -> Wanted:
     except ValueError:
         return Wanted(Path(text))
     if not 0 <= strength <= 1:
-        raise UsageError(f"{text}: strength {tail} is out of range", "0 leaves the model as it is, 1 shuts fully")
+        raise UsageError(f"{text}: strength {tail} is out of range", "0 leaves the neurons as they are, 1 zeroes them")
     return Wanted(Path(path), strength)
 
 

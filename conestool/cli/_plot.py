@@ -58,7 +58,7 @@ def map_png(cone: Cone) -> bytes:
 
 
 def draw_map(concept: Concept) -> Image:
-    """One row per attention layer; K on the left, V on the right, each a heat map of the share of weights shut."""
+    """One row per attention layer; K on the left, V on the right, each a heat map of the share of weights zeroed."""
     from PIL import Image, ImageDraw
 
     layers = group(concept.base.tensors)
@@ -132,13 +132,13 @@ def title(param: str) -> str:
 
 
 def share_text(concept: Concept, param: str) -> str:
-    """The share of one matrix that is shut."""
+    """The share of one matrix that is zeroed."""
     values = concept.indices.get(param)
     return _output.percent((0 if values is None else len(values)) / prod(concept.base.tensors[param]))
 
 
 def heat(values: Indices | None, shape: list[int]) -> NDArray[np.float32]:
-    """Share of shut weights in a grid over a matrix of `shape`, (at most CELL height, at most CELL width), 0 to 1."""
+    """Share of zeroed weights in a grid over a matrix of `shape`, (at most CELL height, at most CELL width), 0 to 1."""
     rows, columns = (shape[0], prod(shape[1:])) if shape else (1, 1)
     grid = (min(rows, CELL[1]), min(columns, CELL[0]))
     if values is None or not len(values):

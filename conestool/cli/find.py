@@ -80,7 +80,7 @@ def find(
     ] = None,
     density: Annotated[
         float | None,
-        value("--density", metavar="X", text="Share of the K/V weights to shut. Default: found.", panel=SEARCH),
+        value("--density", metavar="X", text="Share of the K/V weights to zero. Default: found.", panel=SEARCH),
     ] = None,
     prior_weight: Annotated[
         float | None, value("--lambda", metavar="X", text="Weight of the class images.", panel=SEARCH, min=0.0)

@@ -60,7 +60,7 @@ def tune(
         float | None, value("--rate", metavar="X", text="Largest move of a gate in a step.", panel=TUNING)
     ] = None,
     reopen_only: Annotated[
-        bool, flag("--reopen-only", text="Reopen neurons that hurt the others; shut no new ones.", panel=TUNING)
+        bool, flag("--reopen-only", text="Reopen neurons that hurt the others; zero no new ones.", panel=TUNING)
     ] = False,
     scenes: Annotated[
         float | None, value("--scenes", metavar="X", text="Weight of scenes with all subjects.", panel=TUNING, min=0.0)
@@ -85,8 +85,8 @@ def tune(
 ) -> None:
     """Tune several concepts together, with the photos of all.
 
-    The result is again a set of integers per concept: neurons keep their owner, new ones are shut, and those that hurt
-    the others are opened again.
+    The result is again a set of integers per concept: neurons keep their owner, new ones are zeroed, and those that
+    hurt the others are opened again.
     """
     from conestool import ops
     from conestool.cli import _options

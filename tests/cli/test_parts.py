@@ -143,7 +143,7 @@ def test_layers_are_in_the_order_of_the_network() -> None:
 
 
 def test_heat_is_the_share_of_weights_in_a_cell() -> None:
-    """A 60 x 400 matrix in 30 x 200 cells of 2 x 2 weights: three of the first four shut are 0.75."""
+    """A 60 x 400 matrix in 30 x 200 cells of 2 x 2 weights: three of the first four zeroed are 0.75."""
     share = heat(np.array([0, 1, 400, 60 * 400 - 1], dtype=np.int64), [60, 400])
     assert share.shape == (30, 200)
     assert share[0, 0] == pytest.approx(0.75)
