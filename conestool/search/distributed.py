@@ -47,7 +47,9 @@ class DistributedState:
         return tensor
 
     def sum(self, value: float, device: torch.device | str = "cpu") -> float:
-        """The sum of all processes' `value`."""
+        """The sum of all processes' `value`, in float64; no tensor is made for one process, as MPS has no float64."""
+        if self.num_processes == 1:
+            return value
         return float(self.all_reduce(torch.tensor(value, dtype=torch.float64, device=device)))
 
     def any(self, holds: bool) -> bool:
