@@ -1,7 +1,7 @@
 """The judge of 64-pixel emoji scenes that lies beside pocket: which nouns, which background and which colour it sees.
 
-It was trained on composed scenes alone (training/pocket/evaluator.py), never on a picture of pocket's, and knows
-nothing else: for other models CLIP and DINO serve.
+It was trained on composed scenes alone (its recipe is in the history of training/pocket), never on a picture of
+pocket's, and knows nothing else: for other models CLIP and DINO serve.
 """
 
 from __future__ import annotations

@@ -46,9 +46,10 @@ def run(
     """
     search = Search(method, [objective.scale for objective in objectives])
     files = saved if processes.is_main_process else None
-    done = restored(search, files, progress, processes) if saved and resume else 0
-    last = begun = time.monotonic()
+    begun = time.monotonic()
     with interrupts() as wanted:
+        done = restored(search, files, progress, processes) if saved and resume else 0
+        last = time.monotonic()
         while done < method.steps:
             loss = method.step(done)
             done += 1
