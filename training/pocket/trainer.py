@@ -74,7 +74,7 @@ class Trainer:
                 part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
         half = copy.deepcopy(self.modules).to(torch.bfloat16)
         if self.device.type == "cpu":
-            fast.speed_up(half["unet"])
+            fast.compile_blocks(fast.speed_up(half["unet"]))
         self.half_parameters = [p for p in half.parameters() if p.requires_grad]
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -274,6 +274,7 @@ class Trainer:
         return loss.item()
 
     @torch.no_grad()
+    @torch.compiler.set_stance("force_eager")
     def held_out_loss(self, latents: Tensor, tokens: Tensor) -> tuple[float, float]:
         """Return the averaged weights' loss on held-out scenes with fixed noise: weighted, and at high noise."""
         current = [p.detach().clone() for p in self.parameters]
