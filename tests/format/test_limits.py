@@ -21,7 +21,7 @@ MIB = 2**20
 
 
 def peak(path: Path) -> tuple[float, int]:
-    """CPU time, in that of ten million additions, and bytes of memory that reading a file takes in a process of its own."""
+    """CPU time, in that of ten million additions, and bytes of memory that reading a file takes in its own process."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(path)], capture_output=True, text=True, check=True, timeout=120
     )
