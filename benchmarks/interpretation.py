@@ -37,7 +37,7 @@ from conestool.search.parameters import Layout, borrowed
 from conestool.search.report import random
 from conestool.search.tune import Subject, subject_of
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[1] / "examples" / "openmoji"
 STRENGTHS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 PICTURED = (0.0, 0.25, 0.5, 0.75, 1.0)
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")

@@ -41,7 +41,7 @@ from conestool.search.parameters import borrowed
 from conestool.search.prior_images import draw_priors
 from conestool.search.tune import TUNED, photos_of, player_of, subjects_of, tune
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[1] / "examples" / "openmoji"
 SUBJECTS = ("dog", "hat", "cat", "rabbit", "car", "bear")
 PLACES = ("", " on the beach", " in a field", " in the snow", " at night", " on the street")
 STEPS = ("alone", "merged", "reopened", "tuned", "random", "ceiling")

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import argparse
 import io
-import random
 from dataclasses import dataclass
 from pathlib import Path
 
 import resvg_py
-import torch
 from PIL import Image
 
-from training.pocket import backgrounds, world
+from examples.photos import take_photos, write_photos
+from training.pocket import world
 from training.pocket.drawings import Colours, Drawing
 from training.pocket.world import Thing
 
-SIZE = 256
-#: Centre and side of the subject in shares of the photo, and its angle in degrees.
-SCENES = (
+POSES = (
     ((0.50, 0.52), 0.74, 0),
     ((0.46, 0.54), 0.66, -5),
     ((0.55, 0.53), 0.70, 4),
@@ -98,18 +95,7 @@ def draw(thing: Thing, side: int) -> Image.Image:
 
 def photos(subject: Subject) -> list[Image.Image]:
     """Return five scenes of the subject, each (256, 256) RGB."""
-    seed = sum(subject.folder.encode())
-    rng = random.Random(seed)
-    canvas = backgrounds.paint(list(subject.places), SIZE, torch.Generator().manual_seed(seed), torch.device("cpu"))
-    pictures = []
-    for scene, ((x, y), size, angle) in zip(canvas, SCENES, strict=True):
-        pixels = (scene.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-        picture = Image.fromarray(pixels)
-        turn = angle + rng.uniform(-2, 2)
-        sprite = draw(subject.thing, round(size * SIZE)).rotate(turn, Image.Resampling.BICUBIC, expand=True)
-        picture.paste(sprite, (round(x * SIZE - sprite.width / 2), round(y * SIZE - sprite.height / 2)), sprite)
-        pictures.append(picture)
-    return pictures
+    return take_photos(subject.folder, subject.places, POSES, lambda side: draw(subject.thing, side))
 
 
 def main() -> None:
@@ -118,10 +104,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     out = parser.parse_args().out
     for subject in SUBJECTS:
-        folder = out / subject.folder
-        folder.mkdir(parents=True, exist_ok=True)
-        for number, picture in enumerate(photos(subject), 1):
-            picture.save(folder / f"{number}.jpg", quality=92)
+        write_photos(out / subject.folder, photos(subject))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 # FIND holds more options for `cones find`, CONES_MODEL another base model than pocket.
 set -euo pipefail
 
-photos=$(cd "$(dirname "$0")" && pwd)
+photos=$(cd "$(dirname "$0")/openmoji" && pwd)
 out=${1:-pipeline}
 read -ra options <<< "${FIND:-}"
 mkdir -p "$out"

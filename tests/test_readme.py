@@ -27,8 +27,8 @@ def blocks(language: str) -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty folder with photos/ and hats/, in which the README's shell blocks have run in order."""
     here = tmp_path_factory.mktemp("readme")
-    shutil.copytree(ROOT / "examples" / "dog", here / "photos")
-    shutil.copytree(ROOT / "examples" / "hat", here / "hats")
+    shutil.copytree(ROOT / "examples" / "openmoji" / "dog", here / "photos")
+    shutil.copytree(ROOT / "examples" / "openmoji" / "hat", here / "hats")
     commands = [block for block in blocks("sh") if not MAKE.search(block)]
     script = "set -euo pipefail\n" + "\n".join(commands)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

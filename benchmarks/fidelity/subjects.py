@@ -12,7 +12,7 @@ DEVELOPMENT = ("dog", "hat", "car", "rabbit")
 TEST = ("cat", "pig", "bear", "house")
 """Looked at for the report only."""
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji"
 
 
 @dataclass(frozen=True)

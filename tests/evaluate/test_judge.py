@@ -15,7 +15,7 @@ from conestool.evaluate.prompts import Text
 from conestool.models.model import Model
 from conestool.models.sampling import sample
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji"
 
 
 @pytest.fixture(scope="module")

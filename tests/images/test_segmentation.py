@@ -13,7 +13,7 @@ from conestool.images.photos import square
 from conestool.images.segmentation import extent, located, parting
 from conestool.models.model import Model
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji"
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from conestool.search.config import Resources
 from conestool.search.loss_terms import Words
 from conestool.search.memory import dry_run, peak_memory
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "dog"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji" / "dog"
 PLAN = Settings(batch=8, others=0, crops=0, class_images=8, captions="none", options={"steps": 6})
 
 

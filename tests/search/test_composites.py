@@ -24,7 +24,7 @@ from conestool.search.subject import split
 from tests.search.test_memory import photos
 from tests.support.tiny_models import save_pipeline
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji"
 OTHERS = ("tree", "cup", "car", "boat", "star")
 FEW = Settings(batch=2, class_images=4, crops=0, captions="none", others=0.0, contrast=0.0, scenes=3.0)
 

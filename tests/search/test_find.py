@@ -20,7 +20,7 @@ from conestool.search.loss_terms import Words, unbound_prompts
 from conestool.search.report import doubts
 from tests.support.tiny_models import save_pipeline
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji"
 FAST: dict[str, Any] = {"batch": 2, "class_images": 4, "crops": 1}
 BARE: dict[str, Any] = {"others": 0.0, "captions": "none"}
 """Without what takes most of the time of so short a search: words for the photos, and pictures of other things."""

@@ -25,7 +25,7 @@ from conestool.search.parameters import Use
 from conestool.search.tune import TUNED, better, tune
 from tests.support.tiny_models import random_cone
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples" / "openmoji"
 
 
 class Slope:

@@ -1,9 +1,9 @@
-"""Draw the example subjects: `python -m examples.make --icons NODE_MODULES` (with @iconify-json/openmoji in it).
+"""Draw the OpenMoji subjects: `python -m examples.openmoji.draw --icons NODE_MODULES`.
 
-Every subject is an OpenMoji drawing, a set pocket was never trained on, with colours that no drawing of its kind has,
-in five scenes of its own. No two subjects have the same main colour, and no two share more than two of their five
-backgrounds: else what was learned of one would pass for the other. The pictures are committed; this is how they were
-made.
+NODE_MODULES holds the npm package @iconify-json/openmoji. Every subject is a drawing of a set that pocket was never
+trained on, with colours that no drawing of its kind has, in five scenes of its own. No two subjects have the same main
+colour, and no two share more than two of their five backgrounds: else what was learned of one would pass for the other.
+The pictures are committed; this is how they were made.
 """
 
 from __future__ import annotations
@@ -11,17 +11,14 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from PIL import Image
 
-from training.pocket import backgrounds
+from examples.photos import take_photos, write_photos
 
-SIZE = 256
-SCENES = (
+POSES = (
     ((0.50, 0.53), 0.70, 0),
     ((0.42, 0.55), 0.60, -6),
     ((0.57, 0.56), 0.66, 5),
@@ -122,32 +119,17 @@ def resolve(icons: dict[str, object], name: str) -> str:
 
 
 def photos(icons: dict[str, object], subject: Subject) -> list[Image.Image]:
-    """Five scenes of the subject, each (256, 256) RGB."""
-    seed = sum(subject.folder.encode())
-    rng = random.Random(seed)
-    canvas = backgrounds.paint(list(subject.places), SIZE, torch.Generator().manual_seed(seed), torch.device("cpu"))
-    pictures = []
-    for scene, ((x, y), size, angle) in zip(canvas, SCENES, strict=True):
-        pixels = (scene.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-        picture = Image.fromarray(pixels)
-        sprite = draw(icons, subject, round(size * SIZE)).rotate(
-            angle + rng.uniform(-2, 2), Image.Resampling.BICUBIC, expand=True
-        )
-        picture.paste(sprite, (round(x * SIZE - sprite.width / 2), round(y * SIZE - sprite.height / 2)), sprite)
-        pictures.append(picture)
-    return pictures
+    """Return five scenes of the subject, each (256, 256) RGB."""
+    return take_photos(subject.folder, subject.places, POSES, lambda side: draw(icons, subject, side))
 
 
 def main() -> None:
-    """Write `examples/<subject>/1.jpg` to `5.jpg`."""
+    """Write `examples/openmoji/<subject>/1.jpg` to `5.jpg`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--icons", type=Path, required=True, help="a node_modules folder with @iconify-json/openmoji")
     icons = json.loads((parser.parse_args().icons / "@iconify-json/openmoji/icons.json").read_text(encoding="utf-8"))
     for subject in SUBJECTS:
-        folder = Path(__file__).parent / subject.folder
-        folder.mkdir(exist_ok=True)
-        for number, picture in enumerate(photos(icons, subject), 1):
-            picture.save(folder / f"{number}.jpg", quality=92)
+        write_photos(Path(__file__).parent / subject.folder, photos(icons, subject))
 
 
 if __name__ == "__main__":
