@@ -29,7 +29,7 @@ def run(*command: str, processes: int = 1) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Make what training needs: sprites, the autoencoder's latents, scenes."""
+    """Make what training needs: sprites, the autoencoder's latents, scenes, a text encoder that can read."""
     work, device = str(args.work), ["--device", args.device]
     run("training.pocket.sprites", "--work", work)
     if args.new_latents and not (args.work / "scale.pt").exists():
@@ -38,6 +38,8 @@ def prepare(args: argparse.Namespace) -> None:
     elif not (args.work / "autoencoder.pt").exists():
         run("training.pocket.autoencoder", "--work", work, "--known")
     run("training.pocket.pool", "--work", work, "--shards", str(args.shards), *device)
+    if not (args.work / "text.pt").exists():
+        run("training.pocket.text", "--work", work)
 
 
 def main() -> None:

@@ -115,11 +115,16 @@ def compile_blocks(module: nn.Module) -> nn.Module:
     Each kind of block is compiled once for each of its shapes, in about a minute, and kept in torch's cache on disk.
     Nothing changes where there is no C++ compiler.
     """
-    if shutil.which(os.environ.get("CXX", "g++")):
-        for part in module.modules():
-            if isinstance(part, BasicTransformerBlock | ResnetBlock2D):
-                part.compile(dynamic=False)
+    for part in module.modules():
+        if isinstance(part, BasicTransformerBlock | ResnetBlock2D):
+            compile_module(part)
     return module
+
+
+def compile_module(module: nn.Module) -> None:
+    """Let a module compile itself when it is first called, for fixed shapes; not where there is no C++ compiler."""
+    if shutil.which(os.environ.get("CXX", "g++")):
+        module.compile(dynamic=False)
 
 
 def has_matrix_units() -> bool:

@@ -57,11 +57,15 @@ class Pool:
 
 
 def build_trainer(args: argparse.Namespace, team: Team) -> Trainer:
-    """Return the trainer that goes on from ``train.pt``, or begins."""
+    """Return the trainer that goes on from ``train.pt``, or begins, with the text encoder of ``text.pt`` if there."""
     scale = load_state(args.work / "scale.pt")
     if scale is None:
         raise SystemExit(f"no scale.pt in {args.work}: run python -m training.pocket.pool first")
-    return Trainer(args, team, float(scale["scaling_factor"]), load_state(args.work / "train.pt"))
+    trainer = Trainer(args, team, float(scale["scaling_factor"]), load_state(args.work / "train.pt"))
+    text = load_state(args.work / "text.pt")
+    if text and (args.new_text or not trainer.seen):
+        trainer.begin_with_text(text["model"])
+    return trainer
 
 
 def run(trainer: Trainer, pool: Pool) -> None:
@@ -122,6 +126,7 @@ def main() -> None:
     parser.add_argument(
         "--new-average", action="store_true", help="average anew, after a change that moved the weights"
     )
+    parser.add_argument("--new-text", action="store_true", help="replace the text encoder by that of text.pt")
     parser.add_argument("--warm-up", type=int, default=200)
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--tell", type=float, default=60, help="seconds between two lines of the log")

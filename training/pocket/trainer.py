@@ -132,6 +132,16 @@ class Trainer:
             for parameter, mean in zip(self.parameters, self.average, strict=True):
                 parameter.data.copy_(mean)
 
+    def begin_with_text(self, weights: dict[str, Tensor]) -> None:
+        """Take over a text encoder that can read (``training.pocket.text``); optimizers and steps begin anew."""
+        self.text.load_state_dict(weights)
+        self.optimizers, self.steps = self._build_optimizers(), 0
+        for mean, parameter in zip(self.average, self.parameters, strict=True):
+            mean.copy_(parameter.detach())
+        embedding = self.text.get_input_embeddings().weight
+        self.directions = F.normalize(embedding.data[self.identifiers], dim=1)
+        self.copy_to_half()
+
     @staticmethod
     def _lay_out_like_weights(each: torch.optim.Optimizer) -> None:
         """Give moments the strides of their weights: the fused optimizers walk through memory."""
