@@ -1,4 +1,4 @@
-"""Make docs/results.md of what is there: `python -m benchmarks.fidelity.report --out build/fidelity`."""
+"""Make docs/experiments/results.md of what is there: `python -m benchmarks.fidelity.report --out build/fidelity`."""
 
 from __future__ import annotations
 
@@ -290,10 +290,10 @@ def ratio(record: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write docs/results.md and the sheets in docs/results/."""
+    """Write docs/experiments/results.md and the sheets in docs/experiments/results/."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the folder of python -m benchmarks.fidelity")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "experiments" / "results.md")
     args = parser.parse_args()
     print(write_page(args.out, args.page))
 

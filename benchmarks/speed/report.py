@@ -1,4 +1,4 @@
-"""The page of a run: `python -m benchmarks.speed.report --out build/speed` writes docs/speed.md from its rounds."""
+"""The page of a run: `python -m benchmarks.speed.report --out build/speed` writes docs/experiments/speed.md from its rounds."""
 
 from __future__ import annotations
 
@@ -166,10 +166,10 @@ def plain(group: Group) -> str:
 
 
 def main() -> None:
-    """Write docs/speed.md."""
+    """Write docs/experiments/speed.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the folder of python -m benchmarks.speed")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "speed.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "experiments" / "speed.md")
     args = parser.parse_args()
     print(write_page(Store(args.out / "rounds"), args.page))
 
