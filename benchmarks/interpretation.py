@@ -32,10 +32,10 @@ from conestool.format import load
 from conestool.images.photos import read_photos
 from conestool.models.model import Model
 from conestool.render import grid, render
-from conestool.search import Settings
-from conestool.search.parameters import Layout, borrowed
-from conestool.search.report import random
-from conestool.search.tune import Subject, subject_of
+from conestool.search import SearchConfig
+from conestool.search.parameters import FlatParameters, trainable_kv_weights
+from conestool.search.report import random_mask_like
+from conestool.search.tune import TunedConcept, prepare_subject
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "openmoji"
 STRENGTHS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
@@ -51,33 +51,33 @@ def chance(a: Concept, b: Concept) -> float:
     )
 
 
-def change(subject: Subject, shut: Tensor, strength: float = 1.0) -> float:
+def change(subject: TunedConcept, mask: Tensor, strength: float = 1.0) -> float:
     """Change of the loss on the held-out photos, in per cent of the untouched model's."""
-    objective, batch = subject.objective, subject.probes.held_out
-    weights = objective.theta * (1 - strength * shut.float())
-    return round(100 * (objective.loss(weights, batch) / objective.loss(objective.theta, batch) - 1), 2)
+    objective, batch = subject.objective, subject.eval_batches.held_out
+    weights = objective.weights * (1 - strength * mask.float())
+    return round(100 * (objective.loss(weights, batch) / objective.loss(objective.weights, batch) - 1), 2)
 
 
-def in_layer(layout: Layout, layer: str) -> Tensor:
+def in_layer(params: FlatParameters, layer: str) -> Tensor:
     """Which weights belong to one attention layer, boolean, (n,)."""
-    parts = [torch.full((p.numel(),), ops.layer_name(name) == layer) for name, p in layout.parameters.items()]
+    parts = [torch.full((p.numel(),), ops.layer_name(name) == layer) for name, p in params.parameters.items()]
     return torch.cat(parts)
 
 
-def by_layer(subject: Subject, shut: Tensor) -> list[dict[str, Any]]:
+def by_layer(subject: TunedConcept, mask: Tensor) -> list[dict[str, Any]]:
     """Per attention layer in the order of the network: zeroed alone, all but it, and all up to it; with the number."""
-    layout = subject.objective.layout
-    order = sorted(layout.parameters, key=_layers.natural)
-    rows, so_far = [], torch.zeros_like(shut)
+    params = subject.objective.params
+    order = sorted(params.parameters, key=_layers.natural)
+    rows, so_far = [], torch.zeros_like(mask)
     for layer in dict.fromkeys(map(ops.layer_name, order)):
-        here = shut & in_layer(layout, layer).to(shut.device)
+        here = mask & in_layer(params, layer).to(mask.device)
         so_far |= here
         rows.append(
             {
                 "layer": _layers.label(layer),
                 "neurons": int(here.sum()),
                 "alone": change(subject, here),
-                "without": change(subject, shut & ~here),
+                "without": change(subject, mask & ~here),
                 "up to": change(subject, so_far),
             }
         )
@@ -113,34 +113,34 @@ def nearest(weight: Tensor, precision: str) -> Tensor:
 
 def at_precision(model: Model, concept: Concept, photos: Path, precision: str) -> dict[str, float]:
     """Change of the held-out loss, in per cent of the rounded base's own, with the concept and with random indices."""
-    with rounded(model.denoiser, precision), subject_on(model, concept, photos) as (subject, shut):
-        control = random(subject.objective.layout, shut, 0)
-        base = subject.objective.loss(subject.objective.theta, subject.probes.held_out)
-        return {"base": round(base, 5), "concept": change(subject, shut), "random": change(subject, control)}
+    with rounded(model.denoiser, precision), subject_on(model, concept, photos) as (subject, mask):
+        control = random_mask_like(subject.objective.params, mask, 0)
+        base = subject.objective.loss(subject.objective.weights, subject.eval_batches.held_out)
+        return {"base": round(base, 5), "concept": change(subject, mask), "random": change(subject, control)}
 
 
 @contextmanager
-def subject_on(model: Model, concept: Concept, photos: Path) -> Iterator[tuple[Subject, Tensor]]:
+def subject_on(model: Model, concept: Concept, photos: Path) -> Iterator[tuple[TunedConcept, Tensor]]:
     """The concept's losses on `model` as it stands, and its set; class images are the photos, as none are measured."""
     found = read_photos([photos / concept.name])[0]
-    with borrowed(model.denoiser) as layout:
+    with trainable_kv_weights(model.denoiser) as params:
         pictures = {concept.name: [photo.image for photo in found] * 2}
-        subject = subject_of(model, layout, concept, found, Settings(), class_pictures=pictures)
-        yield subject, layout.shut(concept.indices)
+        subject = prepare_subject(model, params, concept, found, SearchConfig(), class_images=pictures)
+        yield subject, params.mask_from_indices(concept.indices)
 
 
 def measure(model: Model, concept: Concept, photos: Path) -> dict[str, Callable[[], Any]]:
     """The rows of one concept by name."""
 
-    def on(function: Callable[[Subject, Tensor], Any]) -> Any:
-        with subject_on(model, concept, photos) as (subject, shut):
-            return function(subject, shut)
+    def on(function: Callable[[TunedConcept, Tensor], Any]) -> Any:
+        with subject_on(model, concept, photos) as (subject, mask):
+            return function(subject, mask)
 
     rows: dict[str, Callable[[], Any]] = {
         "kinds": lambda: _layers.kinds({param: len(v) for param, v in concept.indices.items()}, concept.base.tensors),
         "crowding": lambda: crowding(concept),
         "layers": lambda: on(by_layer),
-        "strength": lambda: on(lambda s, shut: [{"strength": x, "change": change(s, shut, x)} for x in STRENGTHS]),
+        "strength": lambda: on(lambda s, mask: [{"strength": x, "change": change(s, mask, x)} for x in STRENGTHS]),
     }
     for precision in PRECISIONS:
         rows[precision] = lambda precision=precision: at_precision(model, concept, photos, precision)

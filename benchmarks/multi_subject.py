@@ -34,12 +34,12 @@ from conestool.images.photos import Photo, read_photos
 from conestool.models.model import Model
 from conestool.render import grid, render
 from conestool.render.prompts import rewrite
-from conestool.search import Settings, find
-from conestool.search.composites import stage
-from conestool.search.config import Tuning
-from conestool.search.parameters import borrowed
-from conestool.search.prior_images import draw_priors
-from conestool.search.tune import TUNED, photos_of, player_of, subjects_of, tune
+from conestool.search import SearchConfig, find
+from conestool.search.composites import compose
+from conestool.search.config import TuneConfig
+from conestool.search.parameters import trainable_kv_weights
+from conestool.search.prior_images import draw_prior_images
+from conestool.search.tune import TUNED, composite_subject, match_photos, prepare_subjects, tune
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "openmoji"
 SUBJECTS = ("dog", "hat", "cat", "rabbit", "car", "bear")
@@ -79,22 +79,26 @@ class Bench:
         file = self.args.out / f"{name}.cone"
         if not file.exists():
             options = {"steps": self.args.search_steps} if self.args.search_steps else {}
-            settings = Settings(seed=self.args.seed, scenes=self.args.find_scenes, options=options)
+            config = SearchConfig(
+                seed=self.args.seed, composite_weight=self.args.find_composite_weight, options=options
+            )
             begun = time.process_time()
-            save(find(self.model, self.photos(name), name, settings=settings), file)
+            save(find(self.model, self.photos(name), name, config=config), file)
             print(f"find {name}: {time.process_time() - begun:.1f} s", flush=True)
         return load(file)
 
-    def tuning(self, reopen_only: bool) -> Tuning:
+    def tuning(self, reopen_only: bool) -> TuneConfig:
         """The tuning that was asked for."""
-        settings = Settings(seed=self.args.seed)
-        return Tuning(steps=self.args.steps, scenes=self.args.scenes, reopen_only=reopen_only, settings=settings)
+        config = SearchConfig(seed=self.args.seed)
+        return TuneConfig(
+            steps=self.args.steps, composite_weight=self.args.composite_weight, reopen_only=reopen_only, search=config
+        )
 
 
 def tuned(bench: Bench, cone: Cone, file: Path, reopen_only: bool) -> dict[str, Any]:
     """Tune `cone` into `file`; what it says of every concept, empty where the cone came back as it was."""
     photos = {name: bench.photos(name) for name in cone.names}
-    done = tune(bench.model, cone, photos, tuning=bench.tuning(reopen_only))
+    done = tune(bench.model, cone, photos, config=bench.tuning(reopen_only))
     save(done, file, overwrite=True)
     return {each.name: each.origin.parameters.get(TUNED, {}) for each in done.concepts}
 
@@ -104,19 +108,19 @@ def ceiling(bench: Bench, names: Sequence[str], cone: Cone) -> dict[str, Any]:
 
     As "losses" those on each one's held-out photos, as "present" what `seen` finds in the pictures.
     """
-    photos = photos_of(cone, {name: bench.photos(name) for name in cone.names})
-    with borrowed(bench.model.denoiser) as layout:
-        subjects = subjects_of(bench.model, layout, cone, photos, bench.tuning(False))
-        weights = subjects[0].objective.theta.float().clone()
+    photos = match_photos(cone, {name: bench.photos(name) for name in cone.names})
+    with trainable_kv_weights(bench.model.denoiser) as params:
+        subjects = prepare_subjects(bench.model, params, cone, photos, bench.tuning(False))
+        weights = subjects[0].objective.weights.float().clone()
         optimizer = torch.optim.Adam([weights])
         for index in range(bench.args.ceiling_steps):
             for group in optimizer.param_groups:
                 group["lr"] = bench.args.ceiling_rate * (1 - index / bench.args.ceiling_steps)
             weights.grad = sum(gathered(each.objective, weights, index) for each in subjects)
             optimizer.step()
-        losses = {each.concept.name: each.objective.loss(weights, each.probes.held_out) for each in subjects}
+        losses = {each.concept.name: each.objective.loss(weights, each.eval_batches.held_out) for each in subjects}
         texts = [rewrite(text, cone.concepts) for text in texts_of(bench, names)]
-        images = [draw(bench.model, layout, weights, [text], [number])[0] for number, text in enumerate(texts)]
+        images = [draw(bench.model, params, weights, [text], [number])[0] for number, text in enumerate(texts)]
     return {"losses": losses, "present": seen(bench, names, images, "ceiling")}
 
 
@@ -175,10 +179,14 @@ def sheet(file: Path, rows: Sequence[Sequence[Image.Image]]) -> None:
 def show_scenes(bench: Bench, cone: Cone) -> None:
     """The first scenes of the first concept, as the base model drew them and with all subjects in them."""
     tuning, (first, *others) = bench.tuning(False), cone.concepts
-    players = [player_of(each, bench.photos(each.name), tuning.shown) for each in (first, *others)]
-    priors = draw_priors(bench.model, first.class_noun, tuning.shown, beside=[each.noun for each in players[1:]])
-    staged = stage(bench.model, priors.scenes, priors.drawn, players, priors.nouns, tuning.settings.seed)
-    sheet(bench.args.out / f"{len(cone.concepts)}-scenes.png", [priors.drawn, staged.images])
+    subjects = [composite_subject(each, bench.photos(each.name), tuning.subject_config) for each in (first, *others)]
+    priors = draw_prior_images(
+        bench.model, first.class_noun, tuning.subject_config, beside=[each.noun for each in subjects[1:]]
+    )
+    composites = compose(
+        bench.model, priors.composite_specs, priors.scene_images, subjects, priors.other_classes, tuning.search.seed
+    )
+    sheet(bench.args.out / f"{len(cone.concepts)}-scenes.png", [priors.scene_images, composites.images])
 
 
 def group(bench: Bench, count: int) -> None:
@@ -192,7 +200,7 @@ def group(bench: Bench, count: int) -> None:
     if bench.args.ceiling_steps:
         bench.row(f"{count} ceiling", lambda: ceiling(bench, names, cone))
     if bench.args.renders:
-        if bench.args.scenes:
+        if bench.args.composite_weight:
             show_scenes(bench, cone)
         cones = {"bare": None, "merged": cone, **{kind: load(file) for kind, file in files.items()}}
         for kind, each in cones.items():
@@ -212,7 +220,7 @@ def losses_of(rows: dict[str, Any], count: int, name: str, prefix: str = "") -> 
             found[key] = done["losses"][f"{prefix}tuned"] if done else source[f"{prefix}merged"]
     if not prefix and f"{count} ceiling" in rows:
         found["ceiling"] = rows[f"{count} ceiling"]["value"]["losses"][name]
-    return {key: 100 * (value / source[f"{prefix}bare"] - 1) for key, value in found.items()}
+    return {key: 100 * (value / source[f"{prefix}base_model"] - 1) for key, value in found.items()}
 
 
 def tables(rows: dict[str, Any], groups: Sequence[int], subjects: Sequence[str]) -> str:
@@ -260,8 +268,10 @@ def main() -> None:
     parser.add_argument("--groups", type=int, nargs="+", default=[2, 3, 4, 6])
     parser.add_argument("--steps", type=int, default=20, help="of tune")
     parser.add_argument("--search-steps", type=int, help="of find; its default otherwise")
-    parser.add_argument("--find-scenes", type=float, default=0.0, help="weight of scenes for find")
-    parser.add_argument("--scenes", type=float, default=Tuning.scenes, help="weight of scenes for tune")
+    parser.add_argument("--find-composite-weight", type=float, default=0.0, help="weight of scenes for find")
+    parser.add_argument(
+        "--composite-weight", type=float, default=TuneConfig.composite_weight, help="weight of scenes for tune"
+    )
     parser.add_argument("--tunings", nargs="+", default=["reopened", "tuned"], choices=["reopened", "tuned"])
     parser.add_argument("--ceiling-steps", type=int, default=60, help="of the float training; 0 for none")
     parser.add_argument("--ceiling-rate", type=float, default=3e-3, help="Adam's in it, at the beginning")

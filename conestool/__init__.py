@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from conestool.format import dumps, load, loads, save
     from conestool.models.model import Model
     from conestool.ops import diff, extract, merge
-    from conestool.search.config import Settings, Tuning
+    from conestool.search.config import SearchConfig, TuneConfig
     from conestool.search.find import find
     from conestool.search.tune import tune
 
@@ -36,8 +36,8 @@ __all__ = [
     "Losses",
     "Model",
     "Origin",
-    "Settings",
-    "Tuning",
+    "SearchConfig",
+    "TuneConfig",
     "__version__",
     "apply_cones",
     "diff",
@@ -60,7 +60,7 @@ HOMES = {
     "conestool.errors": ("ConesError",),
     "conestool.format": ("dumps", "load", "loads", "save"),
     "conestool.apply": ("apply_cones", "load_cones", "unload_cones"),
-    "conestool.search.config": ("Settings", "Tuning"),
+    "conestool.search.config": ("SearchConfig", "TuneConfig"),
     "conestool.search.find": ("find",),
     "conestool.search.tune": ("tune",),
 }

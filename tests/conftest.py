@@ -59,7 +59,7 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Searches measure their losses on 8 samples: for tests in which the numbers themselves do not matter."""
-    monkeypatch.setattr("conestool.search.loss_terms.PROBES", 8)
+    monkeypatch.setattr("conestool.search.loss_terms.NUM_EVAL_SAMPLES", 8)
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,15 @@ STEPS, POCKET = "STEPS, CLASS_IMAGES = 100, 32", 'Model.from_pretrained("pocket"
 def test_the_pipeline_makes_concepts_a_table_and_pictures(epsilon_folder: Path, tmp_path: Path) -> None:
     """With `cones` and `python` found on the PATH; what was found before is not searched for again."""
     photos = [Image.open(path) for path in sorted((EXAMPLES / "openmoji" / "dog").glob("*.jpg"))]
-    short: dict[str, Any] = {"batch": 2, "class_images": 4, "crops": 0, "others": 0.0, "captions": "none"}
-    settings = conestool.Settings(density=0.02, options={"steps": 2}, **short)
-    dog = conestool.find(conestool.Model.from_pretrained(str(epsilon_folder)), photos, "dog", settings=settings)
+    short: dict[str, Any] = {
+        "batch_size": 2,
+        "num_class_images": 4,
+        "num_crops": 0,
+        "other_class_weight": 0.0,
+        "captions": "none",
+    }
+    settings = conestool.SearchConfig(density=0.02, options={"steps": 2}, **short)
+    dog = conestool.find(conestool.Model.from_pretrained(str(epsilon_folder)), photos, "dog", config=settings)
     (tmp_path / "out").mkdir()
     conestool.save(dog, tmp_path / "out" / "dog.cone")
     programs = tmp_path / "bin"
@@ -40,7 +46,8 @@ def test_the_pipeline_makes_concepts_a_table_and_pictures(epsilon_folder: Path, 
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "CONES_MODEL": str(epsilon_folder),
-        "FIND": f"--steps 2 --density 0.02 --captions none --others 0 --class-images {EXAMPLES / 'openmoji' / 'cat'}",
+        "FIND": "--steps 2 --density 0.02 --captions none --other-class-weight 0 "
+        f"--class-images {EXAMPLES / 'openmoji' / 'cat'}",
     }
     command = ["bash", str(EXAMPLES / "pipeline.sh"), str(tmp_path / "out")]
     done = subprocess.run(command, env=environment(**changes), capture_output=True, text=True, timeout=500, check=False)

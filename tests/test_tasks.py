@@ -26,7 +26,7 @@ __all__ = ["cones", "work"]
 PAGES = Path(__file__).parents[1] / "docs" / "tasks"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-QUICK = ["--steps", "2", "--density", "0.02", "--others", "0"]
+QUICK = ["--steps", "2", "--density", "0.02", "--other-class-weight", "0"]
 """What `find` is told here so that it ends soon."""
 LAUNCHER = "torchrun"
 FOLDERS = ("models/checkpoints", "models/loras")

@@ -19,10 +19,10 @@ from conestool.search import METHODS
 
 VARIANTS = (
     *sorted(METHODS),
-    "mask,scenes=1",
-    "mask,pull=0",
-    "mask,pull=0,others=0",
-    'mask,pull=0,others=0,contrast=0,noise=[0,1],captions="none"',
+    "mask,composite_weight=1",
+    "mask,l1=0",
+    "mask,l1=0,other_class_weight=0",
+    'mask,l1=0,other_class_weight=0,unbound_weight=0,timestep_range=[0,1],captions="none"',
 )
 QUICK = {
     "subjects": ["dog", "cat"],

@@ -24,16 +24,16 @@ from conestool.format import dumps
 from conestool.images.class_images import class_images
 from conestool.images.photos import Photo, read_photos
 from conestool.models.model import Model
-from conestool.search.config import Settings
-from conestool.search.events import ignore
-from conestool.search.find import captioned, name_subject
-from conestool.search.loss_terms import Words, prepare
+from conestool.search.config import SearchConfig
+from conestool.search.events import no_callback
+from conestool.search.find import add_captions, resolve_names
+from conestool.search.loss_terms import SubjectPrompts, prepare
 from conestool.search.methods.base import Ranking, make_method
 from conestool.search.objective import Objective
-from conestool.search.parameters import Layout, borrowed
-from conestool.search.prior_images import Priors, draw_priors
-from conestool.search.report import choose, largest, random
-from conestool.search.subject import Split, class_prompts, split
+from conestool.search.parameters import FlatParameters, trainable_kv_weights
+from conestool.search.prior_images import PriorImages, draw_prior_images
+from conestool.search.report import magnitude_mask_like, random_mask_like, select_density
+from conestool.search.subject import PhotoSplit, class_prompts, split_photos
 
 __all__ = ["Bench"]
 
@@ -46,7 +46,7 @@ CONTROLLED = ("held_out",)
 class Prepared:
     """A subject ready for one search: L_con of the search, and the losses of the report."""
 
-    layout: Layout
+    params: FlatParameters
     objective: Objective
     probes: LossProbes
 
@@ -64,9 +64,9 @@ class Bench:
     captioned: dict[tuple[str, int], list[Photo]] = field(default_factory=dict)
 
     @cached_property
-    def words(self) -> Words:
+    def words(self) -> SubjectPrompts:
         """Name, class noun and identifier."""
-        return name_subject(self.model, self.subject.noun, None, None, ignore)
+        return resolve_names(self.model, self.subject.noun, None, None, no_callback)
 
     @cached_property
     def photos(self) -> list[Any]:
@@ -80,75 +80,82 @@ class Bench:
         prompts = [class_prompts(noun)[0] for noun in nouns]
         return {prompt: class_images(self.model, prompt, 8, UNRELATED_SEED) for prompt in prompts}
 
-    def settings(self, variant: Variant, seed: int) -> Settings:
+    def config(self, variant: Variant, seed: int) -> SearchConfig:
         """The settings of one search."""
-        shared = {"class_images": self.options.class_images, "batch": self.options.batch}
+        shared = {"num_class_images": self.options.class_images, "batch_size": self.options.batch}
         return variant.make(seed, self.options.steps, **shared)
 
-    def priors(self, settings: Settings) -> Priors:
+    def priors(self, config: SearchConfig) -> PriorImages:
         """The model's own pictures; a quarter of those of the class is kept from the search."""
-        return draw_priors(self.model, self.words.class_noun, settings)
+        return draw_prior_images(self.model, self.words.class_noun, config)
 
-    def split(self, settings: Settings) -> Split:
+    def split(self, config: SearchConfig) -> PhotoSplit:
         """Pictures to learn from, and held-out photos."""
-        key = (settings.captions, settings.seed)
+        key = (config.captions, config.seed)
         if key not in self.captioned:
-            self.captioned[key] = captioned(self.model, self.photos, self.words.class_noun, settings, ignore)
-        return split(self.captioned[key], settings.crops, settings.held_out, settings.seed)
+            self.captioned[key] = add_captions(self.model, self.photos, self.words.class_noun, config, no_callback)
+        return split_photos(self.captioned[key], config.num_crops, config.num_validation_images, config.seed)
 
-    def prepared(self, layout: Layout, settings: Settings, priors: Priors) -> Prepared:
-        """Objective and probes of one search; the model's weights are untouched and borrowed as `layout`."""
-        pictures = self.split(settings)
-        objective, _ = prepare(self.model, layout, self.words, pictures, priors, settings)
-        unseen = priors.of_class[: max(1, len(priors.of_class) // 4)]
-        return Prepared(layout, objective, self.probes(layout, pictures.report, unseen))
+    def prepared(self, params: FlatParameters, config: SearchConfig, priors: PriorImages) -> Prepared:
+        """Objective and probes of one search; the model's weights are untouched and trainable as `params`."""
+        pictures = self.split(config)
+        objective, _ = prepare(self.model, params, self.words, pictures, priors, config)
+        unseen = priors.class_images[: max(1, len(priors.class_images) // 4)]
+        return Prepared(params, objective, self.probes(params, pictures.validation, unseen))
 
     def probes(
-        self, layout: Layout, photos: Sequence[Image.Image], drawings: Sequence[Image.Image] = (), others: bool = True
+        self,
+        params: FlatParameters,
+        photos: Sequence[Image.Image],
+        drawings: Sequence[Image.Image] = (),
+        others: bool = True,
     ) -> LossProbes:
         """The losses of the report: held-out photos, unseen class pictures, and other nouns."""
-        instance, of_class = self.words.instance[0], self.words.of_class[0]
+        instance, of_class = self.words.instance_prompts[0], self.words.class_prompts[0]
         shown = ({of_class: drawings} if drawings else {}) | (dict(self.unrelated) if others else {})
-        return make_probes(self.model, layout, (instance, of_class), photos, shown, self.options.samples)
+        return make_probes(self.model, params, (instance, of_class), photos, shown, self.options.samples)
 
     def search(self, job: Search) -> int:
         """Run a search and save the cells that are missing; returns their number."""
         wanted = [density for density in job.densities if not self.store.has(job.key(density))]
         if not wanted:
             return 0
-        settings = self.settings(job.variant, job.seed)
-        priors, _ = self.priors(settings), self.unrelated
-        with borrowed(self.model.denoiser) as layout:
-            ready = self.prepared(layout, settings, priors)
-            ranking, seconds = rank(ready.objective, settings)
-            probe = ready.objective.batch_of(self.options.samples)
+        config = self.config(job.variant, job.seed)
+        priors, _ = self.priors(config), self.unrelated
+        with trainable_kv_weights(self.model.denoiser) as params:
+            ready = self.prepared(params, config, priors)
+            ranking, seconds = rank(ready.objective, config)
+            selection = ready.objective.selection_batch(self.options.samples)
             for density in wanted:
-                shut = choose(ready.objective, ranking, parse_density(density), probe).shut
-                record = self.cell(ready, shut, job, density)
-                facts = {"seconds": round(seconds, 1), "settings": settings.record(), "method": settings.method}
-                self.store.save_mask(job.key(density), shut)
+                mask = select_density(ready.objective, ranking, parse_density(density), selection).mask
+                record = self.cell(ready, mask, job, density)
+                facts = {"seconds": round(seconds, 1), "config": config.record(), "method": config.method}
+                self.store.save_mask(job.key(density), mask)
                 self.store.save(job.key(density), record | facts | self.who(job.seed, job.variant.name, density))
         return len(wanted)
 
-    def cell(self, ready: Prepared, shut: Tensor, job: Search, density: str) -> dict[str, Any]:
+    def cell(self, ready: Prepared, mask: Tensor, job: Search, density: str) -> dict[str, Any]:
         """What one set does, and what its controls do."""
-        theta, layout = ready.objective.theta, ready.layout
+        weights, params = ready.objective.weights, ready.params
         drawn = job.seed == 0 and density in self.options.drawn and self.options.renders > 0
-        controls = {"random": random(layout, shut, job.seed + 1), "largest": largest(layout, shut, theta)}
+        controls = {
+            "random": random_mask_like(params, mask, job.seed + 1),
+            "largest": magnitude_mask_like(params, mask, weights),
+        }
         pictures: dict[str, Any] = {}
         if drawn:
             pictures = {
-                "score": self.pictures(layout, theta * ~shut, True, job.key(density)),
-                "score_no_identifier": self.pictures(layout, theta * ~shut, False),
-                "score_random": self.pictures(layout, theta * ~controls["random"], True),
+                "score": self.pictures(params, weights * ~mask, True, job.key(density)),
+                "score_no_identifier": self.pictures(params, weights * ~mask, False),
+                "score_random": self.pictures(params, weights * ~controls["random"], True),
             }
         return {
             "kind": "search",
-            "losses": ready.probes.changes(theta * ~shut),
-            "controls": {name: ready.probes.changes(theta * ~c, CONTROLLED) for name, c in controls.items()},
-            "neurons": int(shut.sum()),
-            "share": float(shut.float().mean()),
-            "bytes": self.size(layout, shut),
+            "losses": ready.probes.changes(weights * ~mask),
+            "controls": {name: ready.probes.changes(weights * ~c, CONTROLLED) for name, c in controls.items()},
+            "neurons": int(mask.sum()),
+            "share": float(mask.float().mean()),
+            "bytes": self.size(params, mask),
             **pictures,
         }
 
@@ -156,16 +163,16 @@ class Bench:
         """Train floats and save the cell unless it is there; returns 1 if it was not."""
         if self.store.has(job.key):
             return 0
-        settings = self.settings(Variant("mask", {"method": "mask"}), job.seed)
-        priors, _ = self.priors(settings), self.unrelated
-        with borrowed(self.model.denoiser) as layout:
-            ready = self.prepared(layout, settings, priors)
+        config = self.config(Variant("mask", {"method": "mask"}), job.seed)
+        priors, _ = self.priors(config), self.unrelated
+        with trainable_kv_weights(self.model.denoiser) as params:
+            ready = self.prepared(params, config, priors)
             begun = time.perf_counter()
             weights = train(ready.objective, job.kind, self.options.steps, job.rate)
             seconds = round(time.perf_counter() - begun, 1)
             record = {"kind": job.kind, "rate": job.rate, "seconds": seconds, "losses": ready.probes.changes(weights)}
             if job.seed == 0 and self.options.renders:
-                record["score"] = self.pictures(layout, weights, True, job.key)
+                record["score"] = self.pictures(params, weights, True, job.key)
         self.store.save(job.key, record | self.who(job.seed, job.kind, f"{job.rate:g}"))
         return 1
 
@@ -178,8 +185,8 @@ class Bench:
         """The untouched model's pictures and the photos themselves; returns 1 unless they were there."""
         if self.store.has(self.bare_key):
             return 0
-        with borrowed(self.model.denoiser) as layout:
-            images = self.drawn(layout, layout.read(), False)
+        with trainable_kv_weights(self.model.denoiser) as params:
+            images = self.drawn(params, params.get(), False)
         self.store.save_pictures(self.bare_key, images)
         gallery = self.gallery
         record = {"kind": "bare", "score": asdict(gallery.score(gallery.bare, self.texts))}
@@ -202,24 +209,26 @@ class Bench:
             for _ in range(self.options.renders)
         ]
 
-    def drawn(self, layout: Layout, weights: Tensor, identifier: bool) -> list[Image.Image]:
+    def drawn(self, params: FlatParameters, weights: Tensor, identifier: bool) -> list[Image.Image]:
         """Pictures of every template at `weights`; the untouched weights are back afterwards."""
         noun = self.subject.noun
         subject = f"{self.words.identifier} {noun}" if identifier else noun
         texts = [str(Text(template, subject)) for template in self.options.templates]
-        return draw(self.model, layout, weights, texts, range(self.options.renders))
+        return draw(self.model, params, weights, texts, range(self.options.renders))
 
-    def pictures(self, layout: Layout, weights: Tensor, identifier: bool, key: str | None = None) -> dict[str, Any]:
+    def pictures(
+        self, params: FlatParameters, weights: Tensor, identifier: bool, key: str | None = None
+    ) -> dict[str, Any]:
         """The alignment of pictures at `weights`, which are kept under `key`."""
-        images = self.drawn(layout, weights, identifier)
+        images = self.drawn(params, weights, identifier)
         if key:
             self.store.save_pictures(key, images)
         return asdict(self.gallery.score(images, self.texts))
 
-    def size(self, layout: Layout, shut: Tensor) -> int:
+    def size(self, params: FlatParameters, mask: Tensor) -> int:
         """Bytes of the .cone file with this set, without its provenance."""
         words = self.words
-        concept = Concept(words.name, words.class_noun, words.identifier, layout.indices(shut), self.info)
+        concept = Concept(words.name, words.class_noun, words.identifier, params.indices_from_mask(mask), self.info)
         return len(dumps(Cone((concept,))))
 
     def who(self, seed: int, variant: str, density: str) -> dict[str, Any]:
@@ -228,10 +237,10 @@ class Bench:
         return {**named, "variant": variant, "density": density, "steps": self.options.steps}
 
 
-def rank(objective: Objective, settings: Settings) -> tuple[Ranking, float]:
+def rank(objective: Objective, config: SearchConfig) -> tuple[Ranking, float]:
     """The ranking that a method ends with, and the seconds it took."""
     begun = time.perf_counter()
-    method = make_method(settings.method, objective, **settings.options)
+    method = make_method(config.method, objective, **config.options)
     for index in range(method.steps):
         method.step(index)
     return method.ranking(), time.perf_counter() - begun

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from benchmarks.fidelity.cells import Bench
 from benchmarks.fidelity.plan import Search
 from benchmarks.fidelity.store import Store
-from conestool.search.parameters import borrowed
+from conestool.search.parameters import trainable_kv_weights
 
 __all__ = ["compare"]
 
@@ -24,11 +24,11 @@ def compare(store: Store, benches: Sequence[Bench], jobs: Sequence[Search], dens
     masks = {job.subject: store.load_mask(job.key(density)) for job in jobs}
     losses: dict[str, dict[str, float]] = {name: {} for name in names}
     for bench in benches:
-        settings = bench.settings(first.variant, first.seed)
-        with borrowed(bench.model.denoiser) as layout:
-            probes = bench.probes(layout, bench.split(settings).report, others=False)
-            for name, shut in masks.items():
-                weights = probes.objective.theta * ~shut
+        config = bench.config(first.variant, first.seed)
+        with trainable_kv_weights(bench.model.denoiser) as params:
+            probes = bench.probes(params, bench.split(config).validation, others=False)
+            for name, mask in masks.items():
+                weights = probes.objective.weights * ~mask
                 losses[name][bench.subject.name] = probes.changes(weights)["held_out"]
     record = {"kind": "matrix", "subjects": names, "losses": losses, "variant": first.variant.name}
     store.save(key, record | {"density": density, "seed": first.seed})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from conestool.evaluate.prompts import TEMPLATES
-from conestool.search.config import Settings
+from conestool.search.config import SearchConfig
 
 __all__ = ["AUTO", "CEILINGS", "DENSITIES", "Ceiling", "Options", "Search", "Variant", "parse_density", "parse_variant"]
 
@@ -22,27 +22,27 @@ CEILINGS: dict[str, tuple[float, ...]] = {"fine-tune": (1e-3, 3e-4, 3e-3), "lora
 
 @dataclass(frozen=True)
 class Variant:
-    """A search: settings other than the defaults, under the name by which they were typed (mask,contrast=1)."""
+    """A search: what differs from the defaults, under the name by which it was typed (mask,unbound_weight=1)."""
 
     name: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
-    def make(self, seed: int, steps: int, **more: Any) -> Settings:
-        """The Settings of one run; `steps` unless the variant names its own."""
-        return Settings(seed=seed, options={"steps": steps, **self.options}, **{**more, **self.settings})
+    def make(self, seed: int, steps: int, **more: Any) -> SearchConfig:
+        """The SearchConfig of one run; `steps` unless the variant names its own."""
+        return SearchConfig(seed=seed, options={"steps": steps, **self.options}, **{**more, **self.config})
 
 
 def parse_variant(text: str) -> Variant:
-    """`method,key=value,...`: keys are fields of Settings, all others parameters of the method; values are JSON."""
+    """`method,key=value,...`: keys are fields of SearchConfig, all others parameters of the method; values are JSON."""
     method, *rest = re.split(r",(?![^[]*\])", text)
-    known = {each.name for each in fields(Settings)} - {"method", "seed", "options"}
-    settings: dict[str, Any] = {"method": method}
+    known = {each.name for each in fields(SearchConfig)} - {"method", "seed", "options"}
+    config: dict[str, Any] = {"method": method}
     options: dict[str, Any] = {}
     for part in rest:
         key, _, value = part.partition("=")
-        (settings if key in known else options)[key] = json.loads(value)
-    return Variant(text, settings, options)
+        (config if key in known else options)[key] = json.loads(value)
+    return Variant(text, config, options)
 
 
 def parse_density(text: str) -> float | None:

@@ -195,7 +195,7 @@ def robbed_leaves(
     That must be of use: with the inputs back, `--resume` ends as the undisturbed command does, and takes it away.
     """
     strays = place.strays(command)
-    if ended.code and strays and all(stray.endswith(".part") for stray in strays):
+    if ended.code and strays and all(stray.endswith(".checkpoint") for stray in strays):
         shutil.copytree(stage.inputs, inputs, dirs_exist_ok=True)
         again = start(stage, place, command.arguments(inputs, "--overwrite", "--resume"), use_model(inputs)).wait()
         yield from completed(command, place, again, "resumed after its inputs came back")

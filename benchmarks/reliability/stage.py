@@ -50,7 +50,8 @@ class Command:
         return [*(word.replace("_", " ").format(inputs=inputs) for word in self.line.split()), *more]
 
 
-FIND = "find {inputs}/photos -o dog.cone --class-images 4 --steps 4 --density 0.05 --captions none --others 0"
+FIND = "find {inputs}/photos -o dog.cone --num-class-images 4 --steps 4 --density 0.05 --captions none"
+FIND += " --other-class-weight 0"
 PICTURES = tuple(f"drawn/a-dog-in-a-hat-{seed}.png" for seed in (0, 1))
 ORDER = ("find", "merge", "apply", "render", "tune", "eval", "pull")
 APPLY = "apply {{inputs}}/{}.cone -o {}"
@@ -59,7 +60,7 @@ SINGLE = "denoiser.safetensors"
 MERGE = "merge {inputs}/dog.cone {inputs}/hat.cone -o both.cone"
 MERGE_OTHER = "merge {inputs}/hat.cone {inputs}/cat.cone -o both.cone"
 RENDER = "render a_dog_in_a_hat -c {inputs}/dog.cone -c {inputs}/hat.cone -o drawn/ -n 2 --steps 2"
-QUICK = "--class-images 4 --steps 3 --rate 0.2 --captions none"
+QUICK = "--num-class-images 4 --steps 3 --lr 0.2 --captions none"
 SUBJECTS = "--photos dog={inputs}/photos --photos hat={inputs}/photos"
 TUNE = f"tune {{inputs}}/dog.cone {{inputs}}/hat.cone {SUBJECTS} -o tuned.cone {QUICK}"
 EVAL = "eval {inputs}/dog.cone --photos {inputs}/photos --pictures sheets --quick --prompts {inputs}/prompts.txt"
@@ -176,7 +177,11 @@ def open_stage() -> Iterator[Stage]:
     The Hub is a stand-in on this machine, with the concepts in one repository.
     """
     with TemporaryDirectory(prefix="torture-") as folder, pytest.MonkeyPatch.context() as patch:
-        for module, name, number in (("loop", "SAVE_SECONDS", -1.0), ("find", "PROBES", 4), ("tune", "COMPARED", 4)):
+        for module, name, number in (
+            ("loop", "SAVE_SECONDS", -1.0),
+            ("find", "NUM_EVAL_SAMPLES", 4),
+            ("tune", "NUM_COMPARED", 4),
+        ):
             patch.setattr(import_module(f"conestool.search.{module}"), name, number)
         stage = Stage(Path(folder) / "stage")
         with serving(Hub({REPOSITORY: {"main": stage.inputs}}), stage.root / "hub", patch):

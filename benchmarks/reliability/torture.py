@@ -84,8 +84,8 @@ def attempt(stage: Stage, name: str, measured: Measured, number: int, rng: rando
         for _ in range(rng.randint(1, most)):
             kill(stage, place, measured, resume, rng, record, old)
             resume = ["--resume"] if name in RESUMED and rng.random() < 0.7 else []
-        record.resumed = bool(resume and list(place.out.glob("*.part")))
-        record.strays = len([stray for stray in place.strays(command) if not stray.endswith(".part")])
+        record.resumed = bool(resume and list(place.out.glob("*.checkpoint")))
+        record.strays = len([stray for stray in place.strays(command) if not stray.endswith(".checkpoint")])
         ended = start(stage, place, command.arguments(stage.inputs, "--overwrite", *resume)).wait()
         record.problems += [*after_end(place, measured, ended)]
     return record

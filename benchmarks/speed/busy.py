@@ -54,7 +54,7 @@ def one_round(folder: Path, steps: int, number: int) -> dict[str, float]:
 def search(folder: Path, policy: str, steps: int) -> float:
     """Seconds of a whole command, whose class images are given."""
     words = ("find", str(PHOTOS), "--class-images", str(PHOTOS), "--captions", "none")
-    words += ("--lambda", "0", "--contrast", "0", "--others", "0")
+    words += ("--prior-loss-weight", "0", "--unbound-weight", "0", "--other-class-weight", "0")
     command = [sys.executable, "-m", "conestool", *words, "--steps", str(steps), "--model", "pocket"]
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_", "KMP_"))}
     env = {**kept, "OMP_WAIT_POLICY": policy, "CONES_CACHE": str(folder / "cache")}

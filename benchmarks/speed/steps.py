@@ -17,10 +17,10 @@ from conestool.models.conditioning import Conditioning
 from conestool.models.kv_weights import SUFFIXES, kv_weights
 from conestool.models.unet import StableDiffusion
 from conestool.search import METHODS
-from conestool.search.batches import Pictures, Term
+from conestool.search.batches import LatentImages, LossTerm
 from conestool.search.methods.base import make_method
 from conestool.search.objective import Objective
-from conestool.search.parameters import Layout, borrowed
+from conestool.search.parameters import FlatParameters, trainable_kv_weights
 
 __all__ = ["FIND", "FULL_SHARE", "KINDS", "LOOP", "RANK", "Setup", "ceiling", "flops", "losing", "opened", "ready"]
 
@@ -68,8 +68,8 @@ def opened(setup: Setup, kind: str, unet: Any) -> Iterator[Step]:
     if make:
         yield make(setup, own)
     else:
-        with borrowed(own) as layout:
-            yield search(setup, own, layout, *kind.split())
+        with trainable_kv_weights(own) as params:
+            yield search(setup, own, params, *kind.split())
     del own
     gc.collect()
 
@@ -82,16 +82,16 @@ class Idle(StableDiffusion):
         return latents + torch.stack([weight.mean() for weight in kv_weights(denoiser).values()]).sum()
 
 
-def search(setup: Setup, unet: Any, layout: Layout, kind: str, name: str) -> Step:
+def search(setup: Setup, unet: Any, params: FlatParameters, kind: str, name: str) -> Step:
     """The step of a search method, as `find` runs it: draw the batch, set the weights, learn from the gradient.
 
     The `loop` is the same without the denoiser's passes: what the step costs beyond the bare one.
     """
     model = make_model(setup.compiled(unet), setup.shape)
     model.family = Idle() if kind == "loop" else setup.shape.family
-    pictures = Pictures(latents(4, setup.side, setup.device))
+    pictures = LatentImages(latents(4, setup.side, setup.device))
     told = setup.shape.conditioning(3, setup.device, setup.dtype)
-    objective = Objective(model, layout, [Term("instance", pictures, told, 1.0, setup.batch)])
+    objective = Objective(model, params, [LossTerm("instance", pictures, told, 1.0, setup.batch)])
     running = make_method(name, objective, steps=60)
     count = iter(range(60))
     return lambda: running.step(next(count))

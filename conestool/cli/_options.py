@@ -104,7 +104,7 @@ OffloadScores = Annotated[
 
 
 class Captions(StrEnum):
-    """What `--captions` takes; those of Settings."""
+    """What `--captions` takes; those of SearchConfig."""
 
     auto = "auto"
     given = "given"

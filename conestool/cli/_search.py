@@ -1,4 +1,4 @@
-"""What `find` and `tune` share: photos and settings as typed, names, events as bars, and how to resume."""
+"""What `find` and `tune` share: photos and configuration as typed, names, events as bars, and how to resume."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from conestool.errors import UsageError
 
 if TYPE_CHECKING:
     from conestool.images.photos import Photo
-    from conestool.search.config import Resources, Settings
+    from conestool.search.config import Resources, SearchConfig
     from conestool.search.events import Event
 
 __all__ = [
     "Stages",
     "check_stdin",
+    "checkpoint_path_of",
     "guess_noun",
     "make_resources",
-    "make_settings",
+    "make_search_config",
     "name_from_path",
     "name_source",
     "read_photos",
     "settle",
-    "state_path",
     "tell_resume",
 ]
 
@@ -59,9 +59,9 @@ class Stages:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        from conestool.search.events import Note
+        from conestool.search.events import LogEvent
 
-        if isinstance(event, Note):
+        if isinstance(event, LogEvent):
             (_output.warn if event.warning else _output.say)(event.text)
             return
         if event.stage != self.stage:
@@ -176,17 +176,17 @@ def make_resources(micro_batch: int | None, gradient_checkpointing: bool, offloa
     return Resources(micro_batch, gradient_checkpointing, offload_scores)
 
 
-def state_path(output: Path) -> Path | None:
+def checkpoint_path_of(output: Path) -> Path | None:
     """Where an interrupted search is kept, beside the output; nowhere if that is stdout."""
-    return None if str(output) == _streams.STDIO else output.with_name(f"{output.name}.part")
+    return None if str(output) == _streams.STDIO else output.with_name(f"{output.name}.checkpoint")
 
 
-def make_settings(**given: Any) -> Settings:
-    """Settings of the options that were given; the others keep their defaults."""
-    from conestool.search.config import Settings
+def make_search_config(**given: Any) -> SearchConfig:
+    """The configuration of the options that were given; the others keep their defaults."""
+    from conestool.search.config import SearchConfig
 
     given = {key: value.value if isinstance(value, StrEnum) else value for key, value in given.items()}
-    return Settings(**{key: value for key, value in given.items() if value is not None})
+    return SearchConfig(**{key: value for key, value in given.items() if value is not None})
 
 
 def read_photos(paths: Sequence[Path], skip_broken: bool, captions: bool = False) -> list[Photo]:
@@ -199,11 +199,11 @@ def read_photos(paths: Sequence[Path], skip_broken: bool, captions: bool = False
     return photos
 
 
-def tell_resume(state: Path | None) -> None:
-    """After Ctrl-C: how to go on, if anything was saved."""
-    if state and state.exists():
+def tell_resume(checkpoint: Path | None) -> None:
+    """After Ctrl-C: how to continue, if anything was saved."""
+    if checkpoint and checkpoint.exists():
         arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
-        again = "to go on" if _launcher.size() == 1 else "to go on, launch as before"
+        again = "to continue" if _launcher.size() == 1 else "to continue, launch as before"
         _output.command(f"the search is saved; {again}:", "cones", *arguments, "--resume")
     else:
         _output.tell("nothing of the search is saved yet")

@@ -29,13 +29,20 @@ from conestool.cli._options import (
     flag,
     value,
 )
-from conestool.cli._search import check_stdin, make_resources, make_settings, read_photos, state_path, tell_resume
+from conestool.cli._search import (
+    check_stdin,
+    checkpoint_path_of,
+    make_resources,
+    make_search_config,
+    read_photos,
+    tell_resume,
+)
 
 if TYPE_CHECKING:
     from conestool.cli._options import Where
     from conestool.concept import Cone
     from conestool.images.photos import Photo
-    from conestool.search.config import Resources, Settings
+    from conestool.search.config import Resources, SearchConfig
 
 __all__ = ["Method", "find"]
 
@@ -69,7 +76,7 @@ def find(
     dry_run: Annotated[
         bool, flag("--dry-run", text="Run a few steps, say what time and memory all will take, stop.")
     ] = False,
-    resume: Annotated[bool, flag("--resume", text="Go on after an interruption.")] = False,
+    resume: Annotated[bool, flag("--resume", text="Continue after an interruption.")] = False,
     skip_broken: Annotated[bool, flag("--skip-broken", text="Leave out broken images.")] = False,
     captions: CaptionsOption = None,
     method: Annotated[
@@ -82,29 +89,33 @@ def find(
         float | None,
         value("--density", metavar="X", text="Share of the K/V weights to zero. Default: found.", panel=SEARCH),
     ] = None,
-    prior_weight: Annotated[
-        float | None, value("--lambda", metavar="X", text="Weight of the class images.", panel=SEARCH, min=0.0)
-    ] = None,
-    contrast: Annotated[
+    prior_loss_weight: Annotated[
         float | None,
-        value("--contrast", metavar="X", text="Weight of the photos without the identifier.", panel=SEARCH, min=0.0),
+        value("--prior-loss-weight", metavar="X", text="Weight of the class images.", panel=SEARCH, min=0.0),
     ] = None,
-    others: Annotated[
-        float | None, value("--others", metavar="X", text="Weight of pictures of other things.", panel=SEARCH, min=0.0)
-    ] = None,
-    scenes: Annotated[
+    unbound_weight: Annotated[
         float | None,
-        value("--scenes", metavar="X", text="Weight of scenes with other things. Default: 0.", panel=SEARCH, min=0.0),
+        value("--unbound-weight", metavar="X", text="Of the photos without the identifier.", panel=SEARCH, min=0.0),
     ] = None,
-    noise: Annotated[
-        tuple[float, float] | None,
+    other_class_weight: Annotated[
+        float | None,
+        value("--other-class-weight", metavar="X", text="Of pictures of other classes.", panel=SEARCH, min=0.0),
+    ] = None,
+    composite_weight: Annotated[
+        float | None,
         value(
-            "--noise", metavar="LOW HIGH", text="Part of the noise schedule to look at. Default: 0.3 1.", panel=SEARCH
+            "--composite-weight", metavar="X", text="Of scenes with other things. Default: 0.", panel=SEARCH, min=0.0
         ),
     ] = None,
+    timestep_range: Annotated[
+        tuple[float, float] | None,
+        value("--timestep-range", metavar="LOW HIGH", text="Part of the noise schedule. Default: 0.3 1.", panel=SEARCH),
+    ] = None,
+    num_class_images: Annotated[
+        int | None, value("--num-class-images", metavar="N", text="How many to draw.", panel=SEARCH)
+    ] = None,
     class_images: Annotated[
-        str | None,
-        value("--class-images", metavar="N|DIR", text="How many to draw, or a folder of them.", panel=SEARCH),
+        Path | None, value("--class-images", metavar="DIR", text="Take these, and draw none.", panel=SEARCH)
     ] = None,
     model: ModelOption = None,
     revision: Revision = None,
@@ -142,28 +153,36 @@ def find(
     texts = {key: check_stored(f"--{key}", text) for key, text in stored.items() if text}
     images = read_photos(paths, skip_broken, captions=captions != Captions.none)
     _output.say(f"{name}: {_output.amount(len(images), 'photo')} of {class_noun!r}")
-    options = {} if steps is None else {"steps": steps}
-    weights = {"prior_weight": prior_weight, "contrast": contrast, "others": others, "scenes": scenes}
-    settings = make_settings(
-        method=method, density=density, seed=seed, noise=noise, captions=captions, options=options, **weights
+    search_config = make_search_config(
+        method=method,
+        density=density,
+        seed=seed,
+        prior_loss_weight=prior_loss_weight,
+        unbound_weight=unbound_weight,
+        other_class_weight=other_class_weight,
+        composite_weight=composite_weight,
+        timestep_range=timestep_range,
+        num_class_images=num_class_images,
+        captions=captions,
+        options={} if steps is None else {"steps": steps},
     )
-    settings, pictures = use_class_images(settings, class_images, skip_broken)
+    pictures = [photo.image for photo in read_photos([class_images], skip_broken)] if class_images else None
     words = {"class_noun": class_noun, "name": name, "identifier": identifier}
     if identifier is not None:
         check_words("identifier", identifier)
     where = _options.Where(model, device, dtype.value, revision, config, offline)
-    state = state_path(path)
+    checkpoint = checkpoint_path_of(path)
     resources = make_resources(micro_batch, gradient_checkpointing, offload_scores)
     if dry_run:
-        show_dry_run(images, words, settings, pictures, where, resources, json)
+        show_dry_run(images, words, search_config, pictures, where, resources, json)
         return
-    cone = search(images, words, settings, pictures, where, state, resume, resources)
+    cone = search(images, words, search_config, pictures, where, checkpoint, resume, resources)
     if _launcher.rank():
         return
     cone = annotate(cone, **texts)
     finish(cone, path, overwrite=overwrite, json=json)
-    if state:
-        state.unlink(missing_ok=True)
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
 
 
 def place(output: Path | None, name: str) -> Path:
@@ -179,7 +198,7 @@ def place(output: Path | None, name: str) -> Path:
 def show_dry_run(
     images: Sequence[Photo],
     words: dict[str, Any],
-    settings: Settings,
+    search_config: SearchConfig,
     pictures: list[Any] | None,
     where: Where,
     resources: Resources,
@@ -190,12 +209,12 @@ def show_dry_run(
 
     where, processes = _launcher.join(where)
     base = _options.open_model(where)
-    from conestool.search.find import name_subject
+    from conestool.search.find import resolve_names
     from conestool.search.memory import dry_run
 
-    subject = name_subject(base, words["class_noun"], words["name"], words["identifier"], lambda event: None)
+    subject = resolve_names(base, words["class_noun"], words["name"], words["identifier"], lambda event: None)
     with _output.waiting("running a few steps"):
-        found = dry_run(base, images, subject, settings, resources, pictures, processes)
+        found = dry_run(base, images, subject, search_config, resources, pictures, processes)
     _output.say(f"{words['name']}: an estimate from a few steps, on {found.device} in {found.dtype}", "bold")
     rows = [[phase, _output.duration(seconds)] for phase, seconds in found.phases.items()]
     _output.table([["", "time"], *rows, ["in all", _output.duration(found.seconds)]], right=(1,))
@@ -204,32 +223,21 @@ def show_dry_run(
         _streams.emit_json(found.record())
 
 
-def use_class_images(settings: Settings, option: str | None, skip_broken: bool) -> tuple[Settings, list[Any] | None]:
-    """Settings with the number of class images, or the pictures of the folder given instead."""
-    from dataclasses import replace
-
-    if option is None:
-        return settings, None
-    if option.isdecimal():
-        return replace(settings, class_images=int(option)), None
-    return settings, [photo.image for photo in read_photos([Path(option)], skip_broken)]
-
-
 def search(
     images: Sequence[Photo],
     words: dict[str, Any],
-    settings: Settings,
+    search_config: SearchConfig,
     pictures: list[Any] | None,
     where: Where,
-    state: Path | None,
+    checkpoint: Path | None,
     resume: bool,
     resources: Resources,
 ) -> Cone:
-    """Load the model and search, showing the progress; on Ctrl-C say how to go on."""
+    """Load the model and search, showing the progress; on Ctrl-C say how to continue."""
     from conestool.cli import _options
 
-    if state and state.exists() and not resume:
-        _output.say(f"note: {state} holds an interrupted search; --resume continues it")
+    if checkpoint and checkpoint.exists() and not resume:
+        _output.say(f"note: {checkpoint} holds an interrupted search; --resume continues it")
     try:
         where, processes = _launcher.join(where)
         base = _options.open_model(where)
@@ -240,17 +248,17 @@ def search(
             return find_neurons(
                 base,
                 images,
-                settings=settings,
-                class_pictures=pictures,
-                progress=stages,
-                state=state,
-                resume=resume,
+                config=search_config,
+                class_images=pictures,
+                callback=stages,
+                checkpoint_path=checkpoint,
+                resume_from_checkpoint=resume,
                 resources=resources,
                 processes=processes,
                 **words,
             )
     except KeyboardInterrupt:
-        tell_resume(state)
+        tell_resume(checkpoint)
         raise
 
 

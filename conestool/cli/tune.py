@@ -27,13 +27,20 @@ from conestool.cli._options import (
     flag,
     value,
 )
-from conestool.cli._search import check_stdin, make_resources, make_settings, read_photos, state_path, tell_resume
+from conestool.cli._search import (
+    check_stdin,
+    checkpoint_path_of,
+    make_resources,
+    make_search_config,
+    read_photos,
+    tell_resume,
+)
 
 if TYPE_CHECKING:
     from conestool.cli._options import Where
     from conestool.concept import Cone
     from conestool.images.photos import Photo
-    from conestool.search.config import Resources, Settings, Tuning
+    from conestool.search.config import Resources, SearchConfig, TuneConfig
 
 __all__ = ["tune"]
 
@@ -50,26 +57,28 @@ def tune(
         Path | None, value("-o", "--output", metavar="F", text="Default: dog+hat-tuned.cone; - is stdout.")
     ] = None,
     seed: Annotated[int, value("--seed", metavar="N", text="Seed of all noise.")] = 0,
-    resume: Annotated[bool, flag("--resume", text="Go on after an interruption.")] = False,
+    resume: Annotated[bool, flag("--resume", text="Continue after an interruption.")] = False,
     skip_broken: Annotated[bool, flag("--skip-broken", text="Leave out broken images.")] = False,
     captions: CaptionsOption = None,
     steps: Annotated[
         int | None, value("--steps", metavar="N", text="Steps, each with all subjects.", panel=TUNING, min=1)
     ] = None,
-    rate: Annotated[
-        float | None, value("--rate", metavar="X", text="Largest move of a gate in a step.", panel=TUNING)
+    lr: Annotated[
+        float | None, value("--lr", metavar="X", text="Largest move of a gate in a step.", panel=TUNING)
     ] = None,
     reopen_only: Annotated[
         bool, flag("--reopen-only", text="Reopen neurons that hurt the others; zero no new ones.", panel=TUNING)
     ] = False,
-    scenes: Annotated[
-        float | None, value("--scenes", metavar="X", text="Weight of scenes with all subjects.", panel=TUNING, min=0.0)
+    composite_weight: Annotated[
+        float | None,
+        value("--composite-weight", metavar="X", text="Weight of scenes with all subjects.", panel=TUNING, min=0.0),
     ] = None,
-    prior_weight: Annotated[
-        float | None, value("--lambda", metavar="X", text="Weight of the class images.", panel=TUNING, min=0.0)
+    prior_loss_weight: Annotated[
+        float | None,
+        value("--prior-loss-weight", metavar="X", text="Weight of the class images.", panel=TUNING, min=0.0),
     ] = None,
-    class_images: Annotated[
-        int | None, value("--class-images", metavar="N", text="How many of each class to draw.", panel=TUNING)
+    num_class_images: Annotated[
+        int | None, value("--num-class-images", metavar="N", text="How many of each class to draw.", panel=TUNING)
     ] = None,
     model: ModelOption = None,
     revision: Revision = None,
@@ -98,18 +107,22 @@ def tune(
     cone = ops.merge(*_streams.load_cones(files))
     path = output or default_output(cone.names)
     _streams.check_outputs([path], "a .cone file", overwrite=overwrite)
-    searched = make_settings(seed=seed, prior_weight=prior_weight, class_images=class_images, captions=captions)
-    tuning = make_tuning(searched, steps=steps, rate=rate, reopen_only=reopen_only, scenes=scenes)
+    search_config = make_search_config(
+        seed=seed, prior_loss_weight=prior_loss_weight, num_class_images=num_class_images, captions=captions
+    )
+    tune_config = make_tune_config(
+        search_config, steps=steps, lr=lr, reopen_only=reopen_only, composite_weight=composite_weight
+    )
     images = read_all(cone, parse_photos(photos), skip_broken, captions != Captions.none)
     where = _options.Where(model, device, dtype.value, revision, config, offline)
-    state = state_path(path)
+    checkpoint = checkpoint_path_of(path)
     resources = make_resources(micro_batch, gradient_checkpointing, offload_scores)
-    tuned = search(cone, images, tuning, where, state, resume, resources)
+    tuned = search(cone, images, tune_config, where, checkpoint, resume, resources)
     if _launcher.rank():
         return
     finish(tuned, path, overwrite=overwrite, json=json)
-    if state:
-        state.unlink(missing_ok=True)
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
 
 
 def default_output(names: Sequence[str]) -> Path:
@@ -133,11 +146,11 @@ def parse_photos(given: Sequence[str]) -> dict[str, list[Path]]:
     return out
 
 
-def make_tuning(settings: Settings, **given: Any) -> Tuning:
-    """The tuning of the options that were given; the others keep their defaults."""
-    from conestool.search.config import Tuning
+def make_tune_config(search: SearchConfig, **given: Any) -> TuneConfig:
+    """The configuration of the options that were given; the others keep their defaults."""
+    from conestool.search.config import TuneConfig
 
-    return Tuning(settings=settings, **{key: value for key, value in given.items() if value is not None})
+    return TuneConfig(search=search, **{key: value for key, value in given.items() if value is not None})
 
 
 def read_all(
@@ -161,17 +174,17 @@ def read_all(
 def search(
     cone: Cone,
     images: Mapping[str, list[Photo]],
-    tuning: Tuning,
+    tune_config: TuneConfig,
     where: Where,
-    state: Path | None,
+    checkpoint: Path | None,
     resume: bool,
     resources: Resources,
 ) -> Cone:
-    """Load the model and tune, showing the progress; on Ctrl-C say how to go on."""
+    """Load the model and tune, showing the progress; on Ctrl-C say how to continue."""
     from conestool.cli import _options
 
-    if state and state.exists() and not resume:
-        _output.say(f"note: {state} holds an interrupted search; --resume continues it")
+    if checkpoint and checkpoint.exists() and not resume:
+        _output.say(f"note: {checkpoint} holds an interrupted search; --resume continues it")
     try:
         where, processes = _launcher.join(where)
         base = _options.open_model(where, (cone.base.id, cone.base.revision))
@@ -183,15 +196,15 @@ def search(
                 base,
                 cone,
                 images,
-                tuning=tuning,
-                progress=stages,
-                state=state,
-                resume=resume,
+                config=tune_config,
+                callback=stages,
+                checkpoint_path=checkpoint,
+                resume_from_checkpoint=resume,
                 resources=resources,
                 processes=processes,
             )
     except KeyboardInterrupt:
-        tell_resume(state)
+        tell_resume(checkpoint)
         raise
 
 
@@ -217,12 +230,14 @@ def show(cone: Cone, records: Mapping[str, Any]) -> None:
         rows = [[title, *heads]]
         for name, record in records.items():
             losses = record["losses"]
-            cells = [_output.percent(losses[prefix + key] / losses[f"{prefix}bare"] - 1, signed=True) for key in steps]
+            cells = [
+                _output.percent(losses[prefix + key] / losses[f"{prefix}base_model"] - 1, signed=True) for key in steps
+            ]
             rows.append([name, *cells])
         _output.table(rows, right=range(1, len(rows[0])))
     rows = [["neurons", "now", "kept", "new", "reopened"]]
     for name, record in records.items():
-        counts = (cone[name].neurons, record["kept"], record["shut"], record["reopened"])
+        counts = (cone[name].neurons, record["kept"], record["zeroed"], record["reopened"])
         rows.append([name, *(f"{count:,}" for count in counts)])
     _output.table(rows, right=range(1, 5))
     for concept in cone.concepts:

@@ -19,11 +19,11 @@ from conestool.images.class_images import GROUP, class_images
 from conestool.images.photos import Photo
 from conestool.models.model import Model
 from conestool.ops import union
-from conestool.search.config import PLENTY, Resources
-from conestool.search.events import Note, Progress, ignore
-from conestool.search.events import Report as Tell
-from conestool.search.parameters import Layout, borrowed
-from conestool.search.report import largest, random
+from conestool.search.config import DEFAULT_RESOURCES, Resources
+from conestool.search.events import Callback as Tell
+from conestool.search.events import LogEvent, Progress, no_callback
+from conestool.search.parameters import FlatParameters, trainable_kv_weights
+from conestool.search.report import magnitude_mask_like, random_mask_like
 from conestool.search.subject import class_prompts, instance_prompts
 
 __all__ = ["Plan", "evaluate", "held_back"]
@@ -42,7 +42,7 @@ class Plan:
     samples: int = 64
     drawings: int = 8
     unrelated: int = 3
-    resources: Resources = PLENTY
+    resources: Resources = DEFAULT_RESOURCES
 
     @classmethod
     def quick(cls, templates: Sequence[str] = TEMPLATES[:3]) -> Plan:
@@ -52,10 +52,10 @@ class Plan:
 
 @dataclass
 class Study:
-    """One evaluation in progress, on a model whose K/V weights are borrowed as `layout`."""
+    """One evaluation in progress, on a model whose K/V weights are trainable as `params`."""
 
     model: Model
-    layout: Layout
+    params: FlatParameters
     cone: Cone
     plan: Plan
     aligners: Sequence[Aligner]
@@ -64,9 +64,9 @@ class Study:
     sheets: dict[str, list[Images]] = field(init=False, default_factory=dict)
 
     @property
-    def theta(self) -> Tensor:
+    def weights(self) -> Tensor:
         """The untouched weights, (n,)."""
-        return self.layout.theta
+        return self.params.weights
 
     def pictures(self, what: str, weights: Tensor, subject: str) -> Images:
         """The plan's pictures of `subject` at `weights`, with progress under the name of `what`."""
@@ -76,24 +76,24 @@ class Study:
         def tick(done: int) -> None:
             self.tell(Progress(what, done, total))
 
-        return draw(self.model, self.layout, weights, texts, self.plan.seeds, tick, self.batch)
+        return draw(self.model, self.params, weights, texts, self.plan.seeds, tick, self.batch)
 
     @property
     def batch(self) -> int:
         """Pictures at once."""
-        return self.plan.resources.pictures(GROUP)
+        return self.plan.resources.image_batch_size(GROUP)
 
     def concept(self, concept: Concept, photos: Sequence[Photo]) -> ConceptReport:
         """Every row of one concept."""
         learned, fresh = held_back(concept, photos)
         probes = self.probes(concept, [photo.image for photo in fresh or learned])
-        shut = self.layout.shut(concept.indices)
+        mask = self.params.mask_from_indices(concept.indices)
         controls = {
-            "random": self.theta * ~random(self.layout, shut, CONTROL_SEED),
-            "largest": self.theta * ~largest(self.layout, shut, self.theta),
+            "random": self.weights * ~random_mask_like(self.params, mask, CONTROL_SEED),
+            "largest": self.weights * ~magnitude_mask_like(self.params, mask, self.weights),
         }
         whole = {"all together": self.together()} if len(self.cone.concepts) > 1 else {}
-        sets = {"concept": self.theta * ~shut, **whole, **controls}
+        sets = {"concept": self.weights * ~mask, **whole, **controls}
         changes = {name: probes.changes(weights) for name, weights in sets.items()}
         rows = self.rows(concept, sets, changes, [photo.image for photo in photos])
         return ConceptReport(
@@ -109,7 +109,7 @@ class Study:
 
     def together(self) -> Tensor:
         """The weights with all concepts applied."""
-        return self.theta * ~self.layout.shut(union(self.cone))
+        return self.weights * ~self.params.mask_from_indices(union(self.cone))
 
     def probes(self, concept: Concept, photos: Images) -> LossProbes:
         """The losses of one concept."""
@@ -117,7 +117,7 @@ class Study:
         others = {text: images for text, images in self.drawings.items() if text not in self.of_classes()}
         drawings = {prompt: self.drawings[prompt], **others}
         phrases = (instance_prompts(concept.phrase)[0], prompt)
-        return make_probes(self.model, self.layout, phrases, photos, drawings, self.plan.samples, self.plan.resources)
+        return make_probes(self.model, self.params, phrases, photos, drawings, self.plan.samples, self.plan.resources)
 
     def of_classes(self) -> set[str]:
         """The class prompts of all concepts."""
@@ -132,7 +132,7 @@ class Study:
             "concept": self.pictures(f"{name}: pictures", sets["concept"], phrase),
             "no identifier": self.pictures(f"{name}: no identifier", sets["concept"], noun),
             "random": self.pictures(f"{name}: random indices", sets["random"], phrase),
-            "bare": self.pictures(f"{name}: base model", self.theta, noun),
+            "bare": self.pictures(f"{name}: base model", self.weights, noun),
         }
         if "all together" in sets:
             drawn["all together"] = self.pictures(f"{name}: all together", sets["all together"], phrase)
@@ -155,10 +155,10 @@ class Study:
         sent = joined([concept.phrase for concept in self.cone.concepts])
         asked = joined([concept.class_noun for concept in self.cone.concepts])
         seeds = range(self.plan.seeds[0], self.plan.seeds[0] + len(self.plan.seeds) * len(self.plan.templates))
-        for weights, text in ((self.together(), sent), (self.theta, asked)):
-            self.tell(Note(f"drawing {text!r} {len(seeds)} times"))
+        for weights, text in ((self.together(), sent), (self.weights, asked)):
+            self.tell(LogEvent(f"drawing {text!r} {len(seeds)} times"))
             self.sheets.setdefault("together", []).append(
-                draw(self.model, self.layout, weights, [text], seeds, batch=self.batch)
+                draw(self.model, self.params, weights, [text], seeds, batch=self.batch)
             )
         concepts, images = self.cone.concepts, self.sheets["together"]
         seen = [{c.name: judge.presence(group, c.class_noun) for c in concepts} for group in images]
@@ -179,7 +179,7 @@ def evaluate(
     aligners: Sequence[Aligner] = (),
     plan: Plan | None = None,
     allow_base_mismatch: bool = False,
-    tell: Tell = ignore,
+    tell: Tell = no_callback,
 ) -> tuple[Report, dict[str, list[Images]]]:
     """Measure every concept of `cone`; `photos` by concept name, and none where there are none.
 
@@ -190,8 +190,8 @@ def evaluate(
     check_base(model, cone, allow_base_mismatch=allow_base_mismatch)
     plan = plan or Plan()
     drawings = draw_drawings(model, cone, plan, tell)
-    with borrowed(model.denoiser) as layout:
-        study = Study(model, layout, cone, plan, aligners, drawings, tell)
+    with trainable_kv_weights(model.denoiser) as params:
+        study = Study(model, params, cone, plan, aligners, drawings, tell)
         found = tuple(study.concept(concept, photos.get(concept.name, ())) for concept in cone.concepts)
         presence = study.presence()
     names = tuple(aligner.name for aligner in aligners)
@@ -206,7 +206,7 @@ def draw_drawings(model: Model, cone: Cone, plan: Plan, tell: Tell) -> dict[str,
     """
     wanted: dict[str, tuple[int, int]] = {}
     for concept in cone.concepts:
-        pool = int(concept.origin.parameters.get("class_pictures", 4 * plan.drawings))
+        pool = int(concept.origin.parameters.get("num_class_images", 4 * plan.drawings))
         unseen = max(1, min(plan.drawings, pool // 4))
         wanted[class_prompts(concept.class_noun)[0]] = (unseen, concept.origin.seed or 0)
     nouns = [concept.class_noun for concept in cone.concepts]
@@ -214,7 +214,7 @@ def draw_drawings(model: Model, cone: Cone, plan: Plan, tell: Tell) -> dict[str,
         wanted[class_prompts(noun)[0]] = (plan.drawings, 0)
     out: dict[str, Images] = {}
     for number, (prompt, (count, seed)) in enumerate(wanted.items(), 1):
-        out[prompt] = class_images(model, prompt, count, seed, batch=plan.resources.pictures(GROUP))
+        out[prompt] = class_images(model, prompt, count, seed, batch=plan.resources.image_batch_size(GROUP))
         tell(Progress("drawings of the model's own", number, len(wanted)))
     return out
 
@@ -222,7 +222,7 @@ def draw_drawings(model: Model, cone: Cone, plan: Plan, tell: Tell) -> dict[str,
 def held_back(concept: Concept, photos: Sequence[Photo]) -> tuple[list[Photo], list[Photo]]:
     """The photos that the search learned from, and those that it did not, by the hashes in the concept's file.
 
-    The search holds back the first `held_out` in the order of their hashes (see search.subject.split).
+    The search holds back the first `held_out` in the order of their hashes (see search.subject.split_photos).
     """
     learned = set(sorted(concept.origin.photos)[concept.origin.held_out or 0 :])
     return [p for p in photos if p.sha256 in learned], [p for p in photos if p.sha256 not in learned]

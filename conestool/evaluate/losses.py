@@ -11,11 +11,11 @@ from torch import Tensor
 from conestool.images.class_images import GROUP
 from conestool.models.model import Model
 from conestool.models.prompts import encode
-from conestool.search.batches import Batch, Pictures
-from conestool.search.config import PLENTY, Resources
-from conestool.search.loss_terms import encoded
+from conestool.search.batches import Batch, LatentImages
+from conestool.search.config import DEFAULT_RESOURCES, Resources
+from conestool.search.loss_terms import encode_images
 from conestool.search.objective import Objective
-from conestool.search.parameters import Layout
+from conestool.search.parameters import FlatParameters
 
 __all__ = ["LossProbes", "make_probes"]
 
@@ -33,8 +33,8 @@ class LossProbes:
     before: dict[str, list[float]] = field(init=False)
 
     def __post_init__(self) -> None:
-        theta = self.objective.theta
-        found = {name: [self.objective.loss(theta, b) for b in group] for name, group in self.batches.items()}
+        weights = self.objective.weights
+        found = {name: [self.objective.loss(weights, b) for b in group] for name, group in self.batches.items()}
         object.__setattr__(self, "before", found)
 
     def losses(self) -> dict[str, float]:
@@ -57,29 +57,29 @@ class LossProbes:
 
 def make_probes(
     model: Model,
-    layout: Layout,
+    params: FlatParameters,
     phrases: tuple[str, str],
     photos: Sequence[Image.Image],
     drawings: Mapping[str, Sequence[Image.Image]],
     size: int,
-    resources: Resources = PLENTY,
+    resources: Resources = DEFAULT_RESOURCES,
 ) -> LossProbes:
     """Probes of `size` samples for `phrases` (the subject's prompt and the class's) and `drawings` by their prompt.
 
     The class's own drawings stand under the class prompt; those of all other prompts are unrelated.
     """
-    objective = Objective(model, layout, (), largest=resources.samples)
-    batch = resources.pictures(GROUP)
+    objective = Objective(model, params, (), micro_batch_size=resources.max_samples)
+    batch = resources.image_batch_size(GROUP)
     instance, of_class = phrases
 
-    def probe(pictures: Pictures, prompt: str) -> Batch:
-        return objective.probe(pictures, encode(model, [prompt]), size)
+    def probe(pictures: LatentImages, prompt: str) -> Batch:
+        return objective.eval_batch(pictures, encode(model, [prompt]), size)
 
     batches: dict[str, list[Batch]] = {}
     if photos:
-        seen = encoded(model, photos, batch)
+        seen = encode_images(model, photos, batch)
         batches = {"held_out": [probe(seen, instance)], "no_identifier": [probe(seen, of_class)]}
     for prompt, images in drawings.items():
         name = "class" if prompt == of_class else "unrelated"
-        batches.setdefault(name, []).append(probe(encoded(model, images, batch), prompt))
+        batches.setdefault(name, []).append(probe(encode_images(model, images, batch), prompt))
     return LossProbes(objective, batches)

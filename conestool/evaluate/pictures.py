@@ -14,7 +14,7 @@ from conestool.evaluate.prompts import Text
 from conestool.images.class_images import GROUP
 from conestool.models.model import Model
 from conestool.models.sampling import sample
-from conestool.search.parameters import Layout
+from conestool.search.parameters import FlatParameters
 
 __all__ = ["Gallery", "Score", "draw"]
 
@@ -35,7 +35,7 @@ class Score:
 
 def draw(
     model: Model,
-    layout: Layout,
+    params: FlatParameters,
     weights: Tensor,
     texts: Sequence[str],
     seeds: Sequence[int],
@@ -43,7 +43,7 @@ def draw(
     batch: int = GROUP,
 ) -> list[Image.Image]:
     """A picture of each prompt with each seed (prompts outermost) at `weights` (n,), which stay in the model."""
-    layout.write(weights)
+    params.set_(weights)
     prompts = [text for text in texts for _ in seeds]
     report = (lambda done, total: tick(done)) if tick else None
     return sample(model, prompts, list(seeds) * len(texts), batch=batch, progress=report)

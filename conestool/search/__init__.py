@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from conestool.search.config import DEFAULT_METHOD, Settings
-from conestool.search.events import Event, Note, Progress
+from conestool.search.config import DEFAULT_METHOD, SearchConfig
+from conestool.search.events import Event, LogEvent, Progress
 from conestool.search.find import find
 from conestool.search.methods import METHODS
 
-__all__ = ["DEFAULT_METHOD", "METHODS", "Event", "Note", "Progress", "Settings", "find"]
+__all__ = ["DEFAULT_METHOD", "METHODS", "Event", "LogEvent", "Progress", "SearchConfig", "find"]

@@ -1,7 +1,7 @@
 """Subjects among other things: their photos put in the place of their classes in scenes that the base model draws.
 
 Photos show a subject alone and large, and what is learned from them alone is weak where it stands small, late in a
-prompt, and beside others. Ours; the cut-outs are found by `diffusion.locating`.
+prompt, and beside others. Ours; the cut-outs are found by `images.segmentation`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from conestool.models.model import Model
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.subject import joined
 
-__all__ = ["Player", "Scene", "Staged", "plan", "stage"]
+__all__ = ["CompositeSpec", "Composites", "Subject", "compose", "sample_specs"]
 
-LARGEST = 4
+MAX_OBJECTS = 4
 """Things of a scene at most."""
-SIDES = 0.3, 0.6
+SIDE_RANGE = 0.3, 0.6
 """The smallest and the largest side that a subject is given, as shares of the scene's."""
 
 
 @dataclass(frozen=True)
-class Player:
+class Subject:
     """A subject: its class noun, its phrase ("sks dog"), and photos of it."""
 
     noun: str
@@ -39,85 +39,87 @@ class Player:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """Things by their nouns, in the order of the prompt; `players` has for some of the places the subject's number."""
+class CompositeSpec:
+    """Things by their nouns, in the order of the prompt; `subjects` has for some of the places the subject's number."""
 
     nouns: tuple[str, ...]
-    players: Mapping[int, int]
+    subjects: Mapping[int, int]
 
     def prompt(self, words: Mapping[int, str] | None = None) -> str:
         """ "a photo of a cat, a car and a dog", with other words at some of the places."""
         return f"a photo of {joined([(words or {}).get(place, noun) for place, noun in enumerate(self.nouns)])}"
 
-    def bound(self, players: Sequence[Player]) -> str:
+    def instance_prompt(self, subjects: Sequence[Subject]) -> str:
         """The prompt with the subjects' phrases."""
-        return self.prompt({place: players[number].phrase for place, number in self.players.items()})
+        return self.prompt({place: subjects[number].phrase for place, number in self.subjects.items()})
 
 
 @dataclass(frozen=True)
-class Staged:
+class Composites:
     """m scenes with subjects in them, and how much of every cell of the latents is theirs, (m, 1, h, w), 0 to 1."""
 
-    scenes: Sequence[Scene]
+    specs: Sequence[CompositeSpec]
     images: Sequence[Image.Image]
-    regions: Tensor
+    subject_masks: Tensor
 
 
-def plan(nouns: Sequence[str], others: Sequence[str], count: int, seed: int) -> list[Scene]:
+def sample_specs(nouns: Sequence[str], others: Sequence[str], count: int, seed: int) -> list[CompositeSpec]:
     """`count` scenes of two to four things: the first subject of `nouns` at every place in turn, and at random some of
     the other subjects, as many as there is room for, and some of the `others`."""
     rng = Random(f"scenes {seed} {' '.join(nouns)}")
     free = [noun for noun in others if noun not in nouns]
-    scenes = []
+    specs = []
     for index in range(count):
-        size = 2 + index % (LARGEST - 1)
-        subjects = rng.sample(range(1, len(nouns)), min(len(nouns), size) - 1)
-        rest = rng.sample(free, min(size - 1 - len(subjects), len(free)))
-        cast = [(nouns[number], number) for number in subjects] + [(noun, -1) for noun in rest]
+        size = 2 + index % (MAX_OBJECTS - 1)
+        chosen = rng.sample(range(1, len(nouns)), min(len(nouns), size) - 1)
+        rest = rng.sample(free, min(size - 1 - len(chosen), len(free)))
+        cast = [(nouns[number], number) for number in chosen] + [(noun, -1) for noun in rest]
         rng.shuffle(cast)
-        cast.insert(index // (LARGEST - 1) % (len(cast) + 1), (nouns[0], 0))
-        players = {place: number for place, (_, number) in enumerate(cast) if number >= 0}
-        scenes.append(Scene(tuple(noun for noun, _ in cast), players))
-    return scenes
+        cast.insert(index // (MAX_OBJECTS - 1) % (len(cast) + 1), (nouns[0], 0))
+        subjects = {place: number for place, (_, number) in enumerate(cast) if number >= 0}
+        specs.append(CompositeSpec(tuple(noun for noun, _ in cast), subjects))
+    return specs
 
 
-def stage(
+def compose(
     model: Model,
-    scenes: Sequence[Scene],
+    specs: Sequence[CompositeSpec],
     drawn: Sequence[Image.Image],
-    players: Sequence[Player],
+    subjects: Sequence[Subject],
     others: Sequence[str],
     seed: int,
     batch: int = 8,
     processes: DistributedState = SINGLE_PROCESS,
-) -> Staged:
-    """Put photos of the `players` into the `drawn` scenes, where the base model drew their classes.
+) -> Composites:
+    """Put photos of the `subjects` into the `drawn` scenes, where the base model drew their classes.
 
     Both are found by asking the model what changes when another of the nouns `others` takes the class's place. Of
     several processes all have what the first one finds.
     """
     images = [image.convert("RGB") for image in drawn]
     side = model.defaults.size // model.scale
-    regions = torch.zeros(len(images), 1, side, side)
-    for number, player in enumerate(players):
-        roles = [(row, place) for row, s in enumerate(scenes) for place, who in s.players.items() if who == number]
+    subject_masks = torch.zeros(len(images), 1, side, side)
+    for number, subject in enumerate(subjects):
+        roles = [(row, place) for row, s in enumerate(specs) for place, who in s.subjects.items() if who == number]
         if not roles:
             continue
-        photos = [square(photo, model.defaults.size) for photo in player.photos]
-        cuts = look(model, photos, [(Scene((player.noun,), {0: number}), 0)] * len(photos), others, seed, batch)
-        shown = [(scenes[row], place) for row, place in roles]
-        spots = look(model, [drawn[row] for row, _ in roles], shown, others, seed + 1, batch)
+        photos = [square(photo, model.defaults.size) for photo in subject.photos]
+        cuts = locate(
+            model, photos, [(CompositeSpec((subject.noun,), {0: number}), 0)] * len(photos), others, seed, batch
+        )
+        shown = [(specs[row], place) for row, place in roles]
+        spots = locate(model, [drawn[row] for row, _ in roles], shown, others, seed + 1, batch)
         for turn, ((row, _), spot) in enumerate(zip(roles, spots, strict=True)):
-            images[row], region = paste(images[row], spot, photos[turn % len(photos)], cuts[turn % len(cuts)])
-            regions[row, 0] = torch.maximum(regions[row, 0], region)
+            images[row], region = paste_subject(images[row], spot, photos[turn % len(photos)], cuts[turn % len(cuts)])
+            subject_masks[row, 0] = torch.maximum(subject_masks[row, 0], region)
     pixels = processes.broadcast(torch.from_numpy(np.stack([np.asarray(image) for image in images])))
-    return Staged(scenes, [Image.fromarray(each.numpy()) for each in pixels], processes.broadcast(regions))
+    return Composites(specs, [Image.fromarray(each.numpy()) for each in pixels], processes.broadcast(subject_masks))
 
 
-def look(
+def locate(
     model: Model,
     pictures: Sequence[Image.Image],
-    shown: Sequence[tuple[Scene, int]],
+    shown: Sequence[tuple[CompositeSpec, int]],
     others: Sequence[str],
     seed: int,
     batch: int,
@@ -128,11 +130,11 @@ def look(
     return located(model, pictures, [scene.prompt() for scene, _ in shown], instead, seed, batch)
 
 
-def paste(scene: Image.Image, spot: Tensor, photo: Image.Image, cut: Tensor) -> tuple[Image.Image, Tensor]:
+def paste_subject(scene: Image.Image, spot: Tensor, photo: Image.Image, cut: Tensor) -> tuple[Image.Image, Tensor]:
     """The scene with what `cut` (h, w) leaves of the photo over the `spot` (h, w), and its region (h, w), 0 to 1."""
     cells, scale = cut.shape[0], scene.width / cut.shape[0]
     (row, column, size), (top, left, own) = extent(spot), extent(cut)
-    ratio = min(max(size, SIDES[0] * cells), SIDES[1] * cells) / own
+    ratio = min(max(size, SIDE_RANGE[0] * cells), SIDE_RANGE[1] * cells) / own
     side = max(2, round(scene.width * ratio))
     corner = round((column - left * ratio) * scale), round((row - top * ratio) * scale)
     mask = Image.fromarray((cut * 255).byte().cpu().numpy()).resize(scene.size, Image.Resampling.BICUBIC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Event", "Note", "Progress", "Report", "ignore"]
+__all__ = ["Callback", "Event", "LogEvent", "Progress", "no_callback"]
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,16 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Note:
+class LogEvent:
     """Something a person should know; `warning` marks what may spoil the result."""
 
     text: str
     warning: bool = False
 
 
-Event = Progress | Note
-Report = Callable[[Event], None]
+Event = Progress | LogEvent
+Callback = Callable[[Event], None]
 
 
-def ignore(event: Event) -> None:
+def no_callback(event: Event) -> None:
     """Drop the event: the default callback."""

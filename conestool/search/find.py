@@ -16,17 +16,17 @@ from conestool.models.devices import check_weights
 from conestool.models.model import Model
 from conestool.models.prompts import choose_identifier, is_one_token
 from conestool.models.sampling import versions
-from conestool.search.config import PLENTY, Resources, Settings
+from conestool.search.config import DEFAULT_RESOURCES, Resources, SearchConfig
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
-from conestool.search.events import Note, Report, ignore
-from conestool.search.loop import SavedRun, run, run_key
-from conestool.search.loss_terms import PROBES, SAMPLES, Words, describe_photos, prepare
-from conestool.search.memory import aside, at_work
+from conestool.search.events import Callback, LogEvent, no_callback
+from conestool.search.loop import Checkpoint, config_hash, run_loop
+from conestool.search.loss_terms import CAPTION_SAMPLES, NUM_EVAL_SAMPLES, SubjectPrompts, caption_photos, prepare
+from conestool.search.memory import offload_frozen_modules, search_mode
 from conestool.search.methods import make_method, parameters
 from conestool.search.objective import Objective
-from conestool.search.prior_images import draw_priors
-from conestool.search.report import Choice, Probes, choose, doubts, measure
-from conestool.search.subject import split
+from conestool.search.prior_images import draw_prior_images
+from conestool.search.report import EvalBatches, Selection, evaluate_losses, quality_warnings, select_density
+from conestool.search.subject import split_photos
 
 __all__ = ["find"]
 
@@ -38,59 +38,72 @@ def find(
     *,
     name: str | None = None,
     identifier: str | None = None,
-    settings: Settings | None = None,
-    class_pictures: Sequence[Image.Image] | None = None,
-    progress: Report = ignore,
-    state: Path | None = None,
-    resume: bool = False,
+    config: SearchConfig | None = None,
+    class_images: Sequence[Image.Image] | None = None,
+    callback: Callback = no_callback,
+    checkpoint_path: Path | None = None,
+    resume_from_checkpoint: bool = False,
     resources: Resources | None = None,
     processes: DistributedState = SINGLE_PROCESS,
 ) -> Cone:
-    """Search the K/V weights of `pipe` for those that make it draw the subject of `images` when shut.
+    """Search the K/V weights of `pipe` for those that make it draw the subject of `images` when zeroed.
 
-    `pipe` is a diffusers text-to-image pipeline or a Model; its weights are bit-identical afterwards, whatever
-    happens. `class_pictures` replaces the class images that the base model would draw. With `state` the search saves
-    itself there every half minute and when interrupted; `resume` goes on from it, with the same result; the file is
-    the caller's to delete once the concept is safe. `resources` say with how much memory to make do; of several
-    `processes`, each with its own copy of the model and the same arguments, each returns the same concept.
-    Raises PhotoError without images, UsageError for settings that make no sense, NonFiniteError if weights, latents,
-    losses or gradients are not finite.
+    `pipe` is a diffusers text-to-image pipeline or a Model; its weights are bit-identical afterwards, whatever happens.
+    `class_images` replaces the class images that the base model would draw. With `checkpoint_path` the search saves
+    itself there every half minute and when interrupted; `resume_from_checkpoint` continues from it, with the same
+    result; the file is the caller's to delete once the concept is safe. `resources` say with how much memory to make
+    do; of several `processes`, each with its own copy of the model and the same arguments, each returns the same
+    concept. Raises PhotoError without images, UsageError for settings that make no sense, NonFiniteError if weights,
+    latents, losses or gradients are not finite.
     """
-    settings, resources = settings or Settings(), resources or PLENTY
+    config, resources = config or SearchConfig(), resources or DEFAULT_RESOURCES
     model = Model.from_pipeline(pipe)
     photos = [image if isinstance(image, Photo) else as_photo(image) for image in images]
     if not photos:
         raise PhotoError("no photos", "give 3 to 5 photos of the subject")
     if len(photos) == 1:
-        progress(Note("one photo only: the concept may hold its background too; 3 to 5 photos are better", True))
+        callback(LogEvent("one photo only: the concept may hold its background too; 3 to 5 photos are better", True))
     check_weights(model)
-    words = name_subject(model, class_noun, name, identifier, progress)
-    photos = captioned(model, photos, class_noun, settings, progress, resources, processes)
-    pictures = split(photos, settings.crops, settings.held_out, settings.seed)
-    priors = draw_priors(model, class_noun, settings, class_pictures, progress, resources, processes)
+    subject = resolve_names(model, class_noun, name, identifier, callback)
+    photos = add_captions(model, photos, class_noun, config, callback, resources, processes)
+    split = split_photos(photos, config.num_crops, config.num_validation_images, config.seed)
+    priors = draw_prior_images(model, class_noun, config, class_images, callback, resources, processes)
     info = model.info
-    with at_work(model, resources) as layout:
-        objective, probes = prepare(model, layout, words, pictures, priors, settings, resources, processes)
-        method = make_method(settings.method, objective, **settings.options)
+    with search_mode(model, resources) as params:
+        objective, eval_batches = prepare(model, params, subject, split, priors, config, resources, processes)
+        method = make_method(config.method, objective, **config.options)
         origin = Origin(
-            instance_prompt=words.instance[0],
-            class_prompt=words.of_class[0],
-            method=settings.method,
-            parameters={**settings.record(), **parameters(method), "class_pictures": len(priors.of_class)},
-            seed=settings.seed,
+            instance_prompt=subject.instance_prompts[0],
+            class_prompt=subject.class_prompts[0],
+            method=config.method,
+            parameters={**config.record(), **parameters(method), "num_class_images": len(priors.class_images)},
+            seed=config.seed,
             photos=sorted(photo.sha256 for photo in photos),
-            held_out=pictures.held_out,
+            held_out=split.held_out,
             versions=versions(),
         )
-        key = processes.assert_equal(run_key([origin.model_dump(), words.identifier, pictures.captions, info.digests]))
-        with aside(model):
-            run(method, [objective], SavedRun(state, key) if state else None, resume, progress, processes)
-            choice = choose(objective, method.ranking(), settings.density, objective.batch_of(PROBES))
-            concept = describe(info, words, origin, choice, objective, probes)
+        key = processes.assert_equal(
+            config_hash([origin.model_dump(), subject.identifier, split.captions, info.digests])
+        )
+        with offload_frozen_modules(model):
+            run_loop(
+                method,
+                [objective],
+                Checkpoint(checkpoint_path, key) if checkpoint_path else None,
+                resume_from_checkpoint,
+                callback,
+                processes,
+            )
+            selection = select_density(
+                objective, method.ranking(), config.density, objective.selection_batch(NUM_EVAL_SAMPLES)
+            )
+            concept = build_concept(info, subject, origin, selection, objective, eval_batches)
     return Cone((concept,))
 
 
-def name_subject(model: Model, class_noun: str, name: str | None, identifier: str | None, progress: Report) -> Words:
+def resolve_names(
+    model: Model, class_noun: str, name: str | None, identifier: str | None, callback: Callback
+) -> SubjectPrompts:
     """Name, class noun and identifier, checked before the search; a note if the identifier is more than one token."""
     name = name or class_noun
     identifier = identifier or choose_identifier(model, name)
@@ -98,46 +111,53 @@ def name_subject(model: Model, class_noun: str, name: str | None, identifier: st
     check_words("class noun", class_noun)
     check_words("identifier", identifier)
     if not is_one_token(model, identifier):
-        progress(Note(f"the text encoder splits {identifier!r}; a rare word that is a single token works better", True))
-    return Words(name, class_noun, identifier)
+        callback(
+            LogEvent(f"the text encoder splits {identifier!r}; a rare word that is a single token works better", True)
+        )
+    return SubjectPrompts(name, class_noun, identifier)
 
 
-def captioned(
+def add_captions(
     model: Model,
     photos: Sequence[Photo],
     noun: str,
-    settings: Settings,
-    progress: Report,
-    resources: Resources = PLENTY,
+    config: SearchConfig,
+    callback: Callback,
+    resources: Resources = DEFAULT_RESOURCES,
     processes: DistributedState = SINGLE_PROCESS,
 ) -> list[Photo]:
     """The photos with the captions that `settings` asks for; a note says what the model saw in them."""
-    if settings.captions == "none":
+    if config.captions == "none":
         return [replace(photo, caption="") for photo in photos]
-    if settings.captions == "given":
+    if config.captions == "given":
         return list(photos)
-    processes.assert_equal(run_key([[photo.sha256, photo.caption] for photo in photos]))
-    told = describe_photos(model, photos, noun, settings.seed, resources.pictures(SAMPLES), processes)
+    processes.assert_equal(config_hash([[photo.sha256, photo.caption] for photo in photos]))
+    told = caption_photos(model, photos, noun, config.seed, resources.image_batch_size(CAPTION_SAMPLES), processes)
     seen = [new.caption or "nothing it has words for" for old, new in zip(photos, told, strict=True) if not old.caption]
     if seen:
-        progress(Note(f"around the subject the model sees: {', '.join(dict.fromkeys(seen))}"))
+        callback(LogEvent(f"around the subject the model sees: {', '.join(dict.fromkeys(seen))}"))
     return told
 
 
-def describe(
-    base: BaseModelInfo, words: Words, origin: Origin, choice: Choice, objective: Objective, probes: Probes
+def build_concept(
+    base: BaseModelInfo,
+    subject: SubjectPrompts,
+    origin: Origin,
+    selection: Selection,
+    objective: Objective,
+    eval_batches: EvalBatches,
 ) -> Concept:
     """The concept of the chosen weights, with what it does to held-out losses.
 
     `base` was taken before the search: by now the model's weights are not its own.
     """
-    losses = measure(objective, probes, choice.shut, objective.seed)
-    chosen = {**origin.parameters, "density_rule": choice.rule}
+    losses = evaluate_losses(objective, eval_batches, selection.mask, objective.seed)
+    chosen = {**origin.parameters, "density_rule": selection.rule}
     return Concept(
-        name=words.name,
-        class_noun=words.class_noun,
-        identifier=words.identifier,
-        indices=objective.layout.indices(choice.shut),
+        name=subject.name,
+        class_noun=subject.class_noun,
+        identifier=subject.identifier,
+        indices=objective.params.indices_from_mask(selection.mask),
         base=base,
-        origin=origin.model_copy(update={"losses": losses, "warnings": doubts(losses), "parameters": chosen}),
+        origin=origin.model_copy(update={"losses": losses, "warnings": quality_warnings(losses), "parameters": chosen}),
     )

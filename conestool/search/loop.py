@@ -21,102 +21,104 @@ from torch import Tensor
 from conestool._atomic import write_atomic
 from conestool.errors import UsageError
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
-from conestool.search.events import Note, Progress, Report
+from conestool.search.events import Callback, LogEvent, Progress
 from conestool.search.methods.base import Method
 from conestool.search.objective import LossScale, Objective
 
-__all__ = ["SavedRun", "run", "run_key"]
+__all__ = ["Checkpoint", "config_hash", "run_loop"]
 
 SAVE_SECONDS = 30.0
 
 
-def run(
+def run_loop(
     method: Method,
     objectives: Sequence[Objective],
-    saved: SavedRun | None,
-    resume: bool,
-    progress: Report,
+    checkpoint: Checkpoint | None,
+    resume_from_checkpoint: bool,
+    callback: Callback,
     processes: DistributedState = SINGLE_PROCESS,
 ) -> None:
     """Step `method`, which works on `objectives`, to its end.
 
-    With `saved`, its state is written every half minute, at the end of a run longer than that, and on Ctrl-C, which
-    waits for the step to end (a second one does not wait, and leaves the last written state). Of several `processes`
-    all stop after the same step, and the first alone reads and writes the state.
+    With `checkpoint`, it is written every half minute, at the end of a run longer than that, and on Ctrl-C, which waits
+    for the step to end (a second one does not wait, and leaves the last written state). Of several `processes` all stop
+    after the same step, and the first alone reads and writes the state.
     """
-    search = Search(method, [objective.scale for objective in objectives])
-    files = saved if processes.is_main_process else None
+    search = SearchState(method, [objective.scale for objective in objectives])
+    own = checkpoint if processes.is_main_process else None
     begun = time.monotonic()
-    with interrupts() as wanted:
-        done = restored(search, files, progress, processes) if saved and resume else 0
+    with catch_sigint() as wanted:
+        done = load_checkpoint(search, own, callback, processes) if checkpoint and resume_from_checkpoint else 0
         last = time.monotonic()
         while done < method.steps:
             loss = method.step(done)
             done += 1
-            progress(Progress("search", done, method.steps, loss))
+            callback(Progress("search", done, method.steps, loss))
             stop = processes.any(wanted())
-            if files and (stop or time.monotonic() - last > SAVE_SECONDS):
-                keep(files, done, search, progress)
+            if own and (stop or time.monotonic() - last > SAVE_SECONDS):
+                save_checkpoint(own, done, search, callback)
                 last = time.monotonic()
             if stop:
                 raise KeyboardInterrupt
-    if files and time.monotonic() - begun > SAVE_SECONDS:
-        keep(files, done, search, progress)
+    if own and time.monotonic() - begun > SAVE_SECONDS:
+        save_checkpoint(own, done, search, callback)
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchState:
     """A method with the loss scales of its objectives: all that a search is between two steps."""
 
     method: Method
     scales: Sequence[LossScale]
 
-    def state(self) -> dict[str, Tensor]:
-        """The tensors that `restore` needs to go on from here."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors that `load_state_dict` needs to go on from here."""
         named = (
             (f"{name}.{number}", value)
             for number, scale in enumerate(self.scales)
-            for name, value in scale.state().items()
+            for name, value in scale.state_dict().items()
         )
-        return {**self.method.state(), **dict(named)}
+        return {**self.method.state_dict(), **dict(named)}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from `state`."""
-        self.method.restore(state)
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Resume from `state`."""
+        self.method.load_state_dict(state)
         for number, scale in enumerate(self.scales):
-            scale.restore({name.removesuffix(f".{number}"): value for name, value in state.items()})
+            scale.load_state_dict({name.removesuffix(f".{number}"): value for name, value in state.items()})
 
 
-def keep(saved: SavedRun, done: int, search: Search, progress: Report) -> None:
+def save_checkpoint(checkpoint: Checkpoint, done: int, search: SearchState, callback: Callback) -> None:
     """Save the search; if that fails, for instance on a full disk, warn and let it go on."""
     try:
-        saved.save(done, search.state())
+        checkpoint.save(done, search.state_dict())
     except UsageError as error:
-        progress(Note(f"the search goes on unsaved: {error}", True))
+        callback(LogEvent(f"the search goes on unsaved: {error}", True))
 
 
-def restored(search: Search, saved: SavedRun | None, progress: Report, processes: DistributedState) -> int:
+def load_checkpoint(
+    search: SearchState, checkpoint: Checkpoint | None, callback: Callback, processes: DistributedState
+) -> int:
     """Bring `search` to where a saved run stopped; returns the number of finished steps.
 
     The first process reads the file and the others have it from there.
     """
-    found = saved.load() if saved else None
+    found = checkpoint.load() if checkpoint else None
     steps = int(processes.sum(float(found[0]) if found else 0.0))
     if not steps:
-        name = saved.path.name if saved else ""
-        progress(Note(f"{name} is not there: starting from the beginning"))
+        name = checkpoint.path.name if checkpoint else ""
+        callback(LogEvent(f"{name} is not there: starting from the beginning"))
         return 0
     if found:
-        search.restore(found[1])
+        search.load_state_dict(found[1])
     if processes.num_processes > 1:
-        state = sorted(search.state().items())
-        search.restore({name: processes.broadcast(value.contiguous().clone()) for name, value in state})
-    progress(Note(f"resumed after step {steps} of {search.method.steps}"))
+        state = sorted(search.state_dict().items())
+        search.load_state_dict({name: processes.broadcast(value.contiguous().clone()) for name, value in state})
+    callback(LogEvent(f"resumed after step {steps} of {search.method.steps}"))
     return steps
 
 
 @contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
+def catch_sigint() -> Iterator[Callable[[], bool]]:
     """Hold back the first Ctrl-C; yields whether there was one. The second raises KeyboardInterrupt at once.
 
     Outside the main thread, where signals cannot be caught, it yields a constant False.
@@ -138,13 +140,13 @@ def interrupts() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def run_key(facts: Any) -> str:
+def config_hash(facts: Any) -> str:
     """Sha256 hex of everything that a search depends on: equal keys, equal results."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
-class SavedRun:
+class Checkpoint:
     """A safetensors file with a method's tensors, the number of finished steps and the run's key."""
 
     path: Path

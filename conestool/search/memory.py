@@ -21,32 +21,38 @@ from conestool.images.photos import Photo, to_latents
 from conestool.images.segmentation import LOOKS
 from conestool.models.model import Model
 from conestool.models.sampling import sample
-from conestool.search.composites import plan
-from conestool.search.config import Resources, Settings
+from conestool.search.composites import sample_specs
+from conestool.search.config import Resources, SearchConfig
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
-from conestool.search.loss_terms import PROBES, SAMPLES, Words, prepare, surroundings
+from conestool.search.loss_terms import CAPTION_SAMPLES, NUM_EVAL_SAMPLES, SubjectPrompts, background_phrases, prepare
 from conestool.search.methods.base import make_method
-from conestool.search.objective import POOL
-from conestool.search.parameters import Layout, borrowed
-from conestool.search.prior_images import Priors, other_images, other_nouns, scene_images, to_draw
-from conestool.search.report import CANDIDATES, choose
-from conestool.search.subject import split
+from conestool.search.objective import NUM_FROZEN_TARGETS
+from conestool.search.parameters import FlatParameters, trainable_kv_weights
+from conestool.search.prior_images import (
+    PriorImages,
+    num_images_to_draw,
+    num_other_images,
+    num_scene_images,
+    preserved_classes,
+)
+from conestool.search.report import DENSITY_GRID, select_density
+from conestool.search.subject import split_photos
 
-__all__ = ["Estimate", "aside", "at_work", "dry_run"]
+__all__ = ["Estimate", "dry_run", "offload_frozen_modules", "search_mode"]
 
 
 @contextmanager
-def at_work(model: Model, resources: Resources) -> Iterator[Layout]:
+def search_mode(model: Model, resources: Resources) -> Iterator[FlatParameters]:
     """The K/V weights of `model`, borrowed for a search; afterwards the model is as it was, bit for bit."""
-    home = torch.device("cpu") if resources.offload_scores else model.device
-    with borrowed(model.denoiser, home) as layout, ExitStack() as stack:
+    score_device = torch.device("cpu") if resources.offload_scores else model.device
+    with trainable_kv_weights(model.denoiser, score_device) as params, ExitStack() as stack:
         if resources.gradient_checkpointing:
-            stack.enter_context(checkpointed(model.denoiser))
-        yield layout
+            stack.enter_context(recompute_activations(model.denoiser))
+        yield params
 
 
 @contextmanager
-def checkpointed(denoiser: Any) -> Iterator[None]:
+def recompute_activations(denoiser: Any) -> Iterator[None]:
     """Within it the denoiser's blocks keep their inputs alone for the backward pass, and compute the rest again."""
     if denoiser.is_gradient_checkpointing:
         yield
@@ -64,23 +70,27 @@ def checkpointed(denoiser: Any) -> Iterator[None]:
 
 
 @contextmanager
-def aside(model: Model) -> Iterator[None]:
+def offload_frozen_modules(model: Model) -> Iterator[None]:
     """Within it autoencoder and text encoders lie in the machine's memory, if the model is on a device with its own.
 
     For once latents and text are encoded. Parts that accelerate moves by hooks of its own are left to it.
     """
-    moved = [] if model.device.type == "cpu" else [part for part in resting(model) if device_of(part) == model.device]
+    moved = (
+        []
+        if model.device.type == "cpu"
+        else [part for part in frozen_modules(model) if device_of(part) == model.device]
+    )
     try:
         for part in moved:
             part.to("cpu")
-        release(model.device)
+        empty_cache(model.device)
         yield
     finally:
         for part in moved:
             part.to(model.device)
 
 
-def resting(model: Model) -> list[nn.Module]:
+def frozen_modules(model: Model) -> list[nn.Module]:
     """The modules of the pipeline that a step of the search does not call."""
     parts = [part for part in model.pipe.components.values() if isinstance(part, nn.Module)]
     return [part for part in parts if part is not model.denoiser and not hasattr(part, "_hf_hook")]
@@ -91,7 +101,7 @@ def device_of(module: nn.Module) -> torch.device | None:
     return next((parameter.device for parameter in module.parameters()), None)
 
 
-def release(device: torch.device) -> None:
+def empty_cache(device: torch.device) -> None:
     """Give memory that nothing uses any more back to the device."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -131,46 +141,48 @@ class Estimate:
 def dry_run(
     model: Model,
     photos: Sequence[Photo],
-    words: Words,
-    settings: Settings,
+    subject: SubjectPrompts,
+    config: SearchConfig,
     resources: Resources,
-    class_pictures: Sequence[Image.Image] | None = None,
+    class_images: Sequence[Image.Image] | None = None,
     processes: DistributedState = SINGLE_PROCESS,
 ) -> Estimate:
     """Run the first steps of the search that `find` would do, and write nothing; the model is as it was afterwards.
 
     The photos stand for the pictures that the base model would draw: of these one group is drawn, in two steps.
     """
-    group, images = resources.pictures(GROUP), [photo.image for photo in photos]
+    group, images = resources.image_batch_size(GROUP), [photo.image for photo in photos]
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
-    to_come, drawing = to_draw(model, words.class_noun, settings, bool(class_pictures)), 0.0
+    to_come, drawing = num_images_to_draw(model, subject.class_noun, config, bool(class_images)), 0.0
     if to_come and processes.is_main_process:
-        prompts = words.of_class[:1] * group
+        prompts = subject.class_prompts[:1] * group
         drawing = timed(model, lambda: sample(model, prompts, range(group), steps=DRAWING_STEPS, batch=group)) / group
-    nouns, scenes = other_nouns(model.settings, words.class_noun), scene_images(settings)
-    some = plan((words.class_noun,), nouns, min(len(images), scenes), settings.seed)
-    priors = Priors(images * 2, images if settings.others else (), nouns, images[: len(some)], some)
-    pictures = split(photos, settings.crops, settings.held_out, settings.seed)
-    with at_work(model, resources) as layout:
+    nouns, scenes = preserved_classes(model.settings, subject.class_noun), num_scene_images(config)
+    some = sample_specs((subject.class_noun,), nouns, min(len(images), scenes), config.seed)
+    priors = PriorImages(images * 2, images if config.other_class_weight else (), nouns, images[: len(some)], some)
+    split = split_photos(photos, config.num_crops, config.num_validation_images, config.seed)
+    with search_mode(model, resources) as params:
         objective, _ = prepare(
-            model, layout, words, pictures, priors, settings, resources, processes, pool=settings.batch
+            model, params, subject, split, priors, config, resources, processes, num_frozen_targets=config.batch_size
         )
-        method = make_method(settings.method, objective, **settings.options)
+        method = make_method(config.method, objective, **config.options)
         encoding = timed(model, lambda: to_latents(model, images, batch=group)) / len(images)
-        with aside(model):
+        with offload_frozen_modules(model):
             times = [timed(model, lambda k=k: method.step(k)) for k in range(min(STEPS, method.steps))]  # type: ignore[misc]
             batch = objective.batch(0)
-            forward = timed(model, lambda: objective.loss(objective.theta, batch)) / len(batch.noisy)
-            choose(objective, method.ranking(), settings.density or max(CANDIDATES), batch)
+            forward = timed(model, lambda: objective.loss(objective.weights, batch)) / len(batch.noisy_latents)
+            select_density(objective, method.ranking(), config.density or max(DENSITY_GRID), batch)
             memory = peak_memory(model.device)
-    kept, searched = len(objective.kept), len(photos) + scenes if scenes else 0
-    encoded = len(photos) * (1 + settings.crops) + settings.class_images + other_images(settings) + scenes + searched
-    asked = sum(not photo.caption for photo in photos) * (1 + len(surroundings(model))) * SAMPLES
-    looks = 2 * LOOKS * searched + (asked if settings.captions == "auto" else 0)
-    losses = POOL * kept + REPORT_LOSSES * PROBES
-    if settings.density is None and method.ranking().count is None:
-        losses += len(CANDIDATES) * (POOL * kept + PROBES * (len(objective.terms) - kept))
+    kept, searched = len(objective.frozen_targets), len(photos) + scenes if scenes else 0
+    encoded = (
+        len(photos) * (1 + config.num_crops) + config.num_class_images + num_other_images(config) + scenes + searched
+    )
+    asked = sum(not photo.caption for photo in photos) * (1 + len(background_phrases(model))) * CAPTION_SAMPLES
+    looks = 2 * LOOKS * searched + (asked if config.captions == "auto" else 0)
+    losses = NUM_FROZEN_TARGETS * kept + REPORT_LOSSES * NUM_EVAL_SAMPLES
+    if config.density is None and method.ranking().count is None:
+        losses += len(DENSITY_GRID) * (NUM_FROZEN_TARGETS * kept + NUM_EVAL_SAMPLES * (len(objective.terms) - kept))
     passes = max(0, model.defaults.steps - DRAWING_STEPS) * (2 if model.defaults.guidance > 1 else 1)
     alone = forward * processes.num_processes  # what the first process does while the others wait
     phases = {

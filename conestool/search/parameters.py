@@ -14,64 +14,72 @@ from torch import Tensor, nn
 from conestool.concept import Indices
 from conestool.models.kv_weights import kv_weights
 
-__all__ = ["SAMPLE", "Layout", "Use", "borrowed", "quantile", "spread", "top"]
+__all__ = [
+    "MAX_SUBSAMPLE",
+    "FlatParameters",
+    "GradientCallback",
+    "approx_quantile",
+    "subsample",
+    "topk_mask",
+    "trainable_kv_weights",
+]
 
-SAMPLE = 1_000_000
-LOOKED_THROUGH = 2**20
+MAX_SUBSAMPLE = 1_000_000
+CHUNK = 2**20
 """Scores that are looked through together, so that what lies between takes little memory."""
-Use = Callable[[int, Tensor], None]
-"""What takes the gradient of one parameter, by its number in the layout, as a vector of fp32."""
+GradientCallback = Callable[[int, Tensor], None]
+"""What takes the gradient of one parameter, by its number among them, as a vector of fp32."""
 
 
 @dataclass(frozen=True)
-class Layout:
+class FlatParameters:
     """Names and parameters of the K/V weights in name order; vectors have their n = sum(numel) entries.
 
-    Vectors lie on the device `home`, where it is given, and otherwise with the weights.
+    Vectors lie on the device `score_device`, where it is given, and otherwise with the weights.
     """
 
     parameters: Mapping[str, nn.Parameter]
-    home: torch.device | None = None
+    score_device: torch.device | None = None
 
     @cached_property
-    def theta(self) -> Tensor:
+    def weights(self) -> Tensor:
         """The weights as they were when this was first asked for, shape (n,), in their own dtype; not to be changed.
 
-        There is one, however many objectives work on the layout: a vector of this size counts.
+        There is one copy, however many objectives share these parameters: a vector of this size counts.
         """
         return torch.cat([p.detach().reshape(-1).to(self.device) for p in self.parameters.values()])
 
     @property
     def device(self) -> torch.device:
         """Where vectors lie."""
-        return self.home or next(iter(self.parameters.values())).device
+        return self.score_device or next(iter(self.parameters.values())).device
 
     @property
     def sizes(self) -> list[int]:
         """Number of weights per parameter."""
         return [parameter.numel() for parameter in self.parameters.values()]
 
-    def read(self) -> Tensor:
+    def get(self) -> Tensor:
         """The weights as they are now, shape (n,), fp32, a copy."""
         return torch.cat([p.detach().reshape(-1).to(self.device).float() for p in self.parameters.values()])
 
-    def parts(self, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    def split_by_parameter(self, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """For one parameter after the other, its part of each of the `vectors` (n,): a view."""
         return zip(*(torch.split(vector, self.sizes) for vector in vectors), strict=True)
 
     @torch.no_grad()
-    def write(self, weights: Tensor | Iterable[Tensor]) -> None:
+    def set_(self, weights: Tensor | Iterable[Tensor]) -> None:
         """Set the weights to a vector (n,), or to a part for each parameter, rounded to their own dtype."""
         parts = torch.split(weights, self.sizes) if isinstance(weights, Tensor) else weights
         for part, parameter in zip(parts, self.parameters.values(), strict=True):
             parameter.copy_(part.view_as(parameter))
 
     @contextmanager
-    def giving(self, use: Use) -> Iterator[None]:
-        """Give every parameter's gradient to `use` as soon as a backward pass has it, and keep it no longer.
+    def stream_gradients(self, callback: GradientCallback) -> Iterator[None]:
+        """Give every parameter's gradient to `callback` as soon as a backward pass has it, and keep it no longer.
 
-        `use` is called with the parameter's number and the gradient (n_i,), fp32, which is its own to change; after the
-        last pass with zeros for those that had none.
+        `callback` is called with the parameter's number and the gradient (n_i,), fp32, which is its own to change;
+        after the last pass with zeros for those that had none.
         """
         missing = dict(enumerate(self.parameters.values()))
 
@@ -79,7 +87,7 @@ class Layout:
             found, parameter.grad = parameter.grad, None
             missing.pop(number, None)
             if found is not None:
-                use(number, found.reshape(-1).to(self.device).float())
+                callback(number, found.reshape(-1).to(self.device).float())
 
         hooks = []
         for number, parameter in missing.items():
@@ -91,19 +99,19 @@ class Layout:
             for hook in hooks:
                 hook.remove()
         for number, parameter in missing.items():
-            use(number, torch.zeros(parameter.numel(), device=self.device))
+            callback(number, torch.zeros(parameter.numel(), device=self.device))
 
-    def indices(self, shut: Tensor) -> dict[str, Indices]:
-        """The flat indices per param name where the boolean vector `shut` (n,) is true."""
-        parts = torch.split(shut, self.sizes)
+    def indices_from_mask(self, mask: Tensor) -> dict[str, Indices]:
+        """The flat indices per param name where the boolean vector `mask` (n,) is true."""
+        parts = torch.split(mask, self.sizes)
         return {
             name: part.nonzero().flatten().cpu().numpy().astype(np.int32)
             for name, part in zip(self.parameters, parts, strict=True)
             if bool(part.any())
         }
 
-    def shut(self, indices: Mapping[str, Indices]) -> Tensor:
-        """Boolean (n,), where vectors lie: where `indices` (param name -> positions) point; undoes `indices`."""
+    def mask_from_indices(self, indices: Mapping[str, Indices]) -> Tensor:
+        """Boolean (n,): where `indices` (param name -> positions) point; undoes `indices_from_mask`."""
         parts = []
         for name, parameter in self.parameters.items():
             part = torch.zeros(parameter.numel(), dtype=torch.bool)
@@ -112,77 +120,77 @@ class Layout:
             parts.append(part.to(self.device))
         return torch.cat(parts)
 
-    def counts(self, shut: Tensor) -> list[int]:
-        """How many weights of each parameter `shut` (n,) selects."""
-        return [int(part.sum()) for part in torch.split(shut, self.sizes)]
+    def count_per_parameter(self, mask: Tensor) -> list[int]:
+        """How many weights of each parameter `mask` (n,) selects."""
+        return [int(part.sum()) for part in torch.split(mask, self.sizes)]
 
 
 @contextmanager
-def borrowed(denoiser: nn.Module, home: torch.device | None = None) -> Iterator[Layout]:
+def trainable_kv_weights(denoiser: nn.Module, score_device: torch.device | None = None) -> Iterator[FlatParameters]:
     """Give gradients to the K/V weights alone; on leaving, weights, flags and mode are as they were, bit for bit.
 
     Gradients that were there before are gone, so that none is taken for one of ours.
 
-    Their copy, the layout's `theta`, lies on `home` as all vectors do, by default with the weights.
+    Their copy, `FlatParameters.weights`, lies on `score_device` as all vectors do, by default with the weights.
     """
-    layout = Layout(kv_weights(denoiser), home)
-    theta = layout.theta
+    params = FlatParameters(kv_weights(denoiser), score_device)
+    weights = params.weights
     flags = {parameter: parameter.requires_grad for parameter in denoiser.parameters()}
     training = denoiser.training
     denoiser.eval()
     denoiser.requires_grad_(False)
-    for parameter in layout.parameters.values():
+    for parameter in params.parameters.values():
         parameter.requires_grad_(True)
         parameter.grad = None
     try:
-        yield layout
+        yield params
     finally:
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
             parameter.grad = None
-        layout.write(theta)
+        params.set_(weights)
         denoiser.train(training)
 
 
-def quantile(values: Tensor, q: float) -> float:
+def approx_quantile(values: Tensor, q: float) -> float:
     """The entry of `values` nearest to their q-quantile, from at most 2 million evenly spaced ones.
 
     Selected and not sorted for, and torch.quantile takes no more than 16 million.
     """
-    among = spread(values).float()
+    among = subsample(values).float()
     return float(among.kthvalue(1 + round(q * (len(among) - 1))).values)
 
 
-def spread(values: Tensor, most: int = SAMPLE) -> Tensor:
+def subsample(values: Tensor, most: int = MAX_SUBSAMPLE) -> Tensor:
     """Fewer than twice `most` evenly spaced entries of `values`, shape (m,)."""
     return values.flatten()[:: max(1, values.numel() // most)]
 
 
-def top(scores: Tensor, count: int) -> Tensor:
+def topk_mask(scores: Tensor, count: int) -> Tensor:
     """Boolean (n,): the `count` highest positive scores; ties go to the lower position, so that runs repeat.
 
     The least of them is looked for among a few more than so many, since torch.topk takes four times the memory of what
     it looks through.
     """
-    among = beyond(scores, likely(scores, count))
+    among = above(scores, approx_threshold(scores, count))
     if len(among) < count:
-        among = beyond(scores, 0.0)
+        among = above(scores, 0.0)
     count = min(count, len(among))
     if not count:
         return torch.zeros_like(scores, dtype=torch.bool)
     least = among.topk(count, sorted=False).values.min()
-    shut = scores > least
-    shut[(scores == least).nonzero().flatten()[: count - int(shut.sum())]] = True
-    return shut
+    mask = scores > least
+    mask[(scores == least).nonzero().flatten()[: count - int(mask.sum())]] = True
+    return mask
 
 
-def likely(scores: Tensor, count: int) -> float:
+def approx_threshold(scores: Tensor, count: int) -> float:
     """A score, at least 0, that a little more than `count` (and 100) of all are likely to exceed."""
-    among = spread(scores)
+    among = subsample(scores)
     place = len(among) - round(1.1 * count * len(among) / len(scores)) - 100
     return max(0.0, float(among.kthvalue(place).values)) if place > 0 else 0.0
 
 
-def beyond(scores: Tensor, least: float) -> Tensor:
+def above(scores: Tensor, least: float) -> Tensor:
     """The `scores` (n,) that are greater, in their order."""
-    return torch.cat([part[part > least] for part in torch.split(scores, LOOKED_THROUGH)])
+    return torch.cat([part[part > least] for part in torch.split(scores, CHUNK)])

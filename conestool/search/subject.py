@@ -11,26 +11,26 @@ from PIL import Image
 
 from conestool.images.photos import Photo
 
-__all__ = ["Split", "captioned_prompts", "class_prompts", "crops", "instance_prompts", "joined", "split"]
+__all__ = ["PhotoSplit", "captioned_prompts", "class_prompts", "crops", "instance_prompts", "joined", "split_photos"]
 
 TEMPLATES = ("a photo of {}", "{}", "a picture of {}")
 
 
 @dataclass(frozen=True)
-class Split:
+class PhotoSplit:
     """Pictures to learn from and pictures for the report; `held_out` counts the photos among the latter (0: crops).
 
-    `captions` are those of the pictures to learn from, "" where there is none; `whole` are the photos among these.
+    `captions` are those of the pictures to learn from, "" where there is none; `uncropped` are the photos among these.
     """
 
-    learn: tuple[Image.Image, ...]
-    report: tuple[Image.Image, ...]
+    train: tuple[Image.Image, ...]
+    validation: tuple[Image.Image, ...]
     held_out: int
     captions: tuple[str, ...]
-    whole: tuple[Image.Image, ...]
+    uncropped: tuple[Image.Image, ...]
 
 
-def split(photos: Sequence[Photo], crop_count: int, held_out: int | None, seed: int) -> Split:
+def split_photos(photos: Sequence[Photo], crop_count: int, held_out: int | None, seed: int) -> PhotoSplit:
     """Hold back photos for the report, one of four or more unless told otherwise, in the order of their hashes.
 
     With nothing held back, the report sees crops that the search does not. Every photo to learn from is joined by
@@ -38,12 +38,14 @@ def split(photos: Sequence[Photo], crop_count: int, held_out: int | None, seed: 
     """
     ordered = sorted(photos, key=lambda photo: photo.sha256)
     count = (len(ordered) >= 4) if held_out is None else min(held_out, len(ordered) - 1)
-    kept, learn = ordered[:count], ordered[count:]
-    pictures = [p for photo in learn for p in (photo.image, *crops(photo, crop_count, seed))]
-    captions = [photo.caption for photo in learn for _ in range(1 + crop_count)]
-    report = [photo.image for photo in kept] or [p for photo in learn for p in crops(photo, 2, seed + 1)]
-    whole = tuple(photo.image for photo in learn)
-    return Split(tuple(pictures), tuple(report), int(count), tuple(captions), whole)
+    validation_photos, train = ordered[:count], ordered[count:]
+    pictures = [p for photo in train for p in (photo.image, *crops(photo, crop_count, seed))]
+    captions = [photo.caption for photo in train for _ in range(1 + crop_count)]
+    validation = [photo.image for photo in validation_photos] or [
+        p for photo in train for p in crops(photo, 2, seed + 1)
+    ]
+    uncropped = tuple(photo.image for photo in train)
+    return PhotoSplit(tuple(pictures), tuple(validation), int(count), tuple(captions), uncropped)
 
 
 def crops(photo: Photo, count: int, seed: int) -> list[Image.Image]:

@@ -17,46 +17,46 @@ from conestool.errors import PhotoError
 from conestool.images.photos import Photo, as_photo
 from conestool.models.devices import check_weights
 from conestool.models.model import Model
-from conestool.search.composites import Player
-from conestool.search.config import PLENTY, Resources, Settings, Tuning
+from conestool.search.composites import Subject
+from conestool.search.config import DEFAULT_RESOURCES, Resources, SearchConfig, TuneConfig
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
-from conestool.search.events import Note, Report, ignore
-from conestool.search.find import captioned
-from conestool.search.loop import SavedRun, run, run_key
-from conestool.search.loss_terms import Words, prepare
-from conestool.search.memory import aside, at_work
+from conestool.search.events import Callback, LogEvent, no_callback
+from conestool.search.find import add_captions
+from conestool.search.loop import Checkpoint, config_hash, run_loop
+from conestool.search.loss_terms import SubjectPrompts, prepare
+from conestool.search.memory import offload_frozen_modules, search_mode
 from conestool.search.methods.joint_mask import JointMask
 from conestool.search.objective import Objective
-from conestool.search.parameters import Layout
-from conestool.search.prior_images import draw_priors
-from conestool.search.report import Probes, doubts, measure, random
-from conestool.search.subject import split
+from conestool.search.parameters import FlatParameters
+from conestool.search.prior_images import draw_prior_images
+from conestool.search.report import EvalBatches, evaluate_losses, quality_warnings, random_mask_like
+from conestool.search.subject import split_photos
 
 __all__ = ["TUNED", "tune"]
 
 TUNED = "tune"
 """The key of `Origin.parameters` under which a tuned concept says how, with whom, and what became of the losses."""
-COMPARED = 64
+NUM_COMPARED = 64
 LOST = 0.02
 """Our choice: what is noise between two searches."""
 
 
 @dataclass(frozen=True)
-class Subject:
+class TunedConcept:
     """One concept of the cone with its photos, objective and probes; all objectives share one layout."""
 
     concept: Concept
     photos: tuple[str, ...]
     objective: Objective
-    probes: Probes
+    eval_batches: EvalBatches
 
     def losses(self, sets: Mapping[str, Tensor]) -> dict[str, float]:
         """The loss on held-out photos, and as `class_...` on class images, under each named set, and untouched."""
-        theta, out = self.objective.theta, dict[str, float]()
-        for name, shut in {"bare": torch.zeros_like(theta, dtype=torch.bool), **sets}.items():
-            weights = theta * ~shut
-            out[name] = self.objective.loss(weights, self.probes.held_out)
-            out[f"class_{name}"] = self.objective.loss(weights, self.probes.class_images)
+        untouched, out = self.objective.weights, dict[str, float]()
+        for name, mask in {"base_model": torch.zeros_like(untouched, dtype=torch.bool), **sets}.items():
+            weights = untouched * ~mask
+            out[name] = self.objective.loss(weights, self.eval_batches.held_out)
+            out[f"class_{name}"] = self.objective.loss(weights, self.eval_batches.class_images)
         return out
 
 
@@ -65,62 +65,63 @@ def tune(
     cone: Cone,
     photos_by_name: Mapping[str, Sequence[Photo | Image.Image]],
     *,
-    tuning: Tuning | None = None,
-    class_pictures: Mapping[str, Sequence[Image.Image]] | None = None,
-    progress: Report = ignore,
-    state: Path | None = None,
-    resume: bool = False,
+    config: TuneConfig | None = None,
+    class_images: Mapping[str, Sequence[Image.Image]] | None = None,
+    callback: Callback = no_callback,
+    checkpoint_path: Path | None = None,
+    resume_from_checkpoint: bool = False,
     resources: Resources | None = None,
     processes: DistributedState = SINGLE_PROCESS,
 ) -> Cone:
-    """Improve the concepts of `cone` together, so that each still draws its subject while all are shut.
+    """Improve the concepts of `cone` together, so that each still draws its subject while all are zeroed.
 
-    `photos_by_name` has photos of every concept's subject. Every neuron keeps its owner; newly shut ones go to the
+    `photos_by_name` has photos of every concept's subject. Every neuron keeps its owner; newly zeroed ones go to the
     concept whose loss asked for them, and reopened ones leave all their owners. If that does not lower the sum of L_con
-    on the photos it learned from, the cone comes back as it was, with a warning. `pipe`, `progress`, `state`, `resume`,
-    `resources` and `processes` are those of `find`, and so are the errors, with BaseModelMismatchError for a model that
-    the concepts were not found on; the weights of `pipe` are bit-identical afterwards.
+    on the photos it learned from, the cone comes back as it was, with a warning. `pipe`, `callback`, `checkpoint_path`,
+    `resume_from_checkpoint`, `resources` and `processes` are those of `find`, and so are the errors, with
+    BaseModelMismatchError for a model that the concepts were not found on; the weights of `pipe` are bit-identical
+    afterwards.
     """
-    tuning = tuning or Tuning()
+    config = config or TuneConfig()
     model = Model.from_pipeline(pipe)
-    photos = photos_of(cone, photos_by_name)
+    photos = match_photos(cone, photos_by_name)
     check_weights(model)
     check_base(model, cone)
-    resources = resources or PLENTY
-    shared = (class_pictures, progress, resources, processes)
-    with at_work(model, resources) as layout:
-        subjects = subjects_of(model, layout, cone, photos, tuning, *shared)
-        owned = torch.stack([layout.shut(each.indices) for each in cone.concepts])
+    resources = resources or DEFAULT_RESOURCES
+    shared = (class_images, callback, resources, processes)
+    with search_mode(model, resources) as params:
+        subjects = prepare_subjects(model, params, cone, photos, config, *shared)
+        owned = torch.stack([params.mask_from_indices(each.indices) for each in cone.concepts])
         told = [[photo.caption for photo in photos[each.name]] for each in cone.concepts]
-        facts = [tuning.record(), tuning.settings.seed, [each.photos for each in subjects], told, model.info.digests]
-        key = processes.assert_equal(run_key([*facts, [each.id for each in cone.concepts]]))
-        with aside(model):
-            saved = SavedRun(state, key) if state else None
-            owners = settled(subjects, owned, tuning, saved, resume, progress, processes)
+        facts = [config.record(), config.search.seed, [each.photos for each in subjects], told, model.info.digests]
+        key = processes.assert_equal(config_hash([*facts, [each.id for each in cone.concepts]]))
+        with offload_frozen_modules(model):
+            checkpoint = Checkpoint(checkpoint_path, key) if checkpoint_path else None
+            owners = train_mask(subjects, owned, config, checkpoint, resume_from_checkpoint, callback, processes)
             if torch.equal(owners, owned):
                 text = "tuning did not lower the loss: the concepts stay as they were; try more or smaller steps"
-                progress(Note(text, True))
+                callback(LogEvent(text, True))
                 return cone
-            return described(cone, subjects, owned, owners, tuning)
+            return build_result(cone, subjects, owned, owners, config)
 
 
-def settled(
-    subjects: Sequence[Subject],
+def train_mask(
+    subjects: Sequence[TunedConcept],
     owned: Tensor,
-    tuning: Tuning,
-    saved: SavedRun | None,
-    resume: bool,
-    progress: Report,
+    config: TuneConfig,
+    checkpoint: Checkpoint | None,
+    resume_from_checkpoint: bool,
+    callback: Callback,
     processes: DistributedState,
 ) -> Tensor:
-    """Who shuts what after the mask's steps, boolean, (concepts, n): as before if they did not lower the losses."""
+    """Who zeroes what after the mask's steps, boolean, (concepts, n): as before if they did not lower the losses."""
     objectives = [each.objective for each in subjects]
-    mask = JointMask(objectives, owned, **tuning.own())
-    run(mask, objectives, saved, resume, progress, processes)
-    return mask.divided() if better(subjects, owned.any(0), mask.shut) else owned
+    mask = JointMask(objectives, owned, **config.mask_options())
+    run_loop(mask, objectives, checkpoint, resume_from_checkpoint, callback, processes)
+    return mask.assign_owners() if loss_is_lower(subjects, owned.any(0), mask.mask) else owned
 
 
-def photos_of(cone: Cone, given: Mapping[str, Sequence[Photo | Image.Image]]) -> dict[str, list[Photo]]:
+def match_photos(cone: Cone, given: Mapping[str, Sequence[Photo | Image.Image]]) -> dict[str, list[Photo]]:
     """Photos by the concepts' own names; UsageError for a name that the cone lacks, PhotoError for a missing one."""
     photos = {
         cone[name].name: [image if isinstance(image, Photo) else as_photo(image) for image in images]
@@ -132,72 +133,80 @@ def photos_of(cone: Cone, given: Mapping[str, Sequence[Photo | Image.Image]]) ->
     return photos
 
 
-def subjects_of(
+def prepare_subjects(
     model: Model,
-    layout: Layout,
+    params: FlatParameters,
     cone: Cone,
     photos: Mapping[str, list[Photo]],
-    tuning: Tuning,
-    class_pictures: Mapping[str, Sequence[Image.Image]] | None = None,
-    progress: Report = ignore,
-    resources: Resources = PLENTY,
+    config: TuneConfig,
+    class_images: Mapping[str, Sequence[Image.Image]] | None = None,
+    callback: Callback = no_callback,
+    resources: Resources = DEFAULT_RESOURCES,
     processes: DistributedState = SINGLE_PROCESS,
-) -> list[Subject]:
+) -> list[TunedConcept]:
     """All concepts with the photos of their names, each beside the others in its scenes."""
-    settings, shared = tuning.shown, (class_pictures, progress, resources, processes)
-    players = {each.name: player_of(each, photos[each.name], settings) for each in cone.concepts}
+    search_config, shared = config.subject_config, (class_images, callback, resources, processes)
+    subjects = {each.name: composite_subject(each, photos[each.name], search_config) for each in cone.concepts}
     found = []
     for concept in cone.concepts:
-        beside = [players[name] for name in cone.names if name != concept.name]
-        found.append(subject_of(model, layout, concept, photos[concept.name], settings, beside, *shared))
+        beside = [subjects[name] for name in cone.names if name != concept.name]
+        found.append(prepare_subject(model, params, concept, photos[concept.name], search_config, beside, *shared))
     return found
 
 
-def subject_of(
+def prepare_subject(
     model: Model,
-    layout: Layout,
+    params: FlatParameters,
     concept: Concept,
     photos: list[Photo],
-    settings: Settings,
-    beside: Sequence[Player] = (),
-    class_pictures: Mapping[str, Sequence[Image.Image]] | None = None,
-    progress: Report = ignore,
-    resources: Resources = PLENTY,
+    search_config: SearchConfig,
+    beside: Sequence[Subject] = (),
+    class_images: Mapping[str, Sequence[Image.Image]] | None = None,
+    callback: Callback = no_callback,
+    resources: Resources = DEFAULT_RESOURCES,
     processes: DistributedState = SINGLE_PROCESS,
-) -> Subject:
+) -> TunedConcept:
     """One concept's L_con and probes, made as `find` makes them; the layout's weights must be untouched."""
-    words = Words(concept.name, concept.class_noun, concept.identifier)
-    photos = captioned(model, photos, words.class_noun, settings, progress, resources, processes)
-    pictures = split(photos, settings.crops, settings.held_out, settings.seed)
-    given = (class_pictures or {}).get(concept.name)
-    priors = draw_priors(
-        model, words.class_noun, settings, given, progress, resources, processes, [p.noun for p in beside]
+    subject = SubjectPrompts(concept.name, concept.class_noun, concept.identifier)
+    photos = add_captions(model, photos, subject.class_noun, search_config, callback, resources, processes)
+    split = split_photos(photos, search_config.num_crops, search_config.num_validation_images, search_config.seed)
+    given = (class_images or {}).get(concept.name)
+    priors = draw_prior_images(
+        model, subject.class_noun, search_config, given, callback, resources, processes, [p.noun for p in beside]
     )
-    objective, probes = prepare(model, layout, words, pictures, priors, settings, resources, processes, beside)
-    return Subject(concept, tuple(sorted(photo.sha256 for photo in photos)), objective, probes)
+    objective, eval_batches = prepare(
+        model, params, subject, split, priors, search_config, resources, processes, beside
+    )
+    return TunedConcept(concept, tuple(sorted(photo.sha256 for photo in photos)), objective, eval_batches)
 
 
-def player_of(concept: Concept, photos: Sequence[Photo], settings: Settings) -> Player:
+def composite_subject(concept: Concept, photos: Sequence[Photo], search_config: SearchConfig) -> Subject:
     """A subject with the photos that are learned from."""
-    return Player(concept.class_noun, concept.phrase, split(photos, 0, settings.held_out, settings.seed).whole)
+    return Subject(
+        concept.class_noun,
+        concept.phrase,
+        split_photos(photos, 0, search_config.num_validation_images, search_config.seed).uncropped,
+    )
 
 
-def better(subjects: Sequence[Subject], before: Tensor, after: Tensor) -> bool:
-    """Whether `after` shut has the lower sum of L_con than `before`, both boolean, (n,).
+def loss_is_lower(subjects: Sequence[TunedConcept], before: Tensor, after: Tensor) -> bool:
+    """Whether zeroing `after` has the lower sum of L_con than zeroing `before`, both boolean, (n,).
 
     On fixed noise and the pictures that were learned from.
     """
     sums = [0.0, 0.0]
     for objective in (each.objective for each in subjects):
-        batch = objective.batch_of(COMPARED)
-        for place, shut in enumerate((before, after)):
-            sums[place] += objective.loss(objective.theta * ~shut, batch)
+        batch = objective.selection_batch(NUM_COMPARED)
+        for place, mask in enumerate((before, after)):
+            sums[place] += objective.loss(objective.weights * ~mask, batch)
     return sums[1] < sums[0]
 
 
-def described(cone: Cone, subjects: Sequence[Subject], before: Tensor, after: Tensor, tuning: Tuning) -> Cone:
+def build_result(
+    cone: Cone, subjects: Sequence[TunedConcept], before: Tensor, after: Tensor, config: TuneConfig
+) -> Cone:
     """The cone with the concepts' new sets; `before` and `after` are boolean, (concepts, n)."""
-    layout, seed = subjects[0].objective.layout, tuning.settings.seed
+    params, seed = subjects[0].objective.params, config.search.seed
     merged, tuned = before.any(0), after.any(0)
     concepts = []
     for subject, old, new in zip(subjects, before, after, strict=True):
@@ -205,39 +214,39 @@ def described(cone: Cone, subjects: Sequence[Subject], before: Tensor, after: Te
             "alone": old,
             "merged": merged,
             "tuned": tuned,
-            "random": random(layout, tuned, seed),
+            "random": random_mask_like(params, tuned, seed),
             "alone_tuned": new,
         }
         facts = {
-            **tuning.record(),
+            **config.record(),
             "seed": seed,
             "with": [name for name in cone.names if name != subject.concept.name],
             "photos": list(subject.photos),
             "kept": int((old & new).sum()),
-            "shut": int((new & ~old).sum()),
+            "zeroed": int((new & ~old).sum()),
             "reopened": int((old & ~new).sum()),
             "losses": subject.losses(sets),
         }
-        concepts.append(changed(subject, layout, new, facts))
+        concepts.append(with_new_mask(subject, params, new, facts))
     return replace(cone, concepts=tuple(concepts))
 
 
-def changed(subject: Subject, layout: Layout, shut: Tensor, facts: Mapping[str, Any]) -> Concept:
+def with_new_mask(subject: TunedConcept, params: FlatParameters, mask: Tensor, facts: Mapping[str, Any]) -> Concept:
     """The concept with a new set, and what became of its losses; sections that spoke of the old set are dropped."""
     origin = subject.concept.origin
-    losses = measure(subject.objective, subject.probes, shut, facts["seed"])
+    losses = evaluate_losses(subject.objective, subject.eval_batches, mask, facts["seed"])
     parameters = {**origin.parameters, TUNED: to_builtin(facts)}
     told = {"parameters": parameters, "losses": losses, "warnings": warnings_of(facts, losses)}
-    new, indices = origin.model_copy(update=told), layout.indices(shut)
+    new, indices = origin.model_copy(update=told), params.indices_from_mask(mask)
     return replace(subject.concept, indices=indices, sections=(), indices_unknown_fields={}, origin=new)
 
 
 def warnings_of(facts: Mapping[str, Any], losses: Any) -> list[str]:
     """What a user should be warned of: the doubts about the set alone, and a subject that lost by the tuning.
 
-    A little is the price of the scenes: `LOST` of the loss that the bare model has.
+    A little is the price of the scenes: `LOST` of the loss that the base model has.
     """
-    found, now = doubts(losses), facts["losses"]
-    if now["tuned"] - now["merged"] > LOST * now["bare"]:
+    found, now = quality_warnings(losses), facts["losses"]
+    if now["tuned"] - now["merged"] > LOST * now["base_model"]:
         found.append("on photos of this subject alone the plain merge was better: compare pictures of all together")
     return found

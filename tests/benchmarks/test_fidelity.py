@@ -17,11 +17,11 @@ from benchmarks.fidelity.subjects import DEVELOPMENT, TEST, subject_of
 from benchmarks.fidelity.tables import mean_of
 from conestool.models.model import Model
 from conestool.models.prompts import encode
-from conestool.search.batches import Pictures, Term
+from conestool.search.batches import LatentImages, LossTerm
 from conestool.search.objective import Objective
-from conestool.search.parameters import borrowed
+from conestool.search.parameters import trainable_kv_weights
 
-VARIANT = "mask,rate=0.2,contrast=1"
+VARIANT = "mask,lr=0.2,unbound_weight=1"
 FAST = ["--quick", "--steps", "2", "--densities", "0.01", "--cross", "0.01", "--ceilings", "fine-tune"]
 FAST += ["--methods", VARIANT]
 
@@ -50,7 +50,7 @@ def test_every_cell_has_its_controls(records: list[dict[str, Any]]) -> None:
         assert [set(control) for control in record["controls"].values()] == [{"held_out"}, {"held_out"}]
         assert record["share"] == pytest.approx(0.01, rel=0.05)
         assert record["bytes"] > 0
-    assert {(r["variant"], r["settings"]["contrast"]) for r in searches} == {(VARIANT, 1)}
+    assert {(r["variant"], r["config"]["unbound_weight"]) for r in searches} == {(VARIANT, 1)}
 
 
 def test_ceilings_and_matrix_are_there(records: list[dict[str, Any]]) -> None:
@@ -98,11 +98,11 @@ def test_the_halves_are_apart_and_cover_the_examples() -> None:
 
 
 def test_variants_take_any_setting_and_any_parameter() -> None:
-    made = parse_variant("mask,contrast=2,rate=0.1").make(3, 7, batch=4)
-    assert (made.method, made.contrast, made.seed, made.batch) == ("mask", 2, 3, 4)
-    assert made.options == {"steps": 7, "rate": 0.1}
-    listed = parse_variant("mask,noise=[0,0.5],contrast=0")
-    assert listed.settings == {"method": "mask", "noise": [0, 0.5], "contrast": 0}
+    made = parse_variant("mask,unbound_weight=2,lr=0.1").make(3, 7, batch_size=4)
+    assert (made.method, made.unbound_weight, made.seed, made.batch_size) == ("mask", 2, 3, 4)
+    assert made.options == {"steps": 7, "lr": 0.1}
+    listed = parse_variant("mask,timestep_range=[0,0.5],unbound_weight=0")
+    assert listed.config == {"method": "mask", "timestep_range": [0, 0.5], "unbound_weight": 0}
 
 
 def test_means_are_over_subjects_first() -> None:
@@ -115,13 +115,15 @@ def test_means_are_over_subjects_first() -> None:
 def test_float_training_lowers_its_loss_and_lora_stays_of_low_rank(epsilon_folder: Path, kind: str) -> None:
     model = Model.from_pretrained(str(epsilon_folder))
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    with borrowed(model.denoiser) as layout:
-        term = Term("instance", Pictures(latents), encode(model, ["a sks dog"]), 1.0, 4)
-        objective = Objective(model, layout, [term])
-        batch = objective.batch_of(8)
+    with trainable_kv_weights(model.denoiser) as params:
+        term = LossTerm("instance", LatentImages(latents), encode(model, ["a sks dog"]), 1.0, 4)
+        objective = Objective(model, params, [term])
+        batch = objective.selection_batch(8)
         weights = train(objective, kind, 8, 1e-2)
-        assert objective.loss(weights, batch) < objective.loss(objective.theta, batch)
-        change = torch.split(weights - objective.theta, layout.sizes)[0].view_as(next(iter(layout.parameters.values())))
+        assert objective.loss(weights, batch) < objective.loss(objective.weights, batch)
+        change = torch.split(weights - objective.weights, params.sizes)[0].view_as(
+            next(iter(params.parameters.values()))
+        )
         rank = int(torch.linalg.matrix_rank(change, atol=1e-5))
     assert rank <= 4 if kind == "lora" else rank > 4
 

@@ -61,7 +61,7 @@ def test_the_table_of_several_subjects_has_what_is_done() -> None:
     """Losses and those of the class; a cone that came back as it was counts as merged, a missing row as blank."""
     from benchmarks.multi_subject import tables
 
-    losses = {"bare": 2.0, "alone": 1.0, "merged": 1.5, "random": 2.0, "tuned": 1.2}
+    losses = {"base_model": 2.0, "alone": 1.0, "merged": 1.5, "random": 2.0, "tuned": 1.2}
     found = {"losses": losses | {f"class_{key}": value for key, value in losses.items()}}
     rows = {"1 tuned": {"value": {"dog": {}}}, "1 reopened": {"value": {"dog": found}}, "1 overlap": {"value": {}}}
     line = "| 1 | dog | -50.0 (-50.0) | -25.0 (-25.0) | -40.0 (-40.0) | -25.0 (-25.0) | +0.0 (+0.0) |"

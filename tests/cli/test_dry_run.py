@@ -21,6 +21,6 @@ def test_a_dry_run_estimates_and_writes_nothing(cones: Cones, work: Path, epsilo
     assert told["phases"].keys() == {"class images", "photos", "search"}
     assert "an estimate" in done.err and "class images" in done.err and "at most" in done.err
     assert [path.name for path in work.iterdir()] == ["photos"]
-    given = cones(*words, "--json", "--class-images", "photos", "--others", "0").json
+    given = cones(*words, "--json", "--class-images", "photos", "--other-class-weight", "0").json
     assert given["phases"]["class images"] == 0
     assert given["phases"]["search"] > 0

@@ -13,8 +13,8 @@ from conestool import format as cones_format
 from tests.cli.conftest import Cones
 from tests.support.command_line import concept, save_cone
 
-SHORT = ("--class-images", "4", "--steps", "4", "--density", "0.02", "--device", "cpu")
-FIND = (*SHORT, "--captions", "none", "--others", "0")
+SHORT = ("--num-class-images", "4", "--steps", "4", "--density", "0.02", "--device", "cpu")
+FIND = (*SHORT, "--captions", "none", "--other-class-weight", "0")
 
 
 @pytest.fixture(autouse=True)
@@ -74,14 +74,14 @@ def test_find_names_the_concept_after_the_output(found: tuple[Path, Path]) -> No
 
 
 def test_find_reports_on_stderr_and_leaves_no_state(cones: Cones, work: Path) -> None:
-    """stdout has the path; stderr has photos, class images, neurons, losses and sizes; no .part file stays."""
+    """stdout has the path; stderr has photos, class images, neurons, losses and sizes; no .checkpoint file stays."""
     draw_photos(work / "photos", "teal")
     (work / "photos" / "list.txt").write_text("not an image")
     done = cones("find", "./photos", "-o", "dog.cone", *SHORT)
     assert (done.code, done.lines) == (0, ["dog.cone"])
     for text in ("3 photos of 'dog'", "list.txt", "class images: 4", "neurons", "random indices", "class: dog", "LoRA"):
         assert text in done.err
-    assert [path.name for path in work.glob("*.part")] == []
+    assert [path.name for path in work.glob("*.checkpoint")] == []
 
 
 def test_find_takes_a_list_on_stdin(cones: Cones, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

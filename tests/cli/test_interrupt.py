@@ -21,7 +21,7 @@ from tests.support.tiny_models import random_cone
 ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 WAIT = 200.0
-FIND = "find photos -o dog.cone --class-images 4 --steps 1000000 --captions none --others 0"
+FIND = "find photos -o dog.cone --num-class-images 4 --steps 1000000 --captions none --other-class-weight 0"
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def test_ctrl_c_leaves_a_search_that_can_be_resumed(tmp_path: Path, epsilon_fold
     assert (first.returncode, out) == (130, "")
     assert f"cones {FIND} --resume" in err
     assert "Traceback" not in err
-    assert (tmp_path / "dog.cone.part").is_file()
+    assert (tmp_path / "dog.cone.checkpoint").is_file()
     assert not (tmp_path / "dog.cone").exists()
     with finding(tmp_path, epsilon_folder, "--resume") as second:
         read_until(second, "resumed after step")

@@ -13,7 +13,7 @@ from conestool.cli import _layers, _output, _plot, _streams
 from conestool.cli._options import Captions, Wanted, parse_wanted
 from conestool.cli._pictures import free, settle, slug
 from conestool.cli._plot import heat
-from conestool.cli._search import state_path
+from conestool.cli._search import checkpoint_path_of
 from conestool.cli.find import Method, place
 from conestool.cli.render import parse_size
 from conestool.errors import PromptError, UsageError
@@ -86,12 +86,12 @@ def test_find_writes_into_a_folder_and_saves_beside_the_output(tmp_path: Path) -
     """A folder as output takes NAME.cone; the state of a search lies beside its output, of stdout nowhere."""
     assert place(tmp_path, "top hat") == tmp_path / "top-hat.cone"
     assert place(None, "dog") == Path("dog.cone")
-    assert state_path(Path("a/dog.cone")) == Path("a/dog.cone.part")
-    assert state_path(Path("-")) is None
+    assert checkpoint_path_of(Path("a/dog.cone")) == Path("a/dog.cone.checkpoint")
+    assert checkpoint_path_of(Path("-")) is None
 
 
 def test_methods_and_captions_offered_are_those_that_exist() -> None:
-    """--method lists the registered search methods, --captions what Settings take."""
+    """--method lists the registered search methods, --captions what SearchConfig takes."""
     from conestool.search import DEFAULT_METHOD, METHODS
     from conestool.search.config import CAPTIONS
 

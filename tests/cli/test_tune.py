@@ -12,7 +12,7 @@ from tests.cli.conftest import Cones
 from tests.cli.test_heavy import draw_photos
 from tests.support.tiny_models import random_cone
 
-TUNE = ("--class-images", "4", "--steps", "3", "--rate", "0.2", "--device", "cpu", "--captions", "none")
+TUNE = ("--num-class-images", "4", "--steps", "3", "--lr", "0.2", "--device", "cpu", "--captions", "none")
 PHOTOS = ("--photos", "dog=dogs", "--photos", "hat=hats")
 
 
@@ -31,17 +31,17 @@ def here(work: Path, cones: Cones, epsilon_folder: Path, monkeypatch: pytest.Mon
 def test_tune_writes_beside_and_reports_every_subject(
     cones: Cones, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """stderr has the losses beside their controls, stdout the JSON that agrees with the file; no .part file stays."""
-    monkeypatch.setattr("conestool.search.loss_terms.PROBES", 8)
+    """stderr has the losses beside their controls, stdout the JSON that agrees with the file; no checkpoint stays."""
+    monkeypatch.setattr("conestool.search.loss_terms.NUM_EVAL_SAMPLES", 8)
     done = cones("tune", "both.cone", *PHOTOS, *TUNE, "--reopen-only", "--json")
     assert (done.code, done.json["output"]) == (0, "dog+hat-tuned.cone")
     for text in ("dog: 3 photos", "hat: 3 photos", "merged", "tuned", "random", "reopened"):
         assert text in done.err
-    assert list(here.glob("*.part")) == []
+    assert list(here.glob("*.checkpoint")) == []
     cone, record = cones_format.load(here / "dog+hat-tuned.cone"), done.json["tune"]["dog"]
     assert cone.names == ("dog", "hat")
-    assert record["kept"] + record["shut"] == cone["dog"].neurons
-    assert record["shut"] == 0
+    assert record["kept"] + record["zeroed"] == cone["dog"].neurons
+    assert record["zeroed"] == 0
     assert record["reopened"] > 0
 
 
@@ -52,7 +52,7 @@ def test_tune_writes_beside_and_reports_every_subject(
         (("--photos", "dog"), 2, "expected NAME=PATH"),
         ((*PHOTOS, "--photos", "cat=hats"), 2, "no concept named 'cat'"),
         ((*PHOTOS, "-o", "both.cone"), 2, "--overwrite"),
-        ((*PHOTOS, "--rate", "0"), 2, "above 0"),
+        ((*PHOTOS, "--lr", "0"), 2, "above 0"),
     ],
     ids=["a subject without photos", "no name", "an unknown name", "an existing output", "no rate"],
 )

@@ -16,7 +16,7 @@ from conestool.models.conditioning import Frame
 from conestool.models.model import Model
 from conestool.models.prompts import encode
 from conestool.models.sampling import sample
-from conestool.search import Settings, find
+from conestool.search import SearchConfig, find
 from tests.support.ldm_writer import save_original
 from tests.support.model_files import sdxl
 from tests.support.tiny_models import save
@@ -82,8 +82,17 @@ def test_find_tells_how_each_photo_was_framed(model: Model) -> None:
     """Photos by their own sizes, class images by theirs; none as if it had been whole."""
     photos = [Image.new("RGB", (60, 40), "teal"), Image.new("RGB", (40, 80), "red")]
     pictures = [Image.new("RGB", (32, 32), colour) for colour in ("navy", "gold")]
-    settings = Settings("taylor", 0.02, prior_weight=0, others=0, options={"steps": 2}, batch=2, crops=0, held_out=0)
-    calls = told(model, lambda: find(model, photos, "dog", settings=settings, class_pictures=pictures))
+    settings = SearchConfig(
+        method="taylor",
+        density=0.02,
+        prior_loss_weight=0,
+        other_class_weight=0,
+        options={"steps": 2},
+        batch_size=2,
+        num_crops=0,
+        num_validation_images=0,
+    )
+    calls = told(model, lambda: find(model, photos, "dog", config=settings, class_images=pictures))
     seen = {tuple(int(value) for value in row) for call in calls for row in call["time_ids"].tolist()}
     assert {(40, 60, 0, 8, 32, 32), (80, 40, 16, 0, 32, 32), (32, 32, 0, 0, 32, 32)} <= seen
 

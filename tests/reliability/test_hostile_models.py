@@ -22,8 +22,8 @@ from tests.reliability.hostile import POISON, WORDS, forge, leaks
 from tests.support.command_line import concept, save_cone
 from tests.support.tiny_models import random_cone
 
-FIND = ("--class-images", "4", "--steps", "2", "--density", "0.02", "--device", "cpu")
-FIND += ("--captions", "none", "--others", "0")
+FIND = ("--num-class-images", "4", "--steps", "2", "--density", "0.02", "--device", "cpu")
+FIND += ("--captions", "none", "--other-class-weight", "0")
 NAME = POISON.replace("/", "").encode()[:120].decode(errors="ignore")
 
 

@@ -21,8 +21,8 @@ from tests.support.tiny_models import random_cone
 ROOT = Path(__file__).parents[2]
 BARE = ("--captions", "none")
 COMMANDS = {
-    "find": ["find", "photos", "-o", "new-dog.cone", "--class-images", "photos", *BARE, "--others", "0"],
-    "tune": ["tune", "dog.cone", "--photos", "dog=photos", "--class-images", "4", "-o", "tuned.cone", *BARE],
+    "find": ["find", "photos", "-o", "new-dog.cone", "--class-images", "photos", *BARE, "--other-class-weight", "0"],
+    "tune": ["tune", "dog.cone", "--photos", "dog=photos", "--num-class-images", "4", "-o", "tuned.cone", *BARE],
     "render": ["render", "a dog", "--no-cones", "--size", "1024", "--batch", "2", "-o", "out.png"],
     "eval": ["eval", "dog.cone", "--photos", "photos", "--quick"],
 }

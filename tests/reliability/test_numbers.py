@@ -22,8 +22,8 @@ from conestool.images.photos import as_photo, to_latents
 from conestool.models.kv_weights import kv_weights
 from conestool.models.model import Model
 from conestool.models.sampling import sample
-from conestool.search import Settings, find
-from conestool.search.parameters import Layout, Use
+from conestool.search import SearchConfig, find
+from conestool.search.parameters import FlatParameters, GradientCallback
 from tests.support.tiny_models import save_pipeline
 
 METHODS = ("mask", "cones", "taylor", "tstat")
@@ -39,10 +39,16 @@ def model(epsilon_folder: Path) -> Model:
 def search(model: Model, method: str, photos: list[Image.Image] | None = None) -> Any:
     """A search of three steps on pictures of noise; with `mask` the model finds words for them and the density."""
     captions = "auto" if method == "mask" else "none"
-    short: dict[str, Any] = {"batch": 2, "class_images": 4, "others": 0, "crops": 1, "captions": captions}
+    short: dict[str, Any] = {
+        "batch_size": 2,
+        "num_class_images": 4,
+        "other_class_weight": 0,
+        "num_crops": 1,
+        "captions": captions,
+    }
     density = None if method == "mask" else 0.02
-    settings = Settings(method=method, density=density, options={"steps": 3}, **short)
-    return find(model, photos or NOISE, "dog", identifier="sks", settings=settings, class_pictures=NOISE)
+    settings = SearchConfig(method=method, density=density, options={"steps": 3}, **short)
+    return find(model, photos or NOISE, "dog", identifier="sks", config=settings, class_images=NOISE)
 
 
 @contextmanager
@@ -74,17 +80,17 @@ def test_a_gradient_that_overflows_stops_every_method(
     model: Model, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A finite loss is not enough: one infinite gradient, as float16 gives, would rank at random."""
-    true = Layout.giving
+    true = FlatParameters.stream_gradients
 
-    def overflow(layout: Layout, use: Use) -> AbstractContextManager[None]:
+    def overflow(params: FlatParameters, callback: GradientCallback) -> AbstractContextManager[None]:
         def spoiled(number: int, gradient: torch.Tensor) -> None:
             if number == 1:
                 gradient[7] = float("inf")
-            use(number, gradient)
+            callback(number, gradient)
 
-        return true(layout, spoiled)
+        return true(params, spoiled)
 
-    monkeypatch.setattr(Layout, "giving", overflow)
+    monkeypatch.setattr(FlatParameters, "giving", overflow)
     with pytest.raises(NonFiniteError, match="gradient of L_con at step 1 is infinite"):
         search(model, method)
 
@@ -92,7 +98,7 @@ def test_a_gradient_that_overflows_stops_every_method(
 def test_a_damaged_model_stops_find_before_any_work_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A NaN in a stored weight: exit code 6, the weight's name, and neither .cone nor .part."""
+    """A NaN in a stored weight: exit code 6, the weight's name, and neither .cone nor .checkpoint."""
     folder = save_pipeline(tmp_path / "model")
     damaged = Model.from_pretrained(str(folder))
     with torch.no_grad():

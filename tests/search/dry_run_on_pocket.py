@@ -10,23 +10,25 @@ import torch
 
 from conestool.images.photos import read_photos
 from conestool.models.model import Model
-from conestool.search import Settings, find
+from conestool.search import SearchConfig, find
 from conestool.search.config import Resources
-from conestool.search.loss_terms import Words
+from conestool.search.loss_terms import SubjectPrompts
 from conestool.search.memory import dry_run, peak_memory
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji" / "dog"
-PLAN = Settings(batch=8, others=0, crops=0, class_images=8, captions="none", options={"steps": 6})
+PLAN = SearchConfig(
+    batch_size=8, other_class_weight=0, num_crops=0, num_class_images=8, captions="none", options={"steps": 6}
+)
 
 
 def main() -> None:
     """Print bytes beside those of the loaded model, and seconds, as estimated and as they were."""
     model, photos = Model.from_pretrained("pocket"), read_photos([EXAMPLES])[0]
     before = forget()
-    told = dry_run(model, photos, Words("dog", "dog", "sks"), PLAN, Resources())
+    told = dry_run(model, photos, SubjectPrompts("dog", "dog", "sks"), PLAN, Resources())
     forget()
     began = time.perf_counter()
-    find(model, photos, "dog", settings=PLAN)
+    find(model, photos, "dog", config=PLAN)
     took, most = time.perf_counter() - began, peak_memory(torch.device("cpu"))
     found = {"told": (told.memory or 0) - before, "was": (most or 0) - before}
     print(json.dumps({**found, "seconds_told": told.seconds, "seconds_were": took}))

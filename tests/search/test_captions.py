@@ -11,12 +11,12 @@ from PIL import Image, ImageDraw
 from conestool import find
 from conestool.images.photos import Photo, as_photo
 from conestool.models.model import Model
-from conestool.search.config import Settings
-from conestool.search.events import Event, Note
-from conestool.search.find import captioned
-from conestool.search.loss_terms import COMMON, describe_photos, surroundings
+from conestool.search.config import SearchConfig
+from conestool.search.events import Event, LogEvent
+from conestool.search.find import add_captions
+from conestool.search.loss_terms import COMMON_BACKGROUNDS, background_phrases, caption_photos
 
-SHORT = {"class_images": 4, "others": 0, "crops": 0, "options": {"steps": 1}}
+SHORT = {"num_class_images": 4, "other_class_weight": 0, "num_crops": 0, "options": {"steps": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -33,23 +33,23 @@ def on(colour: str) -> Photo:
 
 def test_pocket_recognises_plain_backgrounds(pocket: Model) -> None:
     colours = {"red": (214, 30, 36), "yellow": (250, 215, 20), "green": (40, 160, 50)}
-    told = describe_photos(pocket, [on(colour) for colour in colours.values()], "bear", 0)
+    told = caption_photos(pocket, [on(colour) for colour in colours.values()], "bear", 0)
     assert [photo.caption for photo in told] == [f"on a {colour} background" for colour in colours]
 
 
 def test_less_memory_gives_the_same_words(pocket: Model) -> None:
     photos = [on((214, 30, 36)), on((60, 60, 60))]
-    assert describe_photos(pocket, photos, "bear", 0, batch=1) == describe_photos(pocket, photos, "bear", 0)
+    assert caption_photos(pocket, photos, "bear", 0, batch=1) == caption_photos(pocket, photos, "bear", 0)
 
 
 def test_a_given_caption_stays(pocket: Model) -> None:
     photo = replace(on("red"), caption="on a sofa")
-    assert describe_photos(pocket, [photo], "bear", 0) == [photo]
+    assert caption_photos(pocket, [photo], "bear", 0) == [photo]
 
 
 def test_phrases_are_the_models_own_or_common_ones(pocket: Model, epsilon_folder: Path) -> None:
-    assert {"on the beach", "on an orange background"} <= set(surroundings(pocket))
-    assert surroundings(Model.from_pretrained(str(epsilon_folder))) == list(COMMON)
+    assert {"on the beach", "on an orange background"} <= set(background_phrases(pocket))
+    assert background_phrases(Model.from_pretrained(str(epsilon_folder))) == list(COMMON_BACKGROUNDS)
 
 
 def test_settings_say_where_captions_come_from(pocket: Model) -> None:
@@ -60,9 +60,9 @@ def test_settings_say_where_captions_come_from(pocket: Model) -> None:
         "given": ["", "in a room"],
         "none": ["", ""],
     }.items():
-        told = captioned(pocket, [bare, given], "bear", Settings(captions=captions), events.append)
+        told = add_captions(pocket, [bare, given], "bear", SearchConfig(captions=captions), events.append)
         assert [photo.caption for photo in told] == expected
-    assert [event.text for event in events if isinstance(event, Note)] == [
+    assert [event.text for event in events if isinstance(event, LogEvent)] == [
         "around the subject the model sees: on a red background"
     ]
 
@@ -70,7 +70,7 @@ def test_settings_say_where_captions_come_from(pocket: Model) -> None:
 def test_captions_change_what_is_found(epsilon_folder: Path) -> None:
     model, photos = Model.from_pretrained(str(epsilon_folder)), [on("red"), on("blue")]
     one, same, other = (
-        find(model, [replace(p, caption=caption) for p in photos], "bear", settings=Settings(density=0.01, **SHORT))
+        find(model, [replace(p, caption=caption) for p in photos], "bear", config=SearchConfig(density=0.01, **SHORT))
         for caption in ("on the beach", "on the beach", "in the snow")
     )
     assert one["bear"].id == same["bear"].id != other["bear"].id

@@ -13,20 +13,28 @@ from conestool.images.photos import as_photo, read_photos
 from conestool.models.model import Model
 from conestool.models.noise_schedule import predict
 from conestool.models.prompts import encode
-from conestool.search import Settings
-from conestool.search.composites import Player, Scene, plan, stage
-from conestool.search.events import ignore
-from conestool.search.find import name_subject
+from conestool.search import SearchConfig
+from conestool.search.composites import CompositeSpec, Subject, compose, sample_specs
+from conestool.search.events import no_callback
+from conestool.search.find import resolve_names
 from conestool.search.loss_terms import prepare
-from conestool.search.parameters import borrowed
-from conestool.search.prior_images import draw_priors, scene_images, to_draw
-from conestool.search.subject import split
+from conestool.search.parameters import trainable_kv_weights
+from conestool.search.prior_images import draw_prior_images, num_images_to_draw, num_scene_images
+from conestool.search.subject import split_photos
 from tests.search.test_memory import photos
 from tests.support.tiny_models import save_pipeline
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji"
 OTHERS = ("tree", "cup", "car", "boat", "star")
-FEW = Settings(batch=2, class_images=4, crops=0, captions="none", others=0.0, contrast=0.0, scenes=3.0)
+FEW = SearchConfig(
+    batch_size=2,
+    num_class_images=4,
+    num_crops=0,
+    captions="none",
+    other_class_weight=0.0,
+    unbound_weight=0.0,
+    composite_weight=3.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,40 +45,42 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 def test_scenes_show_the_subject_at_every_place_beside_others() -> None:
     """Two, three and four things, none twice, and the same ones every time."""
-    scenes = plan(("dog",), OTHERS, 24, 0)
+    scenes = sample_specs(("dog",), OTHERS, 24, 0)
     assert {len(scene.nouns) for scene in scenes} == {2, 3, 4}
     assert all(len(set(scene.nouns)) == len(scene.nouns) for scene in scenes)
-    assert all([scene.nouns[place] for place in scene.players] == ["dog"] for scene in scenes)
-    assert {place for scene in scenes for place in scene.players} == {0, 1, 2, 3}
-    assert plan(("dog",), OTHERS, 24, 0) == scenes != plan(("dog",), OTHERS, 24, 1)
+    assert all([scene.nouns[place] for place in scene.subjects] == ["dog"] for scene in scenes)
+    assert {place for scene in scenes for place in scene.subjects} == {0, 1, 2, 3}
+    assert sample_specs(("dog",), OTHERS, 24, 0) == scenes != sample_specs(("dog",), OTHERS, 24, 1)
 
 
 def test_several_subjects_meet_in_the_scenes_of_each() -> None:
     """All of them where there is room; the first always; of two of one class each has a place of its own."""
-    scenes = plan(("dog", "cat", "dog"), OTHERS, 12, 0)
-    assert all(0 in scene.players.values() for scene in scenes)
-    assert all(len(scene.players) == min(3, len(scene.nouns)) for scene in scenes)
-    assert {number for scene in scenes for number in scene.players.values()} == {0, 1, 2}
+    scenes = sample_specs(("dog", "cat", "dog"), OTHERS, 12, 0)
+    assert all(0 in scene.subjects.values() for scene in scenes)
+    assert all(len(scene.subjects) == min(3, len(scene.nouns)) for scene in scenes)
+    assert {number for scene in scenes for number in scene.subjects.values()} == {0, 1, 2}
 
 
 def test_a_scene_in_words() -> None:
     """The classes, the subjects' phrases, and another noun in one's place."""
-    scene = Scene(("cup", "dog", "owl"), {1: 0, 2: 1})
-    players = [Player("dog", "sks dog", ()), Player("owl", "zwx owl", ())]
+    scene = CompositeSpec(("cup", "dog", "owl"), {1: 0, 2: 1})
+    subjects = [Subject("dog", "sks dog", ()), Subject("owl", "zwx owl", ())]
     assert scene.prompt() == "a photo of a cup, a dog and an owl"
-    assert scene.bound(players) == "a photo of a cup, a sks dog and a zwx owl"
+    assert scene.instance_prompt(subjects) == "a photo of a cup, a sks dog and a zwx owl"
     assert scene.prompt({0: "apple"}) == "a photo of an apple, a dog and an owl"
-    assert Scene(("dog",), {0: 0}).prompt() == "a photo of a dog"
+    assert CompositeSpec(("dog",), {0: 0}).prompt() == "a photo of a dog"
 
 
 def test_a_subject_takes_its_class_s_place_and_nothing_else() -> None:
     """On pocket: the purple cat stands where the scene had its cat, and outside of its region no pixel differs."""
     pocket = Model.from_pretrained("pocket")
-    scenes = [Scene(("cat", "tree"), {0: 0}), Scene(("tree", "cat"), {1: 0})]
+    scenes = [CompositeSpec(("cat", "tree"), {0: 0}), CompositeSpec(("tree", "cat"), {1: 0})]
     drawn = class_images(pocket, [scene.prompt() for scene in scenes], 2)
-    cat = Player("cat", "sks cat", [photo.image for photo in read_photos([EXAMPLES / "cat"])[0]])
-    staged = stage(pocket, scenes, drawn, [cat], ("dog", "car", "cup", "house"), 0)
-    for image, before, region, left in zip(staged.images, drawn, staged.regions, (True, False), strict=True):
+    cat = Subject("cat", "sks cat", [photo.image for photo in read_photos([EXAMPLES / "cat"])[0]])
+    composites = compose(pocket, scenes, drawn, [cat], ("dog", "car", "cup", "house"), 0)
+    for image, before, region, left in zip(
+        composites.images, drawn, composites.subject_masks, (True, False), strict=True
+    ):
         new, old = (np.asarray(each, dtype=np.int16) for each in (image, before))
         purple = (new[..., 2] > 150) & (new[..., 1] < 120) & (new[..., 0] > 90) & (new[..., 0] < 190)
         columns = purple.nonzero()[1]
@@ -82,42 +92,62 @@ def test_a_subject_takes_its_class_s_place_and_nothing_else() -> None:
 
 def test_scenes_are_drawn_once_and_fewer_for_each_of_many_subjects(model: Model, own_cache: Path) -> None:
     """As many as class images that are learned from, for two subjects each; to_draw counts them."""
-    assert [scene_images(Settings(scenes=1.0), count) for count in (1, 2, 3, 4, 6, 9)] == [24, 24, 16, 12, 8, 8]
-    assert scene_images(Settings(scenes=0.0)) == 0
-    assert to_draw(model, "dog", FEW, given=True) == 8
-    priors = draw_priors(model, "dog", FEW, photos())
-    assert len(priors.scenes) == len(priors.drawn) == 3
-    assert to_draw(model, "dog", FEW, given=True) == 0
-    assert draw_priors(model, "dog", Settings(class_images=4, others=0.0), photos()).scenes == []
+    assert [num_scene_images(SearchConfig(composite_weight=1.0), count) for count in (1, 2, 3, 4, 6, 9)] == [
+        24,
+        24,
+        16,
+        12,
+        8,
+        8,
+    ]
+    assert num_scene_images(SearchConfig(composite_weight=0.0)) == 0
+    assert num_images_to_draw(model, "dog", FEW, given=True) == 8
+    priors = draw_prior_images(model, "dog", FEW, photos())
+    assert len(priors.composite_specs) == len(priors.scene_images) == 3
+    assert num_images_to_draw(model, "dog", FEW, given=True) == 0
+    assert (
+        draw_prior_images(
+            model, "dog", SearchConfig(num_class_images=4, other_class_weight=0.0), photos()
+        ).composite_specs
+        == []
+    )
 
 
 def test_noise_is_the_target_where_the_subject_is_and_the_plain_answer_elsewhere(model: Model, own_cache: Path) -> None:
     """So the subject is learned in its place, and what surrounds it is held as the model draws it for the class."""
-    priors = draw_priors(model, "dog", FEW, photos())
-    words, pictures = name_subject(model, "dog", None, None, ignore), split(list(map(as_photo, photos())), 0, None, 0)
-    with borrowed(model.denoiser) as layout:
-        objective, _ = prepare(model, layout, words, pictures, priors, FEW)
-        term, kept = objective.terms[-1], objective.kept["scenes"]
-        assert (term.name, term.weight, term.size, len(term.pictures)) == ("scenes", 3.0, 2, 3)
+    priors = draw_prior_images(model, "dog", FEW, photos())
+    words, pictures = (
+        resolve_names(model, "dog", None, None, no_callback),
+        split_photos(list(map(as_photo, photos())), 0, None, 0),
+    )
+    with trainable_kv_weights(model.denoiser) as params:
+        objective, _ = prepare(model, params, words, pictures, priors, FEW)
+        term, kept = objective.terms[-1], objective.frozen_targets["composites"]
+        assert (term.name, term.weight, term.size, len(term.images)) == ("composites", 3.0, 2, 3)
         seed = objective.seed * 1_000_003 + 7 + len(objective.terms) - 1
-        chosen = objective.pick(term, objective.pool, torch.Generator().manual_seed(seed))
-        true = objective.draw(term, objective.pool, torch.Generator().manual_seed(seed), objective.noise)
-        plain = encode(model, [priors.scenes[int(row)].prompt() for row in chosen])
+        chosen = objective.pick(term, objective.num_frozen_targets, torch.Generator().manual_seed(seed))
+        true = objective.draw(
+            term, objective.num_frozen_targets, torch.Generator().manual_seed(seed), objective.timestep_range
+        )
+        plain = encode(model, [priors.composite_specs[int(row)].prompt() for row in chosen])
         with torch.no_grad():
-            answer = predict(model, objective.schedule, kept.noisy, kept.timesteps, plain)
-    assert term.regions is not None
-    region = term.regions[chosen]
+            answer = predict(model, objective.schedule, kept.noisy_latents, kept.timesteps, plain)
+    assert term.subject_mask is not None
+    region = term.subject_mask[chosen]
     assert 0 < float(region.mean()) < 1
     inside, outside = (region == 1).expand_as(answer), (region == 0).expand_as(answer)
     assert torch.equal(kept.target[inside], true.target[inside])
     assert torch.allclose(kept.target[outside], answer[outside], atol=1e-5)
     assert not torch.allclose(kept.target[outside], true.target[outside], atol=1e-2)
-    asked = [priors.scenes[int(row)].bound([Player("dog", words.phrase, ())]) for row in chosen]
+    asked = [priors.composite_specs[int(row)].instance_prompt([Subject("dog", words.phrase, ())]) for row in chosen]
     assert torch.allclose(kept.conditioning.embeds, encode(model, asked).embeds)
 
 
 def test_without_a_weight_there_are_no_scenes() -> None:
     """The default of a search."""
-    settings = Settings(batch=2, class_images=4, others=0.0)
-    assert settings.scenes == 0 and "scenes" not in settings.sizes()
-    assert settings.sizes() | {"scenes": 2} == Settings(batch=2, class_images=4, others=0.0, scenes=1.0).sizes()
+    config = SearchConfig(batch_size=2, num_class_images=4, other_class_weight=0.0)
+    assert config.composite_weight == 0 and "composites" not in config.term_sizes()
+    assert (
+        config.term_sizes() | {"composites": 2}
+        == SearchConfig(batch_size=2, num_class_images=4, other_class_weight=0.0, composite_weight=1.0).term_sizes()
+    )

@@ -37,7 +37,7 @@ FIND = (
     "photos",
     "--captions",
     "none",
-    "--others",
+    "--other-class-weight",
     "0",
 )
 SAME = 0.99
@@ -84,7 +84,7 @@ def test_two_processes_find_what_one_finds(method: str, made: Path, base: Path) 
     assert first.read_bytes() == second.read_bytes()
     together, alone = (
         cones.load(first),
-        find(Model.from_pretrained(str(base)), photos(), "dog", settings=shared(method)),
+        find(Model.from_pretrained(str(base)), photos(), "dog", config=shared(method)),
     )
     assert common(together, alone) >= SAME
     ours, theirs = (each.concepts[0].origin for each in (together, alone))
@@ -138,7 +138,7 @@ def test_the_command_speaks_and_writes_once(desk: Path, base: Path) -> None:
     assert json.loads(done.stdout)["file"] == "dog.cone"
     assert done.stderr.count("4 photos of 'dog'") == 1
     assert cones.load(desk / "dog.cone").concepts
-    assert not list(desk.glob("*.part"))
+    assert not list(desk.glob("*.checkpoint"))
 
 
 def test_an_error_in_one_process_ends_all_and_is_said_once(desk: Path, base: Path) -> None:

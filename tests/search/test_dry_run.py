@@ -15,7 +15,7 @@ from conestool.images.photos import as_photo
 from conestool.models.model import Model
 from conestool.search import METHODS
 from conestool.search.config import Resources
-from conestool.search.loss_terms import Words
+from conestool.search.loss_terms import SubjectPrompts
 from conestool.search.memory import dry_run, peak_memory
 from tests.search.test_memory import photos, quick
 from tests.support.command_line import environment
@@ -23,7 +23,7 @@ from tests.support.model_files import FAMILIES
 from tests.support.tiny_models import save_pipeline
 
 ROOT = Path(__file__).parents[2]
-DOG = Words("dog", "dog", "sks")
+DOG = SubjectPrompts("dog", "dog", "sks")
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def test_a_dry_run_leaves_the_model_as_it_was_and_writes_nothing(method: str, model: Model, own_cache: Path) -> None:
     """Bit for bit, without gradients and without checkpointing, by every method; no picture is kept."""
     before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
-    settings = quick(method, captions="auto", others=1.0, scenes=1.0)
-    found = dry_run(model, [as_photo(each) for each in photos()], DOG, settings, Resources(1, True))
+    config = quick(method, captions="auto", other_class_weight=1.0, composite_weight=1.0)
+    found = dry_run(model, [as_photo(each) for each in photos()], DOG, config, Resources(1, True))
     assert all(seconds > 0 for seconds in found.phases.values())
     assert json.loads(json.dumps(found.record()))["seconds"] == sum(found.phases.values())
     assert all(torch.equal(value, before[name]) for name, value in model.denoiser.state_dict().items())
@@ -45,12 +45,12 @@ def test_a_dry_run_leaves_the_model_as_it_was_and_writes_nothing(method: str, mo
     assert not list(own_cache.rglob("*.png"))
 
 
-def test_given_class_pictures_take_no_time(model: Model) -> None:
+def test_given_class_images_take_no_time(model: Model) -> None:
     """And a search of a step is estimated from that one."""
     few, many = (replace(quick(), options={"steps": steps}) for steps in (1, 1000))
     one, all_steps = (
-        dry_run(model, [as_photo(each) for each in photos()], DOG, settings, Resources(), photos())
-        for settings in (few, many)
+        dry_run(model, [as_photo(each) for each in photos()], DOG, config, Resources(), photos())
+        for config in (few, many)
     )
     assert one.phases["class images"] == 0
     assert all_steps.phases["search"] > 10 * one.phases["search"]

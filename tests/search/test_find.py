@@ -15,14 +15,14 @@ from conestool.errors import NonFiniteError, PhotoError, UsageError
 from conestool.format import dumps
 from conestool.models.model import Model
 from conestool.models.prompts import identifiers
-from conestool.search import Event, Note, Progress, Settings, find
-from conestool.search.loss_terms import Words, unbound_prompts
-from conestool.search.report import doubts
+from conestool.search import Event, LogEvent, Progress, SearchConfig, find
+from conestool.search.loss_terms import SubjectPrompts, unbound_prompts
+from conestool.search.report import quality_warnings
 from tests.support.tiny_models import save_pipeline
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji"
-FAST: dict[str, Any] = {"batch": 2, "class_images": 4, "crops": 1}
-BARE: dict[str, Any] = {"others": 0.0, "captions": "none"}
+FAST: dict[str, Any] = {"batch_size": 2, "num_class_images": 4, "num_crops": 1}
+BARE: dict[str, Any] = {"other_class_weight": 0.0, "captions": "none"}
 """Without what takes most of the time of so short a search: words for the photos, and pictures of other things."""
 
 
@@ -46,8 +46,8 @@ def search(model: Model, photos: list[Image.Image], **options: Any) -> Cone:
     steps = options.pop("steps", 6)
     density = options.pop("density", None)
     terms = {} if options.pop("whole", False) else BARE
-    settings = Settings(method=method, density=density, options={"steps": steps}, **FAST, **terms)
-    return find(model, photos, "dog", settings=settings, **options)
+    config = SearchConfig(method=method, density=density, options={"steps": steps}, **FAST, **terms)
+    return find(model, photos, "dog", config=config, **options)
 
 
 @pytest.mark.parametrize("method", ["cones", "mask", "taylor", "tstat"])
@@ -65,7 +65,7 @@ def test_find_fills_in_the_whole_origin(model: Model, photos: list[Image.Image],
 
 
 def test_the_base_model_is_the_one_before_the_search(model: Model, photos: list[Image.Image]) -> None:
-    """Also where its identity is read from weights in memory, which the search has shut by the end."""
+    """Also where its identity is read from weights in memory, which the search has zeroed by the end."""
     pipe = Model.from_pipeline(model.pipe)
     (concept,) = search(pipe, photos, steps=1, density=0.02).concepts
     assert concept.base == Model.from_pipeline(model.pipe).info
@@ -90,10 +90,10 @@ def test_resumed_search_gives_the_same_file(model: Model, photos: list[Image.Ima
     whole = search(model, photos)
     state = tmp_path / "dog.cone.state"
     with pytest.raises(KeyboardInterrupt):
-        search(model, photos, state=state, progress=stop)
+        search(model, photos, checkpoint_path=state, callback=stop)
     seen: list[Event] = []
-    resumed = search(model, photos, state=state, resume=True, progress=seen.append)
-    assert Note("resumed after step 3 of 6") in seen
+    resumed = search(model, photos, checkpoint_path=state, resume_from_checkpoint=True, callback=seen.append)
+    assert LogEvent("resumed after step 3 of 6") in seen
     assert dumps(resumed) == dumps(whole)
 
 
@@ -104,9 +104,9 @@ def test_a_saved_search_with_other_settings_is_refused(model: Model, photos: lis
 
     state = tmp_path / "dog.cone.state"
     with pytest.raises(KeyboardInterrupt):
-        search(model, photos, state=state, progress=stop)
+        search(model, photos, checkpoint_path=state, callback=stop)
     with pytest.raises(UsageError, match="other photos, settings or base model"):
-        search(model, photos[:4], state=state, resume=True)
+        search(model, photos[:4], checkpoint_path=state, resume_from_checkpoint=True)
 
 
 def test_neither_autoencoder_nor_text_encoder_runs_in_the_loop(model: Model, photos: list[Image.Image]) -> None:
@@ -119,7 +119,7 @@ def test_neither_autoencoder_nor_text_encoder_runs_in_the_loop(model: Model, pho
 
     encoders = (model.pipe.text_encoder, model.pipe.vae.encoder)
     hooks = [part.register_forward_hook(lambda *_: calls.append(searching)) for part in encoders]
-    search(model, photos, progress=watch, whole=True)
+    search(model, photos, callback=watch, whole=True)
     for hook in hooks:
         hook.remove()
     assert calls
@@ -128,8 +128,8 @@ def test_neither_autoencoder_nor_text_encoder_runs_in_the_loop(model: Model, pho
 
 def test_one_photo_works_and_warns(model: Model, photos: list[Image.Image]) -> None:
     seen: list[Event] = []
-    concept = search(model, photos[:1], progress=seen.append)["dog"]
-    assert any(isinstance(event, Note) and event.warning and "one photo" in event.text for event in seen)
+    concept = search(model, photos[:1], callback=seen.append)["dog"]
+    assert any(isinstance(event, LogEvent) and event.warning and "one photo" in event.text for event in seen)
     assert concept.origin.held_out == 0
 
 
@@ -146,7 +146,7 @@ def test_a_loss_that_is_not_finite_stops_the_search_and_restores(model: Model, p
         with torch.no_grad():
             bias.fill_(float("inf"))
         with pytest.raises(NonFiniteError, match=r"conv_out\.bias holds infinite values"):
-            search(model, photos, class_pictures=pictures)
+            search(model, photos, class_images=pictures)
     finally:
         with torch.no_grad():
             bias.copy_(kept)
@@ -168,8 +168,8 @@ def test_automatic_density_has_the_lowest_loss_of_the_candidates(model: Model, p
 )
 def test_doubtful_results_are_named(values: dict[str, float], words: str) -> None:
     good = {"held_out_before": 1.0, "held_out_after": 0.8, "random_after": 1.0, "class_before": 1.0, "class_after": 1.0}
-    assert not doubts(Losses(**good))
-    (warning,) = doubts(Losses(**{**good, **values}))
+    assert not quality_warnings(Losses(**good))
+    (warning,) = quality_warnings(Losses(**{**good, **values}))
     assert words in warning
 
 
@@ -178,16 +178,16 @@ def test_doubtful_results_are_named(values: dict[str, float], words: str) -> Non
     [
         {"density": 0.0},
         {"density": 1.5},
-        {"batch": 0},
-        {"prior_weight": -1.0},
-        {"held_out": -1},
-        {"noise": (0.8, 0.8)},
-        {"rivals": -1},
+        {"batch_size": 0},
+        {"prior_loss_weight": -1.0},
+        {"num_validation_images": -1},
+        {"timestep_range": (0.8, 0.8)},
+        {"num_negative_identifiers": -1},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
-        Settings(**wrong)
+        SearchConfig(**wrong)
 
 
 def test_a_search_that_cannot_be_saved_goes_on(
@@ -196,21 +196,28 @@ def test_a_search_that_cannot_be_saved_goes_on(
     """With a warning: the disk may have room again by the end."""
     monkeypatch.setattr("conestool.search.loop.SAVE_SECONDS", -1.0)
     events: list[Event] = []
-    search(model, photos, steps=2, density=0.1, progress=events.append, state=tmp_path / "nowhere" / "dog.cone.part")
-    warnings = [event.text for event in events if isinstance(event, Note) and event.warning]
+    search(
+        model,
+        photos,
+        steps=2,
+        density=0.1,
+        callback=events.append,
+        checkpoint_path=tmp_path / "nowhere" / "dog.cone.checkpoint",
+    )
+    warnings = [event.text for event in events if isinstance(event, LogEvent) and event.warning]
     assert any("goes on unsaved" in text and "nowhere" in text for text in warnings)
 
 
-def test_half_of_the_unbound_prompts_name_no_identifier_and_half_a_rival() -> None:
-    """The subject's own identifier is in none of them, rivals are as many as asked for, and a seed draws the same."""
+def test_half_of_the_unbound_prompts_name_no_identifier_and_half_another_one() -> None:
+    """The subject's own identifier is in none, the others are as many as asked for, and a seed draws the same."""
     model = Model.from_pretrained("pocket")
-    words, settings = Words("dog", "dog", "sks"), Settings(rivals=5)
-    prompts = unbound_prompts(model, words, settings, "on the beach")
-    bare = [prompt for prompt in prompts if prompt.removesuffix(" on the beach") in words.of_class]
+    words, config = SubjectPrompts("dog", "dog", "sks"), SearchConfig(num_negative_identifiers=5)
+    prompts = unbound_prompts(model, words, config, "on the beach")
+    bare = [prompt for prompt in prompts if prompt.removesuffix(" on the beach") in words.class_prompts]
     assert all(prompt.endswith(" on the beach") for prompt in prompts)
-    rivals = {prompt.split()[-5] for prompt in prompts} & set(identifiers(model))
+    negatives = {prompt.split()[-5] for prompt in prompts} & set(identifiers(model))
     assert len(bare) * 2 == len(prompts)
-    assert len(rivals) == 5
-    assert "sks" not in rivals
-    assert prompts == unbound_prompts(model, words, settings, "on the beach")
-    assert set(unbound_prompts(model, words, Settings(rivals=0), "")) == set(words.of_class)
+    assert len(negatives) == 5
+    assert "sks" not in negatives
+    assert prompts == unbound_prompts(model, words, config, "on the beach")
+    assert set(unbound_prompts(model, words, SearchConfig(num_negative_identifiers=0), "")) == set(words.class_prompts)

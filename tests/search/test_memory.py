@@ -18,14 +18,14 @@ from conestool.format import dumps
 from conestool.images.photos import as_photo
 from conestool.models.model import Model
 from conestool.models.prompts import encode
-from conestool.search import DEFAULT_METHOD, Event, Progress, Settings, find
-from conestool.search.batches import Pictures, Term
-from conestool.search.config import PLENTY, Resources
-from conestool.search.memory import aside, at_work, resting
+from conestool.search import DEFAULT_METHOD, Event, Progress, SearchConfig, find
+from conestool.search.batches import LatentImages, LossTerm
+from conestool.search.config import DEFAULT_RESOURCES, Resources
+from conestool.search.memory import frozen_modules, offload_frozen_modules, search_mode
 from conestool.search.methods import mask
 from conestool.search.methods.base import METHODS, make_method
 from conestool.search.objective import GROWTH_INTERVAL, MAX_SCALE, LossScale, Objective
-from conestool.search.parameters import Layout
+from conestool.search.parameters import FlatParameters
 from tests.search.gradients import whole
 from tests.support.model_files import FAMILIES
 from tests.support.tiny_models import save_pipeline
@@ -43,23 +43,25 @@ def model(folder: Path) -> Model:
     return Model.from_pretrained(str(folder))
 
 
-def objective(model: Model, layout: Layout, resources: Resources = PLENTY, weight: float = 1.0) -> Objective:
+def objective(
+    model: Model, params: FlatParameters, resources: Resources = DEFAULT_RESOURCES, weight: float = 1.0
+) -> Objective:
     """Two terms of three samples on random latents."""
     latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     dog, cat = encode(model, ["a sks dog"]), encode(model, ["a dog", "a picture of a dog"])
     terms = [
-        Term("instance", Pictures(latents[:2]), dog, weight, 3),
-        Term("class", Pictures(latents[2:]), cat, weight, 3, keep=True),
+        LossTerm("instance", LatentImages(latents[:2]), dog, weight, 3),
+        LossTerm("class", LatentImages(latents[2:]), cat, weight, 3, target="frozen"),
     ]
-    return Objective(model, layout, terms, largest=resources.samples, pool=6)
+    return Objective(model, params, terms, micro_batch_size=resources.max_samples, num_frozen_targets=6)
 
 
-def gradient(model: Model, resources: Resources = PLENTY, weight: float = 1.0) -> tuple[Tensor, float]:
-    """Gradient and loss of a batch with a tenth of the weights shut."""
-    with at_work(model, resources) as layout:
-        asked = objective(model, layout, resources, weight)
-        kept = torch.rand(asked.theta.shape, generator=torch.Generator().manual_seed(1)) > 0.1
-        return whole(asked, asked.theta * kept)
+def gradient(model: Model, resources: Resources = DEFAULT_RESOURCES, weight: float = 1.0) -> tuple[Tensor, float]:
+    """Gradient and loss of a batch with a tenth of the weights zeroed."""
+    with search_mode(model, resources) as params:
+        asked = objective(model, params, resources, weight)
+        kept = torch.rand(asked.weights.shape, generator=torch.Generator().manual_seed(1)) > 0.1
+        return whole(asked, asked.weights * kept)
 
 
 def closeness(a: Tensor, b: Tensor) -> float:
@@ -98,26 +100,26 @@ def test_parts_are_added_in_float32(folder: Path) -> None:
 def test_scores_are_float32_whatever_the_denoiser_computes_in(folder: Path, dtype: str) -> None:
     """Every floating-point tensor of every method's state, and its ranking; but the running means of `mask` (below)."""
     model = Model.from_pretrained(str(folder), dtype=dtype)
-    with at_work(model, PLENTY) as layout:
+    with search_mode(model, DEFAULT_RESOURCES) as params:
         for name in METHODS:
-            method = make_method(name, objective(model, layout), steps=1)
+            method = make_method(name, objective(model, params), steps=1)
             method.step(0)
-            means = ("first", "second") if name == "mask" else ()
-            values = [value for key, value in method.state().items() if key not in means]
+            means = ("exp_avg", "exp_avg_sq") if name == "mask" else ()
+            values = [value for key, value in method.state_dict().items() if key not in means]
             values.append(method.ranking().scores)
             assert {value.dtype for value in values if value.is_floating_point()} == {torch.float32}
 
 
-def test_running_means_in_bfloat16_shut_the_same_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but a few in a hundred of those that float32 shuts, and as few others; the gates themselves are float32."""
+def test_running_means_in_bfloat16_zero_the_same_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but a few in a hundred of those that float32 zeroes, and as few others; the gates themselves are float32."""
     model, found = Model.from_pretrained(str(folder)), []
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(mask, "MOMENTS", dtype)
-        with at_work(model, PLENTY) as layout:
-            method = make_method("mask", objective(model, layout), steps=20, pull=0.0)
+        with search_mode(model, DEFAULT_RESOURCES) as params:
+            method = make_method("mask", objective(model, params), steps=20, l1=0.0)
             for index in range(20):
                 method.step(index)
-            found.append(method.state()["gates"] < 0.5)
+            found.append(method.state_dict()["gates"] < 0.5)
     exact, rounded = found
     assert int(exact.sum()) > 50
     assert int((exact ^ rounded).sum()) < 0.04 * int(exact.sum())
@@ -127,12 +129,12 @@ def test_float16_gradients_vanish_unscaled_and_are_right_scaled(folder: Path) ->
     """With a loss so small that float16 has no numbers for most of its gradients."""
     exact = gradient(Model.from_pretrained(str(folder)), weight=1e-4)[0]
     half = Model.from_pretrained(str(folder), dtype="float16")
-    with at_work(half, PLENTY) as layout:
-        asked = objective(half, layout, weight=1e-4)
-        kept = torch.rand(asked.theta.shape, generator=torch.Generator().manual_seed(1)) > 0.1
-        scaled = whole(asked, asked.theta * kept)[0]
+    with search_mode(half, DEFAULT_RESOURCES) as params:
+        asked = objective(half, params, weight=1e-4)
+        kept = torch.rand(asked.weights.shape, generator=torch.Generator().manual_seed(1)) > 0.1
+        scaled = whole(asked, asked.weights * kept)[0]
         asked.scale = LossScale()
-        bare = whole(asked, asked.theta * kept)[0]
+        bare = whole(asked, asked.weights * kept)[0]
     assert (bare == 0).float().mean() > 0.9 > 0.01 > (scaled == 0).float().mean()
     assert closeness(scaled, exact) < 0.01 < 0.5 < closeness(bare, exact)
 
@@ -141,17 +143,17 @@ def test_an_overflow_halves_the_scale_and_repeats_the_batch(folder: Path) -> Non
     """Until it fits; the result is that of the scale that fits, and an overflow at 1 is the model's own."""
     exact = gradient(Model.from_pretrained(str(folder)), weight=1e5)[0]
     half = Model.from_pretrained(str(folder), dtype="float16")
-    with at_work(half, PLENTY) as layout:
-        asked = objective(half, layout, weight=1e5)
-        kept = torch.rand(asked.theta.shape, generator=torch.Generator().manual_seed(1)) > 0.1
-        found = whole(asked, asked.theta * kept)[0]
+    with search_mode(half, DEFAULT_RESOURCES) as params:
+        asked = objective(half, params, weight=1e5)
+        kept = torch.rand(asked.weights.shape, generator=torch.Generator().manual_seed(1)) > 0.1
+        found = whole(asked, asked.weights * kept)[0]
         assert 1 <= asked.scale.value < MAX_SCALE
         assert closeness(found, exact) < 0.05
         again = LossScale.of(torch.float16)
-        again.restore(asked.scale.state())
+        again.load_state_dict(asked.scale.state_dict())
         assert again == asked.scale
         with pytest.raises(NonFiniteError, match="float16"):
-            whole(objective(half, layout, weight=1e12), asked.theta * kept)
+            whole(objective(half, params, weight=1e12), asked.weights * kept)
 
 
 def test_the_scale_grows_again_and_stays_one_where_none_is_needed() -> None:
@@ -164,24 +166,24 @@ def test_the_scale_grows_again_and_stays_one_where_none_is_needed() -> None:
         scale = LossScale.of(dtype)
         for _ in range(GROWTH_INTERVAL):
             scale.update()
-        assert (scale.value, scale.state()) == (1, {})
+        assert (scale.value, scale.state_dict()) == (1, {})
 
 
 def test_checkpointing_keeps_fewer_activations_and_is_off_afterwards(model: Model) -> None:
     """Fewer than half the bytes that the backward pass needs."""
     saved = []
-    for resources in (PLENTY, Resources(gradient_checkpointing=True)):
+    for resources in (DEFAULT_RESOURCES, Resources(gradient_checkpointing=True)):
         sizes: dict[int, int] = {}
 
         def pack(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
             sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        with at_work(model, resources) as layout:
-            asked = objective(model, layout)
+        with search_mode(model, resources) as params:
+            asked = objective(model, params)
             batch = asked.chunks(asked.batch(0))[0]
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                asked.errors(batch)
+                asked.per_sample_loss(batch)
         for parameter in model.denoiser.parameters():
             sizes.pop(parameter.untyped_storage().data_ptr(), None)
         saved.append(sum(sizes.values()))
@@ -193,42 +195,42 @@ def test_a_denoiser_without_checkpointing_is_refused() -> None:
     """With what to do instead."""
     from diffusers import AutoencoderTiny
 
-    from conestool.search.memory import checkpointed
+    from conestool.search.memory import recompute_activations
 
     class Plain(AutoencoderTiny):
         _supports_gradient_checkpointing = False
 
-    with pytest.raises(UsageError, match="Plain cannot recompute"), checkpointed(Plain()):
+    with pytest.raises(UsageError, match="Plain cannot recompute"), recompute_activations(Plain()):
         pass
 
 
 def test_only_kv_weights_get_gradients_in_the_backward_pass(model: Model) -> None:
     """No other parameter of the pipeline holds one, while they are there and after they were collected."""
-    with at_work(model, PLENTY) as layout:
-        asked = objective(model, layout)
-        (asked.errors(asked.batch(0)).sum()).backward()
+    with search_mode(model, DEFAULT_RESOURCES) as params:
+        asked = objective(model, params)
+        (asked.per_sample_loss(asked.batch(0)).sum()).backward()
         held = {name for name, each in model.denoiser.named_parameters() if each.grad is not None}
-        assert held == set(layout.parameters)
-        whole(asked, asked.theta)
+        assert held == set(params.parameters)
+        whole(asked, asked.weights)
         parts = [part for part in model.pipe.components.values() if isinstance(part, nn.Module)]
         assert all(each.grad is None for part in parts for each in part.parameters())
 
 
 def test_gradients_are_used_one_by_one_while_the_pass_goes_on(model: Model) -> None:
     """Each when no other is there; a weight without a gradient gives zeros after the pass."""
-    with at_work(model, PLENTY) as layout:
-        asked, left, given = objective(model, layout), list(layout.parameters.values()), dict[int, Tensor]()
+    with search_mode(model, DEFAULT_RESOURCES) as params:
+        asked, left, given = objective(model, params), list(params.parameters.values()), dict[int, Tensor]()
 
-        def use(number: int, part: Tensor) -> None:
+        def callback(number: int, part: Tensor) -> None:
             assert all(parameter.grad is None for parameter in left)
             given[number] = part.clone()
             part.zero_()
 
-        whole_one = whole(asked, asked.theta)[0]
-        asked.gradient(asked.theta, 0, use)
+        whole_one = whole(asked, asked.weights)[0]
+        asked.gradient(asked.weights, 0, callback)
         assert torch.equal(torch.cat([given[number] for number in range(len(left))]), whole_one)
         given.clear()
-        with layout.giving(use):
+        with params.stream_gradients(callback):
             left[3].square().sum().backward()
         assert list(given) == [3, *(number for number in range(len(left)) if number != 3)]
         assert all(bool((part == 0).all()) == (number != 3) for number, part in given.items())
@@ -237,7 +239,7 @@ def test_gradients_are_used_one_by_one_while_the_pass_goes_on(model: Model) -> N
 def test_the_loop_calls_neither_autoencoder_nor_text_encoder(model: Model) -> None:
     """From the first step of the search to the end; before it both are called."""
     calls: list[str] = []
-    hooks = [part.register_forward_pre_hook(lambda *_: calls.append("part")) for part in resting(model)]
+    hooks = [part.register_forward_pre_hook(lambda *_: calls.append("part")) for part in frozen_modules(model)]
     hooks.append(model.pipe.vae.encoder.register_forward_pre_hook(lambda *_: calls.append("part")))
 
     def note(event: Event) -> None:
@@ -245,7 +247,7 @@ def test_the_loop_calls_neither_autoencoder_nor_text_encoder(model: Model) -> No
             calls.append("step")
 
     try:
-        find(model, photos(), "dog", settings=quick(), progress=note)
+        find(model, photos(), "dog", config=quick(), callback=note)
     finally:
         for hook in hooks:
             hook.remove()
@@ -284,11 +286,11 @@ def test_what_the_loop_does_not_need_leaves_the_device_and_comes_back(model: Mod
     told = OnDevice(Pipe(), "x", model.family, model.defaults)
     for part in parts.values():
         nn.Linear.to(part, "meta")
-    with pytest.raises(RuntimeError, match="stop"), aside(told):
+    with pytest.raises(RuntimeError, match="stop"), offload_frozen_modules(told):
         assert [part.sent for part in parts.values()] == [["cpu"], ["cpu"], []]
         raise RuntimeError("stop")
     assert [part.sent for part in parts.values()] == [["cpu", "meta"], ["cpu", "meta"], []]
-    with aside(Model(Pipe(), "x", model.family, model.defaults)):
+    with offload_frozen_modules(Model(Pipe(), "x", model.family, model.defaults)):
         assert parts["vae"].sent == ["cpu", "meta"]
 
 
@@ -300,15 +302,21 @@ def photos() -> list[Image.Image]:
     return [as_photo(Image.fromarray(each)).image for each in pixels]
 
 
-def quick(method: str = "mask", **changes: Any) -> Settings:
+def quick(method: str = "mask", **changes: Any) -> SearchConfig:
     """A search of three steps, without pictures of other things unless `changes` say so."""
-    short: dict[str, Any] = {"batch": 2, "class_images": 4, "crops": 0, "others": 0.0, "captions": "none"}
-    return Settings(method=method, density=0.02, options={"steps": 3}, **(short | changes))
+    short: dict[str, Any] = {
+        "batch_size": 2,
+        "num_class_images": 4,
+        "num_crops": 0,
+        "other_class_weight": 0.0,
+        "captions": "none",
+    }
+    return SearchConfig(method=method, density=0.02, options={"steps": 3}, **(short | changes))
 
 
 def test_find_with_least_memory_gives_nearly_the_same_neurons(model: Model) -> None:
     """At least 95 % of the indices in common, and a file that does not say how little memory it took."""
-    whole, small = (find(model, photos(), "dog", settings=quick(), resources=each) for each in (PLENTY, ALL))
+    whole, small = (find(model, photos(), "dog", config=quick(), resources=each) for each in (DEFAULT_RESOURCES, ALL))
     a, b = ({(n, i) for n, v in cone.concepts[0].indices.items() for i in v.tolist()} for cone in (whole, small))
     assert len(a & b) > 0.95 * len(a | b)
     assert whole.concepts[0].origin.parameters == small.concepts[0].origin.parameters
@@ -364,9 +372,9 @@ class NoDoubles(TorchDispatchMode):
 def test_no_float64_is_made_on_the_way(model: Model, method: str) -> None:
     """By a whole search, encoding and report included, and drawing in one of them, as MPS has none."""
     drawn = method == DEFAULT_METHOD
-    pictures, settings = None if drawn else photos(), quick(method, others=float(drawn))
+    pictures, config = None if drawn else photos(), quick(method, other_class_weight=float(drawn))
     with NoDoubles():
-        assert find(model, photos(), "dog", settings=settings, class_pictures=pictures).concepts
+        assert find(model, photos(), "dog", config=config, class_images=pictures).concepts
 
 
 def test_the_float64_trap_works() -> None:

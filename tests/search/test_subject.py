@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from conestool.images.photos import Photo, as_photo
-from conestool.search.subject import captioned_prompts, class_prompts, crops, instance_prompts, split
+from conestool.search.subject import captioned_prompts, class_prompts, crops, instance_prompts, split_photos
 
 
 def make_photos(count: int) -> list[Photo]:
@@ -17,30 +17,30 @@ def make_photos(count: int) -> list[Photo]:
 
 @pytest.mark.parametrize(("count", "held_out"), [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (9, 1)])
 def test_one_of_four_or_more_photos_is_held_out(count: int, held_out: int) -> None:
-    parts = split(make_photos(count), 2, None, 0)
+    parts = split_photos(make_photos(count), 2, None, 0)
     assert parts.held_out == held_out
-    assert len(parts.learn) == 3 * (count - held_out)
-    assert parts.report
+    assert len(parts.train) == 3 * (count - held_out)
+    assert parts.validation
 
 
 def test_held_out_photos_are_never_learned_from() -> None:
     photos = make_photos(5)
-    parts = split(photos, 0, 2, 0)
-    learned = {as_photo(image).sha256 for image in parts.learn}
-    reported = {as_photo(image).sha256 for image in parts.report}
+    parts = split_photos(photos, 0, 2, 0)
+    learned = {as_photo(image).sha256 for image in parts.train}
+    reported = {as_photo(image).sha256 for image in parts.validation}
     assert len(reported) == 2
     assert learned | reported == {photo.sha256 for photo in photos}
     assert not learned & reported
 
 
 def test_all_photos_can_never_be_held_out() -> None:
-    assert len(split(make_photos(3), 0, 9, 0).learn) == 1
+    assert len(split_photos(make_photos(3), 0, 9, 0).train) == 1
 
 
 def test_the_order_of_photos_does_not_matter() -> None:
     photos = make_photos(5)
-    first, second = split(photos, 1, None, 0), split(photos[::-1], 1, None, 0)
-    assert [image.tobytes() for image in first.learn] == [image.tobytes() for image in second.learn]
+    first, second = split_photos(photos, 1, None, 0), split_photos(photos[::-1], 1, None, 0)
+    assert [image.tobytes() for image in first.train] == [image.tobytes() for image in second.train]
 
 
 def test_crops_keep_at_least_four_fifths_of_each_side_and_repeat_by_seed() -> None:
@@ -53,9 +53,9 @@ def test_crops_keep_at_least_four_fifths_of_each_side_and_repeat_by_seed() -> No
 
 def test_a_crop_has_the_caption_of_its_photo() -> None:
     photos = [replace(photo, caption=f"number {place}") for place, photo in enumerate(make_photos(3))]
-    parts = split(photos, 2, 0, 0)
-    assert len(parts.captions) == len(parts.learn) == 9
-    reds = {image.getpixel((0, 0)): caption for image, caption in zip(parts.learn, parts.captions, strict=True)}
+    parts = split_photos(photos, 2, 0, 0)
+    assert len(parts.captions) == len(parts.train) == 9
+    reds = {image.getpixel((0, 0)): caption for image, caption in zip(parts.train, parts.captions, strict=True)}
     assert reds == {(place, 0, 0): f"number {place}" for place in range(3)}
 
 

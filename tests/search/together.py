@@ -13,18 +13,18 @@ from conestool import format as cones
 from conestool.concept import Cone
 from conestool.errors import UsageError
 from conestool.models.model import Model
-from conestool.search import METHODS, Event, Progress, Settings, find
-from conestool.search.config import Resources, Tuning
+from conestool.search import METHODS, Event, Progress, SearchConfig, find
+from conestool.search.config import Resources, TuneConfig
 from conestool.search.distributed import DistributedState, join
-from conestool.search.events import ignore
+from conestool.search.events import no_callback
 from conestool.search.tune import tune
 from tests.search.test_memory import photos, quick
 from tests.support.tiny_models import random_cone
 
 
-def shared(method: str) -> Settings:
+def shared(method: str) -> SearchConfig:
     """The search by a method; in one the first process asks the model what photos show, and draws other things."""
-    return quick(method, captions="auto", others=1.0) if method == "taylor" else quick(method)
+    return quick(method, captions="auto", other_class_weight=1.0) if method == "taylor" else quick(method)
 
 
 def main() -> None:
@@ -32,13 +32,13 @@ def main() -> None:
     processes, _ = join("cpu")
     model, folder = Model.from_pretrained(sys.argv[1]), Path(sys.argv[2])
     for method in METHODS:
-        cone = find(model, photos(), "dog", settings=shared(method), processes=processes)
+        cone = find(model, photos(), "dog", config=shared(method), processes=processes)
         cones.save(cone, folder / f"{method}-{processes.process_index}.cone")
     cones.save(interrupted(model, folder, processes), folder / f"resumed-{processes.process_index}.cone")
     for name, stop in (("tuned", 0), ("tuned-resumed", 2)):
         cones.save(tuned_together(model, folder, processes, stop), folder / f"{name}-{processes.process_index}.cone")
     try:
-        find(model, photos()[processes.process_index :], "dog", settings=quick(), processes=processes)
+        find(model, photos()[processes.process_index :], "dog", config=quick(), processes=processes)
     except UsageError as error:
         (folder / f"different-{processes.process_index}.txt").write_text(str(error))
     PartialState().destroy_process_group()
@@ -49,42 +49,44 @@ def last_of(processes: DistributedState) -> bool:
     return processes.process_index == processes.num_processes - 1
 
 
-def tuning() -> Tuning:
+def tuning() -> TuneConfig:
     """Three large steps of the mask."""
-    return Tuning(steps=3, rate=0.2, settings=quick(held_out=0))
+    return TuneConfig(steps=3, lr=0.2, search=quick(num_validation_images=0))
 
 
 def tuned_together(model: Model, folder: Path, processes: DistributedState, last: int = 0) -> Cone:
     """Two concepts tuned together; stopped by the last process after step `last`, and resumed."""
-    cone, state = random_cone(model, "dog", "hat", density=0.2), folder / "tune.part"
-    given = {"tuning": tuning(), "class_pictures": dict.fromkeys(cone.names, photos()), "processes": processes}
+    cone, state = random_cone(model, "dog", "hat", density=0.2), folder / "tune.checkpoint"
+    given = {"config": tuning(), "class_images": dict.fromkeys(cone.names, photos()), "processes": processes}
 
     def stop(event: Event) -> None:
         if last_of(processes) and event == Progress("search", last, 3, getattr(event, "loss", None)):
             os.kill(os.getpid(), signal.SIGINT)
 
     try:
-        return tune(model, cone, dict.fromkeys(cone.names, photos()), progress=stop, state=state, **given)
+        return tune(model, cone, dict.fromkeys(cone.names, photos()), callback=stop, checkpoint_path=state, **given)
     except KeyboardInterrupt:
         (folder / f"tune-stopped-{processes.process_index}.txt").write_text("stopped")
-    return tune(model, cone, dict.fromkeys(cone.names, photos()), state=state, resume=True, **given)
+    return tune(
+        model, cone, dict.fromkeys(cone.names, photos()), checkpoint_path=state, resume_from_checkpoint=True, **given
+    )
 
 
 def interrupted(model: Model, folder: Path, processes: DistributedState) -> Cone:
     """Stop after the second step because the last process alone had a Ctrl-C, then go on, with less memory."""
-    state = folder / "state.part"
+    state = folder / "state.checkpoint"
 
     def stop(event: Event) -> None:
         if last_of(processes) and event == Progress("search", 2, 3, getattr(event, "loss", None)):
             os.kill(os.getpid(), signal.SIGINT)
 
     try:
-        find(model, photos(), "dog", settings=quick(), progress=stop, state=state, processes=processes)
+        find(model, photos(), "dog", config=quick(), callback=stop, checkpoint_path=state, processes=processes)
     except KeyboardInterrupt:
         (folder / f"stopped-{processes.process_index}.txt").write_text("stopped")
     least = Resources(micro_batch=1)
-    again = {"state": state, "resume": True, "processes": processes, "resources": least}
-    return find(model, photos(), "dog", settings=quick(), progress=ignore, **again)
+    again = {"checkpoint_path": state, "resume_from_checkpoint": True, "processes": processes, "resources": least}
+    return find(model, photos(), "dog", config=quick(), callback=no_callback, **again)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The one interface behind every search method, and their registration.
 
-A method ranks the K/V weights by how much shutting each would lower L_con. It is stepped from outside, so that any
+A method ranks the K/V weights by how much zeroing each would lower L_con. It is stepped from outside, so that any
 method can be interrupted, saved and resumed, and it draws nothing at random itself: step k sees the batch of step k.
 """
 
@@ -20,7 +20,7 @@ __all__ = ["METHODS", "Method", "Ranking", "make_method", "method", "parameters"
 
 @dataclass(frozen=True)
 class Ranking:
-    """Scores (n,), fp32: higher = shut first, <= 0 = never; `count` how many the method itself would shut, or None."""
+    """Scores (n,), fp32: higher = zeroed first, <= 0 = never; `count` how many the method would zero, or None."""
 
     scores: Tensor
     count: int | None = None
@@ -35,12 +35,12 @@ class Method(Protocol):
         """Work on batch `index` (0 to steps - 1) and return its L_con."""
         ...
 
-    def state(self) -> dict[str, Tensor]:
-        """The tensors that `restore` needs to go on from here."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """The tensors that `load_state_dict` needs to go on from here."""
         ...
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from `state`."""
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Resume from `state`."""
         ...
 
     def ranking(self) -> Ranking:

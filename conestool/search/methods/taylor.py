@@ -25,31 +25,31 @@ class Taylor:
     objective: Objective
     steps: int = 60
     total: Tensor = field(init=False)
-    seen: int = field(init=False, default=0)
+    steps_done: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.total = torch.zeros_like(self.objective.theta, dtype=torch.float32)
+        self.total = torch.zeros_like(self.objective.weights, dtype=torch.float32)
 
     def step(self, index: int) -> float:
         """Add batch `index` at the untouched weights; returns its L_con."""
-        parts = list(self.objective.parts(self.total, self.objective.theta))
+        parts = list(self.objective.split_by_parameter(self.total, self.objective.weights))
 
-        def use(number: int, gradient: Tensor) -> None:
-            total, theta = parts[number]
-            total.addcmul_(gradient, theta)
+        def callback(number: int, gradient: Tensor) -> None:
+            total, weights = parts[number]
+            total.addcmul_(gradient, weights)
 
-        loss = self.objective.gradient(self.objective.theta, index, use)
-        self.seen += 1
+        loss = self.objective.gradient(self.objective.weights, index, callback)
+        self.steps_done += 1
         return loss
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The running sum and the number of batches in it."""
-        return {"total": self.total, "seen": torch.tensor(self.seen)}
+        return {"total": self.total, "steps_done": torch.tensor(self.steps_done)}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from `state`."""
-        self.total, self.seen = state["total"].to(self.total), int(state["seen"])
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Resume from `state`."""
+        self.total, self.steps_done = state["total"].to(self.total), int(state["steps_done"])
 
     def ranking(self) -> Ranking:
-        """The mean scores; how many to shut is left to the caller."""
-        return Ranking(self.total / max(1, self.seen))
+        """The mean scores; how many to zero is left to the caller."""
+        return Ranking(self.total / max(1, self.steps_done))

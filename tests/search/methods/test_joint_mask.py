@@ -18,11 +18,11 @@ from conestool.concept import Cone, Section
 from conestool.errors import BaseModelMismatchError, PhotoError, UsageError
 from conestool.format import dumps, loads
 from conestool.models.model import Model
-from conestool.search import Event, Note, Progress, Settings
-from conestool.search.config import Tuning
+from conestool.search import Event, LogEvent, Progress, SearchConfig
+from conestool.search.config import TuneConfig
 from conestool.search.methods.joint_mask import JointMask
-from conestool.search.parameters import Use
-from conestool.search.tune import TUNED, better, tune
+from conestool.search.parameters import GradientCallback
+from conestool.search.tune import TUNED, loss_is_lower, tune
 from tests.support.tiny_models import random_cone
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "openmoji"
@@ -32,23 +32,23 @@ class Slope:
     """An objective whose L_con is `slope` . weights, over six weights of 1."""
 
     def __init__(self, *slope: float) -> None:
-        self.slope, self.theta = torch.tensor(slope), torch.ones(len(slope))
+        self.slope, self.weights = torch.tensor(slope), torch.ones(len(slope))
 
-    def parts(self, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    def split_by_parameter(self, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """All of them as one part."""
         return iter([vectors])
 
-    def gradient(self, weights: Iterable[Tensor], index: int, use: Use) -> float:
+    def gradient(self, weights: Iterable[Tensor], index: int, callback: GradientCallback) -> float:
         """The slope, whatever the weights."""
         loss = self.loss(torch.cat([part.clone() for part in weights]), None)
-        use(0, self.slope.clone())
+        callback(0, self.slope.clone())
         return loss
 
     def loss(self, weights: Tensor, batch: Any) -> float:
         """The loss, which may be below 0."""
         return float(self.slope @ weights)
 
-    def batch_of(self, size: int) -> None:
+    def selection_batch(self, size: int) -> None:
         """Every batch is the same."""
 
 
@@ -59,64 +59,64 @@ OWNED = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]]).bool()
 
 
 def stepped(count: int = 12, **options: Any) -> JointMask:
-    """A mask after some steps on A and B, which agree on weight 0, and of which B alone would shut 1."""
-    shared: dict[str, Any] = {"steps": count, "floor": 0.0, "pull": 0.0}
+    """A mask after some steps on A and B, which agree on weight 0, and of which B alone would zero 1."""
+    shared: dict[str, Any] = {"steps": count, "eps_quantile": 0.0, "l1": 0.0}
     mask = JointMask([A, B], OWNED, **(shared | options))  # type: ignore[list-item]
     for index in range(count):
         mask.step(index)
     return mask
 
 
-def test_what_lowers_the_sum_is_shut_and_what_raises_it_is_reopened() -> None:
-    """Sums are 2, -2, 0, 1.5, 3.1 and -2: weight 1 opens, 3 and 4 are shut, 2 stays as it was."""
-    assert stepped().shut.tolist() == [True, False, True, True, True, False]
+def test_what_lowers_the_sum_is_zeroed_and_what_raises_it_is_reopened() -> None:
+    """Sums are 2, -2, 0, 1.5, 3.1 and -2: weight 1 opens, 3 and 4 are zeroed, 2 stays as it was."""
+    assert stepped().mask.tolist() == [True, False, True, True, True, False]
 
 
 def test_new_neurons_go_to_the_concept_that_asked_and_old_ones_keep_their_owners() -> None:
     """Weight 3 lowers A's loss and 4 lowers B's most; weight 0 stays with both, weight 1 leaves A."""
-    assert stepped().divided().tolist() == [
+    assert stepped().assign_owners().tolist() == [
         [True, False, True, True, False, False],
         [True, False, False, False, True, False],
     ]
 
 
-def test_the_pull_keeps_weak_effects_open_and_leaves_owned_weights_alone() -> None:
-    """With the floor at the strongest effect, 3 (half of it) stays open under a pull that 4 overcomes."""
-    assert stepped(40, floor=1.0).shut.tolist() == [True, False, True, True, True, False]
-    assert stepped(40, floor=1.0, pull=0.03).shut.tolist() == [True, False, True, False, True, False]
+def test_l1_keeps_weak_effects_open_and_leaves_owned_weights_alone() -> None:
+    """With the floor at the strongest effect, 3 (half of it) stays open under an l1 that 4 overcomes."""
+    assert stepped(40, eps_quantile=1.0).mask.tolist() == [True, False, True, True, True, False]
+    assert stepped(40, eps_quantile=1.0, l1=0.03).mask.tolist() == [True, False, True, False, True, False]
 
 
-def test_reopen_only_shuts_nothing_new() -> None:
+def test_reopen_only_zeroes_nothing_new() -> None:
     """Every concept ends with a part of what it had."""
     mask = stepped(reopen_only=True)
-    assert mask.divided().tolist() == [
+    assert mask.assign_owners().tolist() == [
         [True, False, True, False, False, False],
         [True, False, False, False, False, False],
     ]
 
 
-def test_reopening_is_quick_and_shutting_is_not() -> None:
-    """Steps of 0.05: nothing changes in the first, a gate at 0.4 has opened in the fourth, one at 1 shuts later."""
-    assert torch.equal(stepped(1).divided(), OWNED)
-    assert stepped(4).shut.tolist() == [True, False, True, False, False, False]
+def test_reopening_is_quick_and_zeroing_is_not() -> None:
+    """Steps of 0.05: nothing changes in the first, a gate at 0.4 has opened in the fourth, one at 1 falls later."""
+    assert torch.equal(stepped(1).assign_owners(), OWNED)
+    assert stepped(4).mask.tolist() == [True, False, True, False, False, False]
 
 
 def test_a_restored_mask_goes_on_as_if_never_stopped() -> None:
     """Six steps, saved, and six more are twelve."""
-    again = JointMask([A, B], OWNED, steps=12, floor=0.0, pull=0.0)  # type: ignore[list-item]
-    again.restore({name: value.clone() for name, value in stepped(6).state().items()})
+    again = JointMask([A, B], OWNED, steps=12, eps_quantile=0.0, l1=0.0)  # type: ignore[list-item]
+    again.load_state_dict({name: value.clone() for name, value in stepped(6).state_dict().items()})
     for index in range(6, 12):
         again.step(index)
-    assert all(torch.equal(value, again.state()[name]) for name, value in stepped().state().items())
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in stepped().state_dict().items())
 
 
-def test_a_set_that_raises_the_sum_is_not_better() -> None:
-    """Shutting weight 4 takes 3.1 off the sum, shutting weight 1 adds 2, and no change is no improvement."""
+def test_a_set_that_raises_the_sum_is_not_lower() -> None:
+    """Zeroing weight 4 takes 3.1 off the sum, zeroing weight 1 adds 2, and no change is no improvement."""
     subjects: Any = [SimpleNamespace(objective=each) for each in (A, B)]
     none = torch.zeros(6, dtype=torch.bool)
     four, one = none.clone(), none.clone()
     four[4], one[1] = True, True
-    assert [better(subjects, none, after) for after in (four, one, none)] == [True, False, False]
+    assert [loss_is_lower(subjects, none, after) for after in (four, one, none)] == [True, False, False]
 
 
 @pytest.fixture(scope="module")
@@ -138,16 +138,24 @@ def both(model: Model) -> Cone:
 
 
 #: A few steps on random weights bind nothing to an identifier: nothing holds them back here.
-LOOSE = Settings(batch=2, crops=1, held_out=0, contrast=0.0, others=0.0, noise=(0.0, 1.0), captions="none")
+LOOSE = SearchConfig(
+    batch_size=2,
+    num_crops=1,
+    num_validation_images=0,
+    unbound_weight=0.0,
+    other_class_weight=0.0,
+    timestep_range=(0.0, 1.0),
+    captions="none",
+)
 
 
 def tuned(model: Model, cone: Cone, photos: dict[str, list[Image.Image]], **options: Any) -> Cone:
     """Twelve large steps with small batches and probes; the dog's photos serve as class images."""
-    tuning = Tuning(steps=12, margin=0.06, caution=0.06, settings=LOOSE)
+    config = TuneConfig(steps=12, init_margin_on=0.06, init_margin_off=0.06, search=LOOSE)
     pictures = dict.fromkeys(cone.names, photos["dog"])
     with pytest.MonkeyPatch.context() as context:
-        context.setattr("conestool.search.loss_terms.PROBES", 8)
-        return tune(model, cone, photos, tuning=tuning, class_pictures=pictures, **options)
+        context.setattr("conestool.search.loss_terms.NUM_EVAL_SAMPLES", 8)
+        return tune(model, cone, photos, config=config, class_images=pictures, **options)
 
 
 @pytest.fixture(scope="module")
@@ -164,13 +172,13 @@ def test_tune_records_counts_losses_and_company(both: Cone, result: Cone) -> Non
     dog, old = result["dog"], both["dog"]
     facts = dog.origin.parameters[TUNED]
     assert facts["with"] == ["hat"]
-    assert facts["kept"] + facts["shut"] == dog.neurons
+    assert facts["kept"] + facts["zeroed"] == dog.neurons
     assert facts["kept"] + facts["reopened"] == old.neurons
-    assert facts["shut"] > 0
+    assert facts["zeroed"] > 0
     assert facts["reopened"] > 0
     assert dog.origin.losses is not None
     assert facts["losses"]["alone_tuned"] == pytest.approx(dog.origin.losses.held_out_after)
-    assert set(facts["losses"]) >= {"bare", "alone", "merged", "tuned", "random", "class_tuned"}
+    assert set(facts["losses"]) >= {"base_model", "alone", "merged", "tuned", "random", "class_tuned"}
 
 
 def test_tuned_concepts_round_trip_and_lose_sections_of_the_old_sets(result: Cone) -> None:
@@ -189,12 +197,12 @@ def test_a_resumed_tuning_gives_the_same_file(
         if isinstance(event, Progress) and event.stage == "search" and event.done == 2:
             signal.raise_signal(signal.SIGINT)
 
-    state = tmp_path / "both.cone.part"
+    state = tmp_path / "both.cone.checkpoint"
     with pytest.raises(KeyboardInterrupt):
-        tuned(model, both, photos, state=state, progress=stop)
+        tuned(model, both, photos, checkpoint_path=state, callback=stop)
     seen: list[Event] = []
-    resumed = tuned(model, both, photos, state=state, resume=True, progress=seen.append)
-    assert Note("resumed after step 2 of 12") in seen
+    resumed = tuned(model, both, photos, checkpoint_path=state, resume_from_checkpoint=True, callback=seen.append)
+    assert LogEvent("resumed after step 2 of 12") in seen
     assert dumps(resumed) == dumps(result)
 
 

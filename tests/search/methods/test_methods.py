@@ -12,7 +12,7 @@ from torch import Tensor
 
 from conestool.errors import UsageError
 from conestool.search.methods.base import METHODS, Ranking, make_method, parameters
-from conestool.search.parameters import Use
+from conestool.search.parameters import GradientCallback
 
 # A two-layer net y = v * relu(w . x) with w = (1, 2), v = 3, asked for the target 0 at x = (1, 1):
 # L = y^2 / 2 = 40.5, dL/dw = y v x = (27, 27), dL/dv = y (w . x) = 27, so theta * g = (27, 54, 81).
@@ -22,19 +22,19 @@ EFFECTS = torch.tensor([27.0, 54.0, 81.0])
 
 @dataclass
 class TwoLayerNet:
-    """Stands where an Objective stands: `theta`, and the gradient of its loss at any weights, all in two parts."""
+    """Stands where an Objective stands: `weights`, and the gradient of its loss at any weights, all in two parts."""
 
     target: float = 0.0
-    theta: Tensor = field(default_factory=WEIGHTS.clone)
+    weights: Tensor = field(default_factory=WEIGHTS.clone)
 
-    def parts(self, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    def split_by_parameter(self, *vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         return zip(*(torch.tensor_split(vector, 2) for vector in vectors), strict=True)
 
-    def gradient(self, weights: Tensor | Iterable[Tensor], index: int, use: Use) -> float:
+    def gradient(self, weights: Tensor | Iterable[Tensor], index: int, callback: GradientCallback) -> float:
         whole = weights if isinstance(weights, Tensor) else torch.cat([part.clone() for part in weights])
         slope, loss = self.slope(whole, index)
-        for number, (part,) in reversed(list(enumerate(self.parts(slope)))):
-            use(number, part.clone())
+        for number, (part,) in reversed(list(enumerate(self.split_by_parameter(slope)))):
+            callback(number, part.clone())
         return loss
 
     def slope(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
@@ -56,49 +56,49 @@ def test_taylor_scores_are_theta_times_gradient() -> None:
     assert torch.equal(finished("taylor", TwoLayerNet(), steps=4).scores, EFFECTS)
 
 
-def test_a_positive_score_means_that_shutting_lowers_the_loss() -> None:
+def test_a_positive_score_means_that_zeroing_lowers_the_loss() -> None:
     net = TwoLayerNet(target=0.0)
     _, before = net.slope(WEIGHTS, 0)
     scores = finished("taylor", net, steps=1).scores
     for position in range(3):
-        shut = WEIGHTS.clone()
-        shut[position] = 0
-        _, after = net.slope(shut, 0)
+        zeroed = WEIGHTS.clone()
+        zeroed[position] = 0
+        _, after = net.slope(zeroed, 0)
         assert (after < before) == bool(scores[position] > 0)
 
 
-def test_scores_are_negative_where_shutting_harms() -> None:
+def test_scores_are_negative_where_zeroing_harms() -> None:
     scores = finished("taylor", TwoLayerNet(target=100.0), steps=1).scores
     assert bool((scores < 0).all())
 
 
 def test_cones_first_step_follows_algorithm_1() -> None:
-    method = make_method("cones", TwoLayerNet(), steps=1, rate=0.5)  # type: ignore[arg-type]
+    method = make_method("cones", TwoLayerNet(), steps=1, lr=0.5)  # type: ignore[arg-type]
     loss = method.step(0)
     q99 = float(EFFECTS.max())  # of three, the nearest to the 99th percentile
     assert loss == pytest.approx(40.5)
-    assert torch.allclose(method.state()["mask"], 1 - 0.5 / q99 * EFFECTS)
+    assert torch.allclose(method.state_dict()["mask"], 1 - 0.5 / q99 * EFFECTS)
     assert torch.equal(method.ranking().scores, EFFECTS)
 
 
 def test_cones_mask_stays_between_0_and_1() -> None:
-    method = make_method("cones", TwoLayerNet(target=100.0), steps=30, rate=50.0)  # type: ignore[arg-type]
+    method = make_method("cones", TwoLayerNet(target=100.0), steps=30, lr=50.0)  # type: ignore[arg-type]
     for index in range(30):
         method.step(index)
-        mask = method.state()["mask"]
+        mask = method.state_dict()["mask"]
         assert float(mask.min()) >= 0
         assert float(mask.max()) <= 1
 
 
-def test_learned_mask_shuts_what_helps_and_leaves_what_harms() -> None:
+def test_learned_mask_zeroes_what_helps_and_leaves_what_harms() -> None:
     class Sum(TwoLayerNet):
-        """y = w_0 + w_1 = 1 - 2, asked for -2: shutting w_0 is exact, shutting w_1 would harm."""
+        """y = w_0 + w_1 = 1 - 2, asked for -2: zeroing w_0 is exact, zeroing w_1 would harm."""
 
         def slope(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
             error = float(weights.sum()) + 2
             return torch.full((2,), error), error**2 / 2
 
-    ranking = finished("mask", Sum(theta=torch.tensor([1.0, -2.0])), steps=20)
+    ranking = finished("mask", Sum(weights=torch.tensor([1.0, -2.0])), steps=20)
     assert ranking.count == 1
     assert float(ranking.scores[0]) > 0.5
     assert float(ranking.scores[1]) <= 0
@@ -108,48 +108,51 @@ class Steady(TwoLayerNet):
     """An objective whose theta * gradient is the same at any weights."""
 
     def __init__(self, effects: Tensor) -> None:
-        super().__init__(theta=torch.ones_like(effects))
+        super().__init__(weights=torch.ones_like(effects))
         self.effects = effects
 
     def slope(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
         return self.effects, 0.0
 
 
-def test_the_pull_leaves_weak_effects_open() -> None:
-    """With a floor of 1 and a rate of 0.2, a pull of 0.04 needs a fifth of it; without a pull all fall in time."""
+def test_l1_leaves_weak_effects_open() -> None:
+    """With the floor at the largest effect, an l1 of a fifth of lr needs a fifth of it; without l1 all fall in time."""
     effects = torch.tensor([1.0, 0.3, 0.15, -0.5])
-    held = finished("mask", Steady(effects), steps=60, rate=0.2, pull=0.04, floor=1.0, local=0.0)
-    free = finished("mask", Steady(effects), steps=60, rate=0.2, pull=0.0, floor=1.0, local=0.0)
+    held = finished("mask", Steady(effects), steps=60, lr=0.2, l1=0.04, eps_quantile=1.0, eps_per_tensor=0.0)
+    free = finished("mask", Steady(effects), steps=60, lr=0.2, l1=0.0, eps_quantile=1.0, eps_per_tensor=0.0)
     assert (held.scores > 0.5).tolist() == [True, True, False, False]
     assert (free.scores > 0.5).tolist() == [True, True, True, False]
     assert (held.count, free.count) == (2, 3)
 
 
 def test_a_parameter_of_weak_effects_has_its_own_strong_ones() -> None:
-    """Two parameters, one with effects a hundredth of the other's: only with a floor of its own it has any shut."""
+    """Two parameters, one with effects a hundredth of the other's: only with a floor of its own it has any zeroed."""
     effects = torch.tensor([1.0, 0.2, 0.01, 0.002])
-    shut = [
-        (finished("mask", Steady(effects), steps=60, rate=0.2, pull=0.04, floor=1.0, local=local).scores > 0.5).tolist()
+    zeroed = [
+        (
+            finished("mask", Steady(effects), steps=60, lr=0.2, l1=0.04, eps_quantile=1.0, eps_per_tensor=local).scores
+            > 0.5
+        ).tolist()
         for local in (0.0, 0.5, 1.0)
     ]
-    assert shut == [[True, False, False, False], [True, False, False, False], [True, False, True, False]]
+    assert zeroed == [[True, False, False, False], [True, False, False, False], [True, False, True, False]]
 
 
 def test_steps_become_smaller_towards_the_end() -> None:
-    """A gate falls by the rate in the first step, and by no more than a tenth of it in the last of ten."""
-    method = make_method("mask", Steady(torch.tensor([-1.0, 1.0])), steps=10, rate=0.04, pull=0.0, floor=0.0)  # type: ignore[arg-type]
+    """A gate falls by lr in the first step, and by no more than a tenth of it in the last of ten."""
+    method = make_method("mask", Steady(torch.tensor([-1.0, 1.0])), steps=10, lr=0.04, l1=0.0, eps_quantile=0.0)  # type: ignore[arg-type]
     gates = [1.0]
     for index in range(10):
         method.step(index)
-        gates.append(float(method.state()["gates"][1]))
+        gates.append(float(method.state_dict()["gates"][1]))
     falls = [before - after for before, after in pairwise(gates)]
     assert falls == pytest.approx([0.04 * (1 - index / 10) for index in range(10)], rel=0.02)
 
 
 def test_gates_at_their_ends_are_ordered_by_their_effects() -> None:
-    """So that densities above and below the method's own shut the right ones."""
+    """So that densities above and below the method's own zero the right ones."""
     effects = torch.tensor([0.6, 1.0, 0.1, 0.15, -0.5])
-    scores = finished("mask", Steady(effects), steps=60, rate=0.2, pull=0.04, floor=1.0, local=0.0).scores
+    scores = finished("mask", Steady(effects), steps=60, lr=0.2, l1=0.04, eps_quantile=1.0, eps_per_tensor=0.0).scores
     assert scores.argsort(descending=True).tolist() == [1, 0, 3, 2, 4]
     assert scores[2] > 0 > scores[4]
 
@@ -158,7 +161,7 @@ def test_tstat_prefers_steady_effects_to_rare_large_ones() -> None:
     class Noisy(TwoLayerNet):
         def slope(self, weights: Tensor, index: int) -> tuple[Tensor, float]:
             steady, wild = 1.0, 40.0 if index % 8 == 0 else -3.0
-            return torch.tensor([steady + 0.01 * (index % 2), wild, 0.0]) / self.theta, 1.0
+            return torch.tensor([steady + 0.01 * (index % 2), wild, 0.0]) / self.weights, 1.0
 
     means, ratios = finished("taylor", Noisy(), steps=8).scores, finished("tstat", Noisy(), steps=8).scores
     assert float(means[1]) > float(means[0])
@@ -172,7 +175,7 @@ def test_restored_method_ends_like_an_uninterrupted_one(name: str) -> None:
     for index in range(4):
         first.step(index)
     second = make_method(name, TwoLayerNet(), steps=9)  # type: ignore[arg-type]
-    second.restore({key: value.clone() for key, value in first.state().items()})
+    second.load_state_dict({key: value.clone() for key, value in first.state_dict().items()})
     for index in range(4, 9):
         second.step(index)
     assert torch.equal(second.ranking().scores, whole)
@@ -187,9 +190,9 @@ def test_unknown_method_names_the_known_ones() -> None:
 def test_unknown_parameter_names_the_known_ones() -> None:
     with pytest.raises(UsageError, match="has no parameter 'rho'") as caught:
         make_method("cones", TwoLayerNet(), rho=1.0)  # type: ignore[arg-type]
-    assert caught.value.hint == "it has: rate, steps"
+    assert caught.value.hint == "it has: lr, steps"
 
 
 def test_parameters_are_all_recorded_and_only_they() -> None:
     method = make_method("cones", TwoLayerNet(), steps=7)  # type: ignore[arg-type]
-    assert parameters(method) == {"steps": 7, "rate": 0.2}
+    assert parameters(method) == {"steps": 7, "lr": 0.2}
