@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from conestool.apply._modelspec import sidecar_path, write_sidecar
 from conestool.apply.edits import Strength, check_base, strengths
 from conestool.apply.export_checkpoint import checkpoint_notes, write_checkpoint
 from conestool.apply.export_folder import write_denoiser, write_folder
@@ -16,10 +17,12 @@ __all__ = [
     "checkpoint_notes",
     "fuse_cones",
     "load_cones",
+    "sidecar_path",
     "strengths",
     "unload_cones",
     "write_checkpoint",
     "write_denoiser",
     "write_folder",
     "write_lora",
+    "write_sidecar",
 ]

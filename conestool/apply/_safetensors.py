@@ -52,10 +52,15 @@ def copy_or_link(source: Path, target: Path, *, link: bool = False) -> None:
 
 
 def patch_copy(
-    source: Path, target: Path, edits: Mapping[str, WeightEdit], metadata: Mapping[str, str] | None = None
+    source: Path,
+    target: Path,
+    edits: Mapping[str, WeightEdit],
+    metadata: Mapping[str, str] | None = None,
+    defaults: Mapping[str, str] | None = None,
 ) -> None:
     """Copy a safetensors file, change the scalars in `edits` (by tensor name) and add to its metadata.
 
+    What the file says already is replaced by `metadata`, and not by `defaults`.
     Each is computed in fp32 and rounded once to the stored dtype; scale 0 gives +0. ModelLoadError if a tensor
     is missing or not floating-point.
     """
@@ -64,7 +69,7 @@ def patch_copy(
         header = read_header(old)
         if metadata:
             kept = {key: value for key, value in header.get("__metadata__", {}).items() if key not in STALE}
-            header["__metadata__"] = {**kept, **metadata}
+            header["__metadata__"] = {**(defaults or {}), **kept, **metadata}
         new.write(header_bytes(header))
         shutil.copyfileobj(old, new, CHUNK)
     with target.open("r+b") as file:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from conestool._atomic import atomic_file
+from conestool.apply._modelspec import modelspec
 from conestool.apply._safetensors import keys_of, patch_copy, save_tensors
 from conestool.apply.edits import Strength, WeightEdit, weight_edits
 from conestool.apply.export_folder import checked, component_tensors, metadata, patched_tensors
@@ -52,15 +53,17 @@ def write_checkpoint(
     part that has no place in the layout; the rest as `write_folder`.
     """
     model = checked(pipe, cone, allow_base_mismatch)
-    told = metadata(model, cone, strength)
+    about, told = modelspec(model, cone, "checkpoint"), metadata(model, cone, strength)
+    told["modelspec.trigger_phrase"] = about["modelspec.trigger_phrase"]
     if not has_layout(model.denoiser):
         told["modelspec.prediction_type"] = PREDICTIONS.get(prediction(model), prediction(model))
     with atomic_file(Path(out), overwrite=overwrite) as temporary:
         if model.path is not None and not model.in_folder:
-            patch_copy(model.path, temporary, edits_in(model, model.path, weight_edits(cone, strength)), told)
+            edits = edits_in(model, model.path, weight_edits(cone, strength))
+            patch_copy(model.path, temporary, edits, told, defaults=about)
         else:
             with patched_tensors(model, cone, strength) as tensors:
-                save_tensors(original_state(model.pipe, tensors, other_parts(model)), temporary, told)
+                save_tensors(original_state(model.pipe, tensors, other_parts(model)), temporary, about | told)
     return Path(out)
 
 

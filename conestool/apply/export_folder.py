@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conestool._atomic import atomic_file, atomic_folder
 from conestool._text import code, markdown
+from conestool.apply._modelspec import modelspec
 from conestool.apply._safetensors import copy_or_link, keys_of, patch_copy, raise_os_errors, read_tensors, save_tensors
 from conestool.apply.edits import Strength, apply_edit_, check_base, check_shapes, strengths, weight_edits
 from conestool.apply.live import apply_cones, refuse_applied
@@ -74,7 +75,7 @@ def write_denoiser(
         atomic_file(Path(out), overwrite=overwrite) as temporary,
         patched_tensors(model, cone, strength) as tensors,
     ):
-        save_tensors(tensors, temporary, metadata(model, cone, strength))
+        save_tensors(tensors, temporary, metadata(model, cone, strength) | modelspec(model, cone, "denoiser"))
     return Path(out)
 
 
@@ -194,12 +195,11 @@ def recast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 def metadata(model: Model, cone: Cone, strength: Strength) -> dict[str, str]:
-    """What a file tells of itself: the concepts applied, and the words that draw them."""
+    """What a file tells of itself: the concepts applied, and on what."""
     return {
         "format": "pt",
         "cones": json.dumps(applied_concepts(cone, strength)),
         "cones_base": model.info.id,
-        "modelspec.trigger_phrase": ", ".join(concept.phrase for concept in cone.concepts),
     }
 
 

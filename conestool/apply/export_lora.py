@@ -9,7 +9,8 @@ over all weights, with the factors as rounded in the file.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,21 @@ import torch
 from torch import Tensor, nn
 
 from conestool._atomic import atomic_file
+from conestool.apply._modelspec import kohya_metadata, modelspec
 from conestool.apply._safetensors import save_tensors
 from conestool.apply.edits import Strength, WeightEdit, apply_edit_, weight_edits
 from conestool.apply.export_folder import checked, component, component_tensors, metadata
 from conestool.concept import Cone
 from conestool.errors import UsageError
+from conestool.models.conversion.fused_qkv import has_layout, place_of
+from conestool.models.kv_weights import param_name
 from conestool.models.model import Model
 
 __all__ = ["Lora", "write_lora"]
 
 RANK = 64
 PREFIX = "lora_unet_"
-FAMILIES = {"stable-diffusion-3": "sd3", "flux": "flux1"}
+"""What kohya's names begin with, whatever the denoiser is."""
 Progress = Callable[[int, int], None]
 """Called with the weights done so far and their total."""
 
@@ -43,6 +47,15 @@ class Lora:
     energy: float
 
 
+@dataclass(frozen=True)
+class Target:
+    """One matrix that a LoRA changes: the `name` it has in the file, its `rows`, and by param name where parts lie."""
+
+    name: str
+    rows: int
+    parts: Mapping[str, slice]
+
+
 def write_lora(
     pipe: Any,
     cone: Cone,
@@ -54,17 +67,17 @@ def write_lora(
     allow_base_mismatch: bool = False,
     progress: Progress | None = None,
 ) -> Lora:
-    """Write the weight change as a LoRA safetensors under names that diffusers and ComfyUI read.
+    """Write the weight change as a LoRA safetensors under kohya's names, which ComfyUI, A1111 and others read.
 
-    For a U-Net kohya's, which A1111 reads too; for SD3 and Flux those of peft, below `transformer`.
-    All weights get the same rank, padded with zeros where a side is shorter: diffusers mistakes the scale of some if
-    the ranks differ. In float16, or float32 for a model stored as that. UsageError for PixArt, whose pipelines read no
-    LoRA; the rest as `write_folder`.
+    A U-Net's modules are called as in diffusers, those of SD3 and Flux as in their original layout: there K and V are
+    rows of one matrix, which has one pair of factors. All matrices get the same rank, padded with zeros where a side is
+    shorter: diffusers mistakes the scale of some if the ranks differ. In float16, or float32 for a model stored as
+    that. UsageError for PixArt, whose pipelines read no LoRA; the rest as `write_folder`.
     """
     if rank < 1:
         raise UsageError(f"rank {rank}: expected at least 1")
     model = checked(pipe, cone, allow_base_mismatch)
-    if component(model) != "unet" and model.family.name not in FAMILIES:
+    if component(model) != "unet" and not has_layout(model.denoiser):
         raise UsageError(
             f"{model.id}: no LoRA can be written for {model.family.name}, whose pipelines read none",
             "write a diffusers folder instead",
@@ -72,21 +85,24 @@ def write_lora(
     wanted = weight_edits(cone, strength)
     if not wanted:
         raise UsageError("every strength is 0: there is no change to write")
-    rank = min(rank, max(min(model.info.tensors[param]) for param in wanted))
+    found = targets(model, wanted)
+    rank = min(rank, max(full_rank(model, target) for target in found))
     # float16 is finer than bfloat16 and reaches far enough here
     dtype = torch.float32 if (model.stored_dtype or model.dtype) == torch.float32 else torch.float16
     tensors: dict[str, Tensor] = {}
     total = lost = 0.0
-    for count, (param, change) in enumerate(changes(model, wanted)):
+    done = 0
+    for target, change in changes(model, wanted, found):
         up, down = factorise(change, rank, dtype)
         total += energy_of(change)
         lost += energy_of(change - up.float() @ down.float())
-        tensors |= named(param, up, down) if component(model) == "unet" else peft_named(param, up, down)
+        tensors |= named(target, up, down)
+        done += len(target.parts)
         if progress:
-            progress(count + 1, len(wanted))
+            progress(done, len(wanted))
     energy = 1 - lost / total if total else 1.0
     with atomic_file(Path(out), overwrite=overwrite) as temporary:
-        save_tensors(tensors, temporary, lora_metadata(model, cone, strength, rank, energy))
+        save_tensors(tensors, temporary, lora_metadata(model, cone, strength, Lora(Path(out), rank, energy)))
     return Lora(Path(out), rank, energy)
 
 
@@ -95,13 +111,44 @@ def energy_of(change: Tensor) -> float:
     return float(change.square().sum(dtype=torch.float64))
 
 
-def changes(model: Model, wanted: Mapping[str, WeightEdit]) -> Iterator[tuple[str, Tensor]]:
-    """By param name: the patched weight minus the stored one, (out, in), fp32 on the CPU."""
+def targets(model: Model, params: Iterable[str]) -> list[Target]:
+    """The matrices in which `params` lie in the layout that kohya's names go by; their parts in the order of rows."""
+    shapes = {param_name(key): value.shape for key, value in model.denoiser.state_dict().items()}
+    if not has_layout(model.denoiser):
+        return [Target(kohya_name(param), shapes[param][0], {param: slice(0, shapes[param][0])}) for param in params]
+    rows, parts = Counter[str](), dict[str, dict[str, slice]]()
+    for param, shape in shapes.items():
+        rows[place_of(param, model.denoiser).key] += shape[0]
+    for param in params:
+        place = place_of(param, model.denoiser)
+        parts.setdefault(place.key, {})[param] = place.rows(shapes[param][0], rows[place.key])
+    return [
+        Target(kohya_name(key), rows[key], dict(sorted(found.items(), key=lambda each: each[1].start)))
+        for key, found in parts.items()
+    ]
+
+
+def kohya_name(param: str) -> str:
+    """kohya's name of the module that a weight belongs to."""
+    return PREFIX + param.removesuffix(".weight").replace(".", "_")
+
+
+def full_rank(model: Model, target: Target) -> int:
+    """The rank at which the parts of a matrix are exact."""
+    shapes = [model.info.tensors[param] for param in target.parts]
+    return min(sum(shape[0] for shape in shapes), shapes[0][1])
+
+
+def changes(model: Model, wanted: Mapping[str, WeightEdit], found: Iterable[Target]) -> Iterator[tuple[Target, Tensor]]:
+    """For each matrix the patched weights minus the stored ones, its parts one below the other, fp32 on the CPU."""
     weights = component_tensors(model, component(model))
-    for param, change in wanted.items():
-        patched = weights[param].clone()
-        apply_edit_(patched, change)
-        yield param, patched.float() - weights[param].float()
+    for target in found:
+        parts = []
+        for param in target.parts:
+            patched = weights[param].clone()
+            apply_edit_(patched, wanted[param])
+            parts.append(patched.float() - weights[param].float())
+        yield target, torch.cat(parts)
 
 
 def factorise(change: Tensor, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -114,31 +161,23 @@ def factorise(change: Tensor, rank: int, dtype: torch.dtype) -> tuple[Tensor, Te
     return padded[0].to(dtype).contiguous(), padded[1].to(dtype).contiguous()
 
 
-def named(param: str, up: Tensor, down: Tensor) -> dict[str, Tensor]:
-    """The tensors of one weight under kohya's names; alpha is the rank: weight 1 adds the product itself."""
-    name = PREFIX + param.removesuffix(".weight").replace(".", "_")
+def named(target: Target, up: Tensor, down: Tensor) -> dict[str, Tensor]:
+    """The tensors of one matrix, `up` with all its rows; alpha is the rank: weight 1 adds the product itself."""
+    whole = up.new_zeros(target.rows, len(down))
+    starts = [0]
+    for rows in target.parts.values():
+        starts.append(starts[-1] + rows.stop - rows.start)
+        whole[rows] = up[starts[-2] : starts[-1]]
     alpha = torch.tensor(float(len(down)))
-    return {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": alpha}
+    name = target.name
+    return {f"{name}.lora_up.weight": whole, f"{name}.lora_down.weight": down, f"{name}.alpha": alpha}
 
 
-def peft_named(param: str, up: Tensor, down: Tensor) -> dict[str, Tensor]:
-    """The tensors of one weight of a transformer under peft's names; without an alpha the product itself is added."""
-    name = f"transformer.{param.removesuffix('.weight')}"
-    return {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
-
-
-def lora_metadata(model: Model, cone: Cone, strength: Strength, rank: int, energy: float) -> dict[str, str]:
-    """What the file tells: concepts, rank, kept energy, and the family by which programs sort LoRAs."""
-    config: Any = model.denoiser.config
-    second = config.get("cross_attention_dim") == 1024
-    xl = "sdxl_base_v1-0" if config.get("addition_embed_type") else None
-    family = FAMILIES.get(model.family.name) or xl or ("sd_v2" if second else "sd_v1")
+def lora_metadata(model: Model, cone: Cone, strength: Strength, lora: Lora) -> dict[str, str]:
+    """What the file tells: concepts, rank, kept energy, and what programs sort and show LoRAs by."""
     told = {
-        "cones_approximation": json.dumps({"rank": rank, "energy": round(energy, 6)}),
-        "modelspec.description": f"Rank {rank}: keeps {energy:.1%} of the energy of the weight change.",
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": str(rank),
-        "ss_network_alpha": str(rank),
-        "ss_base_model_version": family,
+        "cones_approximation": json.dumps({"rank": lora.rank, "energy": round(lora.energy, 6)}),
+        "modelspec.description": f"Rank {lora.rank}: keeps {lora.energy:.1%} of the energy of the weight change.",
     }
-    return metadata(model, cone, strength) | told | ({"ss_v2": "True"} if second else {})
+    about = modelspec(model, cone, "lora") | kohya_metadata(model, cone, lora.path.stem, lora.rank)
+    return metadata(model, cone, strength) | about | told

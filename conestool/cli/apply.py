@@ -31,6 +31,25 @@ if TYPE_CHECKING:
 __all__ = ["apply"]
 
 SUFFIX = ".safetensors"
+FILES = (
+    *(
+        ".bin",
+        ".ckpt",
+        ".cone",
+        ".gguf",
+        ".h5",
+        ".json",
+        ".mar",
+        ".msgpack",
+        ".npz",
+        ".onnx",
+        ".pickle",
+        ".pkl",
+        ".png",
+    ),
+    *(".pt", ".pth", ".safetensor", ".sft", ".tar", ".zip"),
+)
+"""Endings that nobody means a folder by."""
 
 
 class Kind(StrEnum):
@@ -63,6 +82,10 @@ def apply(
         int | None, value("--rank", metavar="N", text="Rank of a LoRA; more keeps more. Default: 64.", min=1)
     ] = None,
     link: Annotated[bool, flag("--link", text="Folder: hard links for unchanged weight files.")] = False,
+    sidecar: Annotated[
+        bool,
+        flag("--sidecar", text="Also a .json beside the file: A1111 and InvokeAI show the prompt's words from it."),
+    ] = False,
     model: ModelOption = None,
     revision: Revision = None,
     config: Config = None,
@@ -75,14 +98,17 @@ def apply(
 ) -> None:
     """Write a base model with the concepts built in.
 
-    A name that ends in .safetensors becomes a checkpoint in the original layout, for A1111, ComfyUI and InvokeAI; any
+    A name that ends in .safetensors becomes a checkpoint in the original layout, for ComfyUI, A1111 and others; any
     other a diffusers folder. --as denoiser writes the U-Net or transformer alone, --as lora an approximation by SVD.
+    Which program reads which of them for which base model: docs/other-programs.md has a table.
     """
     from conestool import ops
     from conestool.cli import _options
 
-    kind = settle(kind, output, rank, link)
+    kind = settle(kind, output, rank, link, sidecar)
     _streams.check_outputs([output], "a model", overwrite=overwrite, folder=kind is Kind.folder)
+    if sidecar:
+        _streams.check_outputs([output.with_suffix(".json")], "a sidecar", overwrite=overwrite)
     wanted = [_options.parse_wanted(text) for text in files]
     cones = _streams.load_cones([one.path for one in wanted])
     cone = ops.merge(*cones)
@@ -90,21 +116,29 @@ def apply(
     base = _options.open_model(where, (cone.base.id, cone.base.revision))
     strength = _options.strengths(wanted, cones)
     options = {"strength": strength, "overwrite": overwrite, "allow_base_mismatch": allow_base_mismatch}
-    facts = write(kind, base, cone, output, rank, link, options)
+    facts, made = write(kind, base, cone, output, rank, link, options), [output]
+    if sidecar:
+        from conestool.apply import write_sidecar
+
+        made.append(write_sidecar(base, cone, output, overwrite=overwrite))
+        facts["sidecar"] = str(made[-1])
     if json:
         concepts = [{"name": each.name, "id": each.id, "strength": strength[each.name]} for each in cone.concepts]
         _streams.emit_json({"output": str(output), "kind": kind.value, "model": base.id, **facts, "concepts": concepts})
     else:
-        _streams.emit_paths([output])
+        _streams.emit_paths(made)
 
 
-def settle(kind: Kind | None, output: Path, rank: int | None, link: bool) -> Kind:
+def settle(kind: Kind | None, output: Path, rank: int | None, link: bool, sidecar: bool) -> Kind:
     """The kind of output: as given, else by the suffix; UsageError where the options contradict each other."""
     from conestool.errors import UsageError
 
     if str(output) == _streams.STDIO:
         raise UsageError("-o -: a model does not go to stdout", f"name a folder or a {SUFFIX} file")
     single = output.suffix.lower() == SUFFIX
+    if output.suffix.lower() in FILES:
+        hint = f"name it {output.with_suffix(SUFFIX)}, or without an ending for a diffusers folder"
+        raise UsageError(f"{output}: a model is never written as {output.suffix}", hint)
     settled = kind or (Kind.checkpoint if single else Kind.folder)
     if single == (settled is Kind.folder):
         hint = f"leave out {SUFFIX}" if single else f"name it {output.with_suffix(SUFFIX)}"
@@ -113,6 +147,8 @@ def settle(kind: Kind | None, output: Path, rank: int | None, link: bool) -> Kin
         raise UsageError("--rank: only a LoRA has one", "add --as lora")
     if link and settled is not Kind.folder:
         raise UsageError("--link: only a folder has files to link", "leave it out")
+    if sidecar and settled is Kind.folder:
+        raise UsageError("--sidecar: only a single file has one; the folder's README.md says the same", "leave it out")
     return settled
 
 

@@ -327,6 +327,11 @@ def test_apply_writes_a_lora_and_says_what_it_keeps(cones: Cones, here: Path) ->
         (("-o", "x", "--rank", "4"), "--as lora"),
         (("-o", "x.safetensors", "--link"), "--link"),
         (("-o", "-"), "stdout"),
+        (("-o", "x.ckpt"), "name it x.safetensors"),
+        (("-o", "x.SFT"), "name it x.safetensors"),
+        (("-o", "x.pt", "--as", "folder"), "without an ending"),
+        (("-o", "x.cone", "--as", "lora"), "name it x.safetensors"),
+        (("-o", "x", "--sidecar"), "--sidecar"),
     ],
 )
 def test_apply_refuses_contradictions(cones: Cones, here: Path, options: tuple[str, ...], words: str) -> None:
@@ -334,6 +339,28 @@ def test_apply_refuses_contradictions(cones: Cones, here: Path, options: tuple[s
     done = cones("apply", "dog.cone", *options)
     assert done.code == 2 and words in done.err
     assert not [item for item in here.iterdir() if item.name.startswith("x")]
+
+
+def test_apply_writes_a_sidecar_if_asked(cones: Cones, here: Path) -> None:
+    """Beside the file, and named with it; what is there already stays, before any work."""
+    command = ("apply", "dog.cone", "-o", "sks.safetensors", "--as", "lora", "--sidecar")
+    assert cones(*command).lines == ["sks.safetensors", "sks.json"]
+    assert json.loads((here / "sks.json").read_text())["activation text"] == load_phrase("dog.cone")
+    (here / "sks.safetensors").unlink()
+    assert cones(*command).code == 2 and not (here / "sks.safetensors").exists()
+    assert cones(*command, "--overwrite", "--json").json["sidecar"] == "sks.json"
+
+
+def load_phrase(file: str) -> str:
+    """The words that draw a file's only concept."""
+    (only,) = cones_format.load(file).concepts
+    return only.phrase
+
+
+def test_a_folder_may_have_a_dot_in_its_name(cones: Cones, here: Path) -> None:
+    """Only endings that mean a file elsewhere are refused."""
+    assert cones("apply", "dog.cone", "-o", "sd1.5-dog").lines == ["sd1.5-dog"]
+    assert (here / "sd1.5-dog" / "model_index.json").is_file()
 
 
 def test_apply_refuses_a_checkpoint_that_no_program_could_load(cones: Cones, here: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from conestool.apply import apply_cones, checkpoint_notes, write_checkpoint, write_lora
+from conestool.apply.export_lora import Target, kohya_name, named
 from conestool.errors import ModelLoadError, UsageError
 from conestool.models._logging import quiet
 from conestool.models.conversion.fused_qkv import DENOISER, stack_state
-from conestool.models.kv_weights import kv_weights
 from conestool.models.model import Model
 from tests.support.model_files import FAMILIES, VARIANTS
 from tests.support.tiny_models import random_cone, save
@@ -201,19 +202,64 @@ def test_pixart_has_neither_checkpoint_nor_lora(models: dict[str, Model], tmp_pa
     assert not (tmp_path / "out.safetensors").exists()
 
 
-@pytest.mark.parametrize("family", KNOWN)
-def test_diffusers_loads_the_lora(models: dict[str, Model], tmp_path: Path, family: str) -> None:
-    """At full rank `load_lora_weights` and `fuse_lora` give the patched weights, each of them."""
-    pytest.importorskip("peft")
-    model = Model.from_pretrained(str(models[family].path))
+INVOKE = re.compile(
+    r"lora_unet_(double|single)_blocks_\d+_"
+    r"(img_attn|img_mlp|img_mod|txt_attn|txt_mlp|txt_mod|linear1|linear2|modulation)_?"
+)
+"""What every key of a Flux LoRA in kohya's layout begins with in InvokeAI 6.14 (`flux_kohya_lora_conversion_utils.py`)."""
+
+
+def with_lora(state: dict[str, Tensor], lora: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The rule of ComfyUI 17358c8 (`comfy/lora.py`), Forge dfdcbab and sd-scripts 48d368f, for every transformer.
+
+    A module of the original layout is lora_unet_ and its path with underscores; up @ down * alpha / rank is added.
+    """
+    modules = {"lora_unet_" + key.removesuffix(".weight").replace(".", "_"): key for key in state}
+    out, left = dict(state), set(lora)
+    for name in sorted({key.split(".")[0] for key in lora}):
+        up, down, alpha = (lora[f"{name}.{end}"] for end in ("lora_up.weight", "lora_down.weight", "alpha"))
+        out[modules[name]] = out[modules[name]] + up @ down * alpha / len(down)
+        left -= {f"{name}.{end}" for end in ("lora_up.weight", "lora_down.weight", "alpha")}
+    assert not left
+    return out
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux", "flux-schnell"])
+def test_programs_find_every_matrix_of_a_lora(models: dict[str, Model], tmp_path: Path, family: str) -> None:
+    """At full rank the sum is the patched checkpoint, tensor by tensor; K and V of one stack are one matrix."""
+    model = models[family]
+    denoiser: Any = model.denoiser
     cone = random_cone(model, density=0.1)
-    done = write_lora(model, cone, tmp_path / "lora.safetensors", rank=1000)
-    with apply_cones(model, cone):
-        patched = {param: weight.detach().clone() for param, weight in kv_weights(model.denoiser).items()}
-    pipe = model.pipe
-    pipe.load_lora_weights(str(done.path))
-    pipe.fuse_lora()
-    pipe.unload_lora_weights()
+    done = write_lora(model, cone, tmp_path / "lora.safetensors", rank=1000, strength=0.75)
     assert done.energy == pytest.approx(1, abs=1e-6)
-    for param, weight in kv_weights(pipe.transformer).items():
-        torch.testing.assert_close(weight.detach(), patched[param], rtol=1e-5, atol=1e-6)
+    before = {key: value.clone() for key, value in stack_state(denoiser.state_dict(), denoiser).items()}
+    summed = with_lora(before, load_file(done.path))
+    with apply_cones(model, cone, strength=0.75):
+        patched = {key: value.clone() for key, value in stack_state(denoiser.state_dict(), denoiser).items()}
+    assert any(not torch.equal(patched[key], value) for key, value in before.items())
+    for key, value in summed.items():
+        torch.testing.assert_close(value, patched[key], rtol=1e-5, atol=1e-6)
+    if family.startswith("flux"):
+        assert all(INVOKE.match(key) for key in load_file(done.path))
+
+
+def test_diffusers_takes_the_flux_lora_apart_as_it_was_put_together() -> None:
+    """At the real width, which its conversion is written for: K, V and nothing else of a double and a single block."""
+    from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
+
+    width, up, down = 3072, torch.randn(2 * 3072, 4), torch.randn(4, 3072)
+    zero, k, v = torch.zeros(width, width), up[:width] @ down, up[width:] @ down
+    blocks = {
+        "double_blocks.1.txt_attn.qkv": ("transformer_blocks.1.attn.add_{}_proj", {}),
+        "single_blocks.1.linear1": ("single_transformer_blocks.1.attn.to_{}", {"proj_mlp": zero.repeat(4, 1)}),
+    }
+    for name, (param, others) in blocks.items():
+        rows = {param.format("k"): slice(width, 2 * width), param.format("v"): slice(2 * width, 3 * width)}
+        target = Target(kohya_name(name), (3 * width) + sum(map(len, others.values())), rows)
+        back = _convert_kohya_flux_lora_to_diffusers(named(target, up, down))
+        expected = {param.format("q"): zero, param.format("k"): k, param.format("v"): v}
+        expected |= {"single_transformer_blocks.1." + key: value for key, value in others.items()}
+        assert {key.removeprefix("transformer.").rpartition(".lora_")[0] for key in back} == expected.keys()
+        for key, value in expected.items():
+            product = back[f"transformer.{key}.lora_B.weight"] @ back[f"transformer.{key}.lora_A.weight"]
+            torch.testing.assert_close(product, value)
