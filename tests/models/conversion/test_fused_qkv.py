@@ -206,7 +206,7 @@ INVOKE = re.compile(
     r"lora_unet_(double|single)_blocks_\d+_"
     r"(img_attn|img_mlp|img_mod|txt_attn|txt_mlp|txt_mod|linear1|linear2|modulation)_?"
 )
-"""What every key of a Flux LoRA in kohya's layout begins with in InvokeAI 6.14 (`flux_kohya_lora_conversion_utils.py`)."""
+"""What every key of a Flux LoRA begins with for InvokeAI 6.14 (`flux_kohya_lora_conversion_utils.py`)."""
 
 
 def with_lora(state: dict[str, Tensor], lora: dict[str, Tensor]) -> dict[str, Tensor]:
