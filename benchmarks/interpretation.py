@@ -31,7 +31,7 @@ from conestool.concept import Concept, Cone
 from conestool.format import load
 from conestool.images.photos import read_photos
 from conestool.models.model import Model
-from conestool.render import grid, render
+from conestool.rendering import grid, render
 from conestool.search import SearchConfig
 from conestool.search.parameters import FlatParameters, trainable_kv_weights
 from conestool.search.report import random_mask_like

@@ -25,15 +25,15 @@ from benchmarks.fidelity.floats import gathered
 from benchmarks.interpretation import overlaps
 from conestool import ops
 from conestool._atomic import write_atomic
+from conestool._names import rewrite
 from conestool.concept import Cone
-from conestool.evaluate.alignment import SIDE, pixels
-from conestool.evaluate.judge import Judge, load_judge
-from conestool.evaluate.pictures import draw
+from conestool.evaluation.alignment import SIDE, pixels
+from conestool.evaluation.judge import Judge, load_judge
+from conestool.evaluation.pictures import draw
 from conestool.format import load, save
 from conestool.images.photos import Photo, read_photos
 from conestool.models.model import Model
-from conestool.render import grid, render
-from conestool.render.prompts import rewrite
+from conestool.rendering import grid, render
 from conestool.search import SearchConfig, find
 from conestool.search.composites import compose
 from conestool.search.config import TuneConfig

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from conestool.apply import apply_cones, load_cones, unload_cones
     from conestool.concept import BaseModelInfo, Concept, Cone, Losses, Origin
     from conestool.errors import ConesError
+    from conestool.evaluation.evaluate import evaluate
     from conestool.format import dumps, load, loads, save
     from conestool.models.model import Model
     from conestool.ops import diff, extract, merge
+    from conestool.rendering import render
     from conestool.search.config import SearchConfig, TuneConfig
     from conestool.search.find import find
     from conestool.search.tune import tune
@@ -42,12 +44,14 @@ __all__ = [
     "apply_cones",
     "diff",
     "dumps",
+    "evaluate",
     "extract",
     "find",
     "load",
     "load_cones",
     "loads",
     "merge",
+    "render",
     "save",
     "tune",
     "unload_cones",
@@ -60,6 +64,8 @@ HOMES = {
     "conestool.errors": ("ConesError",),
     "conestool.format": ("dumps", "load", "loads", "save"),
     "conestool.apply": ("apply_cones", "load_cones", "unload_cones"),
+    "conestool.evaluation": ("evaluate",),
+    "conestool.rendering": ("render",),
     "conestool.search.config": ("SearchConfig", "TuneConfig"),
     "conestool.search.find": ("find",),
     "conestool.search.tune": ("tune",),

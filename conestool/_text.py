@@ -21,9 +21,11 @@ __all__ = [
     "check_stored",
     "check_words",
     "clean",
+    "clusters",
     "code",
     "cut_bytes",
     "escape_json",
+    "fold",
     "fold_ascii",
     "hidden",
     "markdown",
@@ -173,6 +175,23 @@ def check_words(what: str, words: str) -> None:
 def fold_ascii(text: str) -> str:
     """`text` with A to Z as a to z and nothing else changed, which no version of Unicode can change."""
     return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
+
+
+def clusters(text: str) -> list[str]:
+    """`text` in pieces that Unicode's forms and cases change one by one: a character and the marks on it."""
+    out: list[str] = []
+    for char in text:
+        if out and unicodedata.category(char)[0] == "M":
+            out[-1] += char
+        else:
+            out.append(char)
+    return out
+
+
+def fold(text: str) -> str:
+    """What texts share that differ in case, in Unicode form or in the kind of apostrophe: Fußball and FUSSBALL."""
+    parts = (unicodedata.normalize("NFD", part).casefold() for part in clusters(unicodedata.normalize("NFC", text)))
+    return "".join(unicodedata.normalize("NFC", part) for part in parts).replace("’", "'")
 
 
 def decoded(text: str) -> bool:

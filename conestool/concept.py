@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from conestool._text import check_name, check_words, fold_ascii
-from conestool.errors import NameClashError, UsageError
+from conestool._names import has_word, nearest, rewrite
+from conestool._text import check_name, check_prompt, check_words, fold, fold_ascii
+from conestool.errors import NameClashError, PromptError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -120,6 +121,10 @@ class BaseModelInfo(Record):
     tensors: dict[str, list[int]]
     digests: dict[str, Hash]
 
+    def __repr__(self) -> str:
+        """Id, family and dtype, and the number of K/V weights; the digests are in the fields."""
+        return f"BaseModelInfo({self.id!r}, {self.family}, {self.dtype}, {self.num_weights:,} K/V weights)"
+
     @property
     def num_weights(self) -> int:
         """Number of K/V weights of the model."""
@@ -137,6 +142,10 @@ class ConceptInfo:
     base: BaseModelInfo
     origin: Origin
     counts: Mapping[str, int]
+
+    def __repr__(self) -> str:
+        """Name, words, neurons and base model."""
+        return f"ConceptInfo({summary(self)})"
 
     @property
     def neurons(self) -> int:
@@ -192,6 +201,10 @@ class Concept:
             if len(self.indices[param])
         }
         object.__setattr__(self, "indices", MappingProxyType(kept))
+
+    def __repr__(self) -> str:
+        """Name, words, neurons and base model."""
+        return f"Concept({summary(self)})"
 
     @property
     def neurons(self) -> int:
@@ -253,6 +266,11 @@ class Cone:
         object.__setattr__(self, "concepts", tuple(sorted(self.concepts, key=lambda concept: concept.name)))
         refuse_clash(self.concepts, fold_ascii)
 
+    def __repr__(self) -> str:
+        """Every concept in a word or two, and the base model."""
+        parts = (f"{one.name}: {one.phrase!r}, {one.neurons:,} neurons" for one in self.concepts)
+        return f"Cone({'; '.join(parts)}; on {self.base.id!r})"
+
     @property
     def base(self) -> BaseModelInfo:
         """The base model of the first concept; those of the others match it (merge sees to that)."""
@@ -271,12 +289,33 @@ class Cone:
             digest.update(bytes.fromhex(concept_id))
         return digest.hexdigest()
 
+    def prompt(self, text: str) -> str:
+        """`text` as a pipeline with these concepts needs it, each name replaced by its identifier and class noun.
+
+        "a dog in a hat" becomes "a sks dog in a zwx hat", as `render` sends it. PromptError for an empty prompt, or one
+        that names none of the concepts, which then would change a picture without being in it.
+        """
+        sent = rewrite(check_prompt(text), self.concepts)
+        if not any(has_word(sent, concept.identifier) for concept in self.concepts):
+            meant = nearest(text, self.concepts)
+            hint = f"did you mean {meant}? " if meant else ""
+            raise PromptError(f"{text!r} names no concept", f"{hint}it holds: {', '.join(self.names)}")
+        return sent
+
     def __getitem__(self, name: str) -> Concept:
-        """The concept of this name; failing that, the first whose name differs in case alone."""
+        """The concept of this name; failing that, the first whose name differs in case or Unicode form alone."""
         for concept in sorted(self.concepts, key=lambda concept: concept.name != name):
-            if concept.name.casefold() == name.casefold():
+            if fold(concept.name) == fold(name):
                 return concept
         raise UsageError(f"no concept named {name!r}", f"it holds: {', '.join(self.names)}")
+
+
+def summary(concept: Concept | ConceptInfo) -> str:
+    """What a person wants to know of a concept first."""
+    return (
+        f"{concept.name!r}: {concept.phrase!r}, {concept.neurons:,} neurons ({concept.density:.2%}) "
+        f"on {concept.base.id!r}, id {concept.id[:10]}"
+    )
 
 
 def content_id(indices: Mapping[str, Indices], tensors: Mapping[str, list[int]]) -> str:
@@ -318,18 +357,27 @@ def _checked(param: str, values: NDArray[Any], base: BaseModelInfo) -> Indices:
     return out
 
 
-def refuse_clash(concepts: Iterable[Concept], fold: Callable[[str], str]) -> None:
-    """Raise NameClashError if two concepts have the same name or identifier once they are folded."""
+def refuse_clash(concepts: Sequence[Concept], fold: Callable[[str], str], sources: Sequence[str] = ()) -> None:
+    """Raise NameClashError if two concepts have the same name or identifier once they are folded.
+
+    `sources` says of each concept where it came from, such as its file.
+    """
+    places = dict(enumerate(sources))
     for attribute in ("name", "identifier"):
-        seen: dict[str, Concept] = {}
-        for concept in concepts:
+        seen: dict[str, int] = {}
+        for number, concept in enumerate(concepts):
             key = fold(getattr(concept, attribute))
             if key in seen:
+                first = concepts[seen[key]]
+                two = [
+                    f"{each.name} of {places[at]}" if at in places else each.name
+                    for at, each in ((seen[key], first), (number, concept))
+                ]
                 raise NameClashError(
-                    f"two concepts have the {attribute} {key!r}: {seen[key].name} and {concept.name}",
+                    f"{two[0]} and {two[1]}: two concepts with the {attribute} {key!r}",
                     f"find one of them again with --{attribute} set to something else",
                 )
-            seen[key] = concept
+            seen[key] = number
 
 
 def to_builtin(value: Any) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
+from conestool._text import fold
 from conestool.concept import Concept, Cone, Indices, layer_name, numel, refuse_clash
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.fingerprint import match
@@ -54,33 +55,37 @@ def together(*sets: Indices) -> tuple[Indices, Any]:
     return everything, everything[1:] == everything[:-1]
 
 
-def merge(*cones: Cone) -> Cone:
+def merge(*cones: Cone, names: Sequence[str] = ()) -> Cone:
     """All concepts of `cones` in one, each with its own index sets; the order and grouping do not matter.
 
     A concept that occurs twice, equal in indices and metadata, is taken once. NameClashError for two different concepts
-    with one name or identifier, case aside, BaseModelMismatchError if they were found on different base models. Unknown
-    fields of single concepts are kept, and the highest minor version with them; those of whole files are not, because
-    they speak of the file that had them.
+    with one name or identifier, case aside, BaseModelMismatchError if they were found on different base models; `names`
+    are what the messages call the `cones`, such as files. Unknown fields of single concepts are kept, and the highest
+    minor version with them; those of whole files are not, because they speak of the file that had them.
     """
     if not cones:
         raise UsageError("nothing to merge", "give at least one .cone")
     concepts: list[Concept] = []
-    for concept in (concept for cone in cones for concept in cone.concepts):
-        if concept not in concepts:
-            refuse_other_base(concepts, concept)
-            concepts.append(concept)
-    refuse_clash(concepts, str.casefold)
+    sources: list[str] = []
+    for number, cone in enumerate(cones):
+        for concept in cone.concepts:
+            if concept not in concepts:
+                concepts.append(concept)
+                sources.append(names[number] if names else "")
+                refuse_other_base(concepts, sources)
+    refuse_clash(concepts, fold, sources if names else ())
     return Cone(tuple(concepts), minor_version=max(cone.minor_version for cone in cones))
 
 
-def refuse_other_base(concepts: list[Concept], concept: Concept) -> None:
-    """Raise BaseModelMismatchError unless the base model of `concept` matches those of all `concepts`."""
-    for other in concepts:
-        found = match(other.base, concept.base) if other.base is not concept.base else None
+def refuse_other_base(concepts: Sequence[Concept], sources: Sequence[str]) -> None:
+    """Raise BaseModelMismatchError unless the base model of the last concept matches those of all before it."""
+    last = concepts[-1]
+    for other, source in zip(concepts[:-1], sources, strict=False):
+        found = match(other.base, last.base) if other.base is not last.base else None
         if found and not found.accepted:
+            two = [source or other.name, sources[-1] or last.name]
             raise BaseModelMismatchError(
-                f"{other.name} and {concept.name} were found on different base models "
-                f"({other.base.id}, {concept.base.id}): {found.text}",
+                f"{two[0]} and {two[1]} do not share a base model ({other.base.id}, {last.base.id}): {found.text}",
                 "find one of them again on the other's base model",
             )
 

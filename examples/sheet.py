@@ -15,7 +15,7 @@ import conestool
 from conestool._atomic import write_atomic
 from conestool.concept import Cone
 from conestool.models.model import Model
-from conestool.render import grid, render
+from conestool.rendering import grid, render
 
 COLUMNS = 5
 PROMPT = "a dog in a hat"

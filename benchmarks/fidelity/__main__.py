@@ -13,7 +13,7 @@ from benchmarks.fidelity.plan import AUTO, CEILINGS, DENSITIES, Ceiling, Options
 from benchmarks.fidelity.report import best_rates, write_page
 from benchmarks.fidelity.store import CELL_FOLDER, Store
 from benchmarks.fidelity.subjects import DEVELOPMENT, EXAMPLES, TEST, subject_of
-from conestool.evaluate import TEMPLATES, check_templates, load_aligners
+from conestool.evaluation import TEMPLATES, check_templates, load_aligners
 from conestool.models.model import Model
 from conestool.search import METHODS
 

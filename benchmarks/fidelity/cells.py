@@ -16,10 +16,10 @@ from benchmarks.fidelity.plan import Ceiling, Options, Search, Variant, parse_de
 from benchmarks.fidelity.store import Store
 from benchmarks.fidelity.subjects import Subject
 from conestool.concept import BaseModelInfo, Concept, Cone
-from conestool.evaluate.alignment import Aligner
-from conestool.evaluate.losses import LossProbes, make_probes
-from conestool.evaluate.pictures import Gallery, draw
-from conestool.evaluate.prompts import Text, unrelated_nouns
+from conestool.evaluation.alignment import Aligner
+from conestool.evaluation.losses import LossProbes, make_probes
+from conestool.evaluation.pictures import Gallery, draw
+from conestool.evaluation.prompts import Text, unrelated_nouns
 from conestool.format import dumps
 from conestool.images.class_images import class_images
 from conestool.images.photos import Photo, read_photos

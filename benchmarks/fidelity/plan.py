@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from conestool.evaluate.prompts import TEMPLATES
+from conestool.evaluation.prompts import TEMPLATES
 from conestool.search.config import SearchConfig
 
 __all__ = ["AUTO", "CEILINGS", "DENSITIES", "Ceiling", "Options", "Search", "Variant", "parse_density", "parse_variant"]

@@ -14,7 +14,7 @@ from benchmarks.fidelity.store import CELL_FOLDER, Store
 from benchmarks.fidelity.subjects import DEVELOPMENT, TEST
 from benchmarks.fidelity.tables import Measure, Records, average, control, loss, mean_of, percent, plain, score, table
 from conestool._atomic import write_atomic
-from conestool.render import grid
+from conestool.rendering import grid
 
 __all__ = ["best_rates", "main", "write_page"]
 

@@ -21,7 +21,7 @@ from benchmarks.speed.steps import Setup
 from conestool.concept import Cone
 from conestool.models.model import Model
 from conestool.models.sampling import initial_noise
-from conestool.render import render
+from conestool.rendering import render
 from conestool.search import find
 from tests.support.tiny_models import random_cone
 

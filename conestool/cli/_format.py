@@ -12,7 +12,7 @@ from conestool.concept import BaseModelInfo, Losses, Origin
 
 if TYPE_CHECKING:
     from conestool.concept import Concept, Cone
-    from conestool.evaluate import ConceptReport, Report, Row
+    from conestool.evaluation import ConceptReport, Report, Row
     from conestool.format import Header
 
 __all__ = [
@@ -151,8 +151,8 @@ NARROW = 60
 """Columns below which losses are shown as changes alone."""
 
 
-def show_file(facts: FileFacts) -> None:
-    """Everything about one file: its concepts, its base model, its size and the density per layer."""
+def show_file(facts: FileFacts, layers: bool) -> None:
+    """Everything about one file: its concepts, its base model, its size, and with `layers` or -v each one's density."""
     total = sum(concept.neurons for concept in facts.concepts)
     counted = f"{_output.amount(len(facts.concepts), 'concept')}, {_output.amount(total, 'neuron')}"
     _output.say(f"{facts.path}: {counted}, {_output.size(facts.size)}", "bold")
@@ -162,8 +162,9 @@ def show_file(facts: FileFacts) -> None:
     _output.say("")
     show_base(facts)
     _output.facts(size_rows(facts))
-    _output.say("")
-    show_layers(facts)
+    if layers or _output.verbose():
+        _output.say("")
+        show_layers(facts)
 
 
 def show_found(facts: FileFacts) -> None:

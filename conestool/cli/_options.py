@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from conestool.models.model import Model
 
 __all__ = [
+    "MAX_COUNT",
+    "MAX_SEED",
     "POCKET",
     "AllowBaseMismatch",
     "Captions",
@@ -31,6 +33,7 @@ __all__ = [
     "Dtype",
     "DtypeOption",
     "Json",
+    "LayersOption",
     "MicroBatch",
     "ModelOption",
     "Offline",
@@ -51,6 +54,7 @@ __all__ = [
     "strengths",
     "value",
     "wants_traceback",
+    "warn_unused",
 ]
 
 
@@ -64,12 +68,18 @@ def value(*names: str, text: str, metavar: str | None = None, panel: str | None 
     return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=panel, **rest)
 
 
+MAX_SEED = (1 << 63) - 1
+"""The largest seed that a picture's record and a .cone file hold."""
+MAX_COUNT = 10_000
+"""The most steps, pictures or samples of anything that a command is asked for."""
+
 GENERAL, MODEL, MEMORY = "General", "Model", "Memory"
 
 Quiet = Annotated[bool, flag("-q", "--quiet", text="Warnings and errors alone.", panel=GENERAL)]
 Verbose = Annotated[bool, flag("-v", "--verbose", text="Say more.", panel=GENERAL)]
 Trace = Annotated[bool, flag("--traceback", text="Show where an error came from.", panel=GENERAL)]
 Overwrite = Annotated[bool, flag("--overwrite", text="Overwrite what is there.", panel=GENERAL)]
+LayersOption = Annotated[bool, flag("--layers", text="Show every layer.")]
 Json = Annotated[bool, flag("--json", text="Write JSON to stdout.", panel=GENERAL)]
 ModelOption = Annotated[
     str | None,
@@ -93,7 +103,10 @@ AllowBaseMismatch = Annotated[
 ]
 
 MicroBatch = Annotated[
-    int | None, value("--micro-batch", metavar="N", text="Samples at once; 1 takes least memory.", panel=MEMORY, min=1)
+    int | None,
+    value(
+        "--micro-batch", metavar="N", text="Samples at once; 1 takes least memory.", panel=MEMORY, min=1, max=MAX_COUNT
+    ),
 ]
 Checkpointing = Annotated[
     bool, flag("--gradient-checkpointing", text="Recompute activations instead of keeping them.", panel=MEMORY)
@@ -150,11 +163,12 @@ def reset() -> None:
     _output.configure(_output.NORMAL)
 
 
-def configure(quiet: bool, verbose: bool, traceback: bool) -> None:
-    """Apply the options that every command has."""
+def configure(quiet: bool, verbose: bool, traceback: bool, json: bool = False) -> None:
+    """Apply the options that every command has, and `--json`, which leaves the report to stdout."""
     settings["traceback"] = traceback or settings["traceback"]
-    if quiet or verbose:
-        _output.configure(_output.QUIET if quiet else _output.VERBOSE)
+    level = _output.QUIET if quiet else _output.VERBOSE if verbose else None
+    if level is not None or json:
+        _output.configure(_output.level() if level is None else level, report=not json)
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -170,13 +184,21 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(**options: Any) -> Any:
-        configure(*(options.pop(name) for name in common))
+        quiet, verbose, traceback = (options.pop(name) for name in common)
+        configure(quiet, verbose, traceback, json=bool(options.get("json")))
         return function(**options)
 
     del run.__wrapped__  # typer would read the signature of the function inside
     run.__annotations__ = {**hints, **common}
     run.__signature__ = inspect.Signature(own + added)  # type: ignore[attr-defined]
     return run
+
+
+def warn_unused(why: str, given: Mapping[str, object]) -> None:
+    """Warn of the options in `given` that were set, although they change nothing for the reason `why`."""
+    for name, setting in given.items():
+        if setting:
+            _output.warn(f"{name} has no effect {why}")
 
 
 POCKET = "pocket"
@@ -242,6 +264,10 @@ def open_model(where: Where, recorded: tuple[str, str | None] | None = None) -> 
         if given or not recorded:
             raise
         raise UsageError(f"{error}, but the concept was found on it", "say where it is with --model") from error
+    if not model.revision:
+        warn_unused(f"on {model_id}, which is no Hub model", {"--revision": where.revision})
+    if model.in_folder:
+        warn_unused(f"on {model_id}, which is no single file", {"--config": where.config})
     note_fallback(model.device.type)
     _output.detail(f"{model_id} on {model.device}, {str(model.dtype).removeprefix('torch.')}")
     return model

@@ -28,6 +28,7 @@ __all__ = [
     "duration",
     "facts",
     "fail",
+    "level",
     "mute",
     "page",
     "percent",
@@ -35,6 +36,7 @@ __all__ = [
     "progress",
     "put",
     "quiet",
+    "reports",
     "say",
     "size",
     "table",
@@ -51,17 +53,25 @@ CELL = 100
 ROWS = 5000
 """Rows of one table that are shown."""
 
-state: dict[str, Any] = {"level": NORMAL, "console": None, "mute": False}
+state: dict[str, Any] = {"level": NORMAL, "console": None, "mute": False, "report": True}
 
 
-def configure(level: int) -> None:
-    """Set how much is said: -1 warnings and errors alone, 0 normal, 1 everything. Looks at stderr anew."""
-    state.update(level=level, console=None)
+def configure(level: int, report: bool = True) -> None:
+    """Set how much is said: -1 warnings and errors alone, 0 normal, 1 everything. Looks at stderr anew.
+
+    Without `report` there are no notes and tables for people, because the same goes to stdout as JSON; bars stay.
+    """
+    state.update(level=level, console=None, report=report)
 
 
 def mute(silent: bool) -> None:
     """Say nothing at all from now on, or speak again: for a process that another one speaks for."""
     state["mute"] = silent
+
+
+def level() -> int:
+    """How much is said."""
+    return int(state["level"])
 
 
 def verbose() -> bool:
@@ -72,6 +82,11 @@ def verbose() -> bool:
 def quiet() -> bool:
     """Whether `-q` was given, or another process speaks."""
     return bool(state["level"] < NORMAL or state["mute"])
+
+
+def reports() -> bool:
+    """Whether notes and tables are for people to read: not with `-q`, and with `--json` only if there is `-v` too."""
+    return verbose() or (level() >= NORMAL and bool(state["report"]))
 
 
 def plain() -> bool:
@@ -113,8 +128,8 @@ def put(text: str, style: str | None = None) -> None:
 
 
 def say(text: str, style: str | None = None) -> None:
-    """A note, unless `-q`."""
-    if state["level"] >= NORMAL:
+    """A note, unless `-q` or `--json`."""
+    if reports():
         put(clean(text), style)
 
 
@@ -234,7 +249,7 @@ def table(
 
     With `stack` nothing but a long cell is cut: where a line would not fit, the first cell stands above the others.
     """
-    if state["level"] < NORMAL or not rows:
+    if not reports() or not rows:
         return
     cells = [[clean(cell, CELL) for cell in row] for row in rows[:ROWS]]
     lines = [(" " * indent + line).rstrip() for line in aligned(cells, right)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import unicodedata
@@ -16,9 +15,8 @@ from conestool.cli import _streams
 from conestool.errors import OutputExistsError, UsageError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from conestool.render import Rendering
+    from conestool.cli._selection import Chosen
+    from conestool.rendering import Rendering
 
 __all__ = ["Targets", "make_sheet", "png_of", "settle", "slug"]
 
@@ -60,11 +58,9 @@ class Targets:
                 path = free(self.paths[index])
 
 
-def settle(
-    output: str | None, prompts: Sequence[str], seeds: Sequence[int], *, sheet: bool, overwrite: bool
-) -> Targets:
-    """The targets of a run: one picture per prompt and seed, or a single sheet of them."""
-    count = 1 if sheet else len(prompts) * len(seeds)
+def settle(output: str | None, jobs: Sequence[tuple[str, Sequence[int]]], *, sheet: bool, overwrite: bool) -> Targets:
+    """The targets of a run: one picture for each seed of each prompt, or a single sheet of them."""
+    count = 1 if sheet else sum(len(seeds) for _, seeds in jobs)
     if output == _streams.STDIO or (output and Path(output).suffix and not is_folder(output)):
         if count > 1:
             raise UsageError(f"-o {output}: {count} pictures for one file", "name a folder, or use --grid")
@@ -72,7 +68,7 @@ def settle(
             raise UsageError(f"-o {output}: pictures are written as PNG", "let the name end in .png")
         return Targets((Path(output),), overwrite)
     folder = Path(output) if output else Path()
-    names = [slug(prompts[0])] if count == 1 else many(prompts, seeds)
+    names = [slug(jobs[0][0])] if count == 1 else many(jobs)
     paths = [folder / f"{name}.png" for name in names]
     numbered = output is None and not overwrite
     if numbered:
@@ -85,12 +81,12 @@ def is_folder(output: str) -> bool:
     return Path(output).is_dir() or output.endswith(("/", os.sep))
 
 
-def many(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
+def many(jobs: Sequence[tuple[str, Sequence[int]]]) -> list[str]:
     """Names of several pictures: numbered by prompt, and by seed where a prompt has several."""
-    digits = len(str(len(prompts)))
+    digits = len(str(len(jobs)))
     out = []
-    for number, prompt in enumerate(prompts, 1):
-        first = f"{number:0{digits}}-" if len(prompts) > 1 else ""
+    for number, (prompt, seeds) in enumerate(jobs, 1):
+        first = f"{number:0{digits}}-" if len(jobs) > 1 else ""
         out += [f"{first}{slug(prompt)}" + (f"-{seed}" if len(seeds) > 1 else "") for seed in seeds]
     return out
 
@@ -114,36 +110,26 @@ def free(path: Path) -> Path:
     return out
 
 
-def make_sheet(
-    drawn: Sequence[Rendering], bare: Sequence[Rendering], prompts: Sequence[str], seeds: Sequence[int], names: str
-) -> bytes:
+def make_sheet(drawn: Sequence[Rendering], bare: Sequence[Rendering], chosen: Sequence[Chosen]) -> bytes:
     """One PNG of all pictures: a row per prompt and a column per seed, or, with `bare`, base model beside concepts."""
-    from conestool.render import grid
+    from conestool.rendering import sheet_bytes
 
-    wide = len(seeds)
+    wide = len(chosen[0].seeds)
     if bare:
-        labels = [f"{prompt} (seed {seed})" if wide > 1 else prompt for prompt in prompts for seed in seeds]
-        pairs = [[one.image, other.image] for one, other in zip(bare, drawn, strict=True)]
-        return plain_png(grid(pairs, labels, ["base model", names or "base model"]), drawn[0])
-    rows = [[each.image for each in drawn[start : start + wide]] for start in range(0, len(drawn), wide)]
-    return plain_png(grid(rows, prompts, [f"seed {seed}" for seed in seeds] if wide > 1 else ()), drawn[0])
-
-
-def plain_png(image: Image, first: Rendering) -> bytes:
-    """A sheet as PNG; its `parameters` are those of its first picture, as other programs do it."""
-    from PIL import PngImagePlugin
-
-    from conestool.render.png import parameters
-
-    text = PngImagePlugin.PngInfo()
-    text.add_text("parameters", parameters(first.record))
-    out = io.BytesIO()
-    image.save(out, "PNG", pnginfo=text)
-    return out.getvalue()
+        labels = [f"{each.prompt} (seed {seed})" if wide > 1 else each.prompt for each in chosen for seed in each.seeds]
+        names = " + ".join(dict.fromkeys(each.applied for each in chosen if each.applied))
+        pairs = list(zip(bare, drawn, strict=True))
+        return sheet_bytes(pairs, labels, ["base model", names or "base model"])
+    rows = [drawn[start : start + wide] for start in range(0, len(drawn), wide)]
+    if wide == 1:
+        return sheet_bytes(rows, [each.prompt for each in chosen])
+    if all(each.seeds == chosen[0].seeds for each in chosen):
+        return sheet_bytes(rows, [each.prompt for each in chosen], [f"seed {seed}" for seed in chosen[0].seeds])
+    return sheet_bytes(rows, [f"{each.prompt} (seeds {each.seeds[0]} to {each.seeds[-1]})" for each in chosen])
 
 
 def png_of(rendering: Rendering) -> bytes:
     """One picture as PNG with its record."""
-    from conestool.render import png_bytes
+    from conestool.rendering import png_bytes
 
     return png_bytes(rendering.image, rendering.record)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "STDIO",
     "check_outputs",
+    "decode_lines",
     "emit_bytes",
     "emit_json",
     "emit_paths",
@@ -30,8 +31,8 @@ __all__ = [
     "load_cone",
     "load_cones",
     "read_bytes",
-    "read_lines",
     "refuse_terminal",
+    "shown_name",
 ]
 
 STDIO = "-"
@@ -50,19 +51,19 @@ def read_bytes(what: str) -> bytes:
     return sys.stdin.buffer.read(MOST + 1)
 
 
-def read_lines(what: str) -> list[str]:
-    """The non-empty lines of stdin, stripped; PromptError unless they are UTF-8."""
-    data = read_bytes(what)
+def decode_lines(source: str, data: bytes, what: str) -> list[str]:
+    """The lines of `data`, stripped, empty ones too; PromptError, naming `source`, unless they are UTF-8."""
     if len(data) > MOST:
-        raise PromptError(f"stdin: more than {MOST >> 20} MiB, expected {what}")
+        raise PromptError(f"{source}: more than {MOST >> 20} MiB, expected {what}")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise PromptError(
-            f"stdin: line {line} is not UTF-8 (byte {error.start})", "convert it first, for example with iconv -t utf-8"
+            f"{source}: line {line} is not UTF-8 (byte {error.start})",
+            "convert it first, for example with iconv -t utf-8",
         ) from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in text.splitlines()]
 
 
 def read_path_list() -> list[Path]:
@@ -97,6 +98,11 @@ def load_cones(paths: Sequence[str | Path]) -> list[Cone]:
     """The cones in `paths`; stdin can be only one of them."""
     refuse_twice_stdin(paths)
     return [load_cone(path) for path in paths]
+
+
+def shown_name(path: str | Path) -> str:
+    """What messages call an input: its path, or stdin for `-`."""
+    return "stdin" if str(path) == STDIO else str(path)
 
 
 def refuse_twice_stdin(paths: Iterable[str | Path]) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from conestool.cli import _output, _streams
 from conestool.cli._options import (
+    MAX_COUNT,
     AllowBaseMismatch,
     Config,
     DeviceOption,
@@ -79,7 +80,8 @@ def apply(
         value("--as", metavar="KIND", text="folder, checkpoint, denoiser or lora. Default: by the suffix."),
     ] = None,
     rank: Annotated[
-        int | None, value("--rank", metavar="N", text="Rank of a LoRA; more keeps more. Default: 64.", min=1)
+        int | None,
+        value("--rank", metavar="N", text="Rank of a LoRA; more keeps more. Default: 64.", min=1, max=MAX_COUNT),
     ] = None,
     link: Annotated[bool, flag("--link", text="Folder: hard links for unchanged weight files.")] = False,
     sidecar: Annotated[
@@ -111,7 +113,7 @@ def apply(
         _streams.check_outputs([output.with_suffix(".json")], "a sidecar", overwrite=overwrite)
     wanted = [_options.parse_wanted(text) for text in files]
     cones = _streams.load_cones([one.path for one in wanted])
-    cone = ops.merge(*cones)
+    cone = ops.merge(*cones, names=[_streams.shown_name(one.path) for one in wanted])
     where = _options.Where(model, device, dtype.value, revision, config, offline)
     base = _options.open_model(where, (cone.base.id, cone.base.revision))
     strength = _options.strengths(wanted, cones)

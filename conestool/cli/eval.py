@@ -11,6 +11,8 @@ import typer
 
 from conestool.cli import _output, _streams
 from conestool.cli._options import (
+    MAX_COUNT,
+    MAX_SEED,
     AllowBaseMismatch,
     Config,
     DeviceOption,
@@ -25,13 +27,14 @@ from conestool.cli._options import (
     flag,
     value,
 )
-from conestool.errors import PhotoError, UsageError
+from conestool.cli._prompts import read_lines
+from conestool.errors import PhotoError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from conestool.concept import Cone
-    from conestool.evaluate import Aligner, Plan, Report
+    from conestool.evaluation import Aligner, Plan, Report
     from conestool.images.photos import Photo
     from conestool.models.model import Model
 
@@ -55,9 +58,18 @@ def evaluate(
         str | None, value("--prompts", metavar="F", text="Prompts, one a line, {} for the subject.", panel=MEASURES)
     ] = None,
     number: Annotated[
-        int, value("-n", "--number", metavar="N", text="Pictures per prompt and row.", min=1, panel=MEASURES)
-    ] = 2,
-    seed: Annotated[int, value("--seed", metavar="N", text="First seed.", min=0, panel=MEASURES)] = 0,
+        int | None,
+        value(
+            "-n",
+            "--number",
+            metavar="N",
+            text="Pictures per prompt and row. Default: 2.",
+            min=1,
+            max=MAX_COUNT,
+            panel=MEASURES,
+        ),
+    ] = None,
+    seed: Annotated[int, value("--seed", metavar="N", text="First seed.", min=0, max=MAX_SEED, panel=MEASURES)] = 0,
     clip: Annotated[
         str | None, value("--clip", metavar="M", text="CLIP-I and CLIP-T by this folder or Hub id.", panel=MEASURES)
     ] = None,
@@ -87,16 +99,18 @@ def evaluate(
     """
     from conestool.cli import _format, _options
 
+    _options.warn_unused("with --quick, which draws one", {"-n": quick and number is not None})
+    _options.warn_unused("without --pictures", {"--overwrite": overwrite and not pictures})
     cone = _streams.load_cone(file)
     shown = read_photos(cone, photos or [])
     targets = sheet_paths(cone, pictures, overwrite)
     templates = read_templates(prompts)
     where = _options.Where(model, device, dtype.value, revision, config, offline)
     base = _options.open_model(where, (cone.base.id, cone.base.revision))
-    from conestool.evaluate import Gates, load_aligners
+    from conestool.evaluation import Gates, load_aligners
 
     gates = Gates(min_gain, min_image, min_text)
-    plan = make_plan(templates, quick, range(seed, seed + number), micro_batch)
+    plan = make_plan(templates, quick, range(seed, seed + (number or 2)), micro_batch)
     with _output.waiting("loading what judges pictures"):
         aligners = load_aligners(base.settings, clip, dino, offline)
     gates.check(cone.names, shown, bool(aligners))
@@ -147,22 +161,16 @@ def read_templates(prompts: str | None) -> tuple[str, ...] | None:
     """The prompts of a file or of stdin, None for the usual ones."""
     if prompts is None:
         return None
-    from conestool.evaluate.prompts import check_templates
+    from conestool.evaluation.prompts import check_templates
 
-    if prompts == _streams.STDIO:
-        return check_templates(_streams.read_lines("prompts, one a line"))
-    try:
-        lines = Path(prompts).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{prompts}: not a file of prompts", "one prompt a line, with {} for the subject") from error
-    return check_templates(line.strip() for line in lines if line.strip())
+    return check_templates(line for _, line in read_lines(prompts))
 
 
 def make_plan(
     templates: tuple[str, ...] | None, quick: bool, seeds: Sequence[int], micro_batch: int | None = None
 ) -> Plan:
     """How much is measured, and how much at once."""
-    from conestool.evaluate import TEMPLATES, Plan
+    from conestool.evaluation import TEMPLATES, Plan
     from conestool.search.config import Resources
 
     usual = Plan.quick() if quick else Plan(TEMPLATES, tuple(seeds))
@@ -175,7 +183,7 @@ def run(
 ) -> tuple[Report, dict[str, list[Sequence[Image]]]]:
     """The evaluation with its progress shown."""
     from conestool.cli._search import Stages
-    from conestool.evaluate import evaluate as measure
+    from conestool.evaluation import evaluate as measure
 
     with Stages() as stages:
         return measure(base, cone, photos, aligners=aligners, plan=plan, allow_base_mismatch=allow, tell=stages)
@@ -200,7 +208,7 @@ def write_sheets(
     import io
 
     from conestool._atomic import write_atomic
-    from conestool.render import grid
+    from conestool.rendering import grid
 
     written = []
     for name, path in targets.items():

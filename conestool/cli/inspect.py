@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conestool.cli import _output, _streams
-from conestool.cli._options import Config, Json, Offline, Overwrite, Revision, value
+from conestool.cli._options import Config, Json, LayersOption, Offline, Overwrite, Revision, value
 
 if TYPE_CHECKING:
     from conestool.cli._format import FileFacts
@@ -20,6 +20,7 @@ def inspect(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".cone files; - reads one from stdin.")],
     model: Annotated[str | None, value("--model", metavar="M", text="Check that they fit this base model.")] = None,
     plot: Annotated[Path | None, value("--plot", metavar="F.png", text="Draw the layer map; - is stdout.")] = None,
+    layers: LayersOption = False,
     revision: Revision = None,
     config: Config = None,
     offline: Offline = False,
@@ -28,11 +29,15 @@ def inspect(
 ) -> None:
     """Show what is in a .cone file.
 
-    Concepts, prompts, losses, base model, size beside other methods, neurons per layer. The JSON is a list with one
-    object per file.
+    Concepts, prompts, losses, base model, size beside other methods; with --layers the density of each layer. The JSON
+    is a list with one object per file.
     """
-    from conestool.cli import _format
+    from conestool.cli import _format, _options
 
+    if not model:
+        _options.warn_unused("without --model", {"--revision": revision, "--config": config, "--offline": offline})
+    if not plot:
+        _options.warn_unused("without --plot", {"--overwrite": overwrite})
     check_plot(files, plot, overwrite=overwrite, json=json)
     _streams.refuse_twice_stdin(files)
     data = {str(path): _streams.read_bytes("a .cone file") for path in files if str(path) == _streams.STDIO}
@@ -40,7 +45,7 @@ def inspect(
     for number, one in enumerate(facts):
         if number:
             _output.say("")
-        _format.show_file(one)
+        _format.show_file(one, layers)
     written = [draw(files[0], data.get(str(files[0])), plot, overwrite)] if plot else []
     checks = check_models(facts, model, revision=revision, config=config, offline=offline) if model else []
     if json:

@@ -14,7 +14,7 @@ import typer
 
 from conestool import __version__
 from conestool.cli import _launcher, _options, _output, _streams
-from conestool.cli._app import Group
+from conestool.cli._app import NAMES, Group
 from conestool.errors import ConesError, ModelLoadError, OutOfMemoryError, causes, first_line, is_out_of_memory
 
 __all__ = ["HELPS", "advice", "app", "main"]
@@ -117,7 +117,7 @@ def describe(error: BaseException, arguments: Sequence[str] = ()) -> tuple[str, 
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         return "stopped", None, INTERRUPTED
     if hasattr(error, "format_message"):  # click's, or typer's own copy of it
-        return describe_usage(error)
+        return describe_usage(error, command_of(arguments))
     if isinstance(error, FileNotFoundError) and error.filename is None and no_folder():
         return "the current folder is gone", "change to one that exists", 2
     if isinstance(error, OSError) and error.errno is not None:
@@ -134,10 +134,13 @@ def no_folder() -> bool:
     return False
 
 
-def describe_usage(error: Any) -> tuple[str, str | None, int]:
-    """Message, hint and exit code of an error in the arguments; just the help's exit code if it was shown."""
+def describe_usage(error: Any, command: str | None = None) -> tuple[str, str | None, int]:
+    """Message, hint and exit code of an error in the arguments; just the help's exit code if it was shown.
+
+    An option without its value is refused before click knows whose it is: then the `command` as typed says it.
+    """
     context = getattr(error, "ctx", None)
-    path = context.command_path if context else "cones"
+    path = context.command_path if context else f"cones {command}" if command in NAMES else "cones"
     message = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
         _output.page(message)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,7 +43,10 @@ def merge(
         raise UsageError(f"{files[0]}: one file, expected two or more", "cones merge dog.cone hat.cone")
     if output is not None:
         _streams.check_outputs([output], "a .cone file", overwrite=overwrite)
-    merged = ops.merge(*_streams.load_cones(files))
+    cones, names = _streams.load_cones(files), [_streams.shown_name(file) for file in files]
+    merged = ops.merge(*cones, names=names)
+    for text in repeated(cones, names):
+        _output.say(f"note: {text}")
     path = save(merged, output or default_output(merged.names), overwrite=overwrite, json=json)
     sharing = ops.sharing(merged)
     pairs = overlap_records(merged)
@@ -51,6 +54,17 @@ def merge(
     if json:
         record = {"output": str(path), "id": merged.id, "concepts": list(merged.names)}
         _streams.emit_json(record | {"neurons": sharing.together, "shared": dict(sharing.shares), "overlap": pairs})
+
+
+def repeated(cones: Sequence[Cone], names: Sequence[str]) -> list[str]:
+    """Which files were named more than once, and which concepts are in several of them: they count once."""
+    out = [f"{file} is named {names.count(file)} times" for file in dict.fromkeys(names) if names.count(file) > 1]
+    files: dict[str, list[str]] = {}
+    for file, cone in dict(zip(names, cones, strict=True)).items():
+        for name in cone.names:
+            files.setdefault(name, []).append(file)
+    shared = {name: those for name, those in files.items() if len(those) > 1}
+    return out + [f"{name} is in {' and '.join(those)}, and is taken once" for name, those in shared.items()]
 
 
 def default_output(names: Iterable[str]) -> Path:

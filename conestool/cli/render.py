@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool._text import check_prompt
 from conestool.cli import _output, _streams
 from conestool.cli._options import (
+    MAX_COUNT,
+    MAX_SEED,
     AllowBaseMismatch,
     Config,
     DeviceOption,
@@ -26,14 +27,16 @@ from conestool.cli._options import (
     value,
 )
 from conestool.cli._output import Ticker, progress
-from conestool.errors import PromptError, UsageError
+from conestool.cli._prompts import read_prompts
+from conestool.errors import UsageError
 
 if TYPE_CHECKING:
     from conestool.cli._options import Where
     from conestool.cli._pictures import Targets
+    from conestool.cli._prompts import Asked
     from conestool.cli._selection import Chosen
     from conestool.models.model import Model
-    from conestool.render import Rendering
+    from conestool.rendering import Rendering
 
 __all__ = ["render"]
 
@@ -44,7 +47,7 @@ CONCEPTS, PICTURE, OUTPUT = "Concepts", "Picture", "Output"
 class Look:
     """How pictures are drawn; `options` are those of the library's `render` that were given."""
 
-    seeds: Sequence[int]
+    seeds: range
     literal: bool
     allow_base_mismatch: bool
     batch: int
@@ -77,30 +80,42 @@ def render(
             "-c", "--cone", metavar="F[:S]", text="Use this file, at strength S (0 to 1); - is stdin.", panel=CONCEPTS
         ),
     ] = None,
+    prompt_file: Annotated[
+        str | None,
+        value("--prompts", metavar="FILE", text="More prompts, one a line, with options; # begins a comment."),
+    ] = None,
     no_cones: Annotated[bool, flag("--no-cones", text="Draw with the base model.", panel=CONCEPTS)] = False,
     literal: Annotated[bool, flag("--literal", text="Send the prompt as typed.", panel=CONCEPTS)] = False,
+    require: Annotated[bool, flag("--require", text="Refuse a prompt that names no concept.", panel=CONCEPTS)] = False,
     output: Annotated[
         str | None, value("-o", "--output", metavar="OUT", text="A .png, a folder, or - for stdout.", panel=OUTPUT)
     ] = None,
     grid: Annotated[bool, flag("--grid", text="One sheet of all pictures.", panel=OUTPUT)] = False,
     compare: Annotated[bool, flag("--compare", text="A sheet with the base model beside.", panel=OUTPUT)] = False,
-    number: Annotated[int, value("-n", "--number", metavar="N", text="Pictures per prompt.", min=1, panel=PICTURE)] = 1,
+    number: Annotated[
+        int, value("-n", "--number", metavar="N", text="Pictures per prompt.", min=1, max=MAX_COUNT, panel=PICTURE)
+    ] = 1,
     seed: Annotated[
-        int | None, value("--seed", metavar="N", text="First seed. Default: 0.", min=0, panel=PICTURE)
+        int | None, value("--seed", metavar="N", text="First seed. Default: 0.", min=0, max=MAX_SEED, panel=PICTURE)
     ] = None,
-    steps: Annotated[int | None, value("--steps", metavar="N", text="Sampling steps.", min=1, panel=PICTURE)] = None,
+    steps: Annotated[
+        int | None, value("--steps", metavar="N", text="Sampling steps.", min=1, max=MAX_COUNT, panel=PICTURE)
+    ] = None,
     guidance: Annotated[
         float | None, value("--guidance", metavar="X", text="Weight of the prompt.", panel=PICTURE)
     ] = None,
     negative: Annotated[str | None, value("--negative", metavar="TEXT", text="What to avoid.", panel=PICTURE)] = None,
     size: Annotated[str | None, value("--size", metavar="WxH", text="Pixels, 512 or 512x768.", panel=PICTURE)] = None,
     scheduler: Annotated[
-        str | None, value("--scheduler", metavar="NAME", text="A diffusers scheduler, e.g. DDIM.", panel=PICTURE)
+        str | None,
+        value("--scheduler", metavar="NAME", text="Sampler, such as 'DPM++ 2M Karras' or DDIM.", panel=PICTURE),
     ] = None,
-    batch: Annotated[int, value("--batch", metavar="N", text="Pictures at once.", min=1, panel=PICTURE)] = 1,
+    batch: Annotated[
+        int, value("--batch", metavar="N", text="Pictures at once.", min=1, max=MAX_COUNT, panel=PICTURE)
+    ] = 1,
     picture: Annotated[
         Path | None,
-        value("--from", metavar="F.png", text="Repeat this picture; other options change it.", panel=PICTURE),
+        value("--from", metavar="F.png", text="Repeat this picture or sheet; other options change it.", panel=PICTURE),
     ] = None,
     model: ModelOption = None,
     revision: Revision = None,
@@ -129,21 +144,26 @@ def render(
     first, where = seed or 0, _options.Where(model, device, dtype.value, revision, config, offline)
     look = Look(range(first, first + number), literal, allow_base_mismatch, batch, given)
     destination = Destination(output, grid, compare, overwrite, json)
-    refuse_contradictions(cones, no_cones, destination)
-    _streams.refuse_twice_stdin([*(prompts or ()), *(_options.parse_wanted(text).path for text in cones or ())])
+    refuse_contradictions(cones, no_cones, destination, require)
+    _options.warn_unused("with --no-cones", {"--literal": literal and no_cones})
+    _options.warn_unused("with --compare, which is a sheet", {"--grid": grid and compare})
+    files = [_options.parse_wanted(text).path for text in cones or ()]
+    _streams.refuse_twice_stdin([*(prompts or ()), *([prompt_file] if prompt_file else []), *files])
     if picture is None:
-        draw_prompts(read_prompts(prompts or []), cones or [], no_cones, look, destination, where)
+        asked = read_prompts(prompts or [], prompt_file)
+        draw_prompts(asked, cones or [], no_cones, require, look, destination, where)
         return
-    if prompts or no_cones or literal or destination.sheet or number > 1:
-        raise UsageError("--from: repeats one picture, its prompt and concepts", "leave out prompts, -n and sheets")
+    if prompts or prompt_file or no_cones or literal or require or destination.sheet or number > 1:
+        raise UsageError("--from: repeats a picture, its prompt and concepts", "leave out prompts, -n and sheets")
     changes = given if seed is None else given | {"seeds": [seed]}
     repeat(picture, cones or [], replace(look, options=changes), destination, where)
 
 
-def refuse_contradictions(cones: Sequence[str] | None, no_cones: bool, destination: Destination) -> None:
+def refuse_contradictions(cones: Sequence[str] | None, no_cones: bool, destination: Destination, require: bool) -> None:
     """Refuse options that exclude each other."""
-    if cones and no_cones:
-        raise UsageError("--no-cones and -c exclude each other")
+    for given, name in ((cones, "-c"), (destination.compare, "--compare"), (require, "--require")):
+        if given and no_cones:
+            raise UsageError(f"--no-cones and {name} exclude each other", "leave out one of them")
     if destination.json and destination.output == _streams.STDIO:
         raise UsageError("-o -: stdout cannot carry the picture and JSON", "give the picture a file")
 
@@ -153,39 +173,47 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) > 2 or not all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in parts):
         raise UsageError(f"--size {text}: not a size", "for example --size 512 or --size 512x768")
     return int(parts[0]), int(parts[-1])
 
 
-def read_prompts(texts: Sequence[str]) -> list[str]:
-    """The prompts, `-` replaced by the lines of stdin; PromptError if there is none, or one that cannot be used."""
-    prompts = []
-    for text in texts:
-        prompts += _streams.read_lines("prompts, one a line") if text == _streams.STDIO else [text]
-    if not prompts:
-        raise PromptError("no prompt", 'for example "a dog in a hat"')
-    return [check_prompt(prompt) for prompt in prompts]
-
-
 def draw_prompts(
-    prompts: list[str], cones: list[str], none: bool, look: Look, destination: Destination, where: Where
+    asked: list[Asked],
+    cones: list[str],
+    none: bool,
+    require: bool,
+    look: Look,
+    destination: Destination,
+    where: Where,
 ) -> None:
     """Draw every prompt, as files or on one sheet."""
     from conestool.cli import _pictures, _selection
 
-    settled = _pictures.settle(
-        destination.output, prompts, look.seeds, sheet=destination.sheet, overwrite=destination.overwrite
-    )
-    chosen = _selection.choose(prompts, cones, none)
+    chosen, offers = _selection.choose(asked, cones, none, look.seeds)
+    jobs = [(each.prompt, each.seeds) for each in chosen]
+    settled = _pictures.settle(destination.output, jobs, sheet=destination.sheet, overwrite=destination.overwrite)
     settled.check()
+    if not none:
+        _selection.check_named(chosen, offers, look.literal, require)
     base = _selection.open_base(chosen, where)
     _selection.tell(chosen, base, look.literal)
+    tell_unused(base, chosen, look)
     if destination.sheet:
         records = draw_sheet(base, chosen, look, destination.compare, settled)
     else:
         records = draw_files(base, chosen, look, settled)
     finish(records, destination.json)
+
+
+def tell_unused(base: Model, chosen: list[Chosen], look: Look) -> None:
+    """Warn of settings that change no picture."""
+    from conestool.rendering import without_effect
+
+    given = look.options.get("negative", "")
+    negative = next((each.negative for each in chosen if each.negative), given)
+    for text in without_effect(base, negative, look.options.get("guidance")).values():
+        _output.warn(text)
 
 
 def draw_files(base: Model, chosen: list[Chosen], look: Look, targets: Targets) -> list[dict[str, Any]]:
@@ -201,35 +229,39 @@ def draw_files(base: Model, chosen: list[Chosen], look: Look, targets: Targets) 
 
 def draw_sheet(base: Model, chosen: list[Chosen], look: Look, compare: bool, targets: Targets) -> list[dict[str, Any]]:
     """Draw all pictures, with `compare` those of the base model too, and write them as one sheet."""
-    from conestool.cli import _pictures, _selection
+    from conestool.cli import _pictures
 
     drawn = list(draw(base, chosen, look, "pictures"))
-    bare = list(draw(base, [_selection.Chosen(each.prompt) for each in chosen], look, "base model")) if compare else []
-    names = " + ".join(dict.fromkeys(name for each in chosen for name in each.strength))
-    prompts = [each.prompt for each in chosen]
-    file = targets.write(0, _pictures.make_sheet(drawn, bare, prompts, look.seeds, names))
+    bare: list[Rendering] = []
+    if compare:
+        alone = [replace(each, cone=None) if look.literal else each.base_only() for each in chosen]
+        for prompt in dict.fromkeys(each.prompt for each in alone):
+            _output.say(f"base model: {prompt}")
+        bare = list(draw(base, alone, look, "base model"))
+    file = targets.write(0, _pictures.make_sheet(drawn, bare, chosen))
     return [{"file": str(file), "pictures": [each.record for each in [*bare, *drawn]]}]
 
 
 def draw(base: Model, chosen: Sequence[Chosen], look: Look, title: str) -> Iterator[Rendering]:
     """The pictures of every prompt with every seed, in order, with a bar."""
     from conestool.cli import _selection
-    from conestool.render import render as render_pictures
+    from conestool.rendering import render as render_pictures
 
     count, done = len(look.seeds), 0
     with progress(title, len(chosen) * count) as tick:
         for group in _selection.groups(chosen, max(1, look.batch // count)):
+            own = {} if group.like.negative is None else {"negative": group.like.negative}
             yield from render_pictures(
                 base,
                 group.prompts,
-                group.cone,
-                strength=group.strength,
-                seeds=look.seeds,
+                group.like.cone,
+                strength=group.like.strength,
+                seeds=group.like.seeds,
                 literal=look.literal,
                 batch=look.batch,
                 allow_base_mismatch=look.allow_base_mismatch,
                 progress=after(tick, done),
-                **look.options,
+                **(look.options | own),
             )
             done += len(group.prompts) * count
 
@@ -240,24 +272,42 @@ def after(tick: Ticker, before: int) -> Callable[[int, int], None]:
 
 
 def repeat(picture: Path, cones: list[str], look: Look, destination: Destination, where: Where) -> None:
-    """Draw the picture that a PNG's record describes once more, with the changes in `look.options`."""
-    from conestool.cli import _options, _pictures, _selection
-    from conestool.render import read_record, replay
+    """Draw what a PNG's record describes once more, a picture or a sheet, with the changes in `look.options`."""
+    from conestool.cli import _options, _pictures
+    from conestool.rendering import read_sheet, sheet_bytes
 
-    record = read_record(picture)
+    sheet = read_sheet(picture)
+    records = [record for row in sheet["pictures"] for record in row]
+    if "rows" in sheet and "seeds" in look.options:
+        raise UsageError(f"--seed: the pictures of the sheet {picture} have their own", "leave out --seed")
     settled = _pictures.settle(
-        destination.output, [record["prompt"]], [0], sheet=False, overwrite=destination.overwrite
+        destination.output, [(records[0]["prompt"], [0])], sheet=False, overwrite=destination.overwrite
     )
     settled.check()
-    ids = [used["id"] for used in record["concepts"]]
-    cone, files = _selection.choose_ids(ids, cones)
-    base = _options.open_model(where, (record["model"]["id"], record["model"]["revision"]))
-    _output.say(f"{', '.join(files) or 'base model'}: {record['sent']}")
-    with progress("pictures", 1) as tick:
-        drawn = replay(base, record, cone, allow_mismatch=look.allow_base_mismatch, **look.options)
-        tick(1)
-    file = settled.write(0, _pictures.png_of(drawn))
-    finish([{"file": str(file), **drawn.record}], destination.json)
+    base = _options.open_model(where, (records[0]["model"]["id"], records[0]["model"]["revision"]))
+    drawn = list(draw_again(base, records, cones, look))
+    if "rows" not in sheet:
+        file = settled.write(0, _pictures.png_of(drawn[0]))
+        finish([{"file": str(file), **drawn[0].record}], destination.json)
+        return
+    again = iter(drawn)
+    rows = [[next(again) for _ in row] for row in sheet["pictures"]]
+    file = settled.write(0, sheet_bytes(rows, sheet["rows"], sheet["columns"]))
+    finish([{"file": str(file), "pictures": [each.record for each in drawn]}], destination.json)
+
+
+def draw_again(base: Model, records: Sequence[dict[str, Any]], cones: list[str], look: Look) -> Iterator[Rendering]:
+    """The pictures of the records, in order, with a bar."""
+    from conestool.cli import _selection
+    from conestool.rendering import replay
+
+    found = [_selection.choose_ids([used["id"] for used in record["concepts"]], cones) for record in records]
+    for record, (_, files) in zip(records, found, strict=True):
+        _output.say(f"{', '.join(files) or 'base model'}: {record['sent']}")
+    with progress("pictures", len(records)) as tick:
+        for number, (record, (cone, _)) in enumerate(zip(records, found, strict=True), 1):
+            yield replay(base, record, cone, allow_mismatch=look.allow_base_mismatch, **look.options)
+            tick(number)
 
 
 def finish(records: list[dict[str, Any]], json: bool) -> None:

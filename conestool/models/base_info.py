@@ -27,7 +27,7 @@ from conestool.models.kv_weights import bare, kv_weights
 from conestool.models.loading import denoiser_files, original_denoiser, reading
 from conestool.models.model import Model
 
-__all__ = ["describe", "freeze_identity", "unfreeze_identity"]
+__all__ = ["describe", "file_sha256", "freeze_identity", "unfreeze_identity"]
 
 Fields = dict[str, Any]
 FIELDS = {"structure", "tensors", "digests"}
@@ -54,6 +54,21 @@ def describe(model: Model) -> BaseModelInfo:
         dtype=str(dtype).removeprefix("torch."),
         **fields,
     )
+
+
+def file_sha256(model: Model) -> str | None:
+    """The SHA-256 of the single file that a model came from, which is how other programs know it; None for others."""
+    if model.path is None or model.in_folder:
+        return None
+    key = file_key([model.path])
+    known = recall("sha256", key)
+    if isinstance(known, str):
+        return known
+    with model.path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if file_key([model.path]) == key:  # nobody replaced it meanwhile
+        remember("sha256", key, found)
+    return found
 
 
 def public_id(model_id: str) -> str:

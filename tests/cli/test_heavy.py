@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from conestool import format as cones_format
+from conestool.concept import Cone
+from conestool.errors import InputError
+from conestool.rendering import read_record, read_sheet
 from tests.cli.conftest import Cones
 from tests.support.command_line import concept, save_cone
+from tests.support.tiny_models import random_cone
 
 SHORT = ("--num-class-images", "4", "--steps", "4", "--density", "0.02", "--device", "cpu")
 FIND = (*SHORT, "--captions", "none", "--other-class-weight", "0")
@@ -178,6 +183,102 @@ def test_render_finds_concepts_by_the_words_of_the_prompt(cones: Cones, here: Pa
     assert names.keys() == {"dog", "hat"}
     assert record["sent"] == f"a {names['dog']} dog in a {names['hat']} hat"
     assert record["sent"] in done.err
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("a cat", "note: 'a cat' names no concept; here are: dog, hat"),
+        ("a dgo", "note: 'a dgo' names no concept; did you mean dog? here are: dog, hat"),
+    ],
+)
+def test_render_says_what_there_is_if_nothing_is_named(cones: Cones, here: Path, prompt: str, told: str) -> None:
+    """The base model draws it all the same, unless --require; with -c the file's own concepts are meant."""
+    done = cones("render", prompt, "--steps", "1")
+    assert done.code == 0 and told in done.err.splitlines()
+    refused = cones("render", prompt, "--require")
+    assert refused.code == 3
+    assert refused.err.splitlines() == [f"error: {prompt!r} names no concept", f"  {told.split('; ')[1]}"]
+    assert cones("render", prompt, "--require", "-c", "dog.cone").code == 3
+    assert cones("render", "two dogs", "--require", "--steps", "1").code == 0
+    assert "names no concept" not in cones("render", prompt, "--no-cones", "--steps", "1").err
+
+
+def test_render_without_any_concept_says_so(cones: Cones, work: Path) -> None:
+    """An empty folder."""
+    assert "there is no .cone file here or in $CONES_PATH" in cones("render", "a dog", "--steps", "1").err
+
+
+@pytest.mark.parametrize("prompt", ["a [dog]", 'a "dog"', "(dog)", "a dog's hat", "«dog»", "a dog—asleep"])
+def test_signs_around_a_name_do_not_hide_it(cones: Cones, here: Path, prompt: str) -> None:
+    """Neither from the search for files nor from the note on concepts that are not named."""
+    done = cones("render", prompt, "-c", "dog.cone", "--steps", "1")
+    assert done.code == 0 and "does not name it" not in done.err
+    assert "dog.cone: " in cones("render", prompt, "--steps", "1").err
+
+
+def test_render_reads_a_file_of_prompts(cones: Cones, here: Path) -> None:
+    """Each line with its own seed, negative prompt, strength and concepts; comments are no pictures."""
+    Path("prompts.txt").write_text(
+        "# two subjects\n\na dog --seed 7 --strength 0.5\na red hat --negative a dog\nat night --cone dog.cone:0.25\n"
+    )
+    done = cones("render", "--prompts", "prompts.txt", "-o", "out/", "--json", "--steps", "1")
+    assert done.code == 0, done.err
+    assert [record["file"] for record in done.json] == ["out/1-a-dog.png", "out/2-a-red-hat.png", "out/3-at-night.png"]
+    told = [
+        (record["seed"], record["negative"], [(used["name"], used["strength"]) for used in record["concepts"]])
+        for record in done.json
+    ]
+    assert told == [(7, "", [("dog", 0.5)]), (0, "a dog", [("hat", 1.0)]), (0, "", [("dog", 0.25)])]
+    assert cones("render", "@prompts.txt").code == 2
+
+
+def test_render_says_what_changes_no_picture(cones: Cones, here: Path, model: Path) -> None:
+    """A negative prompt without guidance, and options of other models and modes."""
+    done = cones("render", "a dog", "--guidance", "1", "--negative", "grass", "--json", "--steps", "1")
+    assert "warning: the negative prompt has no effect" in done.err
+    assert done.json[0]["negative"] == ""
+    odd = cones("render", "a dog", "--revision", "main", "--config", "x", "--no-cones", "--literal", "--steps", "1")
+    for text in (
+        f"--revision has no effect on {model}",
+        f"--config has no effect on {model}",
+        "--literal has no effect",
+    ):
+        assert f"warning: {text}" in odd.err
+    assert "warning" not in cones("render", "a dog", "--negative", "grass", "--steps", "1").err
+    for contradiction in ("--compare", "--require"):
+        assert cones("render", "a dog", "--no-cones", contradiction).code == 2
+
+
+def test_render_says_what_it_does_not_understand(cones: Cones, here: Path) -> None:
+    """The syntax of other programs, once, however many prompts have it."""
+    done = cones("render", "a (dog:1.2)", "a (dog:1.2) BREAK", "--steps", "1", "-o", "out/")
+    assert done.err.count("warning") == 1
+    assert "warning: (dog:1.2), BREAK: syntax of other programs" in done.err
+
+
+def test_the_bare_column_gets_the_class_noun(cones: Cones, work: Path, model: Path) -> None:
+    """And it says so; the other column tells the strength."""
+    from conestool.models.model import Model
+
+    rex = random_cone(Model.from_pretrained(str(model)), "rex")
+    cones_format.save(Cone((replace(rex["rex"], class_noun="dog"),)), work / "rex.cone")
+    done = cones("render", "a photo of rex", "--compare", "-c", "rex.cone:0.5", "--json", "-v", "--steps", "1")
+    assert [record["sent"] for record in done.json[0]["pictures"]] == ["a photo of a dog", "a photo of a sks dog"]
+    assert "base model: a photo of a dog" in done.err
+    assert read_sheet(done.json[0]["file"])["columns"] == ["base model", "rex 0.5"]
+
+
+@pytest.mark.parametrize("options", [("--grid", "-n", "2"), ("--compare",), ("--grid",)])
+def test_render_repeats_a_sheet(cones: Cones, here: Path, options: tuple[str, ...]) -> None:
+    """All its pictures, with their labels, byte for byte; the seed of a sheet is not one number."""
+    cones("render", "a dog", "a hat", "-o", "sheet.png", *options, "--steps", "2")
+    done = cones("render", "--from", "sheet.png", "-o", "again.png")
+    assert (done.code, done.lines) == (0, ["again.png"]), done.err
+    assert Path("again.png").read_bytes() == Path("sheet.png").read_bytes()
+    assert cones("render", "--from", "sheet.png", "-o", "x.png", "--seed", "3").code == 2
+    with pytest.raises(InputError, match=r"sheet\.png: a sheet of [24] pictures"):
+        read_record("sheet.png")
 
 
 def test_render_repeats_a_picture(cones: Cones, here: Path) -> None:

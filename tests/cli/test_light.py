@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,9 @@ from PIL import Image
 
 from conestool import format as cones_format
 from conestool.cli.merge import PAIRED
+from conestool.concept import Losses
 from tests.cli.conftest import Cones
-from tests.support.command_line import concept, save_cone
+from tests.support.command_line import base, concept, save_cone
 
 HEADER_FLIP = 200
 
@@ -46,6 +49,7 @@ def test_merge_reports_the_overlap(cones: Cones, dog: Path, work: Path) -> None:
     """Counts and Jaccard index of every pair, worked out by hand from two equal index sets."""
     twin = save_cone(work / "twin.cone", concept("twin", "qyx"))
     done = cones("merge", dog, twin, "--json", "-o", "x.cone")
+    assert done.err == ""
     assert done.json["overlap"] == [{"concepts": ["dog", "twin"], "shared": concept().neurons, "jaccard": 1.0}]
     assert done.json["neurons"] == concept().neurons
     assert done.json["shared"] == {"dog": concept().neurons, "twin": concept().neurons}
@@ -58,8 +62,9 @@ def test_merge_of_many_compares_each_with_all_others(cones: Cones, work: Path) -
     done = cones("merge", *paths, "-o", "all.cone", "--json")
     assert done.json["overlap"] is None
     assert (done.json["shared"]["dog 0"], len(done.json["shared"])) == (concept().neurons, len(seeds))
-    assert f"shares {concept().neurons:,} with others" in done.err
-    assert " and " not in done.err
+    told = cones("merge", *paths, "-o", "all.cone", "--overwrite").err
+    assert f"shares {concept().neurons:,} with others" in told
+    assert " and " not in told
 
 
 def test_merge_needs_two_files(cones: Cones, dog: Path) -> None:
@@ -73,10 +78,30 @@ def test_merge_refuses_equal_names_and_identifiers(cones: Cones, dog: Path, work
     """Two concepts of one name, or with one identifier, cannot be told apart in a prompt."""
     save_cone(work / "other.cone", concept("dog", "zwx", seed=3))
     save_cone(work / "same.cone", concept("hat", "sks", seed=3))
-    for other, what in (("other.cone", "the name"), ("same.cone", "the identifier")):
+    for other, what in (("other.cone", "the name 'dog'"), ("same.cone", "the identifier 'sks'")):
         done = cones("merge", "dog.cone", other)
         assert done.code == 2
+        assert "dog of dog.cone and " in done.err and f" of {other}: " in done.err
         assert what in done.err
+
+
+def test_merge_names_the_files_of_different_base_models(cones: Cones, dog: Path, work: Path) -> None:
+    """Not the concepts, which may have one name; and it says once that they differ."""
+    other = concept("dog", "sks", seed=3)
+    save_cone(work / "other.cone", replace(other, base=base("sd15", 1)))
+    done = cones("merge", "dog.cone", "other.cone")
+    assert done.code == 5
+    assert done.err.startswith("error: dog.cone and other.cone do not share a base model (toy, sd15): ")
+    assert done.err.splitlines()[0].count("different") == 1
+
+
+def test_merge_says_what_counts_once(cones: Cones, dog: Path, hat: Path, work: Path) -> None:
+    """A file that was named twice, and a concept that is in two files."""
+    assert "note: dog.cone is named 2 times\n" in cones("merge", "dog.cone", "dog.cone", "-o", "x.cone").err
+    cones("merge", "dog.cone", "hat.cone")
+    done = cones("merge", "dog+hat.cone", "dog.cone", "-o", "y.cone")
+    assert "note: dog is in dog+hat.cone and dog.cone, and is taken once\n" in done.err
+    assert "note" not in cones("merge", "dog.cone", "hat.cone", "-o", "z.cone").err
 
 
 def test_extract_gives_the_original_back(cones: Cones, dog: Path, hat: Path) -> None:
@@ -115,6 +140,66 @@ def test_diff_sees_metadata_alone(cones: Cones, dog: Path, work: Path) -> None:
     done = cones("diff", "dog.cone", "noted.cone", "--json")
     assert done.code == 1
     assert done.json["metadata"] == [{"key": "dog.origin.notes", "a": None, "b": "by night"}]
+
+
+def test_diff_fits_a_screen(cones: Cones, dog: Path, work: Path) -> None:
+    """Names of both, four digits, a map in one line; layers only on request."""
+    losses = Losses(held_out_before=0.2, held_out_after=0.1234567890123, random_after=0.2)
+    save_cone(work / "fox.cone", concept("fox", "zwx", seed=1, losses=losses, versions={"torch": "2"}))
+    done = cones("diff", "dog.cone", "fox.cone")
+    lines = [" ".join(line.split()) for line in done.err.splitlines()]
+    assert lines[0] == "A is dog.cone, B is fox.cone"
+    assert "class_noun dog -> fox" in lines and "name dog -> fox" in lines
+    (told,) = [line for line in lines if line.startswith("losses")]
+    assert "held out after 0.15 -> 0.1235" in told and "class after 0.11 -> -" in told
+    assert "attn" not in done.err and "self" not in done.err
+    assert len(done.err.splitlines()) < 24 and not re.search(r"\d\.\d{5}", done.err)
+    assert "down.0.0.0 self" in cones("diff", "dog.cone", "fox.cone", "--layers").err
+
+
+def test_diff_says_which_file_has_a_concept(cones: Cones, dog: Path, hat: Path) -> None:
+    """Of several."""
+    cones("merge", "dog.cone", "hat.cone")
+    assert re.search(r"hat +only in B\n", cones("diff", "dog.cone", "dog+hat.cone").err)
+    assert re.search(r"hat +only in A\n", cones("diff", "dog+hat.cone", "dog.cone").err)
+
+
+def test_layers_are_shown_on_request(cones: Cones, dog: Path) -> None:
+    """They are longer than all the rest."""
+    assert "down.0.0.0" not in cones("inspect", "dog.cone").err
+    assert "down.0.0.0 self" in cones("inspect", "dog.cone", "--layers").err
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--revision", "main", "--offline"), "--revision has no effect without --model"),
+        (("--config", "x"), "--config has no effect without --model"),
+        (("--overwrite",), "--overwrite has no effect without --plot"),
+    ],
+)
+def test_inspect_says_which_options_change_nothing(
+    cones: Cones, dog: Path, options: tuple[str, ...], named: str
+) -> None:
+    """Rather than leave somebody to believe that they did."""
+    done = cones("inspect", "dog.cone", *options)
+    assert done.code == 0
+    assert f"warning: {named}\n" in done.err
+
+
+def test_json_leaves_the_report_to_stdout(cones: Cones, dog: Path, hat: Path) -> None:
+    """stderr keeps warnings; with -v people read both."""
+    for command in (("inspect", "dog.cone"), ("diff", "dog.cone", "hat.cone"), ("doctor",)):
+        assert cones(*command, "--json").err == ""
+    assert "base model: toy" in cones("inspect", "dog.cone", "--json", "-v").err
+
+
+def test_a_missing_value_names_the_help_of_its_command(cones: Cones, dog: Path) -> None:
+    """click does not know yet whose option it is."""
+    for command in ("render", "find", "inspect"):
+        done = cones(command, "dog.cone", "--model")
+        assert done.code == 2
+        assert done.err.splitlines()[-1] == f"  see cones {command} --help"
 
 
 def test_inspect_tells_what_matters(cones: Cones, dog: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from conestool.cli import _layers, _output, _plot, _streams
 from conestool.cli._options import Captions, Wanted, parse_wanted
 from conestool.cli._pictures import free, settle, slug
 from conestool.cli._plot import heat
+from conestool.cli._prompts import Asked, parse_line, read_lines, read_prompts
 from conestool.cli._search import checkpoint_path_of
 from conestool.cli.find import Method, place
 from conestool.cli.render import parse_size
@@ -39,7 +41,7 @@ def test_slug_is_cut_between_words() -> None:
 
 def test_names_of_several_pictures_tell_prompt_and_seed() -> None:
     """Numbered by prompt, and by seed where a prompt has several."""
-    targets = settle("out/", ["a dog", "a hat"], [3, 4], sheet=False, overwrite=False)
+    targets = settle("out/", [("a dog", (3, 4)), ("a hat", (3, 4))], sheet=False, overwrite=False)
     assert [path.name for path in targets.paths] == ["1-a-dog-3.png", "1-a-dog-4.png", "2-a-hat-3.png", "2-a-hat-4.png"]
 
 
@@ -53,7 +55,7 @@ def test_free_name_is_the_first_that_is_not_there(tmp_path: Path) -> None:
 def test_pictures_are_png() -> None:
     """Another ending is refused rather than given a PNG under a false name."""
     with pytest.raises(UsageError, match="PNG"):
-        settle("x.jpg", ["a dog"], [0], sheet=False, overwrite=False)
+        settle("x.jpg", [("a dog", [0])], sheet=False, overwrite=False)
 
 
 def test_strength_follows_the_last_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +79,7 @@ def test_strength_out_of_range_is_refused(text: str) -> None:
 def test_size() -> None:
     """One number for a square, two for width and height."""
     assert (parse_size("512"), parse_size("512x768"), parse_size(None)) == ((512, 512), (512, 768), None)
-    for text in ("0", "x", "512x", "1x2x3", "-4"):
+    for text in ("0", "x", "512x", "1x2x3", "-4", "9" * 5000):
         with pytest.raises(UsageError):
             parse_size(text)
 
@@ -180,7 +182,7 @@ def test_endless_stdin_is_read_only_up_to_the_limit_of_a_file(monkeypatch: pytes
     monkeypatch.setattr(_streams, "MOST", 10)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a dog\n" * 100)))
     with pytest.raises(PromptError, match="more than"):
-        _streams.read_lines("prompts")
+        read_lines("-")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a dog\n" * 100)))
     assert len(_streams.read_bytes("a .cone file")) == 11
 
@@ -193,8 +195,8 @@ def test_stdin_may_be_as_long_as_a_file() -> None:
 def test_a_numbered_name_taken_meanwhile_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two commands that draw the same prompt at once both keep their pictures; a name that was given is refused."""
     monkeypatch.chdir(tmp_path)
-    ours = settle(None, ["a dog"], [0], sheet=False, overwrite=False)
-    named = settle("a-dog.png", ["a dog"], [0], sheet=False, overwrite=False)
+    ours = settle(None, [("a dog", [0])], sheet=False, overwrite=False)
+    named = settle("a-dog.png", [("a dog", [0])], sheet=False, overwrite=False)
     Path("a-dog.png").write_bytes(b"another's")
     assert ours.write(0, b"mine") == Path("a-dog-2.png")
     assert Path("a-dog-2.png").read_bytes() == b"mine"
@@ -212,3 +214,69 @@ def test_a_full_stderr_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("sys.stderr", Full())
     _output.warn("something")
+
+
+def test_a_prompt_line_has_options_of_its_own() -> None:
+    """As typed on the command line, quoted or not."""
+    line = "a dog in a hat --seed 5 --negative=grass, mud --strength 0.5 --cone dog.cone --cone 'my hat.cone:0.2'"
+    assert parse_line(line) == Asked("a dog in a hat", 5, "grass, mud", 0.5, ("dog.cone", "my hat.cone:0.2"))
+    assert parse_line('"a dog" --negative "a -- b"') == Asked("a dog", negative="a -- b")
+    assert parse_line("a well-known dog -- asleep") == Asked("a well-known dog -- asleep")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a dog --sede 5", "--sede is no option"),
+        ("a dog --seed", "--seed : expected"),
+        ("a dog --seed -1", "--seed -1: expected"),
+        (f"a dog --seed {1 << 63}", f"--seed {1 << 63}: expected"),
+        ("a dog --strength 2", "--strength 2: expected"),
+        ("a dog --strength nan", "--strength nan: expected"),
+        ("a dog --seed 1 --seed 2", "--seed is there twice"),
+        ("--seed 1", "prompt is empty"),
+    ],
+)
+def test_a_prompt_line_that_cannot_be_read_is_named(line: str, message: str, tmp_path: Path) -> None:
+    """With the file and the number of the line."""
+    file = tmp_path / "prompts.txt"
+    file.write_text(f"# one\n\na cat\n{line}\n")
+    with pytest.raises(PromptError, match=re.escape(message)) as caught:
+        read_prompts([], str(file))
+    assert str(caught.value).startswith(f"{file}: line 4: ")
+
+
+def test_comments_and_empty_lines_are_no_prompts(tmp_path: Path) -> None:
+    """Windows' byte order mark and line ends are none either; a file that is not there is named."""
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(b"\xef\xbb\xbf# a comment\r\n\r\n  a dog  \r\n#a cat\r\na hat")
+    assert [each.prompt for each in read_prompts(["a cup"], str(file))] == ["a cup", "a dog", "a hat"]
+    assert read_lines(str(file)) == [(3, "a dog"), (5, "a hat")]
+    with pytest.raises(PromptError, match=r"nowhere\.txt: No such file"):
+        read_lines("nowhere.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "option"),
+    [
+        ("prompts.txt", "prompts.txt", "--prompts prompts.txt"),
+        ("prompts.txt", "@prompts.txt", "--prompts prompts.txt"),
+        ("dog", "@dog", "--prompts dog"),
+        ("dog.cone", "dog.cone", "-c dog.cone"),
+        ("a.png", "a.png", "--from a.png"),
+        ("dog", "dog", None),
+        ("x", "a dog.", None),
+    ],
+)
+def test_the_name_of_a_file_is_no_prompt(
+    name: str, typed: str, option: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be drawn as text; the option that takes the file is named. A word is a prompt all the same."""
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch()
+    if option is None:
+        assert read_prompts([typed]) == [Asked(typed)]
+        return
+    with pytest.raises(UsageError, match="expected a prompt") as caught:
+        read_prompts([typed])
+    assert caught.value.hint == f"use {option}"

@@ -92,7 +92,7 @@ def test_file_name_that_is_no_utf8(folder: Path) -> None:
 
 def test_ascii_locale_gets_ascii_bars(folder: Path) -> None:
     """Where stderr cannot show blocks, bars are of another character."""
-    done = run_process("inspect", "dog.cone", cwd=folder, PYTHONIOENCODING="ascii")
+    done = run_process("inspect", "dog.cone", "--layers", cwd=folder, PYTHONIOENCODING="ascii")
     assert b"####" in done.stderr
     assert b"\\u" not in done.stderr
 
@@ -127,7 +127,7 @@ def test_colour_on_a_terminal_and_none_with_no_color(folder: Path) -> None:
 @pytest.mark.parametrize("columns", [40, 80])
 def test_tables_fit_the_terminal(folder: Path, columns: int) -> None:
     """Layer bars shrink to the width there is."""
-    out = on_terminal("inspect", "dog.cone", cwd=folder, columns=columns, NO_COLOR="1").out.decode()
+    out = on_terminal("inspect", "dog.cone", "--layers", cwd=folder, columns=columns, NO_COLOR="1").out.decode()
     bars = [line for line in out.splitlines() if line.startswith("  down")]
     assert len(bars) == 2
     assert all(len(line) <= columns for line in bars)
@@ -137,7 +137,7 @@ def test_unknown_exception_is_one_line_and_code_70(folder: Path) -> None:
     """A bug says so in one line; --traceback shows the rest."""
     script = (
         "import sys; from conestool import ops; from conestool.cli.main import main\n"
-        "def broken(*cones): raise KeyError('x')\n"
+        "def broken(*cones, **options): raise KeyError('x')\n"
         "ops.merge = broken; main()"
     )
     command = [sys.executable, "-c", script, "merge", "dog.cone", "hat.cone"]

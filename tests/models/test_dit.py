@@ -21,7 +21,7 @@ from conestool.models.model import Model
 from conestool.models.noise_schedule import predict, schedule_of
 from conestool.models.prompts import cut_text, encode, frames_on, identifiers, is_one_token
 from conestool.models.sampling import initial_noise, sample
-from conestool.render import render
+from conestool.rendering import render
 from tests.support.model_files import FAMILIES, VARIANTS
 from tests.support.tiny_models import random_cone, save
 

@@ -35,8 +35,8 @@ def starve(words: list[str]) -> tuple[int, str]:
 def main() -> None:
     """Load once what all commands need, then starve each."""
     os.chdir(sys.argv[1])
-    from conestool.evaluate import evaluate
-    from conestool.render import render
+    from conestool.evaluation import evaluate
+    from conestool.rendering import render
     from conestool.search import find
     from conestool.search.tune import tune
 

@@ -248,7 +248,7 @@ def test_maps_of_hostile_shapes_are_quick_or_refused(tmp_path: Path) -> None:
 
 def test_sheets_of_long_labels_are_quick() -> None:
     """A label of a million letters, in one word or many, is cut and not measured letter by letter."""
-    from conestool.render.grid import grid
+    from conestool.rendering.grid import grid
 
     begin = time.process_time()
     image = Image.new("RGB", (32, 32))
@@ -259,8 +259,8 @@ def test_sheets_of_long_labels_are_quick() -> None:
 
 def test_a_png_holds_the_prompt_as_text(tmp_path: Path) -> None:
     """`parameters` is three clean lines whatever the prompt, and the JSON gives the prompt back."""
-    from conestool.render.png import png_bytes, read_record
-    from tests.render.test_png import RECORD
+    from conestool.rendering.png import png_bytes, read_record
+    from tests.rendering.test_png import RECORD
 
     told = RECORD | {"prompt": POISON, "sent": POISON, "negative": POISON}
     data = png_bytes(Image.new("RGB", (4, 4)), told)

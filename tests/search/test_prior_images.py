@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from conestool.errors import PhotoError
-from conestool.evaluate.prompts import unrelated_nouns
+from conestool.evaluation.prompts import unrelated_nouns
 from conestool.images.photos import as_photo
 from conestool.models.model import Model
 from conestool.search import SearchConfig

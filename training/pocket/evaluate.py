@@ -23,7 +23,7 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conestool.evaluate.attributes import AttributeJudge, Reading
+from conestool.evaluation.attributes import AttributeJudge, Reading
 from training.pocket import captions, export, judge, measures, sample, scenes, world
 from training.pocket.sheets import write_sheet
 from training.pocket.sprites import SpriteBank

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from conestool.evaluate.attributes import AttributeJudge, World, save_judge
+from conestool.evaluation.attributes import AttributeJudge, World, save_judge
 from training.pocket import autoencoder, captions, scenes, world
 from training.pocket.common import load_state, log_line, mixed_precision, save_state
 from training.pocket.pool import load_autoencoder

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from conestool.errors import InputError
-from conestool.render import png_bytes, read_record
+from conestool.rendering import png_bytes, read_record
+from conestool.rendering.png import parameters
 
 RECORD: dict[str, Any] = {
     "version": 1,
@@ -22,6 +23,7 @@ RECORD: dict[str, Any] = {
     "steps": 25,
     "guidance": 3.0,
     "scheduler": "DDIMScheduler",
+    "sampler": "DDIM",
     "width": 64,
     "height": 48,
     "batch": 1,
@@ -36,6 +38,7 @@ RECORD: dict[str, Any] = {
         "structure": "c" * 64,
         "digests": {"f32": "d" * 64},
         "dtype": "float32",
+        "file_sha256": "e" * 64,
     },
     "versions": {"conestool": "0.1.0"},
 }
@@ -70,9 +73,18 @@ def test_parameters_read_as_a1111_writes_them(tmp_path: Path) -> None:
     assert text.splitlines() == [
         "a sks dog in a zwx hat, «café»",
         "Negative prompt: blurry",
-        "Steps: 25, Sampler: DDIM, CFG scale: 3, Seed: 7, Size: 64x48, Model hash: dddddddddd, Model: pocket, "
+        "Steps: 25, Sampler: DDIM, CFG scale: 3, Seed: 7, Size: 64x48, Model hash: eeeeeeeeee, Model: pocket, "
         f'Cones: "dog: 1 ({"a" * 10}), hat: 0.5 ({"b" * 10})", Version: conestool 0.1.0',
     ]
+
+
+def test_what_a1111_would_not_know_is_left_out() -> None:
+    """It refuses an unknown sampler on paste; the hash of a folder is not one that it has."""
+    model = RECORD["model"] | {"file_sha256": None}
+    text = parameters(RECORD | {"sampler": None, "scheduler": "SASolverScheduler", "model": model, "seed": 0})
+    settings = text.splitlines()[-1]
+    assert "Sampler" not in settings and "hash" not in settings and "None" not in settings
+    assert "Seed: 0, " in settings
 
 
 def test_no_negative_prompt_leaves_no_line() -> None:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conestool._atomic import expand_user
+from conestool._names import find_names, key_of
 from conestool._text import quoted
 from conestool.concept import Cone
 from conestool.errors import FormatError, NameClashError, UsageError
 from conestool.format import load, read_header
 from conestool.ops import merge
-from conestool.render.prompts import find_names, key_of
 
 __all__ = ["Offer", "Selection", "Shelf", "find_cones", "find_ids", "scan", "search_folders"]
 
@@ -55,15 +55,18 @@ class Shelf:
     def find(self, prompt: str) -> Selection:
         """The concepts whose names stand in `prompt`, from the files that offer them and least besides.
 
-        A name in an earlier folder hides that name in later ones. NameClashError, listing the files, if one folder
-        offers different concepts of one name.
+        A name in an earlier folder hides that name in later ones. NameClashError, listing the files, if two files of
+        one folder offer different concepts of one name, and equally much besides.
         """
         prompt = unicodedata.normalize("NFC", prompt)
         offers = self.by_name()
-        keys = list(dict.fromkeys(span.key for span in find_names(prompt, offers)))
-        for key in keys:
-            refuse_different(offers[key])
-        return self.take([offers[key] for key in keys])
+        wanted = [offers[key] for key in dict.fromkeys(span.key for span in find_names(prompt, offers))]
+        besides = self.besides(wanted)
+        for number, found in enumerate(wanted):
+            least = min(besides[offer.file] for offer in found)
+            wanted[number] = [offer for offer in found if besides[offer.file] == least]
+            refuse_different(wanted[number])
+        return self.take(wanted)
 
     def find_ids(self, ids: Iterable[str]) -> Selection:
         """The concepts with these exact ids; UsageError if one is in no file."""
@@ -73,6 +76,16 @@ class Shelf:
         if missing:
             raise UsageError(f"no .cone file here holds the concept {', '.join(missing)}", "give the file with -c")
         return self.take(list(places.values()))
+
+    @property
+    def offers(self) -> list[Offer]:
+        """What is on offer, each name once, as `find` looks it up; in order of the names."""
+        return [offers[0] for _, offers in sorted(self.by_name().items())]
+
+    def besides(self, wanted: Sequence[Sequence[Offer]]) -> Counter[Path]:
+        """How many concepts each file holds that are not wanted."""
+        held = Counter(offer.file for folder in self.folders for offer in folder)
+        return held - Counter(offer.file for offers in wanted for offer in offers)
 
     def by_name(self) -> dict[str, list[Offer]]:
         """Offers by the key of their name, from the first folder that has it."""
@@ -92,11 +105,11 @@ class Shelf:
         """
         if not wanted:
             return Selection(None)
-        held = Counter(offer.file for folder in self.folders for offer in folder)
+        besides = self.besides(wanted)
         used = Counter(offer.file for offers in wanted for offer in offers)
         names: dict[Path, list[str]] = {}
         for offers in wanted:
-            file = min((offer.file for offer in offers), key=lambda file: (held[file] - used[file], -used[file], file))
+            file = min((offer.file for offer in offers), key=lambda file: (besides[file], -used[file], file))
             names.setdefault(file, []).extend(offer.name for offer in offers if offer.file == file)
         for file in names.keys() - self.loaded.keys():
             self.loaded[file] = load(file)

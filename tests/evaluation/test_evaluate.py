@@ -11,10 +11,10 @@ from PIL import Image
 
 from conestool.concept import Cone, Origin
 from conestool.errors import BaseModelMismatchError, PromptError, UsageError
-from conestool.evaluate import Gates, JudgeAligner, Plan, Report, check_templates, evaluate, load_dino
-from conestool.evaluate.evaluate import held_back, missing
-from conestool.evaluate.judge import load_judge
-from conestool.evaluate.prompts import Text, joined, unrelated_nouns
+from conestool.evaluation import Gates, JudgeAligner, Plan, Report, check_templates, evaluate, load_dino
+from conestool.evaluation.evaluate import held_back, missing
+from conestool.evaluation.judge import load_judge
+from conestool.evaluation.prompts import Text, joined, unrelated_nouns
 from conestool.images.photos import Photo, as_photo
 from conestool.models.model import Model
 from tests.support.encoders import save_dino
@@ -44,7 +44,13 @@ def report(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Report:
     dino = load_dino(str(save_dino(tmp_path_factory.mktemp("encoders") / "dino")))
     cone = known(random_cone(model, "dog", "hat"), 1)
     before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
-    found, sheets = evaluate(model, cone, {"dog": photos()}, aligners=[JudgeAligner(load_judge()), dino], plan=PLAN)
+    found, sheets = evaluate(
+        model.pipe,
+        cone,
+        {"dog": [photo.image for photo in photos()]},
+        aligners=[JudgeAligner(load_judge()), dino],
+        plan=PLAN,
+    )
     assert all(torch.equal(value, before[name]) for name, value in model.denoiser.state_dict().items())
     assert [len(row) for row in sheets["dog"]] == [4, 2, 2, 2, 2]
     return found

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
 from conestool.apply import check_base
 from conestool.concept import Concept, Cone
-from conestool.evaluate.alignment import Aligner, JudgeAligner
-from conestool.evaluate.losses import LossProbes, make_probes
-from conestool.evaluate.pictures import Gallery, draw
-from conestool.evaluate.prompts import TEMPLATES, Text, joined, unrelated_nouns
-from conestool.evaluate.report import ConceptReport, Presence, Report, Row
+from conestool.evaluation.alignment import Aligner, JudgeAligner
+from conestool.evaluation.losses import LossProbes, make_probes
+from conestool.evaluation.pictures import Gallery, draw
+from conestool.evaluation.prompts import TEMPLATES, Text, joined, unrelated_nouns
+from conestool.evaluation.report import ConceptReport, Presence, Report, Row
 from conestool.images.class_images import GROUP, class_images
-from conestool.images.photos import Photo
+from conestool.images.photos import Photo, as_photo
 from conestool.models.model import Model
 from conestool.ops import union
 from conestool.search.config import DEFAULT_RESOURCES, Resources
@@ -172,27 +173,32 @@ def known(shares: Mapping[str, float | None]) -> dict[str, float]:
 
 
 def evaluate(
-    model: Model,
+    pipe: Any,
     cone: Cone,
-    photos: Mapping[str, Sequence[Photo]],
+    photos: Mapping[str, Sequence[Photo | Image.Image]],
     *,
     aligners: Sequence[Aligner] = (),
     plan: Plan | None = None,
     allow_base_mismatch: bool = False,
     tell: Tell = no_callback,
 ) -> tuple[Report, dict[str, list[Images]]]:
-    """Measure every concept of `cone`; `photos` by concept name, and none where there are none.
+    """Measure every concept of `cone` on `pipe`, a diffusers pipeline or a Model.
 
+    `photos` by concept name, and none where there are none.
     Also returns the pictures: by concept, rows of photos, bare, random, no identifier and concept; under "together"
     those of all concepts at once and of the base model. The model's weights are bit-identical afterwards.
     BaseModelMismatchError unless `allow_base_mismatch` if a concept was found on another model.
     """
+    model, plan = Model.from_pipeline(pipe), plan or Plan()
     check_base(model, cone, allow_base_mismatch=allow_base_mismatch)
-    plan = plan or Plan()
+    given = {
+        name: [image if isinstance(image, Photo) else as_photo(image) for image in images]
+        for name, images in photos.items()
+    }
     drawings = draw_drawings(model, cone, plan, tell)
     with trainable_kv_weights(model.denoiser) as params:
         study = Study(model, params, cone, plan, aligners, drawings, tell)
-        found = tuple(study.concept(concept, photos.get(concept.name, ())) for concept in cone.concepts)
+        found = tuple(study.concept(concept, given.get(concept.name, ())) for concept in cone.concepts)
         presence = study.presence()
     names = tuple(aligner.name for aligner in aligners)
     gaps = missing(found, names, presence)

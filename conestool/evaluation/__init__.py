@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from conestool.evaluate.alignment import Aligner, JudgeAligner, judge_for
-from conestool.evaluate.encoders import load_aligners, load_clip, load_dino
-from conestool.evaluate.evaluate import Plan, evaluate
-from conestool.evaluate.prompts import TEMPLATES, check_templates
-from conestool.evaluate.report import ConceptReport, Gates, Presence, Report, Row
+from conestool.evaluation.alignment import Aligner, JudgeAligner, judge_for
+from conestool.evaluation.encoders import load_aligners, load_clip, load_dino
+from conestool.evaluation.evaluate import Plan, evaluate
+from conestool.evaluation.prompts import TEMPLATES, check_templates
+from conestool.evaluation.report import ConceptReport, Gates, Presence, Report, Row
 
 __all__ = [
     "TEMPLATES",

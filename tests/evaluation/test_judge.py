@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from conestool.errors import ModelLoadError
-from conestool.evaluate.alignment import JudgeAligner, judge_for
-from conestool.evaluate.judge import judge_path, load_judge, save_judge
-from conestool.evaluate.prompts import Text
+from conestool.evaluation.alignment import JudgeAligner, judge_for
+from conestool.evaluation.judge import judge_path, load_judge, save_judge
+from conestool.evaluation.prompts import Text
 from conestool.models.model import Model
 from conestool.models.sampling import sample
 

@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
 from pydantic import ValidationError
 
+from conestool._names import rewrite
 from conestool._text import check_prompt, one_line
 from conestool.apply import Strength, apply_cones, strengths
 from conestool.concept import Cone
 from conestool.errors import BaseModelMismatchError, UsageError
+from conestool.models.base_info import file_sha256
 from conestool.models.model import Model
 from conestool.models.prompts import cut_text
 from conestool.models.sampling import Progress, sample, versions
-from conestool.render.png import PictureRecord, UsedConcept, UsedModel
-from conestool.render.prompts import rewrite
+from conestool.rendering.grid import grid
+from conestool.rendering.png import PictureRecord, SheetRecord, UsedConcept, UsedModel, png_bytes
+from conestool.rendering.schedulers import a1111_name, sampling_with
 
-__all__ = ["Rendering", "render", "replay", "scheduled"]
+__all__ = ["Rendering", "render", "replay", "sheet_bytes", "without_effect"]
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """A picture, the record that goes into its PNG, and the end of the prompt that the text encoder did not read."""
+    """A picture and the record that goes into its PNG.
+
+    `cut` is the end of the prompt that the text encoder did not read, `unused` says which settings changed nothing.
+    """
 
     image: Image.Image
     record: dict[str, Any]
     cut: str = ""
+    unused: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """The size, the prompt and the seed."""
+        size = f"{self.image.width}x{self.image.height}"
+        return f"Rendering({self.record['sent']!r}, seed {self.record['seed']}, {size})"
 
 
 def render(
-    model: Model,
-    prompts: Sequence[str],
+    pipe: Any,
+    prompts: str | Sequence[str],
     cone: Cone | None = None,
     *,
     strength: Strength = 1.0,
@@ -51,23 +63,48 @@ def render(
 ) -> list[Rendering]:
     """A picture of each prompt with each seed (prompts outermost), every concept of `cone` applied, or the base model.
 
-    Names of concepts in the prompts are rewritten unless `literal`. What is None is the model's default. PromptError
-    for an empty prompt, BaseModelMismatchError unless `allow_base_mismatch` if a concept was found on another model.
+    `pipe` is a diffusers text-to-image pipeline or a Model, `prompts` one prompt or several.
+    Names of concepts in the prompts are rewritten unless `literal`. What is None is the model's default; `scheduler` is
+    the name of a sampler as A1111 or diffusers has it. PromptError for an empty prompt, BaseModelMismatchError unless
+    `allow_base_mismatch` if a concept was found on another model.
     """
-    typed = [check_prompt(prompt) for prompt in prompts]
+    model = Model.from_pipeline(pipe)
+    typed = [check_prompt(prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
     sent = [rewrite(prompt, cone.concepts if cone else (), literal) for prompt in typed]
     jobs = [(index, seed) for index in range(len(typed)) for seed in seeds]
     negative = one_line("negative prompt", negative)
+    unused = without_effect(model, negative, guidance)
+    negative = "" if NEGATIVE in unused else negative
     common: dict[str, Any] = {"negative": negative, "steps": steps, "guidance": guidance, "size": size, "batch": batch}
     concepts = (
         apply_cones(model, cone, strength=strength, allow_base_mismatch=allow_base_mismatch) if cone else nullcontext()
     )
-    with scheduled(model, scheduler), concepts:
-        shared = shared_record(model, cone, strength, common)
+    with sampling_with(model.pipe, scheduler) as sampler, concepts:
+        shared = shared_record(model, cone, strength, common | {"scheduler": sampler})
         records = [checked(shared | {"prompt": typed[i], "sent": sent[i], "seed": seed}) for i, seed in jobs]
         images = sample(model, [sent[i] for i, _ in jobs], [seed for _, seed in jobs], progress=progress, **common)
     cuts = [cut_text(model, prompt) for prompt in sent]
-    return [Rendering(image, told, cuts[i]) for image, told, (i, _) in zip(images, records, jobs, strict=True)]
+    changed_nothing = tuple(unused.values())
+    return [
+        Rendering(image, told, cuts[i], changed_nothing)
+        for image, told, (i, _) in zip(images, records, jobs, strict=True)
+    ]
+
+
+NEGATIVE, GUIDANCE = "negative", "guidance"
+
+
+def without_effect(model: Model, negative: str, guidance: float | None) -> dict[str, str]:
+    """Which of the two settings change no picture of `model`, by name, and why."""
+    config: Any = model.denoiser.config
+    given = model.defaults.guidance if guidance is None else guidance
+    out = {}
+    if negative and (given <= 1 or config.get("time_cond_proj_dim") is not None):
+        why = f"guidance {given:g} leaves nothing to guide away from" if given <= 1 else f"{model.id} is distilled"
+        out[NEGATIVE] = f"the negative prompt has no effect: {why}"
+    if guidance is not None and config.get("guidance_embeds") is False:
+        out[GUIDANCE] = f"guidance has no effect: {model.id} draws without"
+    return out
 
 
 def checked(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +118,7 @@ def checked(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def shared_record(model: Model, cone: Cone | None, strength: Strength, common: Mapping[str, Any]) -> dict[str, Any]:
     """What all pictures of one call have in common."""
-    defaults, info = model.defaults, model.info
+    defaults = model.defaults
     width, height = common["size"] or (defaults.size, defaults.size)
     given = strengths(cone, strength) if cone else {}
     return {
@@ -91,30 +128,47 @@ def shared_record(model: Model, cone: Cone | None, strength: Strength, common: M
         "width": width,
         "height": height,
         "batch": common["batch"],
-        "scheduler": type(model.pipe.scheduler).__name__,
+        "scheduler": common["scheduler"],
+        "sampler": a1111_name(model.pipe.scheduler),
         "concepts": [
             UsedConcept(name=c.name, id=c.id, identifier=c.identifier, strength=given[c.name])
             for c in (cone.concepts if cone else ())
         ],
-        "model": UsedModel(**info.model_dump(include=set(UsedModel.model_fields)) | {"dtype": str(model.dtype)[6:]}),
+        "model": used_model(model),
         "versions": versions(),
     }
 
 
+def sheet_bytes(
+    pictures: Sequence[Sequence[Rendering]], rows: Sequence[str] = (), columns: Sequence[str] = ()
+) -> bytes:
+    """A contact sheet of rows of pictures as PNG, with labels (see `grid`) and the record of every picture."""
+    images = grid([[each.image for each in row] for row in pictures], rows, columns)
+    records = [[each.record for each in row] for row in pictures]
+    sheet = SheetRecord.model_validate({"rows": list(rows), "columns": list(columns), "pictures": records})
+    return png_bytes(images, sheet.model_dump())
+
+
+def used_model(model: Model) -> UsedModel:
+    """What a record says of the base model."""
+    known = model.info.model_dump(include=set(UsedModel.model_fields))
+    return UsedModel(**known | {"dtype": str(model.dtype).removeprefix("torch."), "file_sha256": file_sha256(model)})
+
+
 def replay(
-    model: Model,
+    pipe: Any,
     record: Mapping[str, Any],
     cone: Cone | None = None,
     *,
     allow_mismatch: bool = False,
     **changes: Any,
 ) -> Rendering:
-    """The picture that `record` describes, from the same model and the concepts in `cone` (see `find_ids`).
+    """The picture that `record` describes, from the same model (or pipeline) and the concepts in `cone` (`find_ids`).
 
     `changes` override single settings of `render`. BaseModelMismatchError if the model is not the recorded one, and
     UsageError if concepts are missing, unless `allow_mismatch`.
     """
-    picture = PictureRecord.model_validate(dict(record))
+    model, picture = Model.from_pipeline(pipe), PictureRecord.model_validate(dict(record))
     check_same(model, picture, allow_mismatch)
     check_ids(cone, picture, allow_mismatch)
     strength = {used.name: used.strength for used in picture.concepts}
@@ -130,7 +184,7 @@ def replay(
     drawn = render(
         model, [picture.sent], cone, literal=True, allow_base_mismatch=allow_mismatch, **(settings | changes)
     )[0]
-    return Rendering(drawn.image, drawn.record | {"prompt": picture.prompt}, drawn.cut)
+    return replace(drawn, record=drawn.record | {"prompt": picture.prompt})
 
 
 def check_same(model: Model, picture: PictureRecord, allow: bool) -> None:
@@ -149,34 +203,3 @@ def check_ids(cone: Cone | None, picture: PictureRecord, allow: bool) -> None:
     missing = [used.name for used in picture.concepts if used.id not in there]
     if missing and not allow:
         raise UsageError(f"concepts of the picture are missing: {', '.join(missing)}", "give their files with -c")
-
-
-@contextmanager
-def scheduled(model: Model, name: str | None) -> Iterator[None]:
-    """Within it the pipeline samples with the diffusers scheduler called `name` (with or without "Scheduler")."""
-    before = model.pipe.scheduler
-    if name is not None and name.removesuffix("Scheduler") != type(before).__name__.removesuffix("Scheduler"):
-        model.pipe.scheduler = other_scheduler(name.removesuffix("Scheduler") + "Scheduler", before.config)
-    try:
-        yield
-    finally:
-        model.pipe.scheduler = before
-
-
-def other_scheduler(name: str, config: Mapping[str, Any]) -> Any:
-    """A diffusers scheduler by class name, with the training configuration of another one."""
-    import diffusers
-
-    kind: Any = getattr(diffusers, name, None)
-    flows = "beta_schedule" not in config
-    try:
-        if issubclass(kind, diffusers.SchedulerMixin):
-            if flows is not ("FlowMatch" in name):
-                suited = "FlowMatchEulerDiscrete" if flows else "DDIM or EulerDiscrete"
-                raise UsageError(f"scheduler {name}: the model was trained on another kind of noise", f"use {suited}")
-            return kind.from_config(config)
-    except TypeError:
-        pass
-    except ImportError as error:
-        raise UsageError(f"scheduler {name} needs a package that is not installed", "install scipy") from error
-    raise UsageError(f"unknown scheduler {name!r}", "for example DDIM, EulerDiscrete or DPMSolverMultistep")

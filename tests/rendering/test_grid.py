@@ -7,8 +7,8 @@ import pytest
 from PIL import Image, ImageChops, ImageColor
 
 from conestool.errors import UsageError
-from conestool.render import grid
-from conestool.render.grid import PAPER
+from conestool.rendering import grid
+from conestool.rendering.grid import PAPER
 
 COLOURS = ["red", "lime", "blue", "yellow", "cyan", "magenta"]
 

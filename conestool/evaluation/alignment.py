@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from conestool.evaluate.judge import SIDE, Judge, load_judge
-from conestool.evaluate.prompts import Text
+from conestool.evaluation.judge import SIDE, Judge, load_judge
+from conestool.evaluation.prompts import Text
 from conestool.images.photos import square
 
 __all__ = ["SIDE", "Aligner", "JudgeAligner", "cosines", "judge_for", "pixels"]

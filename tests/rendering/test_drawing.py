@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import pytest
 from conestool.apply import apply_cones
 from conestool.concept import Cone
 from conestool.errors import BaseModelMismatchError, PromptError, UsageError
+from conestool.models.base_info import file_sha256
 from conestool.models.model import Model
 from conestool.models.sampling import sample
 from conestool.ops import extract
-from conestool.render import Rendering, png_bytes, read_record, render, replay
+from conestool.rendering import Rendering, png_bytes, read_record, render, replay
 from tests.support.tiny_models import random_cone
 
 
@@ -121,13 +124,30 @@ def test_refuses_before_drawing(model: Model, cone: Cone, v_folder: Path) -> Non
         render(model, ["a dog", "  "], cone)
     with pytest.raises(BaseModelMismatchError):
         render(Model.from_pretrained(str(v_folder)), ["a dog"], cone)
-    for name in ("NoSuch", "UNet2DConditionModel", "StableDiffusionPipeline"):
-        with pytest.raises(UsageError, match="unknown scheduler"):
-            render(model, ["a dog"], cone, scheduler=name)
     before = model.pipe.scheduler
-    with pytest.raises(UsageError, match="PNDMScheduler in 1 steps"):
-        render(model, ["a dog"], scheduler="PNDM", steps=1)
+    with pytest.raises(UsageError, match="is not known"):
+        render(model, ["a dog"], scheduler="NoSuch", steps=1)
     assert model.pipe.scheduler is before
+
+
+@pytest.mark.parametrize(("guidance", "used"), [(1.0, ""), (0.5, ""), (1.5, "grass")])
+def test_a_negative_prompt_without_effect_is_not_recorded(model: Model, guidance: float, used: str) -> None:
+    """Without guidance there is nothing to guide away from; what changed nothing is said, and not written down."""
+    [drawn] = render(model, ["a dog"], negative="grass", guidance=guidance)
+    [plain] = render(model, ["a dog"], guidance=guidance)
+    assert (drawn.image.tobytes() == plain.image.tobytes()) is (used == "")
+    assert drawn.record["negative"] == used
+    assert [text.split(":")[0] for text in drawn.unused] == ["the negative prompt has no effect"] * (used == "")
+
+
+def test_the_record_has_the_hash_of_a_single_file(model: Model, tmp_path: Path) -> None:
+    """As other programs compute it, once a file; a folder has none."""
+    assert render(model, ["a dog"], steps=1)[0].record["model"]["file_sha256"] is None
+    file = tmp_path / "model.safetensors"
+    for content in (b"one", b"other"):
+        file.write_bytes(content)
+        for _ in range(2):
+            assert file_sha256(replace(model, path=file)) == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from conestool.errors import UsageError
-from conestool.evaluate.pictures import Score
+from conestool.evaluation.pictures import Score
 
 __all__ = ["ConceptReport", "Gates", "Presence", "Report", "Row"]
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
+from conestool._names import find_names, has_word, key_of, nearest, plain, rewrite
+from conestool._text import fold
 from conestool.concept import BaseModelInfo, Concept, check_name
-from conestool.render.prompts import find_names, rewrite
+from conestool.errors import UsageError
 
 PARAM = "unet.attn1.to_k.weight"
 BASE = BaseModelInfo(
@@ -36,7 +41,19 @@ def named(prompt: str, names: list[str]) -> list[str]:
         ("the dog’s hat", "dog", True),
         ("(dog)", "dog", True),
         ("dog—asleep", "dog", True),
-        ("two dogs", "dog", False),
+        ("two dogs", "dog", True),
+        ("the dogs' hats", "dog", True),
+        ("two top hats", "top-hat", True),
+        ("three foxes", "fox", True),
+        ("two puppies", "puppy", True),
+        ("two toys", "toy", True),
+        ("some mice", "mouse", True),
+        ("as is", "a", False),
+        ("a glass", "glas", False),
+        ("two fuessen", "fuß", False),
+        ("a Fußball", "Fußball", True),
+        ("a FUSSBALL", "Fußball", True),
+        ("a Fußball", "FUSSBALL", True),
         ("a hotdog", "dog", False),
         ("a hot-dog", "dog", False),
         ("a dog-shaped cake", "dog", False),
@@ -58,7 +75,7 @@ def named(prompt: str, names: list[str]) -> list[str]:
     ],
 )
 def test_names_match_as_words(prompt: str, name: str, found: bool) -> None:
-    """Whole words, case aside, separators alike; a plural or a part of a word is another word."""
+    """Whole words and their plurals, case aside, separators alike; a part of a word is another word."""
     assert bool(named(prompt, [name])) is found
 
 
@@ -110,7 +127,9 @@ def test_names_come_in_reading_order() -> None:
         ("a SKS  dog and a dog", "a sks dog and a sks dog"),
         ("a task dog", "a task sks dog"),
         ("a cat", "a cat"),
-        ("two dogs", "two dogs"),
+        ("two dogs", "two sks dogs"),
+        ("two sks dogs", "two sks dogs"),
+        ("dogs in hats", "sks dogs in zwx hats"),
     ],
 )
 def test_names_give_way_to_identifier_and_noun(prompt: str, sent: str) -> None:
@@ -121,8 +140,86 @@ def test_names_give_way_to_identifier_and_noun(prompt: str, sent: str) -> None:
 def test_the_class_noun_stands_for_a_proper_name() -> None:
     """What the model knows is the class noun."""
     rex = concept("Rex", "dog")
-    assert rewrite("rex on the beach", [rex]) == "sks dog on the beach"
-    assert rewrite("sks rex", [rex]) == "sks dog"
+    assert rewrite("rex on the beach", [rex]) == "a sks dog on the beach"
+    assert rewrite("sks rex", [rex]) == "a sks dog"
+    assert rewrite("two rexes", [rex]) == "two sks dogs"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sent", "bare"),
+    [
+        ("my dog in the snow", "a sks dog in the snow", "a dog in the snow"),
+        ("a photo of my dog", "a photo of a sks dog", "a photo of a dog"),
+        ("a happy my dog", "a happy a sks dog", "a happy a dog"),
+        ("the my-dog", "the sks dog", "the dog"),
+    ],
+)
+def test_a_name_that_begins_with_an_article_leaves_one(prompt: str, sent: str, bare: str) -> None:
+    """The search learned "a sks dog"; my-dog is what a file is called, and took the article along."""
+    assert (rewrite(prompt, [concept("my-dog", "dog")]), plain(prompt, [concept("my-dog", "dog")])) == (sent, bare)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sent", "bare"),
+    [
+        ("a photo of rex", "a photo of a sks owl", "a photo of an owl"),
+        ("a big rex, wearing a hat", "a big sks owl, wearing a hat", "a big owl, wearing a hat"),
+        ("in the snow, rex", "in the snow, a sks owl", "in the snow, an owl"),
+        ("two rexes", "two sks owls", "two owls"),
+    ],
+)
+def test_a_proper_name_becomes_a_noun_with_its_article(prompt: str, sent: str, bare: str) -> None:
+    """As prompts of the search have it; the base model is asked for the same without the identifier."""
+    assert (rewrite(prompt, [concept("rex", "owl")]), plain(prompt, [concept("rex", "owl")])) == (sent, bare)
+
+
+def usable(text: str) -> bool:
+    """Whether a concept may have this name, and a prompt may put signs before it."""
+    try:
+        check_name(text)
+    except UsageError:
+        return False
+    return unicodedata.category(text[0])[0] != "M" and find_names(unicodedata.normalize("NFC", text), [text]) != []
+
+
+SIGNS = st.sampled_from(["", *"[](){}<>\"'.,;:!?/|*&%$#@+=~`’“”«»…—"])
+FORMS = st.sampled_from(["NFC", "NFD"])
+CASES = st.sampled_from([str, str.upper, str.lower])
+LETTERS = st.characters(categories=["L", "N", "Mn"], max_codepoint=0x2FFF)
+NAMES = st.text(LETTERS, min_size=1, max_size=6)
+
+
+@given(
+    NAMES.filter(usable), SIGNS, SIGNS, st.sampled_from(["NFC", "NFD"]), st.sampled_from([str, str.upper, str.lower])
+)
+@example("Fußball", "[", "]", "NFD", str.upper)
+@example("\u0390", "", "", "NFC", str.upper)
+def test_a_name_is_found_however_it_is_typed(
+    name: str, before: str, after: str, form: str, case: Callable[[str], str]
+) -> None:
+    """In any case that folds alike and either Unicode form, next to any sign; the identifier is then in the prompt."""
+    typed = unicodedata.normalize(form, case(name))
+    assume(fold(typed) == fold(name))
+    prompt = f"a {before}{typed}{after} b"
+    assert named(prompt, [name]) == [key_of(name)]
+    sent = rewrite(prompt, [concept(name, "dog")])
+    assert has_word(sent, "sks") and has_word(sent, "SKS") and not has_word(sent, "sk")
+    assert has_word(prompt, name)
+
+
+@given(st.text(LETTERS, max_size=8))
+def test_folding_twice_changes_nothing(text: str) -> None:
+    """So names that were folded can be compared with others; case and Unicode form do not survive the first time."""
+    assert fold(fold(text)) == fold(text) == fold(unicodedata.normalize("NFD", text))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "meant"),
+    [("a dgo", "rex"), ("a dog", "rex"), ("a sks toy", "rex"), ("a rox", "rex"), ("a pony", None), ("", None)],
+)
+def test_the_nearest_name_is_one_that_may_be_meant(prompt: str, meant: str | None) -> None:
+    """By its identifier, its class, or a slip of the keys."""
+    assert nearest(prompt, [concept("rex", "dog")]) == meant
 
 
 def test_rewriting_twice_changes_nothing_more() -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from conestool._atomic import expand_user
 from conestool.errors import ModelLoadError, UsageError
-from conestool.evaluate.alignment import Aligner, Images, cosines, judge_for, pixels
-from conestool.evaluate.prompts import Text
+from conestool.evaluation.alignment import Aligner, Images, cosines, judge_for, pixels
+from conestool.evaluation.prompts import Text
 from conestool.models._logging import quiet
 from conestool.models.loading import is_hub_id, model_errors, read_json, reading
 

@@ -13,9 +13,9 @@ import pytest
 from conestool.concept import Concept, Cone
 from conestool.errors import NameClashError, UsageError
 from conestool.format import save
-from conestool.render import find_cones, find_ids, search_folders
-from conestool.render.library import scan
-from tests.render.test_prompts import BASE, PARAM
+from conestool.rendering import find_cones, find_ids, search_folders
+from conestool.rendering.library import scan
+from tests.test_names import BASE, PARAM
 
 WORDS = {"dog": "sks", "hat": "zwx", "cat": "qyx", "top-hat": "vlk", "bear": "brz"}
 
@@ -49,7 +49,8 @@ def test_takes_the_file_that_the_prompt_names(here: Path) -> None:
     save(cone("dog"), here / "dog.cone")
     save(cone("cat"), here / "cat.cone")
     assert names("a dog on the beach") == (("dog",), ["dog.cone"])
-    assert names("two dogs") == ((), [])
+    assert names("two dogs") == (("dog",), ["dog.cone"])
+    assert names("a bear") == ((), [])
 
 
 def test_takes_the_file_with_least_besides(here: Path) -> None:
@@ -92,6 +93,15 @@ def test_refuses_to_choose_between_different_concepts_of_one_name(here: Path) ->
     assert names("a hat") == (("hat",), ["hat.cone"])
 
 
+def test_a_collection_does_not_compete_with_a_file_of_its_own(here: Path) -> None:
+    """Another dog among four concepts is not what "a dog" means beside dog.cone; alone it is."""
+    save(cone("dog", "cat", "bear", "top-hat", at=1), here / "all.cone")
+    assert names("a dog") == (("dog",), ["all.cone"])
+    save(cone("dog"), here / "dog.cone")
+    assert names("a dog in a hat") == (("dog",), ["dog.cone"])
+    assert [offer.name for offer in scan().offers] == ["bear", "cat", "dog", "top-hat"]
+
+
 def test_looks_here_before_cones_path(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is here hides the same name there; other names are still found there."""
     library = tmp_path / "library"
@@ -132,7 +142,7 @@ def test_finds_concepts_by_content(here: Path) -> None:
 def test_needs_no_torch() -> None:
     """Choosing files, rewriting prompts, reading records and laying out sheets start light."""
     code = (
-        "import sys, conestool.render as r; r.find_cones('a dog'), r.rewrite, r.png_bytes, r.grid;"
+        "import sys, conestool.rendering as r; r.find_cones('a dog'), r.rewrite, r.png_bytes, r.grid;"
         "sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
-from conestool.evaluate.alignment import Aligner
-from conestool.evaluate.prompts import Text
+from conestool.evaluation.alignment import Aligner
+from conestool.evaluation.prompts import Text
 from conestool.images.class_images import GROUP
 from conestool.models.model import Model
 from conestool.models.sampling import sample

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from conestool.errors import ModelLoadError, UsageError
-from conestool.evaluate.encoders import load_clip, load_dino
-from conestool.evaluate.prompts import Text
+from conestool.evaluation.encoders import load_clip, load_dino
+from conestool.evaluation.prompts import Text
 from tests.support.encoders import save_clip, save_dino
 
 COLOURS = ("red", "teal", "white")

@@ -1,0 +1,44 @@
+"""Numbers on the command line: every one that is out of range is refused, and none becomes a bug."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from conestool.cli._app import FUNCTIONS, NAMES
+from tests.cli.conftest import Cones
+
+HUGE = str(10**20)
+
+
+def integers() -> list[tuple[str, str, Any]]:
+    """Command, option and what typer knows of it, for every option that takes a whole number."""
+    found = []
+    for name in NAMES:
+        function = getattr(import_module(f"conestool.cli.{name}"), FUNCTIONS.get(name, name))
+        for hint in get_type_hints(function, include_extras=True).values():
+            kind, *notes = get_args(hint) or (hint,)
+            if notes and getattr(notes[0], "param_decls", None) and int in (kind, *get_args(kind)):
+                found.append((name, notes[0].param_decls[0], notes[0]))
+    return found
+
+
+def test_every_integer_option_has_both_ends() -> None:
+    """So that none reaches code that cannot hold it."""
+    found = integers()
+    assert {("render", "--seed"), ("render", "-n"), ("find", "--seed"), ("apply", "--rank")} <= {
+        (command, option) for command, option, _ in found
+    }
+    assert not [(command, option) for command, option, known in found if None in (known.min, known.max)]
+
+
+@pytest.mark.parametrize(("command", "option"), [each[:2] for each in integers()])
+@pytest.mark.parametrize("number", [HUGE, f"-{HUGE}"])
+def test_integers_out_of_range_are_refused(cones: Cones, command: str, option: str, number: str) -> None:
+    """Exit code 2, with the option's name, before anything else is looked at."""
+    words = [f"{option}={number}"] if option.startswith("--") else [option, number]
+    done = cones(command, "x", *words)
+    assert done.code == 2
+    assert option in done.err
