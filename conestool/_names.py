@@ -49,8 +49,9 @@ IRREGULAR = {
 }
 SHORTEST_PLURAL = 3
 """Letters of a word that has a plural: "as" is not two of a concept called a."""
-CLOSE = 0.65
-"""How alike two words are that may be meant for each other: dgo and dog share two of three letters."""
+CLOSE = 0.75
+"""How alike two words are that may be meant for each other: three of four letters, so that a cat is no slip for a hat.
+Swapped letters always are one."""
 
 
 class Named(Protocol):
@@ -216,5 +217,9 @@ def nearest(prompt: str, concepts: Sequence[Named]) -> str | None:
             return concept.name
     known = [(key_of(text), concept.name) for concept in concepts for text in (concept.class_noun, concept.name)]
     words = [word for word in re.findall(r"\w+", fold(prompt)) if len(word) >= SHORTEST_PLURAL]
-    close = (get_close_matches(word, dict(known), 1, CLOSE) for word in words)
-    return next((dict(known)[found[0]] for found in close if found), None)
+    for word in words:
+        swapped = [name for key, name in known if sorted(key) == sorted(word)]
+        close = [dict(known)[key] for key in get_close_matches(word, dict(known), 1, CLOSE)]
+        if swapped or close:
+            return (swapped or close)[0]
+    return None

@@ -215,11 +215,19 @@ def test_folding_twice_changes_nothing(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "meant"),
-    [("a dgo", "rex"), ("a dog", "rex"), ("a sks toy", "rex"), ("a rox", "rex"), ("a pony", None), ("", None)],
+    [
+        ("a dgo", "rex"),
+        ("a dog", "rex"),
+        ("a sks toy", "rex"),
+        ("a rabit", "rabbit"),
+        ("a dig", None),
+        ("a pony", None),
+        ("", None),
+    ],
 )
 def test_the_nearest_name_is_one_that_may_be_meant(prompt: str, meant: str | None) -> None:
     """By its identifier, its class, or a slip of the keys."""
-    assert nearest(prompt, [concept("rex", "dog")]) == meant
+    assert nearest(prompt, [concept("rabbit", identifier="zwx"), concept("rex", "dog")]) == meant
 
 
 def test_rewriting_twice_changes_nothing_more() -> None:

@@ -60,7 +60,7 @@ def read_lines(file: str) -> list[tuple[int, str]]:
             with Path(file).open("rb") as stream:
                 lines = _streams.decode_lines(file, stream.read(_streams.MOST + 1), what)
         except OSError as error:
-            raise PromptError(f"{file}: {error.strerror}", "give a file with a prompt on each line") from error
+            raise UsageError(f"{file}: {error.strerror}", "give a file with a prompt on each line") from error
     return [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith(COMMENT)]
 
 

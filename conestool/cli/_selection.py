@@ -191,9 +191,7 @@ def tell(chosen: Sequence[Chosen], model: Model, literal: bool) -> None:
         if cut:
             _output.warn(f"the prompt is too long for the text encoder, which will not read: {cut}")
     if foreign:
-        _output.warn(
-            f"{', '.join(foreign)}: the syntax of other programs, which is read as plain text here; {SUPPORTED}"
-        )
+        _output.warn(f"{', '.join(foreign)}: syntax of other programs, read as plain text here; {SUPPORTED}")
 
 
 def applied_text(each: Chosen) -> str:

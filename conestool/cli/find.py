@@ -12,6 +12,8 @@ import typer
 from conestool._text import check_stored
 from conestool.cli import _launcher, _output, _streams
 from conestool.cli._options import (
+    MAX_COUNT,
+    MAX_SEED,
     Captions,
     CaptionsOption,
     Checkpointing,
@@ -72,7 +74,7 @@ def find(
     identifier: Annotated[
         str | None, value("--identifier", metavar="WORD", text="Rare word for it. Default: chosen by the name.")
     ] = None,
-    seed: Annotated[int, value("--seed", metavar="N", text="Seed of all noise.")] = 0,
+    seed: Annotated[int, value("--seed", metavar="N", text="Seed of all noise.", min=0, max=MAX_SEED)] = 0,
     dry_run: Annotated[
         bool, flag("--dry-run", text="Run a few steps, say what time and memory all will take, stop.")
     ] = False,
@@ -83,7 +85,7 @@ def find(
         Method | None, value("--method", metavar="M", text="mask, cones, tstat or taylor. Default: mask.", panel=SEARCH)
     ] = None,
     steps: Annotated[
-        int | None, value("--steps", metavar="N", text="Steps of the search.", panel=SEARCH, min=1)
+        int | None, value("--steps", metavar="N", text="Steps of the search.", panel=SEARCH, min=1, max=MAX_COUNT)
     ] = None,
     density: Annotated[
         float | None,
@@ -112,7 +114,8 @@ def find(
         value("--timestep-range", metavar="LOW HIGH", text="Part of the noise schedule. Default: 0.3 1.", panel=SEARCH),
     ] = None,
     num_class_images: Annotated[
-        int | None, value("--num-class-images", metavar="N", text="How many to draw.", panel=SEARCH)
+        int | None,
+        value("--num-class-images", metavar="N", text="How many to draw.", panel=SEARCH, min=4, max=MAX_COUNT),
     ] = None,
     class_images: Annotated[
         Path | None, value("--class-images", metavar="DIR", text="Take these, and draw none.", panel=SEARCH)

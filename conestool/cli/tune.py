@@ -10,6 +10,8 @@ import typer
 
 from conestool.cli import _launcher, _output, _streams
 from conestool.cli._options import (
+    MAX_COUNT,
+    MAX_SEED,
     Captions,
     CaptionsOption,
     Checkpointing,
@@ -56,12 +58,13 @@ def tune(
     output: Annotated[
         Path | None, value("-o", "--output", metavar="F", text="Default: dog+hat-tuned.cone; - is stdout.")
     ] = None,
-    seed: Annotated[int, value("--seed", metavar="N", text="Seed of all noise.")] = 0,
+    seed: Annotated[int, value("--seed", metavar="N", text="Seed of all noise.", min=0, max=MAX_SEED)] = 0,
     resume: Annotated[bool, flag("--resume", text="Continue after an interruption.")] = False,
     skip_broken: Annotated[bool, flag("--skip-broken", text="Leave out broken images.")] = False,
     captions: CaptionsOption = None,
     steps: Annotated[
-        int | None, value("--steps", metavar="N", text="Steps, each with all subjects.", panel=TUNING, min=1)
+        int | None,
+        value("--steps", metavar="N", text="Steps, each with all subjects.", panel=TUNING, min=1, max=MAX_COUNT),
     ] = None,
     lr: Annotated[
         float | None, value("--lr", metavar="X", text="Largest move of a gate in a step.", panel=TUNING)
@@ -78,7 +81,8 @@ def tune(
         value("--prior-loss-weight", metavar="X", text="Weight of the class images.", panel=TUNING, min=0.0),
     ] = None,
     num_class_images: Annotated[
-        int | None, value("--num-class-images", metavar="N", text="How many of each class to draw.", panel=TUNING)
+        int | None,
+        value("--num-class-images", metavar="N", text="Of each class to draw.", panel=TUNING, min=1, max=MAX_COUNT),
     ] = None,
     model: ModelOption = None,
     revision: Revision = None,
@@ -104,7 +108,7 @@ def tune(
     if json and str(output) == _streams.STDIO:
         raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give the file a name")
     check_stdin(files)
-    cone = ops.merge(*_streams.load_cones(files))
+    cone = ops.merge(*_streams.load_cones(files), names=[_streams.shown_name(file) for file in files])
     path = output or default_output(cone.names)
     _streams.check_outputs([path], "a .cone file", overwrite=overwrite)
     search_config = make_search_config(

@@ -40,7 +40,7 @@ FAST = ("--quick", "--prompts", "prompts.txt", "--device", "cpu")
 
 def test_eval_shows_tables_and_writes_json(cones: Cones, here: Path, tmp_path: Path) -> None:
     clip = save_clip(tmp_path / "clip")
-    done = cones("eval", "dog.cone", "--photos", "photos", "--clip", clip, "--pictures", "out", "--json", *FAST)
+    done = cones("eval", "dog.cone", "--photos", "photos", "--clip", clip, "--pictures", "out", "--json", "-v", *FAST)
     assert done.code == 0
     (dog,) = done.json["concepts"]
     assert {row["name"] for row in dog["rows"]} >= {"concept", "random", "largest", "bare"}
@@ -75,7 +75,7 @@ def test_photos_belong_to_a_concept_by_name_or_by_subfolder(here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["dog.cone", "--prompts", "nothing.txt"], 2, "not a file of prompts"),
+        (["dog.cone", "--prompts", "nothing.txt"], 2, "nothing.txt: No such file"),
         (["dog.cone", "--prompts", "bad.txt"], 3, "has no {}"),
         (["dog.cone", "--photos", "nowhere"], 3, "nowhere"),
         (["dog.cone", "--pictures", "full"], 2, "exists already"),

@@ -209,7 +209,7 @@ def test_render_without_any_concept_says_so(cones: Cones, work: Path) -> None:
     assert "there is no .cone file here or in $CONES_PATH" in cones("render", "a dog", "--steps", "1").err
 
 
-@pytest.mark.parametrize("prompt", ["a [dog]", 'a "dog"', "(dog)", "a dog's hat", "«dog»", "a dog—asleep"])
+@pytest.mark.parametrize("prompt", ["a [dog]", 'a "dog"', "(dog)", "a dog's cap", "«dog»", "a dog—asleep"])
 def test_signs_around_a_name_do_not_hide_it(cones: Cones, here: Path, prompt: str) -> None:
     """Neither from the search for files nor from the note on concepts that are not named."""
     done = cones("render", prompt, "-c", "dog.cone", "--steps", "1")

@@ -14,14 +14,17 @@ HUGE = str(10**20)
 
 
 def integers() -> list[tuple[str, str, Any]]:
-    """Command, option and what typer knows of it, for every option that takes a whole number."""
+    """Command, option and what typer knows of it, for every option that takes a whole number.
+
+    typer.Option takes the first name of an option in an annotation for its default, until it builds the command.
+    """
     found = []
     for name in NAMES:
         function = getattr(import_module(f"conestool.cli.{name}"), FUNCTIONS.get(name, name))
         for hint in get_type_hints(function, include_extras=True).values():
             kind, *notes = get_args(hint) or (hint,)
-            if notes and getattr(notes[0], "param_decls", None) and int in (kind, *get_args(kind)):
-                found.append((name, notes[0].param_decls[0], notes[0]))
+            if notes and int in (kind, *get_args(kind)):
+                found.append((name, notes[0].default, notes[0]))
     return found
 
 

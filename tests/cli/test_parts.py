@@ -252,7 +252,7 @@ def test_comments_and_empty_lines_are_no_prompts(tmp_path: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbf# a comment\r\n\r\n  a dog  \r\n#a cat\r\na hat")
     assert [each.prompt for each in read_prompts(["a cup"], str(file))] == ["a cup", "a dog", "a hat"]
     assert read_lines(str(file)) == [(3, "a dog"), (5, "a hat")]
-    with pytest.raises(PromptError, match=r"nowhere\.txt: No such file"):
+    with pytest.raises(UsageError, match=r"nowhere\.txt: No such file"):
         read_lines("nowhere.txt")
 
 
