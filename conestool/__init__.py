@@ -1,10 +1,12 @@
 """Concept neurons in diffusion models: find, merge and render subjects as sets of integers.
 
-    from conestool import apply_cones, find, load, merge
+    from conestool import apply_cones, find, load, merge, render
 
-    dog = find(pipe, images, class_noun="dog")
-    with apply_cones(pipe, merge(dog, load("hat.cone"))):  # weights are bit-identical afterwards
-        pipe("a sks dog in a zwx hat").images[0]
+    both = merge(find(pipe, images, class_noun="dog"), load("hat.cone"))
+    render(pipe, "a dog in a hat", both)[0].image
+
+    with apply_cones(pipe, both):  # weights are bit-identical afterwards
+        pipe(both.prompt("a dog in a hat")).images[0]  # prompts as "a sks dog in a zwx hat"
 
 `pipe` is any diffusers text-to-image pipeline whose denoiser has K/V projections. Names are imported when first used,
 so that reading and merging files never loads torch.

@@ -36,6 +36,7 @@ MADE = {
     "small-card": ("both.cone", "hat-again.cone", "dog.cone"),
     "several-gpus": ("dog+hat.cone", "out-0", "out-2"),
     "comfyui-a1111": ("ComfyUI/models/checkpoints/sd15-both.safetensors", "ComfyUI/models/loras/dog.safetensors"),
+    "prompts": ("a-dog-in-a-hat.png", "beach.png", "many/1-a-dog-in-a-hat-0.png", "again.png", "quick.png"),
     "sharing": ("their-dog.cone", "again.cone"),
 }
 """What the commands of a page leave."""
@@ -67,6 +68,8 @@ def desk(base: Path, work: Path, cones: Cones) -> Path:
         shutil.copyfile(base / name, work / name)
     for name in ("sd15", "sd15.safetensors"):
         (work / name).symlink_to(base / name)
+    lines = [body for kind, body in BLOCK.findall((PAGES / "prompts.md").read_text("utf-8")) if kind == "text"]
+    (work / "prompts.txt").write_text("".join(lines))
     for folder in (*(f"ComfyUI/{name}" for name in FOLDERS), "stable-diffusion-webui/models/Stable-diffusion"):
         (work / folder).mkdir(parents=True)
     return work

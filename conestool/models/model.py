@@ -92,6 +92,11 @@ class Model:
         plain = Defaults(family.steps, family.guidance, sample_side(pipe, denoiser) * int(pipe.vae_scale_factor))
         return cls(pipe, id, family, read_defaults(settings, plain), settings=settings)
 
+    def __repr__(self) -> str:
+        """What it is and where it computes, without the pipeline's own text."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"Model({self.id!r}, {self.family.name}, {dtype} on {self.device}, {self.defaults.size} pixels)"
+
     @property
     def denoiser(self) -> nn.Module:
         """The module whose K/V weights are meant."""

@@ -33,7 +33,7 @@ def test_tune_writes_beside_and_reports_every_subject(
 ) -> None:
     """stderr has the losses beside their controls, stdout the JSON that agrees with the file; no checkpoint stays."""
     monkeypatch.setattr("conestool.search.loss_terms.NUM_EVAL_SAMPLES", 8)
-    done = cones("tune", "both.cone", *PHOTOS, *TUNE, "--reopen-only", "--json")
+    done = cones("tune", "both.cone", *PHOTOS, *TUNE, "--reopen-only", "--json", "-v")
     assert (done.code, done.json["output"]) == (0, "dog+hat-tuned.cone")
     for text in ("dog: 3 photos", "hat: 3 photos", "merged", "tuned", "random", "reopened"):
         assert text in done.err
