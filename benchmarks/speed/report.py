@@ -1,4 +1,4 @@
-"""The page of a run: `python -m benchmarks.speed.report --out build/speed` writes docs/experiments/speed.md from its rounds."""
+"""`python -m benchmarks.speed.report --out build/speed` writes docs/experiments/speed.md from the rounds of a run."""
 
 from __future__ import annotations
 
