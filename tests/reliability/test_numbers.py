@@ -90,7 +90,7 @@ def test_a_gradient_that_overflows_stops_every_method(
 
         return true(params, spoiled)
 
-    monkeypatch.setattr(FlatParameters, "giving", overflow)
+    monkeypatch.setattr(FlatParameters, "stream_gradients", overflow)
     with pytest.raises(NonFiniteError, match="gradient of L_con at step 1 is infinite"):
         search(model, method)
 
