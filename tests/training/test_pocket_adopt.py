@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from training.pocket import autoencoder, backgrounds, models, tokenizer
-from training.pocket.adopt import adopt
+from training.pocket.adopt import adopt, read_weights, write_weights
 from training.pocket.common import save_state
 from training.pocket.export import write_model
 from training.pocket.pool import load_autoencoder
@@ -42,6 +42,22 @@ def test_adopted_model_exports_with_the_same_weights(tmp_path: Path) -> None:
         after = load_file(tmp_path / "again" / f"{part}.safetensors")
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_written_weights_begin_another_training(tmp_path: Path) -> None:
+    """They are the averages; a folder with a training, or with other latents, is left alone."""
+    untrained(tmp_path / "work")
+    write_weights(tmp_path / "work", tmp_path / "weights.safetensors")
+    (tmp_path / "other").mkdir()
+    state = read_weights(tmp_path / "other", tmp_path / "weights.safetensors")
+    assert (state["seen"], state["steps"], state["scale"]) == (12, 0, 1.25)
+    before = torch.load(tmp_path / "work/train.pt", weights_only=True)["average"]
+    assert all(torch.equal(a, b) for a, b in zip(before, state["average"], strict=True))
+    with pytest.raises(SystemExit, match="holds a training already"):
+        read_weights(tmp_path / "other", tmp_path / "weights.safetensors")
+    save_state(tmp_path / "third/scale.pt", {"scaling_factor": 0.5})
+    with pytest.raises(SystemExit, match="other latents"):
+        read_weights(tmp_path / "third", tmp_path / "weights.safetensors")
 
 
 def test_the_exported_model_is_small_enough(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from training.pocket.adopt import WEIGHTS
+
 #: What sprites, shards and checkpoints take.
 NEEDED_BYTES = 4 << 30
 
@@ -29,7 +31,7 @@ def run(*command: str, processes: int = 1) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Make what training needs: sprites, the autoencoder's latents, scenes, a text encoder that can read."""
+    """Make what training needs: sprites, latents, scenes, and the committed weights or a text encoder that can read."""
     work, device = str(args.work), ["--device", args.device]
     run("training.pocket.sprites", "--work", work)
     if args.new_latents and not (args.work / "scale.pt").exists():
@@ -38,7 +40,9 @@ def prepare(args: argparse.Namespace) -> None:
     elif not (args.work / "autoencoder.pt").exists():
         run("training.pocket.autoencoder", "--work", work, "--known")
     run("training.pocket.pool", "--work", work, "--shards", str(args.shards), *device)
-    if not (args.work / "text.pt").exists():
+    if WEIGHTS.exists() and not args.new_latents and not (args.work / "train.pt").exists():
+        run("training.pocket.adopt", "--work", work)
+    elif not (args.work / "text.pt").exists() and not (args.work / "train.pt").exists():
         run("training.pocket.text", "--work", work)
 
 

@@ -1,7 +1,11 @@
-"""Begin where an exported model stands: ``python -m training.pocket.adopt --model conestool/pocket --work F``.
+"""Begin where an earlier training stands, without its work folder.
 
-Writes the checkpoints that the other stages go on from, so that the model inside the package can be trained further
-without the work folder it came from. The optimizers begin anew; weights come back as fp16 has them.
+    python -m training.pocket.adopt --work F                 # from the committed weights of a training under way
+    python -m training.pocket.adopt --work F --write         # write those, from train.pt
+    python -m training.pocket.adopt --work F --model MODEL   # from an exported model, such as conestool/pocket
+
+Writes the checkpoints that the other stages go on from. The optimizers begin anew, with a warm-up; weights come back as
+fp16 has them, and are the averaged ones.
 """
 
 from __future__ import annotations
@@ -13,10 +17,16 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import CLIPTextModel
 
 from training.pocket import autoencoder, models, tokenizer
-from training.pocket.common import save_state
+from training.pocket.common import load_state, save_state
+from training.pocket.export import read_average
+
+#: U-Net and text encoder of the training under way, in fp16.
+WEIGHTS = Path(__file__).parent / "weights.safetensors"
 
 
 def read_parts(model: Path) -> torch.nn.ModuleDict:
@@ -29,22 +39,50 @@ def read_parts(model: Path) -> torch.nn.ModuleDict:
     return parts
 
 
-def adopt(model: Path, work: Path) -> dict[str, Any]:
-    """Write ``autoencoder.pt``, ``decoder.pt``, ``scale.pt`` and ``train.pt``; refuses a folder with a training."""
+def _refuse_training(work: Path) -> None:
     if (work / "train.pt").exists():
         raise SystemExit(f"{work} holds a training already; take another --work")
+
+
+def _begin(parts: torch.nn.ModuleDict, seen: int, scale: float) -> dict[str, Any]:
+    """Return what ``train.pt`` holds for weights without their optimizers."""
+    average = [parameter.detach().clone() for parameter in parts.parameters()]
+    return {
+        "model": parts.state_dict(), "average": average, "optimizers": [], "seen": seen, "steps": 0, "scale": scale
+    }  # fmt: skip
+
+
+def write_weights(work: Path, path: Path = WEIGHTS) -> None:
+    """Write the averaged weights of ``train.pt`` in fp16."""
+    parts, state = read_average(work)
+    halved = {name: tensor.half().contiguous() for name, tensor in parts.state_dict().items()}
+    facts = {"images_seen": str(state["seen"]), "scale": str(state["scale"])}
+    save_file(halved, path, metadata=facts)
+
+
+def read_weights(work: Path, path: Path = WEIGHTS) -> dict[str, Any]:
+    """Write ``train.pt`` from such a file; refuses a folder with a training, or whose latents have another scale."""
+    _refuse_training(work)
+    parts = torch.nn.ModuleDict({"unet": models.build_unet(), "text": models.build_text_encoder(tokenizer.build())})
+    with safe_open(path, "pt") as file:
+        facts = file.metadata()
+        parts.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
+    scale = load_state(work / "scale.pt")
+    if scale and abs(scale["scaling_factor"] / float(facts["scale"]) - 1) > 0.05:
+        raise SystemExit(f"{path}: trained on other latents than those of {work}; begin with autoencoder --known")
+    state = _begin(parts, int(facts["images_seen"]), float(facts["scale"]))
+    save_state(work / "train.pt", state)
+    return state
+
+
+def adopt(model: Path, work: Path) -> dict[str, Any]:
+    """Write ``autoencoder.pt``, ``decoder.pt``, ``scale.pt`` and ``train.pt``; refuses a folder with a training."""
+    _refuse_training(work)
     parts = read_parts(model)
     vae = AutoencoderTiny.from_pretrained(model / "vae", torch_dtype=torch.float32)
     told = json.loads((model / "pocket.json").read_text(encoding="utf-8"))
     scale = float(vae.config.scaling_factor)
-    state = {
-        "model": parts.state_dict(),
-        "average": [parameter.detach().clone() for parameter in parts.parameters()],
-        "optimizers": [],
-        "seen": int(told["images_seen"]),
-        "steps": 0,
-        "scale": scale,
-    }
+    state = _begin(parts, int(told["images_seen"]), scale)
     coded = {"model": vae.state_dict(), "light": autoencoder.LightDecoder().state_dict(), "seen": 0}
     for name in ("autoencoder.pt", "decoder.pt"):
         save_state(work / name, coded)
@@ -54,12 +92,18 @@ def adopt(model: Path, work: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Adopt."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True)
+    """Adopt, or write the weights."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="an exported model")
+    parser.add_argument("--write", action="store_true", help=f"write {WEIGHTS.name} instead")
     args = parser.parse_args()
-    print(f"{adopt(args.model, args.work)['seen']} images seen: {args.work / 'train.pt'}")
+    if args.write:
+        write_weights(args.work)
+        print(WEIGHTS)
+        return
+    state = adopt(args.model, args.work) if args.model else read_weights(args.work)
+    print(f"{state['seen']} images seen: {args.work / 'train.pt'}")
 
 
 if __name__ == "__main__":
