@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import io
+import itertools
 import math
 import stat
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
-from conestool._text import check_prompt
+from conestool._text import check_prompt, quoted
 from conestool.errors import PhotoError, PromptError, first_line
 
 if TYPE_CHECKING:
@@ -25,7 +29,22 @@ __all__ = ["Photo", "as_photo", "read_photo", "read_photos", "square", "to_laten
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+SUFFIXES |= {".heic", ".heif", ".hif", ".avif"}
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+PHONES = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIC", b"avif": "AVIF", b"avis": "AVIF"}
+"""Formats of phones, by the brand that follows `ftyp` in a file's first bytes."""
+MISSING = {
+    "HEIC": "HEIC, which needs the package pi-heif (pip install pi-heif)",
+    "AVIF": "AVIF, which this Pillow does not read (pip install --upgrade Pillow)",
+}
+NOT_READ = dict.fromkeys(
+    (".3fr", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
+    "a raw photo",
+)
+NOT_READ |= dict.fromkeys((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"), "a film")
+NOT_READ |= dict.fromkeys((".ai", ".eps", ".pdf", ".psd", ".svg", ".xcf"), "a drawing program's file")
+NOT_READ |= dict.fromkeys((".jp2", ".jxl", ".tga", ".exr"), "a format that is not read")
+"""Files that people have beside or instead of photos, and what they are. A raw photo holds a thumbnail as well."""
 CAPTION_SUFFIX = ".txt"
 MAX_CAPTION_BYTES = 4096
 MAX_FILES = 1000
@@ -41,8 +60,10 @@ ORIENTATION = 0x0112
 REDUCIBLE = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr")
 HIGH_DEPTH = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 
+KINDS = "JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF"
 FEWER = "3 to 5 photos are enough: leave some out"
 MEND = "open them in an image program and save them anew, remove them, or pass --skip-broken"
+MEND_CAPTION = "save it as one line of UTF-8 (in Notepad: Save as, Encoding), remove it, or pass --captions none"
 
 
 @dataclass(frozen=True)
@@ -71,17 +92,18 @@ def read_photos(
     images raise a PhotoError that names each, unless `skip_broken`; so does finding no photo at all, more than 1,000
     files, or more than 2^28 pixels in all.
     """
+    paths = list(map(Path, paths))
     files, notes = _expand_paths(paths)
     if len(files) > MAX_FILES:
         raise PhotoError(f"{len(files):,} images are too many, the most is {MAX_FILES:,}", FEWER)
     photos: dict[str, Photo] = {}
-    broken: list[str] = []
+    broken: list[PhotoError] = []
     for file in files:
         try:
             photo = read_photo(file)
             photo = replace(photo, caption=_read_caption(file)) if captions else photo
         except PhotoError as error:
-            broken.append(str(error))
+            broken.append(error)
             continue
         notes += [f"{photo.name}: {remark}" for remark in photo.remarks]
         if photo.sha256 in photos:
@@ -89,13 +111,39 @@ def read_photos(
         photos.setdefault(photo.sha256, photo)
         _check_total(photos.values())
     if broken and not skip_broken:
-        raise PhotoError("; ".join(broken), MEND)
+        hints = dict.fromkeys(error.hint or MEND for error in broken)
+        raise PhotoError("; ".join(map(str, broken)), "; ".join(hints))
     if not photos:
-        raise PhotoError(
-            "no photo that can be used" + (f": {'; '.join(broken)}" if broken else ""),
-            "give 3 to 5 photos, as JPEG, PNG or WebP",
-        )
+        raise _nothing_found(paths, [*notes, *map(str, broken)])
     return list(photos.values()), notes + [f"{text}, skipped" for text in broken]
+
+
+def _nothing_found(paths: Sequence[Path], why: Sequence[str]) -> PhotoError:
+    """The error that there is no photo: what was passed over, and what to give instead."""
+    told = "; ".join(text.removesuffix(", skipped") for text in why)
+    inside = [place for path in paths for place in _places_with_images(path)]
+    if inside:
+        hint = f"folders inside are not entered; name the one that is meant: {quoted(inside[0])}"
+    else:
+        hint = f"give 3 to 5 photos, as {KINDS}"
+    return PhotoError("no photo that can be used" + (f": {told}" if told else ""), hint)
+
+
+def _places_with_images(path: Path) -> list[Path]:
+    """The folders inside a folder that hold images, in name order."""
+    try:
+        inside = sorted(each for each in path.iterdir() if not each.name.startswith(".") and each.is_dir())
+    except OSError:
+        return []
+    return [each for each in inside if _count_images(each)]
+
+
+def _count_images(folder: Path) -> int:
+    """How many of a folder's entries end as images do; at most 1,000 are looked at."""
+    try:
+        return sum(each.suffix.lower() in SUFFIXES for each in itertools.islice(folder.iterdir(), MAX_FILES))
+    except OSError:
+        return 0
 
 
 def _check_total(photos: Iterable[Photo]) -> None:
@@ -112,21 +160,28 @@ def read_photo(path: str | Path) -> Photo:
 
 
 def _read_caption(photo: Path) -> str:
-    """The text in the file of the photo's name with the ending .txt, on one line; "" if there is no text."""
+    """The line in the file of the photo's name with the ending .txt; "" if there is no text.
+
+    UTF-8, or UTF-16 that begins with its mark, as Windows writes it.
+    """
     path = photo.with_suffix(CAPTION_SUFFIX)
     if path == photo or not path.is_file():
         return ""
     with path.open("rb") as file:
         data = file.read(MAX_CAPTION_BYTES + 1)
+    wanted = f"one line of UTF-8 text, at most {MAX_CAPTION_BYTES:,} bytes"
+    problem = f"{path.name}: no caption for {photo.name}: expected {wanted}"
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        text = "" if len(data) > MAX_CAPTION_BYTES else data.decode("utf-8-sig")
-        return check_prompt(text) if data.strip() else ""
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+        if len(data) > MAX_CAPTION_BYTES:
+            raise PhotoError(problem, MEND_CAPTION)
+        lines = [line for line in text.splitlines() if line.strip()]
+        if len(lines) > 1:
+            raise PhotoError(f"{problem}, found {len(lines)} lines", MEND_CAPTION)
+        return check_prompt(lines[0]) if lines else ""
     except (UnicodeDecodeError, PromptError) as error:
-        wanted = f"one line of UTF-8 text, at most {MAX_CAPTION_BYTES:,} bytes"
-        raise PhotoError(
-            f"{path.name}: no caption for {photo.name}: expected {wanted}",
-            "mend it, or pass --captions none",
-        ) from error
+        raise PhotoError(problem, MEND_CAPTION) from error
 
 
 def as_photo(image: Image.Image, name: str = "image") -> Photo:
@@ -181,7 +236,7 @@ def _expand_paths(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
             files += inside
             notes += remarks
         elif kind:
-            raise PhotoError(f"{path}: {kind}", "give folders, or JPEG, PNG, WebP, GIF, BMP or TIFF files")
+            raise PhotoError(f"{path}: {kind}", f"give folders, or {KINDS} files")
         else:
             files.append(path)
     return list(dict.fromkeys(files)), notes
@@ -197,8 +252,10 @@ def _list_folder(folder: Path) -> tuple[list[Path], list[str]]:
     skipped: dict[str, list[str]] = {}
     for path in entries:
         why = _not_a_file(path)
-        if not why and path.suffix.lower() not in SUFFIXES and not _is_image(path):
-            why = "not an image"
+        if why == "a folder" and (count := _count_images(path)):
+            why = f"a folder with {count:,} image{'s' * (count != 1)}"
+        if not why and path.suffix.lower() not in SUFFIXES:
+            why = NOT_READ.get(path.suffix.lower()) or (None if _is_image(path) else "not an image")
         if why:
             skipped.setdefault(why, []).append(path.name)
         else:
@@ -235,14 +292,43 @@ def _is_image(path: Path) -> bool:
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if file.read(4).startswith(SIGNATURES):
-                Image.open(path, formats=FORMATS).close()
+            start = file.read(12)
+            if start.startswith(SIGNATURES) or _phone_format(start):
+                Image.open(path, formats=_formats()).close()
                 return True
     except Image.DecompressionBombError:
         return True
     except Exception:  # whatever a decoder stumbles over: a file without an image's name need not be one
         return False
     return False
+
+
+def _phone_format(start: bytes) -> str | None:
+    """HEIC or AVIF by a file's first 12 bytes, else None."""
+    return PHONES.get(start[8:12]) if start[4:8] == b"ftyp" else None
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that are read here: Pillow's, and HEIC by pi-heif."""
+    found = FORMATS
+    if features.check("avif"):
+        found = (*found, "AVIF")
+    try:
+        import pi_heif
+    except ImportError:
+        return found
+    pi_heif.register_heif_opener()
+    return (*found, "HEIF")
+
+
+def _why_no_image(path: Path) -> str:
+    """What a file is that no decoder takes."""
+    with path.open("rb") as file:
+        kind = _phone_format(file.read(12))
+    if kind and {"HEIC": "HEIF"}.get(kind, kind) not in _formats():
+        return MISSING[kind]
+    return NOT_READ.get(path.suffix.lower(), "not an image")
 
 
 def _decode(path: Path) -> tuple[Image.Image, list[str]]:
@@ -254,18 +340,20 @@ def _decode(path: Path) -> tuple[Image.Image, list[str]]:
     try:
         if kind := _not_a_file(path):
             raise PhotoError(f"{name}: {kind}")
+        if kind := NOT_READ.get(path.suffix.lower()):
+            raise PhotoError(f"{name}: {kind}", "export it as JPEG, and give that")
         if not 0 < (size := path.stat().st_size) <= MAX_FILE_BYTES:
             raise PhotoError(f"{name}: {f'more than {MAX_FILE_BYTES >> 20} MiB' if size else 'an empty file'}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=_formats()) as image:
                 _check_size(image.size, name)
                 image.draft(None, _kept_size(image.size))
                 return _to_upright(image)
     except PhotoError:
         raise
     except UnidentifiedImageError as error:
-        raise PhotoError(f"{name}: not an image") from error
+        raise PhotoError(f"{name}: {_why_no_image(path)}") from error
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise PhotoError(f"{name}: too large, the most is {most} million pixels") from error
@@ -290,29 +378,70 @@ def _kept_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _to_upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """8-bit RGB without metadata, turned as EXIF says, reduced to what is kept; and a remark if EXIF is damaged."""
+    """8-bit sRGB without metadata, turned as EXIF says, reduced to what is kept; and remarks on damaged metadata."""
     image.load()
+    profile = image.info.get("icc_profile")
+    remarks: list[str] = []
     factor = max(1, math.isqrt(image.width * image.height // KEPT_PIXELS))
-    small = _to_rgb(image.reduce(factor)) if image.mode in REDUCIBLE else _to_rgb(image).reduce(factor)
+    reduced = image.reduce(factor) if image.mode in REDUCIBLE else image
+    try:
+        small = _to_rgb(reduced, profile)
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        if not profile:
+            raise
+        small, remarks = _to_rgb(reduced, None), ["its colour profile cannot be used, its colours are taken for sRGB"]
+    small = small if reduced is not image else small.reduce(factor)
     small = small.resize(_kept_size(image.size), Image.Resampling.LANCZOS)
     small.info = {}
     try:
         small.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
         turned = ImageOps.exif_transpose(small)
     except Exception:  # metadata alone: the picture itself is whole
-        return small, ["its EXIF is damaged, taken as it is without turning it"]
+        return small, [*remarks, "its EXIF is damaged, taken as it is without turning it"]
     turned.info = {}
-    return turned, []
+    return turned, remarks
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB; transparency lies on white."""
+def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """8-bit sRGB of an image with that colour profile; transparency lies on white."""
     if image.mode in HIGH_DEPTH:
-        return _eight_bit(image).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+        return _to_srgb(_eight_bit(image), profile)
+    if not image.has_transparency_data:
+        return _to_srgb(image, profile)
+    alpha = image.convert("RGBA").getchannel("A")
+    colours = _to_srgb(image.convert("L" if image.mode in ("L", "LA", "La") else "RGB"), profile).convert("RGBA")
+    colours.putalpha(alpha)
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), colours).convert("RGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """An opaque image in sRGB, relative to white, black on black; one without a profile is sRGB already.
+
+    PyCMSError for a profile that is damaged, or of another kind of image.
+    """
+    if image.mode == "LAB":
+        own = ImageCms.createProfile("LAB")
+    elif profile is None:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    else:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile
+        if "sRGB" in (own.profile_description or ""):
+            return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode not in ("L", "RGB", "CMYK", "LAB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if image.mode == "L" and own.xcolor_space.strip() == "RGB":
+        image = image.convert("RGB")
+    out = ImageCms.profileToProfile(
+        image,
+        ImageCms.ImageCmsProfile(own),
+        ImageCms.createProfile("sRGB"),
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode="RGB",
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    if out is None:
+        raise ImageCms.PyCMSError("no image")
+    return out
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

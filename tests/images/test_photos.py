@@ -5,15 +5,18 @@ from __future__ import annotations
 import zlib
 from io import BytesIO
 from pathlib import Path
+from shutil import copyfile
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from conestool.errors import PhotoError
+from conestool.images import photos
 from conestool.images.photos import as_photo, read_photo, read_photos, square, to_latents
 from conestool.models.model import Model
+from tests.images.profiles import GREY_LINEAR, INK, P3, P3_TO_XYZ, SRGB_TO_XYZ
 from tests.support.tiny_models import save_pipeline
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -117,7 +120,7 @@ def test_a_text_beside_a_photo_is_its_caption(tmp_path: Path) -> None:
     """One line of it, only where captions are wanted; it is not noted as a file that was skipped."""
     for name, colour in (("a.png", RED), ("b.png", BLUE)):
         Image.new("RGB", (20, 20), colour).save(tmp_path / name)
-    (tmp_path / "a.txt").write_text("on the\nbeach \n")
+    (tmp_path / "a.txt").write_text("\non the  beach \n")
     (tmp_path / "b.txt").write_text(" \n")
     (tmp_path / "c.txt").write_text("beside nothing")
     photos, notes = read_photos([tmp_path], captions=True)
@@ -126,14 +129,32 @@ def test_a_text_beside_a_photo_is_its_caption(tmp_path: Path) -> None:
     assert [photo.caption for photo in read_photos([tmp_path])[0]] == ["", ""]
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"long " * 1000])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_caption_may_be_in_what_windows_writes(tmp_path: Path, encoding: str) -> None:
+    """UTF-8, with its mark or without, and UTF-16 with its mark, either way round."""
+    Image.new("RGB", (20, 20), RED).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes("am Fuß des Hügels\r\n".encode(encoding))
+    assert read_photos([tmp_path], captions=True)[0][0].caption == "am Fuß des Hügels"
+    if encoding == "utf-16":
+        (tmp_path / "a.txt").write_bytes(b"\xfe\xff" + "am Fuß".encode("utf-16-be"))
+        assert read_photos([tmp_path], captions=True)[0][0].caption == "am Fuß"
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff\xfe\x00", b"long " * 1000, "am Fu\xdf".encode("latin-1"), b"on the beach\nin the snow\n"]
+)
 def test_refuses_a_caption_that_is_none(tmp_path: Path, data: bytes) -> None:
-    """Bytes that are no text, and too much of it."""
+    """No text, an encoding that cannot be known, too much of it, and two lines; with what helps a text."""
     Image.new("RGB", (20, 20), RED).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_bytes(data)
-    with pytest.raises(PhotoError, match=r"a\.txt: no caption for a\.png"):
+    with pytest.raises(PhotoError, match=r"a\.txt: no caption for a\.png: expected one line of UTF-8") as caught:
         read_photos([tmp_path], captions=True)
+    assert "one line of UTF-8" in str(caught.value.hint) and "image program" not in str(caught.value.hint)
     assert len(read_photos([tmp_path])[0]) == 1
+    (tmp_path / "b.png").write_text("no picture")
+    with pytest.raises(PhotoError) as caught:
+        read_photos([tmp_path], captions=True)
+    assert "one line of UTF-8" in str(caught.value.hint) and "image program" in str(caught.value.hint)
 
 
 def truncated_jpeg(path: Path) -> Path:
@@ -220,3 +241,134 @@ def test_latents_are_scaled_as_the_denoiser_expects(tmp_path: Path, tiny: bool) 
     torch.testing.assert_close(latents, expected * vae.config.scaling_factor, rtol=1e-4, atol=1e-5)
     assert latents.shape == (2, 4, 8, 8) and latents.dtype == torch.float32
     assert torch.equal(latents, to_latents(model, images, batch=1))
+
+
+def expected_from_p3(colour: tuple[int, int, int]) -> np.ndarray:
+    """The colour in sRGB, by hand: to light, through XYZ, and back by sRGB's own curve."""
+    light = np.linalg.solve(SRGB_TO_XYZ, P3_TO_XYZ @ (np.array(colour) / 255) ** 2.2).clip(0, 1)
+    return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tiff", "avif"])
+@pytest.mark.parametrize("colour", [(200, 100, 50), (0, 255, 0), (90, 90, 90)])
+def test_display_p3_becomes_srgb(tmp_path: Path, ending: str, colour: tuple[int, int, int]) -> None:
+    """As every iPhone takes pictures; the profile itself is gone."""
+    options = {"lossless": True} if ending == "webp" else {"quality": 100}
+    Image.new("RGB", (32, 32), colour).save(tmp_path / f"a.{ending}", icc_profile=P3, **options)
+    photo = read_photo(tmp_path / f"a.{ending}")
+    got = np.array(photo.image.getpixel((16, 16)))
+    assert abs(got - expected_from_p3(colour)).max() <= 4, got
+    assert colour == (90, 90, 90) or abs(got - np.array(colour)).max() > (9 if colour[1] < 255 else -1)
+    assert not photo.image.info and not photo.remarks
+
+
+def test_a_profile_of_the_other_modes_is_followed(tmp_path: Path) -> None:
+    """Palettes, transparency, grey in an RGB space, and pictures in memory."""
+    expected = expected_from_p3((200, 100, 50))
+    Image.new("RGB", (32, 32), (200, 100, 50)).quantize(4).save(tmp_path / "p.png", icc_profile=P3)
+    Image.new("RGBA", (32, 32), (200, 100, 50, 255)).save(tmp_path / "rgba.png", icc_profile=P3)
+    in_memory = Image.new("RGB", (32, 32), (200, 100, 50))
+    in_memory.info["icc_profile"] = P3
+    for photo in (read_photo(tmp_path / "p.png"), read_photo(tmp_path / "rgba.png"), as_photo(in_memory)):
+        assert abs(np.array(photo.image.getpixel((5, 5))) - expected).max() <= 2
+    Image.new("RGBA", (32, 32), (200, 100, 50, 0)).save(tmp_path / "clear.png", icc_profile=P3)
+    assert read_photo(tmp_path / "clear.png").image.getpixel((5, 5)) == (255, 255, 255)
+    Image.new("LA", (32, 32), (100, 255)).save(tmp_path / "la.png", icc_profile=GREY_LINEAR)
+    assert abs(read_photo(tmp_path / "la.png").image.getpixel((5, 5))[0] - 168) <= 1
+
+
+def test_a_grey_profile_is_followed(tmp_path: Path) -> None:
+    """128 of linear light is 188 in sRGB; in 8 and in 16 bits."""
+    Image.new("L", (32, 32), 128).save(tmp_path / "a.jpg", icc_profile=GREY_LINEAR, quality=100)
+    Image.fromarray(np.full((32, 32), 128 * 257, dtype=np.uint16)).save(tmp_path / "b.png", icc_profile=GREY_LINEAR)
+    for name in ("a.jpg", "b.png"):
+        red, green, blue = read_photo(tmp_path / name).image.getpixel((16, 16))
+        assert red == green == blue and abs(red - 188) <= 1
+
+
+def test_the_profile_of_a_press_is_followed(tmp_path: Path) -> None:
+    """CMYK: what full C looks like is the profile's affair; paper stays white."""
+    for name, inks in (("c", (255, 0, 0, 0)), ("paper", (0, 0, 0, 0))):
+        Image.new("CMYK", (32, 32), inks).save(tmp_path / f"{name}.jpg", icc_profile=INK, quality=100)
+    red, green, blue = read_photo(tmp_path / "c.jpg").image.getpixel((16, 16))
+    assert green < 60 < red < blue and blue > 140
+    assert min(read_photo(tmp_path / "paper.jpg").image.getpixel((16, 16))) >= 253
+
+
+def test_lab_is_read(tmp_path: Path) -> None:
+    """Which Pillow alone converts to nothing else."""
+    Image.new("LAB", (32, 32), (255, 128, 128)).save(tmp_path / "a.tiff")
+    assert min(read_photo(tmp_path / "a.tiff").image.getpixel((5, 5))) >= 252
+
+
+@pytest.mark.parametrize("profile", [b"no profile", P3[:200], P3[:128] + bytes(300), INK, GREY_LINEAR, b""])
+def test_a_profile_that_does_not_fit_is_remarked_on(tmp_path: Path, profile: bytes) -> None:
+    """Damaged, or of another kind of picture: the colours as they are, and a note that says so."""
+    two_halves().save(tmp_path / "a.png", icc_profile=profile)
+    [photo], notes = read_photos([tmp_path])
+    assert photo.image.tobytes() == two_halves().tobytes()
+    assert (notes == []) == (profile == b"") and all(
+        "a.png: its colour profile cannot be used" in note for note in notes
+    )
+
+
+def test_srgb_stays_bit_for_bit(tmp_path: Path) -> None:
+    """With a profile that says sRGB as without one."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    noise.save(tmp_path / "a.png", icc_profile=profile)
+    assert read_photo(tmp_path / "a.png").sha256 == as_photo(noise).sha256
+
+
+HEIC = Path(__file__).parent / "turned.heic"
+"""64 x 48 before it is turned by a quarter: red on the left, blue on the right; Display P3. By pillow-heif 1.8.1."""
+
+
+def test_reads_heic_upright(tmp_path: Path) -> None:
+    """As phones write it, with its turn and its profile; also without its ending."""
+    copyfile(HEIC, tmp_path / "IMG_1.HEIC")
+    copyfile(HEIC, tmp_path / "unnamed")
+    [photo], notes = read_photos([tmp_path])
+    assert photo.image.size == (48, 64) and notes == ["unnamed: same picture as IMG_1.HEIC, counted once"]
+    top, bottom = (np.array(photo.image.getpixel((24, row))) for row in (8, 56))
+    assert abs(top - expected_from_p3((200, 40, 40))).max() < 12, top
+    assert abs(bottom - expected_from_p3((40, 40, 200))).max() < 12, bottom
+
+
+def test_reads_avif_upright(tmp_path: Path) -> None:
+    """With the turn that EXIF has."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    two_halves(64, 48).save(tmp_path / "a.avif", quality=95, exif=exif)
+    image = read_photo(tmp_path / "a.avif").image
+    assert image.size == (48, 64) and image.getpixel((24, 8))[0] > 200 and image.getpixel((24, 56))[2] > 200
+
+
+def test_says_which_package_reads_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the package is missing, or Pillow was built without."""
+    copyfile(HEIC, tmp_path / "a.heic")
+    two_halves().save(tmp_path / "b.avif")
+    monkeypatch.setattr("conestool.images.photos._formats", lambda: photos.FORMATS)
+    with pytest.raises(PhotoError, match=r"a\.heic: HEIC, .*pip install pi-heif.*b\.avif: AVIF, .*Pillow"):
+        read_photos([tmp_path])
+
+
+def test_says_what_was_passed_over_when_nothing_is_left(tmp_path: Path) -> None:
+    """A folder as kohya has it, raw photos and films; what they are, and what to give."""
+    inside = tmp_path / "10_sks dog"
+    inside.mkdir()
+    for number in range(3):
+        two_halves().save(inside / f"{number}.png")
+    (tmp_path / "a.cr2").write_bytes(b"II*\0" + bytes(100))
+    (tmp_path / "b.MOV").write_bytes(b"film")
+    with pytest.raises(PhotoError) as caught:
+        read_photos([tmp_path])
+    for words in ("10_sks dog: a folder with 3 images", "a.cr2: a raw photo", "b.MOV: a film"):
+        assert words in str(caught.value)
+    assert f"'{inside}'" in str(caught.value.hint)
+    two_halves().save(tmp_path / "c.png")
+    _, notes = read_photos([tmp_path])
+    assert "10_sks dog: a folder with 3 images, skipped" in notes
+    with pytest.raises(PhotoError, match=r"a\.cr2: a raw photo") as caught:
+        read_photos([tmp_path / "a.cr2"])
+    assert "JPEG" in str(caught.value.hint)
