@@ -92,8 +92,8 @@ def read_photos(
     images raise a PhotoError that names each, unless `skip_broken`; so does finding no photo at all, more than 1,000
     files, or more than 2^28 pixels in all.
     """
-    paths = list(map(Path, paths))
-    files, notes = _expand_paths(paths)
+    places = [Path(path) for path in paths]
+    files, notes = _expand_paths(places)
     if len(files) > MAX_FILES:
         raise PhotoError(f"{len(files):,} images are too many, the most is {MAX_FILES:,}", FEWER)
     photos: dict[str, Photo] = {}
@@ -114,7 +114,7 @@ def read_photos(
         hints = dict.fromkeys(error.hint or MEND for error in broken)
         raise PhotoError("; ".join(map(str, broken)), "; ".join(hints))
     if not photos:
-        raise _nothing_found(paths, [*notes, *map(str, broken)])
+        raise _nothing_found(places, [*notes, *map(str, broken)])
     return list(photos.values()), notes + [f"{text}, skipped" for text in broken]
 
 
@@ -311,7 +311,7 @@ def _phone_format(start: bytes) -> str | None:
 @cache
 def _formats() -> tuple[str, ...]:
     """The formats that are read here: Pillow's, and HEIC by pi-heif."""
-    found = FORMATS
+    found: tuple[str, ...] = FORMATS
     if features.check("avif"):
         found = (*found, "AVIF")
     try:
