@@ -52,7 +52,8 @@ def test_written_weights_begin_another_training(tmp_path: Path) -> None:
     state = read_weights(tmp_path / "other", tmp_path / "weights.safetensors")
     assert (state["seen"], state["steps"], state["scale"]) == (12, 0, 1.25)
     before = torch.load(tmp_path / "work/train.pt", weights_only=True)["average"]
-    assert all(torch.equal(a, b) for a, b in zip(before, state["average"], strict=True))
+    assert all((a - b).abs().max() <= a.abs().max() / 250 for a, b in zip(before, state["average"], strict=True))
+    assert (tmp_path / "weights.safetensors").stat().st_size < 20e6
     with pytest.raises(SystemExit, match="holds a training already"):
         read_weights(tmp_path / "other", tmp_path / "weights.safetensors")
     save_state(tmp_path / "third/scale.pt", {"scaling_factor": 0.5})

@@ -4,8 +4,8 @@
     python -m training.pocket.adopt --work F --write         # write those, from train.pt
     python -m training.pocket.adopt --work F --model MODEL   # from an exported model, such as conestool/pocket
 
-Writes the checkpoints that the other stages go on from. The optimizers begin anew, with a warm-up; weights come back as
-fp16 has them, and are the averaged ones.
+Writes the checkpoints that the other stages go on from. The optimizers begin anew, with a warm-up. Weights are the
+averaged ones, as fp16 has them in a model, and as bytes with a scale for every 128 in the committed file.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from transformers import CLIPTextModel
 from training.pocket import autoencoder, models, tokenizer
 from training.pocket.common import load_state, save_state
 from training.pocket.export import read_average
+from training.pocket.pieces import dequantize, quantize
 
-#: U-Net and text encoder of the training under way, in fp16.
+#: U-Net and text encoder of the training under way.
 WEIGHTS = Path(__file__).parent / "weights.safetensors"
 
 
@@ -53,11 +54,15 @@ def _begin(parts: torch.nn.ModuleDict, seen: int, scale: float) -> dict[str, Any
 
 
 def write_weights(work: Path, path: Path = WEIGHTS) -> None:
-    """Write the averaged weights of ``train.pt`` in fp16."""
+    """Write the averaged weights of ``train.pt``, matrices as bytes."""
     parts, state = read_average(work)
-    halved = {name: tensor.half().contiguous() for name, tensor in parts.state_dict().items()}
-    facts = {"images_seen": str(state["seen"]), "scale": str(state["scale"])}
-    save_file(halved, path, metadata=facts)
+    coded: dict[str, torch.Tensor] = {}
+    for name, tensor in parts.state_dict().items():
+        if tensor.ndim < 2:
+            coded[f"{name}/whole"] = tensor.float().contiguous()
+        else:
+            coded |= {f"{name}/{part}": value.contiguous() for part, value in quantize(tensor).items()}
+    save_file(coded, path, metadata={"images_seen": str(state["seen"]), "scale": str(state["scale"])})
 
 
 def read_weights(work: Path, path: Path = WEIGHTS) -> dict[str, Any]:
@@ -66,7 +71,11 @@ def read_weights(work: Path, path: Path = WEIGHTS) -> dict[str, Any]:
     parts = torch.nn.ModuleDict({"unet": models.build_unet(), "text": models.build_text_encoder(tokenizer.build())})
     with safe_open(path, "pt") as file:
         facts = file.metadata()
-        parts.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
+        coded: dict[str, dict[str, torch.Tensor]] = {}
+        for key in file.keys():  # noqa: SIM118
+            name, part = key.rsplit("/", 1)
+            coded.setdefault(name, {})[part] = file.get_tensor(key)
+    parts.load_state_dict({n: each["whole"] if "whole" in each else dequantize(each) for n, each in coded.items()})
     scale = load_state(work / "scale.pt")
     if scale and abs(scale["scaling_factor"] / float(facts["scale"]) - 1) > 0.05:
         raise SystemExit(f"{path}: trained on other latents than those of {work}; begin with autoencoder --known")

@@ -29,15 +29,17 @@ MANIFEST, FORMAT = "manifest.json", 1
 _BLOCK = 128
 
 
-def _quantize(moment: Tensor) -> dict[str, Tensor]:
-    flat = moment.float().flatten()
+def quantize(values: Tensor) -> dict[str, Tensor]:
+    """Return bytes with a scale for every 128, and the shape."""
+    flat = values.float().flatten()
     blocks = torch.cat([flat, flat.new_zeros(-len(flat) % _BLOCK)]).view(-1, _BLOCK)
     scale = (blocks.abs().amax(1, keepdim=True) / 127).clamp(min=1e-30)
-    shape = torch.tensor(moment.shape, dtype=torch.int32)
+    shape = torch.tensor(values.shape, dtype=torch.int32)
     return {"bytes": (blocks / scale).round().to(torch.int8), "scale": scale, "shape": shape}
 
 
-def _moment(parts: dict[str, Tensor]) -> Tensor:
+def dequantize(parts: dict[str, Tensor]) -> Tensor:
+    """Return what `quantize` was given, within half a step of each scale."""
     shape = parts["shape"].tolist()
     return (parts["bytes"] * parts["scale"]).flatten()[: math.prod(shape)].view(shape)
 
@@ -74,7 +76,7 @@ def pack(state: dict[str, Any] | None, encoder: dict[str, Tensor], scale: float)
             facts["groups"].append([group | {"lr": float(group["lr"])} for group in each["param_groups"]])
             for row, values in each["state"].items():
                 for key, value in values.items():
-                    kinds = {"exp_avg_sq": _factor, "exp_avg": _quantize, "momentum": _quantize}
+                    kinds = {"exp_avg_sq": _factor, "exp_avg": quantize, "momentum": quantize}
                     parts = kinds[key](value) if key in kinds else {"as is": value.float()}
                     out |= {f"optimizer/{number}/{row}/{key}/{part}": part_of for part, part_of in parts.items()}
     out["json"] = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
@@ -110,7 +112,7 @@ def unpack(packed: dict[str, Tensor]) -> dict[str, Any] | None:
     optimizers: list[dict[str, Any]] = [{"state": {}, "param_groups": groups} for groups in facts["groups"]]
     for (number, row), keys in tree.items():
         values = {key: parts["as is"] for key, parts in keys.items() if "as is" in parts}
-        values |= {key: _moment(p) for key, p in keys.items() if "bytes" in p}
+        values |= {key: dequantize(p) for key, p in keys.items() if "bytes" in p}
         if "exp_avg_sq" in keys:
             values["exp_avg_sq"] = _square(keys["exp_avg_sq"], values["exp_avg"])
         optimizers[number]["state"][row] = values

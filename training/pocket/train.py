@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from training.pocket import fast
 from training.pocket.common import Team, load_state, log_line, save_state
 from training.pocket.trainer import NOISY, Trainer, rate_at
 
@@ -130,6 +131,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=200)
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--tell", type=float, default=60, help="seconds between two lines of the log")
+    parser.add_argument("--eager", action="store_true", help="compile nothing: slower, but begins at once")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -137,6 +139,8 @@ def main() -> None:
     if args.device == "cpu" and team.size > 1:
         torch.set_num_threads(1)
     trainer = build_trainer(args, team)
+    if args.device == "cpu" and trainer.half is not None and not args.eager:
+        fast.compile_blocks(trainer.computing("unet"))
     random.seed(args.seed + 1000 * team.rank + trainer.steps)
     torch.manual_seed(args.seed + 1000 * team.rank + trainer.steps)
     run(trainer, Pool(args.work / "pool"))

@@ -74,7 +74,7 @@ class Trainer:
                 part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
         half = copy.deepcopy(self.modules).to(torch.bfloat16)
         if self.device.type == "cpu":
-            fast.compile_blocks(fast.speed_up(half["unet"]))
+            fast.speed_up(half["unet"])
         self.half_parameters = [p for p in half.parameters() if p.requires_grad]
         for parameter in self.parameters:
             parameter.grad = torch.zeros_like(parameter)
