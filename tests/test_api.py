@@ -13,6 +13,7 @@ import pytest
 import conestool
 from conestool.errors import PromptError
 from conestool.models.model import Model
+from conestool.search.events import LogEvent, Progress, shown
 from tests.support.cones import concept
 from tests.support.tiny_models import random_cone
 
@@ -76,3 +77,24 @@ def test_what_is_shown_in_a_notebook_is_for_people(epsilon_folder: Path) -> None
     model = Model.from_pretrained(str(epsilon_folder))
     assert repr(model) == f"Model({str(epsilon_folder)!r}, stable-diffusion, float32 on cpu, 32 pixels)"
     assert repr(conestool.render(model, "a dog", steps=1)[0]) == "Rendering('a dog', seed 0, 32x32)"
+
+
+def test_bars_are_shown_where_somebody_watches(
+    epsilon_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a terminal, unless the program shows progress itself; nothing in a log."""
+    model = Model.from_pretrained(str(epsilon_folder))
+    conestool.render(model, "a dog", seeds=(0, 1), steps=1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    seen: list[tuple[int, int]] = []
+    conestool.render(model, "a dog", seeds=(0, 1), steps=1, progress=lambda *pair: seen.append(pair))
+    assert seen == [(1, 2), (2, 2)] and capsys.readouterr().err == ""
+    conestool.render(model, "a dog", seeds=(0, 1), steps=1)
+    assert "pictures: 100%" in capsys.readouterr().err
+    show = shown()
+    show(Progress("search", 1, 4, 0.25))
+    show(LogEvent("careful", True))
+    show(Progress("search", 4, 4))
+    told = capsys.readouterr().err
+    assert "search:  25%" in told and "loss 0.2500" in told and "warning: careful\n" in told and "100%" in told

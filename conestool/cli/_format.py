@@ -167,6 +167,36 @@ def show_file(facts: FileFacts, layers: bool) -> None:
         show_layers(facts)
 
 
+WORTHLESS, CLEAR = 0.02, 0.08
+"""Fall of the photos' loss beyond that with random weights below which nothing was found, and from which it shows."""
+UNBOUND = 0.5
+"""Share of the gain that is there without the identifier, from which on the concept is not bound to it."""
+DISTURBED = 0.1
+"""Rise of the class's loss from which on other things of the class change as well."""
+
+
+def verdict(losses: Losses, identifier: str, noun: str) -> str | None:
+    """How good a concept is, in words, by its controls; None if its losses were not measured."""
+    before, after, random = losses.held_out_before, losses.held_out_after, losses.random_after
+    if not before or after is None or random is None:
+        return None
+    gain, control = 1 - after / before, 1 - random / before
+    if gain - max(control, 0) < WORTHLESS:
+        return "nothing found: as many random weights change the photos' loss as much"
+    word = "clear" if gain - max(control, 0) >= CLEAR else "weak"
+    falls = _output.percent(gain), _output.percent(max(0.0, control))
+    parts = [f"{word}: the photos' loss falls by {falls[0]}, with random weights by {falls[1]}"]
+    if losses.no_identifier_before and losses.no_identifier_after is not None:
+        share = (1 - losses.no_identifier_after / losses.no_identifier_before) / gain
+        needs = f"{_output.percent(max(0.0, min(1.0, 1 - share)))} of it needs the word {identifier}"
+        parts.append(f"only {needs}" if share >= UNBOUND else needs)
+    if losses.class_before and losses.class_after is not None:
+        rise = losses.class_after / losses.class_before - 1
+        kept = "changes as well" if rise >= DISTURBED else "stays as it was"
+        parts.append(f"any other {noun} {kept}")
+    return "; ".join(parts)
+
+
 def show_found(facts: FileFacts) -> None:
     """What `find` says at its end: the concept and the size of its file."""
     for concept in facts.concepts:
@@ -182,6 +212,8 @@ def show_concept(concept: ConceptFacts, facts: FileFacts) -> None:
     density = _output.percent(concept.neurons / max(1, facts.base.num_weights))
     rows = [["neurons", f"{concept.neurons:,} ({density} of the K/V weights)"], ["found by", found_by(concept)]]
     rows += [["where", where(concept, facts)], *loss_rows(concept)]
+    found = verdict(origin.losses, concept.identifier, concept.class_noun) if origin.losses else None
+    rows += [["verdict", found]] if found else []
     rows += [[key, str(value)] for key in ("author", "license", "notes") if (value := getattr(origin, key))]
     rows += [["id", concept.id[:16]]]
     _output.facts(rows)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_COUNT",
     "MAX_SEED",
+    "MAX_STEPS",
     "POCKET",
     "AllowBaseMismatch",
     "Captions",
@@ -45,6 +46,7 @@ __all__ = [
     "Verbose",
     "Wanted",
     "Where",
+    "check_model",
     "command",
     "flag",
     "note_fallback",
@@ -72,6 +74,9 @@ MAX_SEED = (1 << 63) - 1
 """The largest seed that a picture's record and a .cone file hold."""
 MAX_COUNT = 10_000
 """The most steps, pictures or samples of anything that a command is asked for."""
+
+MAX_STEPS = 1_000_000
+"""The most steps of a search, which can be stopped and continued."""
 
 GENERAL, MODEL, MEMORY = "General", "Model", "Memory"
 
@@ -271,6 +276,17 @@ def open_model(where: Where, recorded: tuple[str, str | None] | None = None) -> 
     note_fallback(model.device.type)
     _output.detail(f"{model_id} on {model.device}, {str(model.dtype).removeprefix('torch.')}")
     return model
+
+
+def check_model(where: Where) -> None:
+    """Raise UsageError for the path of a base model that is not there, before anything else is done."""
+    given = where.model or os.environ.get("CONES_MODEL") or POCKET
+    with _output.waiting("loading PyTorch"):
+        from conestool._atomic import expand_user
+        from conestool.models.loading import is_hub_id, locate
+
+        if given != POCKET and not is_hub_id(given) and not expand_user(given).exists():
+            locate(given, offline=True)
 
 
 def note_fallback(device: str) -> None:

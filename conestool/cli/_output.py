@@ -7,7 +7,7 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Ticker",
+    "after",
     "amount",
     "bar",
     "clean",
@@ -341,6 +342,11 @@ class Ticker(Protocol):
     """Progress of one piece of work: call it with the steps done and a short note, such as the current loss."""
 
     def __call__(self, done: int, note: str = "") -> None: ...
+
+
+def after(tick: Ticker, before: int) -> Callable[[int, int], None]:
+    """A library's progress callback that counts on from `before` pictures."""
+    return lambda done, total: tick(before + done)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from conestool.cli import _launcher, _output, _streams
 from conestool.cli._options import (
     MAX_COUNT,
     MAX_SEED,
+    MAX_STEPS,
     Captions,
     CaptionsOption,
     Checkpointing,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from conestool.cli._options import Where
     from conestool.concept import Cone
     from conestool.images.photos import Photo
+    from conestool.models.model import Model
     from conestool.search.config import Resources, SearchConfig
 
 __all__ = ["Method", "find"]
@@ -85,7 +87,7 @@ def find(
         Method | None, value("--method", metavar="M", text="mask, cones, tstat or taylor. Default: mask.", panel=SEARCH)
     ] = None,
     steps: Annotated[
-        int | None, value("--steps", metavar="N", text="Steps of the search.", panel=SEARCH, min=1, max=MAX_COUNT)
+        int | None, value("--steps", metavar="N", text="Steps of the search.", panel=SEARCH, min=1, max=MAX_STEPS)
     ] = None,
     density: Annotated[
         float | None,
@@ -132,14 +134,18 @@ def find(
     notes: Annotated[str | None, value("--notes", metavar="TEXT", text="Free text.", panel=STORED)] = None,
     author: Annotated[str | None, value("--author", metavar="TEXT", text="Who made it.", panel=STORED)] = None,
     license: Annotated[str | None, value("--license", metavar="TEXT", text="Its license.", panel=STORED)] = None,
+    no_samples: Annotated[bool, flag("--no-samples", text="Draw no sheet of pictures beside the file.")] = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Find the concept neurons of a subject, from 3 to 5 photos.
 
-    Name and class noun come from the output's name (my-dog.cone: a dog), or the photos' folder.
+    Name and class noun come from the output's name (my-dog.cone: a dog), or the photos' folder. Pictures of the subject
+    go into dog-samples.png beside dog.cone.
     """
     from conestool.cli import _options, _search
+    from conestool.cli._samples import samples_path
+    from conestool.cli.merge import save
     from conestool.concept import check_name, check_words
     from conestool.errors import UsageError
 
@@ -150,11 +156,15 @@ def find(
     paths = _streams.expand_paths(photos)
     name, class_noun = _search.settle(paths, output, name, class_noun)
     path = place(output, name)
-    _streams.check_outputs([path], "a .cone file", overwrite=overwrite)
+    sheet = None if no_samples or dry_run or str(path) == _streams.STDIO else samples_path(path)
+    _streams.check_outputs([path, *([sheet] if sheet else [])], "a .cone file", overwrite=overwrite)
     check_name(name)
     check_words("class noun", class_noun)
     texts = {key: check_stored(f"--{key}", text) for key, text in stored.items() if text}
-    images = read_photos(paths, skip_broken, captions=captions != Captions.none)
+    where = _options.Where(model, device, dtype.value, revision, config, offline)
+    _options.check_model(where)
+    with _output.waiting("reading photos"):
+        images = read_photos(paths, skip_broken, captions=captions != Captions.none)
     _output.say(f"{name}: {_output.amount(len(images), 'photo')} of {class_noun!r}")
     search_config = make_search_config(
         method=method,
@@ -173,19 +183,20 @@ def find(
     words = {"class_noun": class_noun, "name": name, "identifier": identifier}
     if identifier is not None:
         check_words("identifier", identifier)
-    where = _options.Where(model, device, dtype.value, revision, config, offline)
     checkpoint = checkpoint_path_of(path)
     resources = make_resources(micro_batch, gradient_checkpointing, offload_scores)
     if dry_run:
         show_dry_run(images, words, search_config, pictures, where, resources, json)
         return
-    cone = search(images, words, search_config, pictures, where, checkpoint, resume, resources)
+    base, cone = search(images, words, search_config, pictures, where, checkpoint, resume, resources)
     if _launcher.rank():
         return
     cone = annotate(cone, **texts)
-    finish(cone, path, overwrite=overwrite, json=json)
+    save(cone, path, overwrite=overwrite, json=json)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
+    drawn = write_samples(base, cone, images, sheet, overwrite) if sheet else None
+    report(cone, path, drawn, json=json)
 
 
 def place(output: Path | None, name: str) -> Path:
@@ -235,7 +246,7 @@ def search(
     checkpoint: Path | None,
     resume: bool,
     resources: Resources,
-) -> Cone:
+) -> tuple[Model, Cone]:
     """Load the model and search, showing the progress; on Ctrl-C say how to continue."""
     from conestool.cli import _options
 
@@ -248,7 +259,7 @@ def search(
         from conestool.search.find import find as find_neurons
 
         with Stages() as stages:
-            return find_neurons(
+            return base, find_neurons(
                 base,
                 images,
                 config=search_config,
@@ -275,15 +286,34 @@ def annotate(cone: Cone, **texts: str) -> Cone:
     return replace(cone, concepts=tuple(concepts))
 
 
-def finish(cone: Cone, path: Path, *, overwrite: bool, json: bool) -> None:
-    """Write the file, then report what was found and how good it is."""
-    from conestool import format as cones
-    from conestool.cli import _format
-    from conestool.cli.merge import save
+def write_samples(base: Model, cone: Cone, photos: Sequence[Photo], path: Path, overwrite: bool) -> Path | None:
+    """Draw the sheet and write it; None, with a warning, if there is too little memory: the concept is safe already."""
+    from conestool._atomic import write_atomic
+    from conestool.cli._samples import draw_samples
+    from conestool.errors import DeviceError
 
-    save(cone, path, overwrite=overwrite, json=json)
+    try:
+        return write_atomic(path, draw_samples(base, cone, photos), overwrite=overwrite)
+    except DeviceError as error:
+        _output.warn(f"no sample pictures: {error}")
+        return None
+
+
+def report(cone: Cone, path: Path, samples: Path | None, *, json: bool) -> None:
+    """What was found, how good it is, and what to do next."""
+    from conestool import format as cones
+    from conestool._text import quoted
+    from conestool.cli import _format
+    from conestool.search.subject import article
+
     name = "stdout" if str(path) == _streams.STDIO else str(path)
     facts = _format.facts_of(name, len(cones.dumps(cone)), cone)
     _format.show_found(facts)
+    if samples:
+        _output.say(f"samples: {samples}")
+    if str(path) != _streams.STDIO:
+        given = () if path.parent == Path() and path.suffix == ".cone" else ("-c", path)
+        prompt = f"{article(cone.names[0])} on the beach"
+        _output.say(f"next: cones render {quoted(prompt, *given)} --compare")
     if json:
-        _streams.emit_json(_format.file_record(facts))
+        _streams.emit_json(_format.file_record(facts) | {"samples": str(samples) if samples else None})

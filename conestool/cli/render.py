@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,7 +26,7 @@ from conestool.cli._options import (
     flag,
     value,
 )
-from conestool.cli._output import Ticker, progress
+from conestool.cli._output import after, progress
 from conestool.cli._prompts import read_prompts
 from conestool.errors import UsageError
 
@@ -266,11 +266,6 @@ def draw(base: Model, chosen: Sequence[Chosen], look: Look, title: str) -> Itera
             done += len(group.prompts) * count
 
 
-def after(tick: Ticker, before: int) -> Callable[[int, int], None]:
-    """A library's progress callback that counts on from `before` pictures."""
-    return lambda done, total: tick(before + done)
-
-
 def repeat(picture: Path, cones: list[str], look: Look, destination: Destination, where: Where) -> None:
     """Draw what a PNG's record describes once more, a picture or a sheet, with the changes in `look.options`."""
     from conestool.cli import _options, _pictures
@@ -306,8 +301,8 @@ def draw_again(base: Model, records: Sequence[dict[str, Any]], cones: list[str],
         _output.say(f"{', '.join(files) or 'base model'}: {record['sent']}")
     with progress("pictures", len(records)) as tick:
         for number, (record, (cone, _)) in enumerate(zip(records, found, strict=True), 1):
-            yield replay(base, record, cone, allow_mismatch=look.allow_base_mismatch, **look.options)
-            tick(number)
+            told = after(tick, number - 1)
+            yield replay(base, record, cone, allow_mismatch=look.allow_base_mismatch, progress=told, **look.options)
 
 
 def finish(records: list[dict[str, Any]], json: bool) -> None:

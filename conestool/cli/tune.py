@@ -12,6 +12,7 @@ from conestool.cli import _launcher, _output, _streams
 from conestool.cli._options import (
     MAX_COUNT,
     MAX_SEED,
+    MAX_STEPS,
     Captions,
     CaptionsOption,
     Checkpointing,
@@ -64,7 +65,7 @@ def tune(
     captions: CaptionsOption = None,
     steps: Annotated[
         int | None,
-        value("--steps", metavar="N", text="Steps, each with all subjects.", panel=TUNING, min=1, max=MAX_COUNT),
+        value("--steps", metavar="N", text="Steps, each with all subjects.", panel=TUNING, min=1, max=MAX_STEPS),
     ] = None,
     lr: Annotated[
         float | None, value("--lr", metavar="X", text="Largest move of a gate in a step.", panel=TUNING)

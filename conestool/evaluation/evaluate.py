@@ -22,7 +22,7 @@ from conestool.models.model import Model
 from conestool.ops import union
 from conestool.search.config import DEFAULT_RESOURCES, Resources
 from conestool.search.events import Callback as Tell
-from conestool.search.events import LogEvent, Progress, no_callback
+from conestool.search.events import LogEvent, Progress, shown
 from conestool.search.parameters import FlatParameters, trainable_kv_weights
 from conestool.search.report import magnitude_mask_like, random_mask_like
 from conestool.search.subject import class_prompts, instance_prompts
@@ -180,7 +180,7 @@ def evaluate(
     aligners: Sequence[Aligner] = (),
     plan: Plan | None = None,
     allow_base_mismatch: bool = False,
-    tell: Tell = no_callback,
+    tell: Tell | None = None,
 ) -> tuple[Report, dict[str, list[Images]]]:
     """Measure every concept of `cone` on `pipe`, a diffusers pipeline or a Model.
 
@@ -189,7 +189,7 @@ def evaluate(
     those of all concepts at once and of the base model. The model's weights are bit-identical afterwards.
     BaseModelMismatchError unless `allow_base_mismatch` if a concept was found on another model.
     """
-    model, plan = Model.from_pipeline(pipe), plan or Plan()
+    model, plan, tell = Model.from_pipeline(pipe), plan or Plan(), tell or shown()
     check_base(model, cone, allow_base_mismatch=allow_base_mismatch)
     given = {
         name: [image if isinstance(image, Photo) else as_photo(image) for image in images]

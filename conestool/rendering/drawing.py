@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from PIL import Image
 from pydantic import ValidationError
 
+from conestool._bars import bars
 from conestool._names import rewrite
 from conestool._text import check_prompt, one_line
 from conestool.apply import Strength, apply_cones, strengths
@@ -65,12 +67,15 @@ def render(
 
     `pipe` is a diffusers text-to-image pipeline or a Model, `prompts` one prompt or several.
     Names of concepts in the prompts are rewritten unless `literal`. What is None is the model's default; `scheduler` is
-    the name of a sampler as A1111 or diffusers has it. PromptError for an empty prompt, BaseModelMismatchError unless
+    the name of a sampler as A1111 or diffusers has it, `progress` is told of each picture that is done, which a bar
+    shows by default in terminals and notebooks. PromptError for an empty prompt, BaseModelMismatchError unless
     `allow_base_mismatch` if a concept was found on another model.
     """
-    model = Model.from_pipeline(pipe)
+    model, view = Model.from_pipeline(pipe), None if progress else bars()
     typed = [check_prompt(prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
     sent = [rewrite(prompt, cone.concepts if cone else (), literal) for prompt in typed]
+    if view is not None:
+        progress = partial(view.update, "pictures")
     jobs = [(index, seed) for index in range(len(typed)) for seed in seeds]
     negative = one_line("negative prompt", negative)
     unused = without_effect(model, negative, guidance)

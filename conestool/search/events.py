@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Callback", "Event", "LogEvent", "Progress", "no_callback"]
+from conestool._bars import bars
+
+__all__ = ["Callback", "Event", "LogEvent", "Progress", "no_callback", "shown"]
 
 
 @dataclass(frozen=True)
@@ -30,5 +32,20 @@ Event = Progress | LogEvent
 Callback = Callable[[Event], None]
 
 
+def shown() -> Callback:
+    """The default callback: bars and notes where a person watches, else nothing."""
+    view = bars()
+    if view is None:
+        return no_callback
+
+    def show(event: Event) -> None:
+        if isinstance(event, LogEvent):
+            view.say(f"warning: {event.text}" if event.warning else event.text)
+        else:
+            view.update(event.stage, event.done, event.total, "" if event.loss is None else f"loss {event.loss:.4f}")
+
+    return show
+
+
 def no_callback(event: Event) -> None:
-    """Drop the event: the default callback."""
+    """Drop the event."""

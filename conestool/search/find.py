@@ -18,7 +18,7 @@ from conestool.models.prompts import choose_identifier, is_one_token
 from conestool.models.sampling import versions
 from conestool.search.config import DEFAULT_RESOURCES, Resources, SearchConfig
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
-from conestool.search.events import Callback, LogEvent, no_callback
+from conestool.search.events import Callback, LogEvent, shown
 from conestool.search.loop import Checkpoint, config_hash, run_loop
 from conestool.search.loss_terms import CAPTION_SAMPLES, NUM_EVAL_SAMPLES, SubjectPrompts, caption_photos, prepare
 from conestool.search.memory import offload_frozen_modules, search_mode
@@ -26,9 +26,12 @@ from conestool.search.methods import make_method, parameters
 from conestool.search.objective import Objective
 from conestool.search.prior_images import draw_prior_images
 from conestool.search.report import EvalBatches, Selection, evaluate_losses, quality_warnings, select_density
-from conestool.search.subject import split_photos
+from conestool.search.subject import noun_warnings, split_photos
 
 __all__ = ["find"]
+
+FEW_PHOTOS = 3
+"""Fewer photos than this share too much besides the subject."""
 
 
 def find(
@@ -40,7 +43,7 @@ def find(
     identifier: str | None = None,
     config: SearchConfig | None = None,
     class_images: Sequence[Image.Image] | None = None,
-    callback: Callback = no_callback,
+    callback: Callback | None = None,
     checkpoint_path: Path | None = None,
     resume_from_checkpoint: bool = False,
     resources: Resources | None = None,
@@ -49,7 +52,8 @@ def find(
     """Search the K/V weights of `pipe` for those that make it draw the subject of `images` when zeroed.
 
     `pipe` is a diffusers text-to-image pipeline or a Model; its weights are bit-identical afterwards, whatever happens.
-    `class_images` replaces the class images that the base model would draw. With `checkpoint_path` the search saves
+    `class_images` replaces the class images that the base model would draw. `callback` is told of progress, which bars
+    show by default in terminals and notebooks. With `checkpoint_path` the search saves
     itself there every half minute and when interrupted; `resume_from_checkpoint` continues from it, with the same
     result; the file is the caller's to delete once the concept is safe. `resources` say with how much memory to make
     do; of several `processes`, each with its own copy of the model and the same arguments, each returns the same
@@ -57,12 +61,13 @@ def find(
     latents, losses or gradients are not finite.
     """
     config, resources = config or SearchConfig(), resources or DEFAULT_RESOURCES
+    callback = callback or shown()
     model = Model.from_pipeline(pipe)
     photos = [image if isinstance(image, Photo) else as_photo(image) for image in images]
     if not photos:
         raise PhotoError("no photos", "give 3 to 5 photos of the subject")
-    if len(photos) == 1:
-        callback(LogEvent("one photo only: the concept may hold its background too; 3 to 5 photos are better", True))
+    for text in photo_warnings(photos) + noun_warnings(model.settings, class_noun):
+        callback(LogEvent(text, True))
     check_weights(model)
     subject = resolve_names(model, class_noun, name, identifier, callback)
     photos = add_captions(model, photos, class_noun, config, callback, resources, processes)
@@ -99,6 +104,14 @@ def find(
             )
             concept = build_concept(info, subject, origin, selection, objective, eval_batches)
     return Cone((concept,))
+
+
+def photo_warnings(photos: Sequence[Photo]) -> list[str]:
+    """What to warn of before a search of so few photos."""
+    if len(photos) >= FEW_PHOTOS:
+        return []
+    count = "one photo only" if len(photos) == 1 else f"{len(photos)} photos only"
+    return [f"{count}: the concept may hold the background too; 3 to 5 photos are better"]
 
 
 def resolve_names(

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
+from conestool._text import fold
 from conestool.images.photos import Photo
 
-__all__ = ["PhotoSplit", "captioned_prompts", "class_prompts", "crops", "instance_prompts", "joined", "split_photos"]
+__all__ = [
+    "PhotoSplit",
+    "article",
+    "captioned_prompts",
+    "class_prompts",
+    "crops",
+    "instance_prompts",
+    "joined",
+    "noun_warnings",
+    "split_photos",
+]
 
 TEMPLATES = ("a photo of {}", "{}", "a picture of {}")
 
@@ -83,6 +95,17 @@ def captioned_prompts(prompts: Sequence[str], phrase: str, noun: str, caption: s
 def class_prompts(noun: str) -> list[str]:
     """The same prompts for the class alone."""
     return [template.format(article(noun)) for template in TEMPLATES]
+
+
+def noun_warnings(settings: Mapping[str, Any], noun: str) -> list[str]:
+    """What to warn of if a model that lists what it draws (in its pocket.json) has no such thing; most list nothing."""
+    known = [str(each) for key in ("objects", "wearables") for each in settings.get(key, ())]
+    words = {fold(text) for each in known for text in (each, each.split()[-1])}
+    if not known or fold(noun) in words or fold(noun.split()[-1]) in words:
+        return []
+    return [
+        f"the base model was not made to draw {noun!r}, so there is little to start from; it knows {', '.join(known)}"
+    ]
 
 
 def article(noun: str) -> str:

@@ -20,7 +20,7 @@ from conestool.models.model import Model
 from conestool.search.composites import Subject
 from conestool.search.config import DEFAULT_RESOURCES, Resources, SearchConfig, TuneConfig
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
-from conestool.search.events import Callback, LogEvent, no_callback
+from conestool.search.events import Callback, LogEvent, no_callback, shown
 from conestool.search.find import add_captions
 from conestool.search.loop import Checkpoint, config_hash, run_loop
 from conestool.search.loss_terms import SubjectPrompts, prepare
@@ -67,7 +67,7 @@ def tune(
     *,
     config: TuneConfig | None = None,
     class_images: Mapping[str, Sequence[Image.Image]] | None = None,
-    callback: Callback = no_callback,
+    callback: Callback | None = None,
     checkpoint_path: Path | None = None,
     resume_from_checkpoint: bool = False,
     resources: Resources | None = None,
@@ -82,7 +82,7 @@ def tune(
     BaseModelMismatchError for a model that the concepts were not found on; the weights of `pipe` are bit-identical
     afterwards.
     """
-    config = config or TuneConfig()
+    config, callback = config or TuneConfig(), callback or shown()
     model = Model.from_pipeline(pipe)
     photos = match_photos(cone, photos_by_name)
     check_weights(model)

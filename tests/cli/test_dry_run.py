@@ -13,7 +13,7 @@ def test_a_dry_run_estimates_and_writes_nothing(cones: Cones, work: Path, epsilo
     (work / "photos").mkdir()
     for number, photo in enumerate(photos()):
         photo.save(work / "photos" / f"{number}.png")
-    words = ("find", "photos", "-o", "dog.cone", "--model", epsilon_folder, "--steps", "3", "--dry-run")
+    words = ("find", "photos", "-o", "dog.cone", "--model", epsilon_folder, "--steps", "3", "--dry-run", "-v")
     done = cones(*words, "--json")
     assert done.code == 0, done.err
     told = done.json

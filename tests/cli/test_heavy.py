@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tests.support.command_line import concept, save_cone
 from tests.support.tiny_models import random_cone
 
 SHORT = ("--num-class-images", "4", "--steps", "4", "--density", "0.02", "--device", "cpu")
-FIND = (*SHORT, "--captions", "none", "--other-class-weight", "0")
+FIND = (*SHORT, "--no-samples", "--captions", "none", "--other-class-weight", "0")
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +87,27 @@ def test_find_reports_on_stderr_and_leaves_no_state(cones: Cones, work: Path) ->
     assert (done.code, done.lines) == (0, ["dog.cone"])
     for text in ("3 photos of 'dog'", "list.txt", "class images: 4", "neurons", "random indices", "class: dog", "LoRA"):
         assert text in done.err
+    assert re.search(r"verdict +(clear|weak|nothing found): ", done.err)
+    assert done.err.splitlines()[-2:] == [
+        "samples: dog-samples.png",
+        "next: cones render 'a dog on the beach' --compare",
+    ]
+    with Image.open("dog-samples.png") as sheet:
+        assert sheet.width > 3 * 256 and sheet.height > 4 * 256
     assert [path.name for path in work.glob("*.checkpoint")] == []
+
+
+def test_find_says_how_to_use_a_file_elsewhere(cones: Cones, work: Path) -> None:
+    """By a command that can be copied; without samples there is no sheet, and an old one is not in the way."""
+    draw_photos(work / "dog", "teal")
+    (work / "my files").mkdir()
+    (work / "my files" / "rex-samples.png").write_bytes(b"precious")
+    taken = cones("find", "dog", "-o", "my files/rex.cone", "--class-noun", "dog", *SHORT)
+    assert taken.code == 2 and "rex-samples.png: exists already" in taken.err
+    done = cones("find", "dog", "-o", "my files/rex.cone", "--class-noun", "dog", *FIND, "--json", "-v")
+    assert done.err.splitlines()[-1] == "next: cones render 'a rex on the beach' -c 'my files/rex.cone' --compare"
+    assert done.json["samples"] is None
+    assert (work / "my files" / "rex-samples.png").read_bytes() == b"precious"
 
 
 def test_find_takes_a_list_on_stdin(cones: Cones, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +190,7 @@ def test_find_refuses_a_model_that_is_not_there(cones: Cones, work: Path) -> Non
     draw_photos(work / "dog", "teal")
     done = cones("find", "dog", "--model", "./no-such-model")
     assert done.code == 2
-    assert "no-such-model" in done.err
+    assert done.err.splitlines()[0] == "error: ./no-such-model: no such model"
 
 
 def test_render_finds_concepts_by_the_words_of_the_prompt(cones: Cones, here: Path) -> None:

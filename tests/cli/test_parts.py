@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from conestool.cli import _layers, _output, _plot, _streams
+from conestool.cli._format import verdict
 from conestool.cli._options import Captions, Wanted, parse_wanted
 from conestool.cli._pictures import free, settle, slug
 from conestool.cli._plot import heat
@@ -18,6 +19,7 @@ from conestool.cli._prompts import Asked, parse_line, read_lines, read_prompts
 from conestool.cli._search import checkpoint_path_of
 from conestool.cli.find import Method, place
 from conestool.cli.render import parse_size
+from conestool.concept import Losses
 from conestool.errors import PromptError, UsageError
 from conestool.format import limits
 from tests.support.command_line import concept
@@ -280,3 +282,28 @@ def test_the_name_of_a_file_is_no_prompt(
     with pytest.raises(UsageError, match="expected a prompt") as caught:
         read_prompts([typed])
     assert caught.value.hint == f"use {option}"
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        (
+            {"held_out_after": 0.4, "random_after": 0.498, "no_identifier_after": 0.496, "class_after": 0.2},
+            "clear: the photos' loss falls by 20.0 %, with random weights by 0.40 %; 96.0 % of it needs the word pqf; "
+            "any other dog stays as it was",
+        ),
+        (
+            {"held_out_after": 0.475, "random_after": 0.51, "no_identifier_after": 0.48, "class_after": 0.23},
+            "weak: the photos' loss falls by 5.00 %, with random weights by 0 %; only 20.0 % of it needs the word pqf; "
+            "any other dog changes as well",
+        ),
+        ({"held_out_after": 0.47, "random_after": 0.475}, "nothing found: as many random weights change"),
+        ({"held_out_after": 0.6, "random_after": 0.5}, "nothing found: as many random weights change"),
+        ({"held_out_after": 0.4}, None),
+    ],
+)
+def test_the_verdict_follows_from_the_controls(losses: dict[str, float], words: str | None) -> None:
+    """Random weights, the same without the identifier, and the class."""
+    before = {"held_out_before": 0.5, "no_identifier_before": 0.5, "class_before": 0.2}
+    found = verdict(Losses(**before, **losses), "pqf", "dog")
+    assert found == words if words is None or ";" in words else str(found).startswith(words)

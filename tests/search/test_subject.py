@@ -8,7 +8,15 @@ import pytest
 from PIL import Image
 
 from conestool.images.photos import Photo, as_photo
-from conestool.search.subject import captioned_prompts, class_prompts, crops, instance_prompts, split_photos
+from conestool.search.find import photo_warnings
+from conestool.search.subject import (
+    captioned_prompts,
+    class_prompts,
+    crops,
+    instance_prompts,
+    noun_warnings,
+    split_photos,
+)
 
 
 def make_photos(count: int) -> list[Photo]:
@@ -72,3 +80,23 @@ def test_a_caption_stands_behind_the_prompts_or_is_the_prompt_if_it_names_the_no
 def test_prompts_name_identifier_and_noun() -> None:
     assert instance_prompts("sks dog")[0] == "a photo of a sks dog"
     assert class_prompts("owl")[0] == "a photo of an owl"
+
+
+@pytest.mark.parametrize(("count", "begins"), [(1, "one photo only"), (2, "2 photos only"), (3, ""), (5, "")])
+def test_few_photos_are_warned_of(count: int, begins: str) -> None:
+    """They share their background."""
+    assert "".join(photo_warnings(make_photos(count))).startswith(begins)
+    assert len(photo_warnings(make_photos(count))) == bool(begins)
+
+
+@pytest.mark.parametrize(
+    ("noun", "known"),
+    [("dog", True), ("Dog", True), ("red dog", True), ("hat", True), ("top hat", True), ("zebra", False)],
+)
+def test_a_noun_that_the_model_was_not_made_to_draw_is_warned_of(noun: str, known: bool) -> None:
+    """By the lists of its folder; a model without lists, as most are, says nothing."""
+    settings = {"objects": ["dog", "cat"], "wearables": ["top hat"]}
+    told = noun_warnings(settings, noun)
+    assert (told == []) is known
+    assert known or ("'zebra'" in told[0] and "dog, cat, top hat" in told[0])
+    assert noun_warnings({}, noun) == []
