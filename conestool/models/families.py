@@ -11,12 +11,13 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from conestool.errors import ModelLoadError
+from conestool.models._lookalikes import what_tensors_are
 from conestool.models.conditioning import Conditioning, Frame
 from conestool.models.conversion.fused_qkv import DENOISER
 from conestool.models.dit import Flux, FluxSchnell, PixArtAlpha, PixArtSigma, StableDiffusion3
 from conestool.models.unet import StableDiffusion, StableDiffusionXL
 
-__all__ = ["FAMILIES", "Family", "family_of", "family_of_file"]
+__all__ = ["FAMILIES", "PIPELINES", "Family", "family_of", "family_of_file"]
 
 
 class Family(Protocol):
@@ -76,6 +77,8 @@ FAMILIES: tuple[Family, ...] = (
     Flux(),
     FluxSchnell(),
 )
+PIPELINES = tuple(family.pipeline for family in FAMILIES)
+"""The diffusers classes that a folder may name."""
 KNOWN = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
 
 
@@ -94,6 +97,8 @@ def family_of_file(model_id: str, keys: Collection[str]) -> Family:
     for family in FAMILIES:
         if family.marks and all(any(key.startswith(mark) for key in keys) for mark in family.marks):
             return family
+    if told := what_tensors_are(keys):
+        raise ModelLoadError(f"{model_id}: {told[0]}", told[1])
     raise ModelLoadError(
         f"{model_id}: not a complete checkpoint in the original layout of a known family (known: {KNOWN})",
         "it takes denoiser, autoencoder and text encoders in one file (SD3 and Flux: at least the transformer); for "

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 
 from conestool._atomic import expand_user
+from conestool._text import quoted
 from conestool.errors import HubError, ModelLoadError, UsageError, first_line
 from conestool.hub import hub_errors
 from conestool.models._logging import quiet
+from conestool.models._lookalikes import POINTER, refuse_lookalike
 from conestool.models.conversion.fused_qkv import has_layout, load_transformer, read_stacked
-from conestool.models.families import FAMILIES, Family, family_of_file
+from conestool.models.families import FAMILIES, PIPELINES, Family, family_of_file
 
 __all__ = [
     "SETTINGS",
@@ -41,6 +43,10 @@ KV = re.compile(r"(?:\.to_[kv]|\.add_[kv]_proj|\.qkv|single_blocks\.\d+\.linear1
 """Names of K/V weights in folders and single files, alone or stacked with others."""
 LIBRARIES = ("diffusers", "transformers")
 DENOISERS = ("unet", "transformer")
+SPARE = ("safety_checker", "feature_extractor")
+"""Parts that the folder of a 1.x or 2.x may list and lack: nothing here needs them, and diffusers can go without."""
+POINTER_SIZE = 1024
+"""Bytes that a git-lfs pointer has at most."""
 SETTINGS = "pocket.json"
 """A model folder's defaults for drawing, where it has some: see `conestool.models.model.read_defaults`."""
 
@@ -94,10 +100,16 @@ def is_hub_id(model_id: str) -> bool:
 def folder_source(model_id: str, path: Path, revision: str | None = None) -> Source:
     """A diffusers folder, checked for being one."""
     if not (path / "model_index.json").is_file():
-        raise ModelLoadError(f"{model_id}: not a diffusers folder, it has no model_index.json")
+        inside = sorted(path.glob("*.safetensors"))
+        hint = f"give the file in it: {quoted(inside[0])}" if inside else "give the folder that holds model_index.json"
+        raise ModelLoadError(f"{model_id}: not a diffusers folder, it has no model_index.json", hint)
+    refuse_pointers(model_id, path)
     listed = read_json(path / "model_index.json")
     refuse_code(model_id, listed)
-    missing = [name for name, kind in listed.items() if needed(name, kind) and not (path / name).is_dir()]
+    refuse_pipeline(model_id, str(listed.get("_class_name")))
+    spare = SPARE if listed["_class_name"] == "StableDiffusionPipeline" else ()
+    parts = [name for name, kind in listed.items() if is_part(kind) and name not in spare]
+    missing = [name for name in parts if not (path / name).is_dir()]
     if missing:
         raise ModelLoadError(f"{model_id}: {', '.join(missing)} is missing in the folder")
     files = denoiser_files(path)
@@ -109,6 +121,22 @@ def folder_source(model_id: str, path: Path, revision: str | None = None) -> Sou
     settings = read_json(path / SETTINGS)
     size = sum(file.stat().st_size for file in files)
     return Source(model_id, path, revision, None, stored_dtype(files[0]), size, settings)
+
+
+def refuse_pointers(model_id: str, path: Path) -> None:
+    """Refuse a folder in which files are what git leaves in their place until git-lfs has fetched them."""
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and file.stat().st_size < POINTER_SIZE and file.read_bytes().startswith(POINTER):
+            refuse_lookalike(f"{model_id}: {file.relative_to(path)}", file)
+
+
+def refuse_pipeline(model_id: str, name: str) -> None:
+    """Refuse a folder whose pipeline does not draw from text alone; the refiner is the second half of one that does."""
+    if name not in PIPELINES:
+        raise ModelLoadError(
+            f"{model_id}: its pipeline is {name}, which does not draw pictures from a prompt alone here",
+            f"give a folder of one of these: {', '.join(dict.fromkeys(PIPELINES))}",
+        )
 
 
 def refuse_code(model_id: str, listed: dict[str, Any]) -> None:
@@ -140,16 +168,14 @@ def refuse_eight_bits(model_id: str, files: list[Path]) -> None:
                 )
 
 
-def needed(name: str, kind: Any) -> bool:
-    """Whether an entry of model_index.json is a part without which nothing can be drawn."""
-    is_part = isinstance(kind, list) and bool(kind) and kind[0] is not None
-    return is_part and name not in ("safety_checker", "feature_extractor", "image_encoder")
+def is_part(kind: Any) -> bool:
+    """Whether an entry of model_index.json stands for a part that is there."""
+    return isinstance(kind, list) and bool(kind) and kind[0] is not None
 
 
 def file_source(model_id: str, path: Path, config: str | None, offline: bool) -> Source:
     """A single checkpoint file together with the folder that holds its configuration."""
-    if path.suffix.lower() != ".safetensors":
-        raise ModelLoadError(f"{model_id}: not a .safetensors file", "pickled checkpoints are never loaded; convert it")
+    refuse_lookalike(model_id, path)
     refuse_eight_bits(model_id, [path])
     dtype, folder = stored_dtype(path), find_config(path, config, offline)
     return Source(model_id, path, None, folder, dtype, path.stat().st_size, read_json(folder / SETTINGS))
@@ -259,12 +285,14 @@ def check_config(source: Source, family: Family) -> None:
 
 
 def folder_options(folder: Path) -> dict[str, Any]:
-    """Arguments for the pipeline that the folder lists, without a safety checker: conestool does not measure that."""
+    """Arguments for the pipeline that the folder lists, without a safety checker: conestool does not measure that.
+
+    Nor are parts asked for that the folder lists, lacks and does not need.
+    """
     listed = read_json(folder / "model_index.json")
-    for family in FAMILIES:
-        if family.pipeline == listed.get("_class_name"):
-            return dict(family.options)
-    return {"safety_checker": None, "requires_safety_checker": False} if listed.get("safety_checker") else {}
+    absent = {name: None for name in SPARE if name in listed and not any((folder / name).glob("*.json"))}
+    options = next(family.options for family in FAMILIES if family.pipeline == listed["_class_name"])
+    return {**absent, **options}
 
 
 def fp16_only(folder: Path) -> str | None:

@@ -10,6 +10,7 @@ from subprocess import run
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from conestool.errors import ConesError, DeviceError, ModelLoadError, OutOfMemoryError, UsageError
 from conestool.models import loading
@@ -153,8 +154,107 @@ def test_explains_a_damaged_folder(tmp_path: Path, epsilon_folder: Path, change:
 def test_refuses_a_pickled_checkpoint(tmp_path: Path) -> None:
     """A .ckpt is not opened."""
     (tmp_path / "model.ckpt").write_bytes(b"\x80\x04")
-    with pytest.raises(ModelLoadError, match=r"model\.ckpt: not a \.safetensors file"):
+    with pytest.raises(ModelLoadError, match=r"model\.ckpt: a pickled checkpoint"):
         Model.from_pretrained(str(tmp_path / "model.ckpt"))
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 4265146304\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "what", "hint"),
+    [
+        ("sd15.safetensors", POINTER, "a git-lfs pointer", "git lfs pull"),
+        ("flux-Q4.gguf", b"GGUF\3\0\0\0" + bytes(100), "a GGUF file", "float16"),
+        ("named.safetensors", b"GGUF\3\0\0\0" + bytes(100), "a GGUF file", "float16"),
+        ("dog.cone", b"\x93CONE" + bytes(100), "a concept, and not a base model", "base model"),
+        ("old.ckpt", b"PK\3\4" + bytes(100), "a pickled checkpoint", "never loaded"),
+        ("renamed.safetensors", b"PK\3\4" + bytes(100), "a pickled checkpoint", "never loaded"),
+        ("page.safetensors", b"<!DOCTYPE html><html>", "a web page", "download"),
+        ("nothing.safetensors", b"", "an empty file", "again"),
+        ("model.onnx", b"\x08\x07" + bytes(100), "not a .safetensors file", "diffusers folder"),
+    ],
+)
+def test_says_what_a_file_is_that_is_no_base_model(
+    tmp_path: Path, name: str, data: bytes, what: str, hint: str
+) -> None:
+    """By its first bytes, whatever it is called; exit code 7, and what to give instead."""
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ModelLoadError) as caught:
+        Model.from_pretrained(str(tmp_path / name))
+    assert f"{name}: {what}" in str(caught.value) and hint in str(caught.value.hint)
+    assert caught.value.exit_code == 7
+
+
+@pytest.mark.parametrize(
+    "part", ["unet/diffusion_pytorch_model.safetensors", "tokenizer/merges.txt", "vae/config.json"]
+)
+def test_a_folder_without_git_lfs_is_named_as_such(tmp_path: Path, epsilon_folder: Path, part: str) -> None:
+    """Any of its files may be a pointer."""
+    folder = Path(shutil.copytree(epsilon_folder, tmp_path / "model"))
+    (folder / part).write_bytes(POINTER)
+    with pytest.raises(ModelLoadError, match="a git-lfs pointer") as caught:
+        Model.from_pretrained(str(folder))
+    assert part in str(caught.value) and "git lfs pull" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "what"),
+    [
+        ("lora_unet_mid_block.lora_up.weight", "a LoRA"),
+        ("transformer.transformer_blocks.0.attn.to_k.lora_A.weight", "a LoRA"),
+        ("down_blocks.0.resnets.0.conv1.weight", "a denoiser alone"),
+        ("encoder.conv_in.weight", "an autoencoder alone"),
+        ("text_model.embeddings.token_embedding.weight", "a text encoder alone"),
+        ("something.weight", "not a complete checkpoint"),
+    ],
+)
+def test_says_which_part_of_a_model_a_file_is(tmp_path: Path, epsilon_folder: Path, tensor: str, what: str) -> None:
+    """By the names of its tensors; every one with what to give instead."""
+    save_file({tensor: torch.zeros(1)}, tmp_path / "part.safetensors")
+    with pytest.raises(ModelLoadError, match=rf"part\.safetensors: {what}") as caught:
+        Model.from_pretrained(str(tmp_path / "part.safetensors"), config=str(epsilon_folder))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "name", ["StableDiffusionImg2ImgPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionInpaintPipeline"]
+)
+def test_refuses_a_pipeline_that_does_not_draw_from_text(tmp_path: Path, epsilon_folder: Path, name: str) -> None:
+    """Before its weights are read, though its parts would fit; the classes that do are named."""
+    folder = Path(shutil.copytree(epsilon_folder, tmp_path / "model"))
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": name}))
+    with pytest.raises(ModelLoadError, match=f"its pipeline is {name}") as caught:
+        Model.from_pretrained(str(folder))
+    assert "StableDiffusionPipeline" in str(caught.value.hint)
+
+
+def test_parts_that_nothing_needs_may_be_absent(tmp_path: Path, epsilon_folder: Path) -> None:
+    """Listed as in published folders, and not copied along, or copied as an empty folder."""
+    folder = Path(shutil.copytree(epsilon_folder, tmp_path / "model"))
+    listed = {
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "requires_safety_checker": True,
+    }
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | listed))
+    (folder / "feature_extractor").mkdir()
+    pipe = Model.from_pretrained(str(folder)).pipe
+    assert pipe.safety_checker is None and pipe.feature_extractor is None
+    needed = {"image_encoder": ["transformers", "CLIPVisionModelWithProjection"]}
+    (folder / "model_index.json").write_text(json.dumps(index | listed | needed))
+    with pytest.raises(ModelLoadError, match="image_encoder is missing in the folder"):
+        Model.from_pretrained(str(folder))
+
+
+def test_a_folder_with_a_checkpoint_in_it_names_the_file(tmp_path: Path) -> None:
+    """Which is what was meant."""
+    (tmp_path / "sd 15.safetensors").write_bytes(b"x")
+    with pytest.raises(ModelLoadError, match=r"no model_index\.json") as caught:
+        Model.from_pretrained(str(tmp_path))
+    assert "sd 15.safetensors" in str(caught.value.hint)
 
 
 def test_refuses_a_pipeline_of_an_unknown_family(tmp_path: Path) -> None:

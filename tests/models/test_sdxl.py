@@ -123,5 +123,5 @@ def test_a_denoiser_alone_is_no_checkpoint(model: Model, tmp_path: Path, v_folde
     from safetensors.torch import save_file
 
     save_file(model.denoiser.state_dict(), tmp_path / "unet.safetensors")
-    with pytest.raises(ModelLoadError, match="not a complete checkpoint"):
+    with pytest.raises(ModelLoadError, match="a denoiser alone, as diffusers names it"):
         Model.from_pretrained(str(tmp_path / "unet.safetensors"), config=str(v_folder))
