@@ -10,12 +10,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LACKING = """
 import os, signal, sys, pkgutil, importlib
-import accelerate, diffusers, huggingface_hub, rich.progress, torch, transformers, typer  # theirs to get along
-from diffusers import StableDiffusionPipeline
+import accelerate, diffusers, huggingface_hub, jinja2, PIL.Image, platformdirs, rich.progress, torch, typer
+from diffusers import StableDiffusionPipeline  # what others import is theirs to get along with
+platformdirs.user_cache_path()
 for name in ("resource", "fcntl", "termios", "tty", "pty", "pwd", "grp", "syslog", "readline"):
     sys.modules[name] = None
-posix = ("O_NOCTTY", "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "O_SYNC", "fork", "forkpty", "geteuid", "getuid")
-for name in (*posix, "getgid", "mkfifo", "nice", "sched_getaffinity", "sched_setaffinity", "uname", "killpg", "setsid", "chown"):
+flags = ("O_NOCTTY", "O_CLOEXEC", "O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "O_SYNC")
+calls = ("fork", "forkpty", "geteuid", "getuid", "getgid", "mkfifo", "sched_getaffinity", "uname", "killpg")
+for name in (*flags, *calls):
     if hasattr(os, name):
         delattr(os, name)
 for name in ("SIGHUP", "SIGPIPE", "SIGKILL", "SIGALRM", "SIGUSR1", "SIGTSTP", "SIGCHLD", "SIGWINCH", "pthread_sigmask"):
