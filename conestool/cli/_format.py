@@ -182,7 +182,7 @@ def verdict(losses: Losses, identifier: str, noun: str) -> str | None:
         return None
     gain, control = 1 - after / before, 1 - random / before
     if gain - max(control, 0) < WORTHLESS:
-        return "nothing found: as many random weights change the photos' loss as much"
+        return "none, by the photos' loss: it falls no further than with as many random weights"
     word = "clear" if gain - max(control, 0) >= CLEAR else "weak"
     falls = _output.percent(gain), _output.percent(max(0.0, control))
     parts = [f"{word}: the photos' loss falls by {falls[0]}, with random weights by {falls[1]}"]

@@ -91,7 +91,7 @@ def ordered(layers: Mapping[str, Counts]) -> dict[str, Counts]:
 
 def short(value: Any) -> str:
     """A metadata value in a few words: four digits of a number, ten of a digest; a dash for what is not there."""
-    if value is None:
+    if value is None or value in ([], (), "", {}):
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"

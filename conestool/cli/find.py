@@ -179,6 +179,7 @@ def find(
         captions=captions,
         options={} if steps is None else {"steps": steps},
     )
+    _options.warn_unused("with --class-images", {"--num-class-images": class_images and num_class_images is not None})
     pictures = [photo.image for photo in read_photos([class_images], skip_broken)] if class_images else None
     words = {"class_noun": class_noun, "name": name, "identifier": identifier}
     if identifier is not None:

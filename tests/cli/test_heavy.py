@@ -87,7 +87,7 @@ def test_find_reports_on_stderr_and_leaves_no_state(cones: Cones, work: Path) ->
     assert (done.code, done.lines) == (0, ["dog.cone"])
     for text in ("3 photos of 'dog'", "list.txt", "class images: 4", "neurons", "random indices", "class: dog", "LoRA"):
         assert text in done.err
-    assert re.search(r"verdict +(clear|weak|nothing found): ", done.err)
+    assert re.search(r"verdict +(clear|weak|none)[:,] ", done.err)
     assert done.err.splitlines()[-2:] == [
         "samples: dog-samples.png",
         "next: cones render 'a dog on the beach' --compare",
@@ -124,9 +124,10 @@ def test_find_with_class_images_of_a_folder(cones: Cones, work: Path) -> None:
     """A folder replaces what the model would draw; no class image is drawn."""
     draw_photos(work / "dog", "teal")
     draw_photos(work / "others", "brown", 5)
-    done = cones("find", "dog", "--class-images", "others", *FIND[2:])
+    done = cones("find", "dog", "--class-images", "others", *FIND)
     assert (done.code, done.lines) == (0, ["dog.cone"])
     assert "class images" not in done.err
+    assert "warning: --num-class-images has no effect with --class-images\n" in done.err
 
 
 @pytest.mark.parametrize(

@@ -297,8 +297,8 @@ def test_the_name_of_a_file_is_no_prompt(
             "weak: the photos' loss falls by 5.00 %, with random weights by 0 %; only 20.0 % of it needs the word pqf; "
             "any other dog changes as well",
         ),
-        ({"held_out_after": 0.47, "random_after": 0.475}, "nothing found: as many random weights change"),
-        ({"held_out_after": 0.6, "random_after": 0.5}, "nothing found: as many random weights change"),
+        ({"held_out_after": 0.47, "random_after": 0.475}, "none, by the photos' loss"),
+        ({"held_out_after": 0.6, "random_after": 0.5}, "none, by the photos' loss"),
         ({"held_out_after": 0.4}, None),
     ],
 )
