@@ -125,14 +125,14 @@ def test_find_inspect_merge_render_apply(checkpoint: Checkpoint, cones: Cones, w
 def test_tune_shows_the_subjects_together(
     checkpoint: Checkpoint, cones: Cones, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In scenes that every family draws, and looks at, in its own way."""
+    """In composites that every family draws, and looks at, in its own way."""
     monkeypatch.setattr("conestool.search.loss_terms.NUM_EVAL_SAMPLES", 2)
     monkeypatch.setattr("conestool.images.class_images.sample", quickly)
     cones_format.save(random_cone(checkpoint.model, "dog", "hat"), work / "both.cone")
     photos = [f"--photos=dog={draw_photos(work / 'dog', 'teal')}", f"--photos=hat={draw_photos(work / 'hat', 'red')}"]
     options = ["--steps", "1", "--num-class-images", "4", "--captions", "none", "--device", "cpu"]
     told = cones("tune", "both.cone", *photos, *options, "--model", checkpoint.folder, "-o", "tuned.cone")
-    assert told.code == 0 and "scenes" in told.err
+    assert told.code == 0 and "composites: " in told.err
     assert cones_format.load(work / "tuned.cone").names == ("dog", "hat")
 
 

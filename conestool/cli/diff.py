@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["diff"]
 
 LONGEST_VALUE = 60
+MAX_FIELDS = 50
+"""Fields of metadata that are shown."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -72,7 +74,9 @@ def metadata_rows(changes: Sequence[Change]) -> list[list[str]]:
         words = " ".join(inner).replace("_", " ")
         what = f"{short(change.a)} -> {short(change.b)}" if path else f"only in {'B' if change.a is None else 'A'}"
         rows.setdefault(field, []).append(f"{words} {what}".strip())
-    return [[field, ", ".join(texts)] for field, texts in rows.items()]
+    shown = [[field[:LONGEST_VALUE], ", ".join(texts)] for field, texts in list(rows.items())[:MAX_FIELDS]]
+    left = len(rows) - len(shown)
+    return [*shown, ["", f"{left:,} fields more; --json has them"]] if left else shown
 
 
 def cells(name: str, counts: Counts) -> list[str]:

@@ -60,16 +60,16 @@ def test_tables_stay_in_a_narrow_terminal(line: str, columns: int, folder: Path)
 
 
 def test_diff_keeps_its_last_column_in_forty_columns(folder: Path) -> None:
-    """Counts stand below the layer's name, and metadata values below their key; on 80 columns they stand beside it."""
+    """Counts stand below the layer's name; on 80 columns they stand beside it. Metadata are wrapped."""
     save_cone(folder / "c.cone", concept("dog", "sks", seed=1, share=0.9, notes="by night " * 5))
     narrow, wide = (
-        on_terminal("diff", "a.cone", "c.cone", cwd=folder, columns=columns, NO_COLOR="1").out.decode()
+        on_terminal("diff", "a.cone", "c.cone", "--layers", cwd=folder, columns=columns, NO_COLOR="1").out.decode()
         for columns in (40, 80)
     )
     for text in ("Jaccard", "by night by", "down.0.0.0 cross"):
         assert text in narrow and text in wide
-    (last,) = [line for line in wide.splitlines() if line.startswith("all ")]
-    assert last.split()[1:] in [line.split() for line in narrow.splitlines()]
+    (last,) = [line for line in wide.splitlines() if line.strip().startswith("down.0.0.0 cross ")]
+    assert last.split()[2:] in [line.split() for line in narrow.splitlines()]
 
 
 def test_bars_fit_forty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +103,7 @@ def test_other_locales(locale: dict[str, str], folder: Path) -> None:
     save_cone(folder / "x.cone", concept("ねこ", "vlk", seed=3, notes="Käse ☃"))
     path = os.fsencode(folder) + b"/d\xf6g \xe7\x8c\xab.cone"
     Path(os.fsdecode(path)).write_bytes((folder / "x.cone").read_bytes())
-    command = [*COMMAND, "inspect", path, "--json"]
+    command = [*COMMAND, "inspect", path, "--json", "-v"]
     env = environment(PYTHONPATH=str(ROOT)) | locale
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
