@@ -32,7 +32,7 @@ from conestool.format import load
 from conestool.images.photos import read_photos
 from conestool.models.model import Model
 from conestool.rendering import grid, render
-from conestool.search import SearchConfig
+from conestool.search.context import SearchContext
 from conestool.search.parameters import FlatParameters, trainable_kv_weights
 from conestool.search.report import random_mask_like
 from conestool.search.tune import TunedConcept, prepare_subject
@@ -124,8 +124,8 @@ def subject_on(model: Model, concept: Concept, photos: Path) -> Iterator[tuple[T
     """The concept's losses on `model` as it stands, and its set; class images are the photos, as none are measured."""
     found = read_photos([photos / concept.name])[0]
     with trainable_kv_weights(model.denoiser) as params:
-        pictures = {concept.name: [photo.image for photo in found] * 2}
-        subject = prepare_subject(model, params, concept, found, SearchConfig(), class_images=pictures)
+        pictures = [photo.image for photo in found] * 2
+        subject = prepare_subject(SearchContext(model=model), params, concept, found, class_images=pictures)
         yield subject, params.mask_from_indices(concept.indices)
 
 

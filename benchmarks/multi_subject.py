@@ -34,12 +34,14 @@ from conestool.format import load, save
 from conestool.images.photos import Photo, read_photos
 from conestool.models.model import Model
 from conestool.rendering import grid, render
-from conestool.search import SearchConfig, find
 from conestool.search.composites import compose
-from conestool.search.config import TuneConfig
+from conestool.search.config import SearchConfig
+from conestool.search.context import SearchContext
+from conestool.search.find import find
+from conestool.search.methods.joint_mask import JointMaskConfig
 from conestool.search.parameters import trainable_kv_weights
 from conestool.search.prior_images import draw_prior_images
-from conestool.search.tune import TUNED, composite_subject, match_photos, prepare_subjects, tune
+from conestool.search.tune import TUNED, TuneConfig, composite_subject, match_photos, prepare_subjects, tune
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "openmoji"
 SUBJECTS = ("dog", "hat", "cat", "rabbit", "car", "bear")
@@ -78,10 +80,9 @@ class Bench:
         """The concept of one subject, found if its file is not there yet."""
         file = self.args.out / f"{name}.cone"
         if not file.exists():
-            options = {"steps": self.args.search_steps} if self.args.search_steps else {}
-            config = SearchConfig(
-                seed=self.args.seed, composite_weight=self.args.find_composite_weight, options=options
-            )
+            method = f"mask,steps={self.args.search_steps}" if self.args.search_steps else "mask"
+            weight = self.args.find_composite_weight
+            config = SearchConfig(method=method, seed=self.args.seed, composite_weight=weight)
             begun = time.process_time()
             save(find(self.model, self.photos(name), name, config=config), file)
             print(f"find {name}: {time.process_time() - begun:.1f} s", flush=True)
@@ -90,9 +91,12 @@ class Bench:
     def tuning(self, reopen_only: bool) -> TuneConfig:
         """The tuning that was asked for."""
         config = SearchConfig(seed=self.args.seed)
-        return TuneConfig(
-            steps=self.args.steps, composite_weight=self.args.composite_weight, reopen_only=reopen_only, search=config
-        )
+        mask = JointMaskConfig(steps=self.args.steps, reopen_only=reopen_only)
+        return TuneConfig(mask=mask, composite_weight=self.args.composite_weight, search=config)
+
+    def context(self) -> SearchContext:
+        """What the losses of tuning share."""
+        return SearchContext(model=self.model, config=self.tuning(False).subject_config)
 
 
 def tuned(bench: Bench, cone: Cone, file: Path, reopen_only: bool) -> dict[str, Any]:
@@ -110,7 +114,7 @@ def ceiling(bench: Bench, names: Sequence[str], cone: Cone) -> dict[str, Any]:
     """
     photos = match_photos(cone, {name: bench.photos(name) for name in cone.names})
     with trainable_kv_weights(bench.model.denoiser) as params:
-        subjects = prepare_subjects(bench.model, params, cone, photos, bench.tuning(False))
+        subjects = prepare_subjects(bench.context(), params, cone, photos)
         weights = subjects[0].objective.weights.float().clone()
         optimizer = torch.optim.Adam([weights])
         for index in range(bench.args.ceiling_steps):
@@ -178,14 +182,11 @@ def sheet(file: Path, rows: Sequence[Sequence[Image.Image]]) -> None:
 
 def show_scenes(bench: Bench, cone: Cone) -> None:
     """The first scenes of the first concept, as the base model drew them and with all subjects in them."""
-    tuning, (first, *others) = bench.tuning(False), cone.concepts
-    subjects = [composite_subject(each, bench.photos(each.name), tuning.subject_config) for each in (first, *others)]
-    priors = draw_prior_images(
-        bench.model, first.class_noun, tuning.subject_config, beside=[each.noun for each in subjects[1:]]
-    )
-    composites = compose(
-        bench.model, priors.composite_specs, priors.scene_images, subjects, priors.other_classes, tuning.search.seed
-    )
+    context, (first, *others) = bench.context(), cone.concepts
+    subjects = [composite_subject(each, bench.photos(each.name), context.config) for each in (first, *others)]
+    priors = draw_prior_images(context, first.class_noun, beside=[each.noun for each in subjects[1:]])
+    specs, drawn = priors.composite_specs, priors.scene_images
+    composites = compose(context, specs, drawn, subjects, others=priors.other_classes)
     sheet(bench.args.out / f"{len(cone.concepts)}-scenes.png", [priors.scene_images, composites.images])
 
 

@@ -26,9 +26,14 @@ if TYPE_CHECKING:
     from conestool.models.model import Model
     from conestool.ops import diff, extract, merge
     from conestool.rendering import render
-    from conestool.search.config import SearchConfig, TuneConfig
+    from conestool.search.config import Resources, SearchConfig
     from conestool.search.find import find
-    from conestool.search.tune import tune
+    from conestool.search.methods.cones import ConesConfig
+    from conestool.search.methods.joint_mask import JointMaskConfig
+    from conestool.search.methods.mask import MaskConfig
+    from conestool.search.methods.taylor import TaylorConfig
+    from conestool.search.methods.tstat import TStatConfig
+    from conestool.search.tune import TuneConfig, tune
 
 __version__ = "0.1.0"
 
@@ -36,11 +41,17 @@ __all__ = [
     "BaseModelInfo",
     "Concept",
     "Cone",
+    "ConesConfig",
     "ConesError",
+    "JointMaskConfig",
     "Losses",
+    "MaskConfig",
     "Model",
     "Origin",
+    "Resources",
     "SearchConfig",
+    "TStatConfig",
+    "TaylorConfig",
     "TuneConfig",
     "__version__",
     "apply_cones",
@@ -68,9 +79,14 @@ HOMES = {
     "conestool.apply": ("apply_cones", "load_cones", "unload_cones"),
     "conestool.evaluation": ("evaluate",),
     "conestool.rendering": ("render",),
-    "conestool.search.config": ("SearchConfig", "TuneConfig"),
+    "conestool.search.config": ("Resources", "SearchConfig"),
     "conestool.search.find": ("find",),
-    "conestool.search.tune": ("tune",),
+    "conestool.search.methods.cones": ("ConesConfig",),
+    "conestool.search.methods.joint_mask": ("JointMaskConfig",),
+    "conestool.search.methods.mask": ("MaskConfig",),
+    "conestool.search.methods.taylor": ("TaylorConfig",),
+    "conestool.search.methods.tstat": ("TStatConfig",),
+    "conestool.search.tune": ("TuneConfig", "tune"),
 }
 
 

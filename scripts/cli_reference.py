@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +56,24 @@ def page() -> str:
 
     parts = [HEAD, f"## cones\n\n```text\n{help_of()}\n```\n"]
     parts += [f"## cones {name}\n\n```text\n{help_of(name)}\n```\n" for name in NAMES]
-    return "\n".join(parts)
+    return "\n".join([*parts, methods()])
+
+
+def methods() -> str:
+    """The search methods with their parameters, as Markdown."""
+    from conestool.search.methods import METHODS
+
+    lines = ["## Search methods", "", "`--method NAME,PARAMETER=VALUE,...` of `cones find`:", ""]
+    for name, config in sorted(METHODS.items()):
+        lines += [
+            f"**`{name}`** {' '.join((config.__doc__ or '').split())}",
+            "",
+            "| parameter | default | |",
+            "|---|---|---|",
+        ]
+        lines += [f"| `{each.name}` | {each.default} | {each.metadata['help']} |" for each in fields(config)]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def main() -> int:

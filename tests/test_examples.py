@@ -33,7 +33,7 @@ def test_the_pipeline_makes_concepts_a_table_and_pictures(epsilon_folder: Path, 
         "other_class_weight": 0.0,
         "captions": "none",
     }
-    settings = conestool.SearchConfig(density=0.02, options={"steps": 2}, **short)
+    settings = conestool.SearchConfig(method="mask,steps=2", density=0.02, **short)
     dog = conestool.find(conestool.Model.from_pretrained(str(epsilon_folder)), photos, "dog", config=settings)
     (tmp_path / "out").mkdir()
     conestool.save(dog, tmp_path / "out" / "dog.cone")

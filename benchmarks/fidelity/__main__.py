@@ -15,7 +15,7 @@ from benchmarks.fidelity.store import CELL_FOLDER, Store
 from benchmarks.fidelity.subjects import DEVELOPMENT, EXAMPLES, TEST, subject_of
 from conestool.evaluation import TEMPLATES, check_templates, load_aligners
 from conestool.models.model import Model
-from conestool.search import METHODS
+from conestool.search.methods import METHODS
 
 VARIANTS = (
     *sorted(METHODS),

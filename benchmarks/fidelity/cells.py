@@ -25,10 +25,10 @@ from conestool.images.class_images import class_images
 from conestool.images.photos import Photo, read_photos
 from conestool.models.model import Model
 from conestool.search.config import SearchConfig
-from conestool.search.events import no_callback
+from conestool.search.context import SearchContext
 from conestool.search.find import add_captions, resolve_names
 from conestool.search.loss_terms import SubjectPrompts, prepare
-from conestool.search.methods.base import Ranking, make_method
+from conestool.search.methods import Ranking, make_method, resolve_method
 from conestool.search.objective import Objective
 from conestool.search.parameters import FlatParameters, trainable_kv_weights
 from conestool.search.prior_images import PriorImages, draw_prior_images
@@ -66,7 +66,7 @@ class Bench:
     @cached_property
     def words(self) -> SubjectPrompts:
         """Name, class noun and identifier."""
-        return resolve_names(self.model, self.subject.noun, None, None, no_callback)
+        return resolve_names(self.model, self.subject.noun, None, None)
 
     @cached_property
     def photos(self) -> list[Any]:
@@ -85,21 +85,25 @@ class Bench:
         shared = {"num_class_images": self.options.class_images, "batch_size": self.options.batch}
         return variant.make(seed, self.options.steps, **shared)
 
+    def context(self, config: SearchConfig) -> SearchContext:
+        """What the parts of one search share."""
+        return SearchContext(model=self.model, config=config)
+
     def priors(self, config: SearchConfig) -> PriorImages:
         """The model's own pictures; a quarter of those of the class is kept from the search."""
-        return draw_prior_images(self.model, self.words.class_noun, config)
+        return draw_prior_images(self.context(config), self.words.class_noun)
 
     def split(self, config: SearchConfig) -> PhotoSplit:
         """Pictures to learn from, and held-out photos."""
         key = (config.captions, config.seed)
         if key not in self.captioned:
-            self.captioned[key] = add_captions(self.model, self.photos, self.words.class_noun, config, no_callback)
-        return split_photos(self.captioned[key], config.num_crops, config.num_validation_images, config.seed)
+            self.captioned[key] = add_captions(self.context(config), self.photos, self.words.class_noun)
+        return split_photos(self.captioned[key], config)
 
     def prepared(self, params: FlatParameters, config: SearchConfig, priors: PriorImages) -> Prepared:
         """Objective and probes of one search; the model's weights are untouched and trainable as `params`."""
         pictures = self.split(config)
-        objective, _ = prepare(self.model, params, self.words, pictures, priors, config)
+        objective, _ = prepare(self.context(config), params, self.words, pictures, priors)
         unseen = priors.class_images[: max(1, len(priors.class_images) // 4)]
         return Prepared(params, objective, self.probes(params, pictures.validation, unseen))
 
@@ -129,7 +133,11 @@ class Bench:
             for density in wanted:
                 mask = select_density(ready.objective, ranking, parse_density(density), selection).mask
                 record = self.cell(ready, mask, job, density)
-                facts = {"seconds": round(seconds, 1), "config": config.record(), "method": config.method}
+                facts = {
+                    "seconds": round(seconds, 1),
+                    "config": config.record(),
+                    "method": resolve_method(config.method).name,
+                }
                 self.store.save_mask(job.key(density), mask)
                 self.store.save(job.key(density), record | facts | self.who(job.seed, job.variant.name, density))
         return len(wanted)
@@ -163,7 +171,7 @@ class Bench:
         """Train floats and save the cell unless it is there; returns 1 if it was not."""
         if self.store.has(job.key):
             return 0
-        config = self.config(Variant("mask", {"method": "mask"}), job.seed)
+        config = self.config(Variant("mask", "mask"), job.seed)
         priors, _ = self.priors(config), self.unrelated
         with trainable_kv_weights(self.model.denoiser) as params:
             ready = self.prepared(params, config, priors)
@@ -240,7 +248,7 @@ class Bench:
 def rank(objective: Objective, config: SearchConfig) -> tuple[Ranking, float]:
     """The ranking that a method ends with, and the seconds it took."""
     begun = time.perf_counter()
-    method = make_method(config.method, objective, **config.options)
-    for index in range(method.steps):
+    method = make_method(config.method, objective)
+    for index in range(method.config.steps):
         method.step(index)
     return method.ranking(), time.perf_counter() - begun

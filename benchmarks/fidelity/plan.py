@@ -25,24 +25,27 @@ class Variant:
     """A search: what differs from the defaults, under the name by which it was typed (mask,unbound_weight=1)."""
 
     name: str
+    method: str
     config: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
     def make(self, seed: int, steps: int, **more: Any) -> SearchConfig:
         """The SearchConfig of one run; `steps` unless the variant names its own."""
-        return SearchConfig(seed=seed, options={"steps": steps, **self.options}, **{**more, **self.config})
+        values = {"steps": steps, **self.options}
+        method = ",".join([self.method, *(f"{key}={value}" for key, value in values.items())])
+        return SearchConfig(method=method, seed=seed, **{**more, **self.config})
 
 
 def parse_variant(text: str) -> Variant:
     """`method,key=value,...`: keys are fields of SearchConfig, all others parameters of the method; values are JSON."""
     method, *rest = re.split(r",(?![^[]*\])", text)
-    known = {each.name for each in fields(SearchConfig)} - {"method", "seed", "options"}
-    config: dict[str, Any] = {"method": method}
+    known = {each.name for each in fields(SearchConfig)} - {"method", "seed"}
+    config: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for part in rest:
         key, _, value = part.partition("=")
         (config if key in known else options)[key] = json.loads(value)
-    return Variant(text, config, options)
+    return Variant(text, method, config, options)
 
 
 def parse_density(text: str) -> float | None:

@@ -22,7 +22,6 @@ from benchmarks.speed.render import Drawing, search
 from benchmarks.speed.report import write_page
 from benchmarks.speed.shapes import SHAPES
 from benchmarks.speed.steps import KINDS, Setup, ceiling, flops, opened
-from conestool.search.config import DEFAULT_METHOD
 
 __all__ = ["main"]
 
@@ -106,7 +105,7 @@ def one_round(setup: Setup, unet: Any, kinds: Sequence[str], number: int) -> dic
 def of_profile(args: argparse.Namespace, base: str, key: str) -> Iterator[Job]:
     """Where a step of the default method goes, and the loop without the denoiser's passes."""
     weights = Once(setup_of(args, base).weights)
-    for kind in (f"find {DEFAULT_METHOD}", f"loop {DEFAULT_METHOD}"):
+    for kind in ("find mask", "loop mask"):
         yield f"{key}/{kind}", lambda kind=kind: profiled(setup_of(args, base), kind, weights())
 
 

@@ -22,7 +22,7 @@ from conestool.concept import Cone
 from conestool.models.model import Model
 from conestool.models.sampling import initial_noise
 from conestool.rendering import render
-from conestool.search import find
+from conestool.search.find import find
 from tests.support.tiny_models import random_cone
 
 __all__ = ["Drawing", "make_pipeline", "search"]

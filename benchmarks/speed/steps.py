@@ -16,9 +16,8 @@ from benchmarks.speed.shapes import Shape, latents, make_model, make_unet, twin
 from conestool.models.conditioning import Conditioning
 from conestool.models.kv_weights import SUFFIXES, kv_weights
 from conestool.models.unet import StableDiffusion
-from conestool.search import METHODS
 from conestool.search.batches import LatentImages, LossTerm
-from conestool.search.methods.base import make_method
+from conestool.search.methods import METHODS, make_method
 from conestool.search.objective import Objective
 from conestool.search.parameters import FlatParameters, trainable_kv_weights
 
@@ -91,8 +90,10 @@ def search(setup: Setup, unet: Any, params: FlatParameters, kind: str, name: str
     model.family = Idle() if kind == "loop" else setup.shape.family
     pictures = LatentImages(latents(4, setup.side, setup.device))
     told = setup.shape.conditioning(3, setup.device, setup.dtype)
-    objective = Objective(model, params, [LossTerm("instance", pictures, told, 1.0, setup.batch)])
-    running = make_method(name, objective, steps=60)
+    objective = Objective(
+        model, params, [LossTerm(name="instance", images=pictures, conditioning=told, size=setup.batch)]
+    )
+    running = make_method(name, objective)
     count = iter(range(60))
     return lambda: running.step(next(count))
 

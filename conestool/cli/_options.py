@@ -23,11 +23,9 @@ __all__ = [
     "MAX_COUNT",
     "MAX_SEED",
     "MAX_STEPS",
+    "MEMORY",
     "POCKET",
     "AllowBaseMismatch",
-    "Captions",
-    "CaptionsOption",
-    "Checkpointing",
     "Config",
     "Device",
     "DeviceOption",
@@ -38,7 +36,6 @@ __all__ = [
     "MicroBatch",
     "ModelOption",
     "Offline",
-    "OffloadScores",
     "Overwrite",
     "Quiet",
     "Revision",
@@ -111,30 +108,6 @@ MicroBatch = Annotated[
     int | None,
     value(
         "--micro-batch", metavar="N", text="Samples at once; 1 takes least memory.", panel=MEMORY, min=1, max=MAX_COUNT
-    ),
-]
-Checkpointing = Annotated[
-    bool, flag("--gradient-checkpointing", text="Recompute activations instead of keeping them.", panel=MEMORY)
-]
-OffloadScores = Annotated[
-    bool, flag("--offload-scores", text="Keep scores in the machine's memory, off the GPU.", panel=MEMORY)
-]
-
-
-class Captions(StrEnum):
-    """What `--captions` takes; those of SearchConfig."""
-
-    auto = "auto"
-    given = "given"
-    none = "none"
-
-
-CaptionsOption = Annotated[
-    Captions | None,
-    value(
-        "--captions",
-        metavar="auto|given|none",
-        text="Words for the rest of a photo: photo.txt (given), or else the model's own (auto). Default: auto.",
     ),
 ]
 

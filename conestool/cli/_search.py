@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from enum import StrEnum
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from conestool._text import NAME_LENGTH
-from conestool.cli import _launcher, _output, _streams
+from conestool.cli import _launcher, _options, _output, _streams
+from conestool.cli._options import flag, value
 from conestool.errors import UsageError
+from conestool.search.config import Config, MethodConfig
 
 if TYPE_CHECKING:
+    from conestool.concept import Cone
     from conestool.images.photos import Photo
-    from conestool.search.config import Resources, SearchConfig
+    from conestool.models.model import Model
     from conestool.search.events import Event
 
 __all__ = [
@@ -26,16 +31,14 @@ __all__ = [
     "check_stdin",
     "checkpoint_path_of",
     "guess_noun",
-    "make_resources",
-    "make_search_config",
     "name_from_path",
-    "name_source",
     "read_photos",
-    "settle",
-    "tell_resume",
+    "resolve_names",
+    "run_search",
+    "with_config",
 ]
 
-WORTH_SAYING = 20.0
+_WORTH_SAYING = 20.0
 """Seconds from which on a stage says beforehand what it will take, where no bar shows it."""
 
 
@@ -84,7 +87,7 @@ class Stages:
     def estimate(self, done: int, total: int) -> None:
         """Say once, after the first step seen, what the stage will take."""
         ahead = (time.monotonic() - self.began) * (total - done)
-        if done == self.start + 1 and ahead > WORTH_SAYING and _output.plain():
+        if done == self.start + 1 and ahead > _WORTH_SAYING and _output.plain():
             _output.say(f"{self.stage}: about {_output.duration(ahead)}")
 
     def close(self) -> None:
@@ -94,48 +97,39 @@ class Stages:
         self.view = self.ticker = self.stage = None
 
 
-NOTHING = (
+_NOTHING = (
     "photo photos picture pictures pic pics image images img imgs foto fotos bild bilder data dataset datasets input "
     "inputs train training instance instances sample samples subject subjects examples file files new folder untitled "
     "tmp temp dcim camera roll album downloads desktop documents concept concepts out output test copy final "
     "dsc pxl screenshot v ver version take set no nr"
 )
-OWNERS = "my our your his her their the a an this that"
-VAGUE = frozenset(f"{NOTHING} {OWNERS}".split())
+_OWNERS = "my our your his her their the a an this that"
+_VAGUE = frozenset(f"{_NOTHING} {_OWNERS}".split())
 """Words that say nothing about a subject; v3 is v and 3 by the time they are looked up."""
-PARTS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_PARTS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
-def name_source(photos: Sequence[Path], output: Path | None) -> Path | None:
+def _name_source(photos: Sequence[Path], output: Path | None) -> Path | None:
     """The path whose name says what the subject is: the output, else the one folder that holds the photos.
 
     None if the names say nothing (`photos`, `out.cone`, `img_0412`) or the photos come from several folders.
     """
     folders = {(path if path.is_dir() else path.parent).resolve() for path in photos}
     candidates = [folders.pop()] if len(folders) == 1 else []
-    if output is not None and not is_folder(output):
+    if output is not None and not (output.is_dir() or str(output) == _streams.STDIO):
         candidates.insert(0, output.with_suffix("") if output.suffix == ".cone" else output)
-    return next((path for path in candidates if guess_words(path.name)), None)
+    return next((path for path in candidates if _guess_words(path.name)), None)
 
 
-def is_folder(path: Path) -> bool:
-    """Whether an output names a folder to write into."""
-    return path.is_dir() or str(path) == "-"
-
-
-def words(text: str) -> list[str]:
-    """The words of a name, split at everything that is no letter or digit, and between letters and final digits."""
-    return PARTS.findall(re.sub(r"(?<=[^\W\d_])(?=\d+\b)", " ", text.replace("_", " ")))
-
-
-def guess_words(text: str) -> list[str]:
-    """The words of a name that describe a subject: no owners, no numbers, nothing vague."""
-    return [word for word in words(text) if word.lower() not in VAGUE and not word.isdigit()]
+def _guess_words(text: str) -> list[str]:
+    """The words of a name that describe a subject: no owners, no numbers, nothing vague; dog2 is dog and 2."""
+    apart = re.sub(r"(?<=[^\W\d_])(?=\d+\b)", " ", text.replace("_", " "))
+    return [word for word in _PARTS.findall(apart) if word.lower() not in _VAGUE and not word.isdigit()]
 
 
 def name_from_path(path: Path) -> str:
     """A concept name from a path's last part: `my dog (2)` is my-dog-2."""
-    parts = PARTS.findall(path.name.replace("_", " "))
+    parts = _PARTS.findall(path.name.replace("_", " "))
     if not parts:
         raise UsageError(f"{path.name!r}: no letters to name a concept by", "use --name")
     return "-".join(parts)[:NAME_LENGTH].rstrip("-'’")
@@ -143,15 +137,15 @@ def name_from_path(path: Path) -> str:
 
 def guess_noun(text: str) -> str:
     """The class noun in a name: `dog`, `my-dog`, `dog2` and `Dog_v3` are all dog; `teddy-bear` is teddy bear."""
-    return " ".join(word.lower() for word in guess_words(text))[:NAME_LENGTH].rstrip()
+    return " ".join(word.lower() for word in _guess_words(text))[:NAME_LENGTH].rstrip()
 
 
-def settle(photos: Sequence[Path], output: Path | None, name: str | None, noun: str | None) -> tuple[str, str]:
+def resolve_names(photos: Sequence[Path], output: Path | None, name: str | None, noun: str | None) -> tuple[str, str]:
     """Concept name and class noun: as given, and what is missing from the output's or the folder's name.
 
     Raises UsageError if that name says nothing: a concept called `photos` of the class "photos" helps nobody.
     """
-    source = name_source(photos, output)
+    source = _name_source(photos, output)
     if noun is None and source is None:
         raise UsageError(
             f"{photos[0]}: cannot tell from its name what the photos show",
@@ -159,6 +153,47 @@ def settle(photos: Sequence[Path], output: Path | None, name: str | None, noun: 
         )
     noun = noun or guess_noun(source.name if source else "")
     return name or name_from_path(source or Path(noun)), noun
+
+
+def with_config(
+    config: type[Config], into: str, panel: str, skip: Iterable[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that puts one option for each field of `config`, but those in `skip`, in the place of `into`.
+
+    The function is called with a `config` made of them as its argument `into`.
+    """
+    hints = get_type_hints(config)
+    options: dict[str, inspect.Parameter] = {}
+    for each in fields(config):
+        if each.name in skip:
+            continue
+        name, text, metavar = f"--{each.name.replace('_', '-')}", each.metadata["help"], each.metadata["metavar"]
+        kind = str if hints[each.name] == MethodConfig | str else hints[each.name]
+        shown = (
+            flag(name, text=text, panel=panel) if kind is bool else value(name, text=text, metavar=metavar, panel=panel)
+        )
+        options[each.name] = inspect.Parameter(
+            each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=Annotated[kind, shown]
+        )
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        own = get_type_hints(function, include_extras=True)
+        parameters: list[inspect.Parameter] = []
+        for name, each in inspect.signature(function).parameters.items():
+            added = [each.replace(annotation=own[name], kind=inspect.Parameter.KEYWORD_ONLY)]
+            parameters += list(options.values()) if name == into else added
+
+        @functools.wraps(function)
+        def run(**given: Any) -> Any:
+            made = config(**{name: given.pop(name) for name in options})
+            return function(**given, **{into: made})
+
+        del run.__wrapped__  # else the signature of the function inside would be read
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
 
 
 def check_stdin(paths: Sequence[Path]) -> None:
@@ -169,24 +204,9 @@ def check_stdin(paths: Sequence[Path]) -> None:
         raise UsageError("-: several processes cannot read stdin", "name the files")
 
 
-def make_resources(micro_batch: int | None, gradient_checkpointing: bool, offload_scores: bool) -> Resources:
-    """With how much memory to make do."""
-    from conestool.search.config import Resources
-
-    return Resources(micro_batch, gradient_checkpointing, offload_scores)
-
-
 def checkpoint_path_of(output: Path) -> Path | None:
     """Where an interrupted search is kept, beside the output; nowhere if that is stdout."""
     return None if str(output) == _streams.STDIO else output.with_name(f"{output.name}.checkpoint")
-
-
-def make_search_config(**given: Any) -> SearchConfig:
-    """The configuration of the options that were given; the others keep their defaults."""
-    from conestool.search.config import SearchConfig
-
-    given = {key: value.value if isinstance(value, StrEnum) else value for key, value in given.items()}
-    return SearchConfig(**{key: value for key, value in given.items() if value is not None})
 
 
 def read_photos(paths: Sequence[Path], skip_broken: bool, captions: bool = False) -> list[Photo]:
@@ -199,7 +219,33 @@ def read_photos(paths: Sequence[Path], skip_broken: bool, captions: bool = False
     return photos
 
 
-def tell_resume(checkpoint: Path | None) -> None:
+def run_search(
+    search: Callable[..., Cone],
+    where: _options.Where,
+    checkpoint: Path | None,
+    *given: Any,
+    resume: bool,
+    recorded: tuple[str, str | None] | None = None,
+    **named: Any,
+) -> tuple[Model, Cone]:
+    """Load the model and `find` or `tune` on it, showing the progress; on Ctrl-C say how to continue.
+
+    Returns the model too.
+    """
+    if checkpoint and checkpoint.exists() and not resume:
+        _output.say(f"note: {checkpoint} holds an interrupted search; --resume continues it")
+    try:
+        where, processes = _launcher.join(where)
+        base = _options.open_model(where, recorded)
+        with Stages() as stages:
+            saving = {"checkpoint_path": checkpoint, "resume_from_checkpoint": resume}
+            return base, search(base, *given, callback=stages, processes=processes, **saving, **named)
+    except KeyboardInterrupt:
+        _tell_resume(checkpoint)
+        raise
+
+
+def _tell_resume(checkpoint: Path | None) -> None:
     """After Ctrl-C: how to continue, if anything was saved."""
     if checkpoint and checkpoint.exists():
         arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]

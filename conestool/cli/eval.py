@@ -175,7 +175,9 @@ def make_plan(
 
     usual = Plan.quick() if quick else Plan(TEMPLATES, tuple(seeds))
     chosen = tuple(seeds)[:1] if quick else tuple(seeds)
-    return replace(usual, templates=templates or usual.templates, seeds=chosen, resources=Resources(micro_batch))
+    return replace(
+        usual, templates=templates or usual.templates, seeds=chosen, resources=Resources(micro_batch=micro_batch)
+    )
 
 
 def run(

@@ -10,90 +10,68 @@ import typer
 
 from conestool.cli import _launcher, _output, _streams
 from conestool.cli._options import (
-    MAX_COUNT,
-    MAX_SEED,
     MAX_STEPS,
-    Captions,
-    CaptionsOption,
-    Checkpointing,
+    MEMORY,
     Config,
     DeviceOption,
     Dtype,
     DtypeOption,
     Json,
-    MicroBatch,
     ModelOption,
     Offline,
-    OffloadScores,
     Overwrite,
     Revision,
     flag,
     value,
 )
-from conestool.cli._search import (
-    check_stdin,
-    checkpoint_path_of,
-    make_resources,
-    make_search_config,
-    read_photos,
-    tell_resume,
-)
+from conestool.cli._search import check_stdin, checkpoint_path_of, read_photos, run_search, with_config
+from conestool.search.config import Resources, SearchConfig
 
 if TYPE_CHECKING:
-    from conestool.cli._options import Where
     from conestool.concept import Cone
     from conestool.images.photos import Photo
-    from conestool.search.config import Resources, SearchConfig, TuneConfig
 
 __all__ = ["tune"]
 
-TUNING = "Tuning"
+_TUNING, _LOSSES = "Tuning", "Photos and losses"
 
 
+@with_config(Resources, "resources", MEMORY)
+@with_config(SearchConfig, "search_config", _LOSSES, skip=("method", "density", "composite_weight"))
 def tune(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".cone files, merged or not; - reads stdin.")],
     photos: Annotated[
         list[str],
         value("--photos", metavar="NAME=PATH", text="A concept's photos: folder or file; repeat.", show_default=False),
     ],
+    *,
     output: Annotated[
         Path | None, value("-o", "--output", metavar="F", text="Default: dog+hat-tuned.cone; - is stdout.")
     ] = None,
-    seed: Annotated[int, value("--seed", metavar="N", text="Seed of all noise.", min=0, max=MAX_SEED)] = 0,
     resume: Annotated[bool, flag("--resume", text="Continue after an interruption.")] = False,
     skip_broken: Annotated[bool, flag("--skip-broken", text="Leave out broken images.")] = False,
-    captions: CaptionsOption = None,
     steps: Annotated[
         int | None,
-        value("--steps", metavar="N", text="Steps, each with all subjects.", panel=TUNING, min=1, max=MAX_STEPS),
+        value("--steps", metavar="N", text="Steps, each with all subjects.", panel=_TUNING, min=1, max=MAX_STEPS),
     ] = None,
     lr: Annotated[
-        float | None, value("--lr", metavar="X", text="Largest move of a gate in a step.", panel=TUNING)
+        float | None, value("--lr", metavar="X", text="Largest move of a gate in a step.", panel=_TUNING)
     ] = None,
     reopen_only: Annotated[
-        bool, flag("--reopen-only", text="Reopen neurons that hurt the others; zero no new ones.", panel=TUNING)
+        bool, flag("--reopen-only", text="Reopen neurons that hurt the others; zero no new ones.", panel=_TUNING)
     ] = False,
     composite_weight: Annotated[
         float | None,
-        value("--composite-weight", metavar="X", text="Weight of scenes with all subjects.", panel=TUNING, min=0.0),
+        value("--composite-weight", metavar="X", text="Weight of scenes with all subjects.", panel=_TUNING, min=0.0),
     ] = None,
-    prior_loss_weight: Annotated[
-        float | None,
-        value("--prior-loss-weight", metavar="X", text="Weight of the class images.", panel=TUNING, min=0.0),
-    ] = None,
-    num_class_images: Annotated[
-        int | None,
-        value("--num-class-images", metavar="N", text="Of each class to draw.", panel=TUNING, min=1, max=MAX_COUNT),
-    ] = None,
+    search_config: SearchConfig,
     model: ModelOption = None,
     revision: Revision = None,
     config: Config = None,
     offline: Offline = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.auto,
-    micro_batch: MicroBatch = None,
-    gradient_checkpointing: Checkpointing = False,
-    offload_scores: OffloadScores = False,
+    resources: Resources,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -110,27 +88,38 @@ def tune(
         raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give the file a name")
     check_stdin(files)
     cone = ops.merge(*_streams.load_cones(files), names=[_streams.shown_name(file) for file in files])
-    path = output or default_output(cone.names)
+    path = output or _default_output(cone.names)
     _streams.check_outputs([path], "a .cone file", overwrite=overwrite)
-    search_config = make_search_config(
-        seed=seed, prior_loss_weight=prior_loss_weight, num_class_images=num_class_images, captions=captions
-    )
-    tune_config = make_tune_config(
-        search_config, steps=steps, lr=lr, reopen_only=reopen_only, composite_weight=composite_weight
-    )
-    images = read_all(cone, parse_photos(photos), skip_broken, captions != Captions.none)
+    images = _read_all_photos(cone, _parse_photos(photos), skip_broken, search_config.captions != "none")
     where = _options.Where(model, device, dtype.value, revision, config, offline)
     checkpoint = checkpoint_path_of(path)
-    resources = make_resources(micro_batch, gradient_checkpointing, offload_scores)
-    tuned = search(cone, images, tune_config, where, checkpoint, resume, resources)
+    from conestool.search.methods.joint_mask import JointMaskConfig
+    from conestool.search.tune import TuneConfig
+    from conestool.search.tune import tune as tune_concepts
+
+    mask: dict[str, Any] = {"steps": steps, "lr": lr, "reopen_only": reopen_only}
+    joint = JointMaskConfig(**{key: value for key, value in mask.items() if value is not None})
+    weight = TuneConfig.composite_weight if composite_weight is None else composite_weight
+    tune_config = TuneConfig(mask=joint, composite_weight=weight, search=search_config)
+    _, tuned = run_search(
+        tune_concepts,
+        where,
+        checkpoint,
+        cone,
+        images,
+        resume=resume,
+        recorded=(cone.base.id, cone.base.revision),
+        config=tune_config,
+        resources=resources,
+    )
     if _launcher.rank():
         return
-    finish(tuned, path, overwrite=overwrite, json=json)
+    _write_and_report(tuned, path, overwrite=overwrite, json=json)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
 
 
-def default_output(names: Sequence[str]) -> Path:
+def _default_output(names: Sequence[str]) -> Path:
     """dog+hat-tuned.cone for the concepts dog and hat."""
     from conestool.cli.merge import default_output as merged
 
@@ -138,7 +127,7 @@ def default_output(names: Sequence[str]) -> Path:
     return file.with_name(f"{file.stem}-tuned.cone")
 
 
-def parse_photos(given: Sequence[str]) -> dict[str, list[Path]]:
+def _parse_photos(given: Sequence[str]) -> dict[str, list[Path]]:
     """Paths by concept name from `dog=./photos`; a name that occurs again adds to its paths."""
     from conestool.errors import UsageError
 
@@ -151,15 +140,8 @@ def parse_photos(given: Sequence[str]) -> dict[str, list[Path]]:
     return out
 
 
-def make_tune_config(search: SearchConfig, **given: Any) -> TuneConfig:
-    """The configuration of the options that were given; the others keep their defaults."""
-    from conestool.search.config import TuneConfig
-
-    return TuneConfig(search=search, **{key: value for key, value in given.items() if value is not None})
-
-
-def read_all(
-    cone: Cone, paths: Mapping[str, list[Path]], skip_broken: bool, captions: bool = True
+def _read_all_photos(
+    cone: Cone, paths: Mapping[str, list[Path]], skip_broken: bool, captions: bool
 ) -> dict[str, list[Photo]]:
     """The photos of every concept; UsageError before anything is read if a name is unknown or one is missing."""
     from conestool.errors import UsageError
@@ -176,55 +158,18 @@ def read_all(
     return out
 
 
-def search(
-    cone: Cone,
-    images: Mapping[str, list[Photo]],
-    tune_config: TuneConfig,
-    where: Where,
-    checkpoint: Path | None,
-    resume: bool,
-    resources: Resources,
-) -> Cone:
-    """Load the model and tune, showing the progress; on Ctrl-C say how to continue."""
-    from conestool.cli import _options
-
-    if checkpoint and checkpoint.exists() and not resume:
-        _output.say(f"note: {checkpoint} holds an interrupted search; --resume continues it")
-    try:
-        where, processes = _launcher.join(where)
-        base = _options.open_model(where, (cone.base.id, cone.base.revision))
-        from conestool.cli._search import Stages
-        from conestool.search.tune import tune as tune_concepts
-
-        with Stages() as stages:
-            return tune_concepts(
-                base,
-                cone,
-                images,
-                config=tune_config,
-                callback=stages,
-                checkpoint_path=checkpoint,
-                resume_from_checkpoint=resume,
-                resources=resources,
-                processes=processes,
-            )
-    except KeyboardInterrupt:
-        tell_resume(checkpoint)
-        raise
-
-
-def finish(cone: Cone, path: Path, *, overwrite: bool, json: bool) -> None:
+def _write_and_report(cone: Cone, path: Path, *, overwrite: bool, json: bool) -> None:
     """Write the file, then report what became of each subject."""
     from conestool.cli.merge import save
 
     save(cone, path, overwrite=overwrite, json=json)
     records = {each.name: each.origin.parameters.get("tune") for each in cone.concepts}
-    show(cone, {name: record for name, record in records.items() if record})
+    _show_losses(cone, {name: record for name, record in records.items() if record})
     if json:
         _streams.emit_json({"output": str(path), "id": cone.id, "concepts": list(cone.names), "tune": records})
 
 
-def show(cone: Cone, records: Mapping[str, Any]) -> None:
+def _show_losses(cone: Cone, records: Mapping[str, Any]) -> None:
     """Tables of the losses against the base model's: on each subject's photos, and on its class images."""
     if not records:
         return

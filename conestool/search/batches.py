@@ -1,9 +1,9 @@
-"""What the denoiser is asked in one step: latents, and the terms of the loss that they are drawn from."""
+"""One step's input of the denoiser, and the terms of the loss that it is drawn from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
@@ -14,9 +14,9 @@ from conestool.models.conditioning import Conditioning
 __all__ = ["Batch", "LatentImages", "LossTerm"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What the denoiser is asked and what it should answer.
+    """Input of the denoiser and the target of its output.
 
     noisy_latents and target: (b, c, h, w); timesteps: (b,), int64; loss_weights: (b,), L_con = sum(loss_weights * mse).
     """
@@ -27,10 +27,25 @@ class Batch:
     loss_weights: Tensor
     conditioning: Conditioning
 
+    def __len__(self) -> int:
+        return len(self.noisy_latents)
+
+    def __getitem__(self, rows: Tensor) -> Batch:
+        """The given rows (int64)."""
+        rows = rows.to(self.noisy_latents.device)
+        return Batch(**{each.name: getattr(self, each.name)[rows] for each in fields(self)})
+
+    @staticmethod
+    def cat(parts: Sequence[Batch]) -> Batch:
+        """Rows of all `parts`, one after the other."""
+        names = [each.name for each in fields(Batch) if each.name != "conditioning"]
+        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return Batch(conditioning=Conditioning.cat([part.conditioning for part in parts]), **tensors)
+
 
 @dataclass(frozen=True)
 class LatentImages:
-    """`latents` (m, c, h, w), and by name what the denoiser is told of how each was framed, (m, ...)."""
+    """`latents` (m, c, h, w), and by name what the denoiser is given of each image's size and crop, (m, ...)."""
 
     latents: Tensor
     micro_conditioning: Mapping[str, Tensor] = field(default_factory=dict)
@@ -43,7 +58,7 @@ class LatentImages:
         return LatentImages(self.latents[rows], {key: value[rows] for key, value in self.micro_conditioning.items()})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LossTerm:
     """One expectation of L_con: `images` under any of their prompts, `size` of them a step, times `weight`.
 
@@ -57,8 +72,8 @@ class LossTerm:
     name: str
     images: LatentImages
     conditioning: Conditioning
-    weight: float
     size: int
+    weight: float = 1.0
     target: Literal["noise", "frozen"] = "noise"
     prompt_choices: Tensor | None = None
     background_conditioning: Conditioning | None = None

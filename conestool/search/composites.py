@@ -15,17 +15,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from conestool.images.class_images import GROUP
 from conestool.images.photos import square
 from conestool.images.segmentation import extent, located
-from conestool.models.model import Model
-from conestool.search.distributed import SINGLE_PROCESS, DistributedState
+from conestool.search.context import SearchContext
 from conestool.search.subject import joined
 
 __all__ = ["CompositeSpec", "Composites", "Subject", "compose", "sample_specs"]
 
-MAX_OBJECTS = 4
+_MAX_OBJECTS = 4
 """Things of a scene at most."""
-SIDE_RANGE = 0.3, 0.6
+_SIDE_RANGE = 0.3, 0.6
 """The smallest and the largest side that a subject is given, as shares of the scene's."""
 
 
@@ -70,71 +70,63 @@ def sample_specs(nouns: Sequence[str], others: Sequence[str], count: int, seed: 
     free = [noun for noun in others if noun not in nouns]
     specs = []
     for index in range(count):
-        size = 2 + index % (MAX_OBJECTS - 1)
+        size = 2 + index % (_MAX_OBJECTS - 1)
         chosen = rng.sample(range(1, len(nouns)), min(len(nouns), size) - 1)
         rest = rng.sample(free, min(size - 1 - len(chosen), len(free)))
-        cast = [(nouns[number], number) for number in chosen] + [(noun, -1) for noun in rest]
-        rng.shuffle(cast)
-        cast.insert(index // (MAX_OBJECTS - 1) % (len(cast) + 1), (nouns[0], 0))
-        subjects = {place: number for place, (_, number) in enumerate(cast) if number >= 0}
-        specs.append(CompositeSpec(tuple(noun for noun, _ in cast), subjects))
+        things = [(nouns[number], number) for number in chosen] + [(noun, -1) for noun in rest]
+        rng.shuffle(things)
+        things.insert(index // (_MAX_OBJECTS - 1) % (len(things) + 1), (nouns[0], 0))
+        subjects = {place: number for place, (_, number) in enumerate(things) if number >= 0}
+        specs.append(CompositeSpec(tuple(noun for noun, _ in things), subjects))
     return specs
 
 
 def compose(
-    model: Model,
+    context: SearchContext,
     specs: Sequence[CompositeSpec],
     drawn: Sequence[Image.Image],
     subjects: Sequence[Subject],
+    *,
     others: Sequence[str],
-    seed: int,
-    batch: int = 8,
-    processes: DistributedState = SINGLE_PROCESS,
 ) -> Composites:
     """Put photos of the `subjects` into the `drawn` scenes, where the base model drew their classes.
 
     Both are found by asking the model what changes when another of the nouns `others` takes the class's place. Of
     several processes all have what the first one finds.
     """
+    model, seed, processes = context.model, context.config.seed, context.processes
+    batch = context.resources.image_batch_size(GROUP)
+
+    def locate(pictures: Sequence[Image.Image], shown: Sequence[tuple[CompositeSpec, int]], seed: int) -> Tensor:
+        """Where the pictures show what is at a place of their scenes, (m, h, w), boolean."""
+        free = [[noun for noun in others if noun not in spec.nouns] or ["thing"] for spec, _ in shown]
+        instead = [[s.prompt({at: noun}) for noun in nouns] for (s, at), nouns in zip(shown, free, strict=True)]
+        return located(model, pictures, [spec.prompt() for spec, _ in shown], instead, seed, batch)
+
     images = [image.convert("RGB") for image in drawn]
     side = model.defaults.size // model.scale
     subject_masks = torch.zeros(len(images), 1, side, side)
     for number, subject in enumerate(subjects):
-        roles = [(row, place) for row, s in enumerate(specs) for place, who in s.subjects.items() if who == number]
-        if not roles:
+        places = [(row, place) for row, s in enumerate(specs) for place, who in s.subjects.items() if who == number]
+        if not places:
             continue
         photos = [square(photo, model.defaults.size) for photo in subject.photos]
-        cuts = locate(
-            model, photos, [(CompositeSpec((subject.noun,), {0: number}), 0)] * len(photos), others, seed, batch
-        )
-        shown = [(specs[row], place) for row, place in roles]
-        spots = locate(model, [drawn[row] for row, _ in roles], shown, others, seed + 1, batch)
-        for turn, ((row, _), spot) in enumerate(zip(roles, spots, strict=True)):
-            images[row], region = paste_subject(images[row], spot, photos[turn % len(photos)], cuts[turn % len(cuts)])
+        alone = CompositeSpec((subject.noun,), {0: number})
+        cuts = locate(photos, [(alone, 0)] * len(photos), seed)
+        shown = [(specs[row], place) for row, place in places]
+        spots = locate([drawn[row] for row, _ in places], shown, seed + 1)
+        for turn, ((row, _), spot) in enumerate(zip(places, spots, strict=True)):
+            images[row], region = _paste_subject(images[row], spot, photos[turn % len(photos)], cuts[turn % len(cuts)])
             subject_masks[row, 0] = torch.maximum(subject_masks[row, 0], region)
     pixels = processes.broadcast(torch.from_numpy(np.stack([np.asarray(image) for image in images])))
     return Composites(specs, [Image.fromarray(each.numpy()) for each in pixels], processes.broadcast(subject_masks))
 
 
-def locate(
-    model: Model,
-    pictures: Sequence[Image.Image],
-    shown: Sequence[tuple[CompositeSpec, int]],
-    others: Sequence[str],
-    seed: int,
-    batch: int,
-) -> Tensor:
-    """Where the pictures show what is at a place of their scenes, (m, h, w), boolean."""
-    free = [[noun for noun in others if noun not in scene.nouns] or ["thing"] for scene, _ in shown]
-    instead = [[s.prompt({at: noun}) for noun in nouns] for (s, at), nouns in zip(shown, free, strict=True)]
-    return located(model, pictures, [scene.prompt() for scene, _ in shown], instead, seed, batch)
-
-
-def paste_subject(scene: Image.Image, spot: Tensor, photo: Image.Image, cut: Tensor) -> tuple[Image.Image, Tensor]:
+def _paste_subject(scene: Image.Image, spot: Tensor, photo: Image.Image, cut: Tensor) -> tuple[Image.Image, Tensor]:
     """The scene with what `cut` (h, w) leaves of the photo over the `spot` (h, w), and its region (h, w), 0 to 1."""
     cells, scale = cut.shape[0], scene.width / cut.shape[0]
     (row, column, size), (top, left, own) = extent(spot), extent(cut)
-    ratio = min(max(size, SIDE_RANGE[0] * cells), SIDE_RANGE[1] * cells) / own
+    ratio = min(max(size, _SIDE_RANGE[0] * cells), _SIDE_RANGE[1] * cells) / own
     side = max(2, round(scene.width * ratio))
     corner = round((column - left * ratio) * scale), round((row - top * ratio) * scale)
     mask = Image.fromarray((cut * 255).byte().cpu().numpy()).resize(scene.size, Image.Resampling.BICUBIC)

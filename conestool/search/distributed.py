@@ -15,7 +15,7 @@ from conestool.errors import DeviceError, LostProcessError, UsageError, first_li
 
 __all__ = ["SINGLE_PROCESS", "DistributedState", "join"]
 
-TIMEOUT = timedelta(days=1)
+_TIMEOUT = timedelta(days=1)
 """How long a process waits for the others, which may be drawing or loading."""
 
 
@@ -42,7 +42,7 @@ class DistributedState:
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum of all processes' `tensor`; bit for bit the same in each."""
         if self.num_processes > 1:
-            with distributed_errors():
+            with _distributed_errors():
                 tensor = utils.reduce(tensor, "sum")
         return tensor
 
@@ -59,7 +59,7 @@ class DistributedState:
     def broadcast(self, tensor: Tensor) -> Tensor:
         """The main process's `tensor`, in place."""
         if self.num_processes > 1:
-            with distributed_errors():
+            with _distributed_errors():
                 utils.broadcast(tensor)
         return tensor
 
@@ -75,7 +75,7 @@ SINGLE_PROCESS = DistributedState()
 
 
 @contextmanager
-def distributed_errors() -> Iterator[None]:
+def _distributed_errors() -> Iterator[None]:
     """Turn the loss of another process into a LostProcessError; that one says itself what happened, if it could."""
     try:
         yield
@@ -94,7 +94,7 @@ def join(device: str) -> tuple[DistributedState, str]:
         raise UsageError(f"--device {device}: every process takes a device of its own", hint)
     cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
     try:
-        state = PartialState(cpu=cpu, backend="gloo" if cpu else "cpu:gloo,cuda:nccl", timeout=TIMEOUT)
+        state = PartialState(cpu=cpu, backend="gloo" if cpu else "cpu:gloo,cuda:nccl", timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise DeviceError(
             f"cannot meet the other processes: {first_line(error)}", "start them with torchrun"

@@ -20,59 +20,54 @@ from torch import Tensor
 
 from conestool._atomic import write_atomic
 from conestool.errors import UsageError
-from conestool.search.distributed import SINGLE_PROCESS, DistributedState
-from conestool.search.events import Callback, LogEvent, Progress
+from conestool.search.context import SearchContext
+from conestool.search.events import LogEvent, Progress
 from conestool.search.methods.base import Method
 from conestool.search.objective import LossScale, Objective
 
-__all__ = ["Checkpoint", "config_hash", "run_loop"]
+__all__ = ["SAVE_SECONDS", "Checkpoint", "config_hash", "run_loop"]
 
 SAVE_SECONDS = 30.0
 
 
 def run_loop(
-    method: Method,
-    objectives: Sequence[Objective],
-    checkpoint: Checkpoint | None,
-    resume_from_checkpoint: bool,
-    callback: Callback,
-    processes: DistributedState = SINGLE_PROCESS,
+    context: SearchContext, method: Method, objectives: Sequence[Objective], checkpoint: Checkpoint, resume: bool
 ) -> None:
     """Step `method`, which works on `objectives`, to its end.
 
-    With `checkpoint`, it is written every half minute, at the end of a run longer than that, and on Ctrl-C, which waits
-    for the step to end (a second one does not wait, and leaves the last written state). Of several `processes` all stop
-    after the same step, and the first alone reads and writes the state.
+    Where `checkpoint` has a path, it is written every half minute, at the end of a run longer than that, and on Ctrl-C,
+    which waits for the step to end (a second one does not wait, and leaves the last written state). Of several
+    processes all stop after the same step, and the first alone reads and writes the state.
     """
-    search = SearchState(method, [objective.scale for objective in objectives])
-    own = checkpoint if processes.is_main_process else None
+    search = _SearchState(method, [objective.scale for objective in objectives])
+    steps, callback, processes = method.config.steps, context.callback, context.processes
     begun = time.monotonic()
-    with catch_sigint() as wanted:
-        done = load_checkpoint(search, own, callback, processes) if checkpoint and resume_from_checkpoint else 0
+    with _catch_sigint() as wanted:
+        done = _load_checkpoint(context, search, checkpoint) if checkpoint.path and resume else 0
         last = time.monotonic()
-        while done < method.steps:
+        while done < steps:
             loss = method.step(done)
             done += 1
-            callback(Progress("search", done, method.steps, loss))
+            callback(Progress("search", done, steps, loss))
             stop = processes.any(wanted())
-            if own and (stop or time.monotonic() - last > SAVE_SECONDS):
-                save_checkpoint(own, done, search, callback)
+            if stop or time.monotonic() - last > SAVE_SECONDS:
+                _save_checkpoint(context, search, checkpoint, done)
                 last = time.monotonic()
             if stop:
                 raise KeyboardInterrupt
-    if own and time.monotonic() - begun > SAVE_SECONDS:
-        save_checkpoint(own, done, search, callback)
+    if time.monotonic() - begun > SAVE_SECONDS:
+        _save_checkpoint(context, search, checkpoint, done)
 
 
 @dataclass(frozen=True)
-class SearchState:
+class _SearchState:
     """A method with the loss scales of its objectives: all that a search is between two steps."""
 
     method: Method
     scales: Sequence[LossScale]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The tensors that `load_state_dict` needs to go on from here."""
+        """The tensors that `load_state_dict` needs to resume from here."""
         named = (
             (f"{name}.{number}", value)
             for number, scale in enumerate(self.scales)
@@ -87,38 +82,40 @@ class SearchState:
             scale.load_state_dict({name.removesuffix(f".{number}"): value for name, value in state.items()})
 
 
-def save_checkpoint(checkpoint: Checkpoint, done: int, search: SearchState, callback: Callback) -> None:
-    """Save the search; if that fails, for instance on a full disk, warn and let it go on."""
+def _save_checkpoint(context: SearchContext, search: _SearchState, checkpoint: Checkpoint, done: int) -> None:
+    """Save the search, if this process is to; if that fails, for instance on a full disk, warn and let it continue."""
+    if not context.processes.is_main_process:
+        return
     try:
         checkpoint.save(done, search.state_dict())
     except UsageError as error:
-        callback(LogEvent(f"the search goes on unsaved: {error}", True))
+        context.callback(LogEvent(f"the search continues unsaved: {error}", warning=True))
 
 
-def load_checkpoint(
-    search: SearchState, checkpoint: Checkpoint | None, callback: Callback, processes: DistributedState
-) -> int:
+def _load_checkpoint(context: SearchContext, search: _SearchState, checkpoint: Checkpoint) -> int:
     """Bring `search` to where a saved run stopped; returns the number of finished steps.
 
     The first process reads the file and the others have it from there.
     """
-    found = checkpoint.load() if checkpoint else None
+    processes = context.processes
+    found = checkpoint.load() if processes.is_main_process else None
     steps = int(processes.sum(float(found[0]) if found else 0.0))
     if not steps:
-        name = checkpoint.path.name if checkpoint else ""
-        callback(LogEvent(f"{name} is not there: starting from the beginning"))
+        context.callback(
+            LogEvent(f"{checkpoint.path and checkpoint.path.name} is not there: starting from the beginning")
+        )
         return 0
     if found:
         search.load_state_dict(found[1])
     if processes.num_processes > 1:
         state = sorted(search.state_dict().items())
         search.load_state_dict({name: processes.broadcast(value.contiguous().clone()) for name, value in state})
-    callback(LogEvent(f"resumed after step {steps} of {search.method.steps}"))
+    context.callback(LogEvent(f"resumed after step {steps} of {search.method.config.steps}"))
     return steps
 
 
 @contextmanager
-def catch_sigint() -> Iterator[Callable[[], bool]]:
+def _catch_sigint() -> Iterator[Callable[[], bool]]:
     """Hold back the first Ctrl-C; yields whether there was one. The second raises KeyboardInterrupt at once.
 
     Outside the main thread, where signals cannot be caught, it yields a constant False.
@@ -147,19 +144,24 @@ def config_hash(facts: Any) -> str:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A safetensors file with a method's tensors, the number of finished steps and the run's key."""
+    """A safetensors file with a method's tensors, the number of finished steps and the run's key.
 
-    path: Path
+    Without a path nothing is saved.
+    """
+
+    path: Path | None
     key: str
 
     def save(self, steps: int, state: Mapping[str, Tensor]) -> None:
         """Write the state after `steps` steps, atomically."""
+        if not self.path:
+            return
         tensors = {name: tensor.contiguous() for name, tensor in state.items()}
         write_atomic(self.path, save(tensors, {"key": self.key, "steps": str(steps)}), overwrite=True)
 
     def load(self) -> tuple[int, dict[str, Tensor]] | None:
         """Finished steps and state, or None if there is no file; UsageError if it belongs to another run."""
-        if not self.path.exists():
+        if not (self.path and self.path.exists()):
             return None
         try:
             with safe_open(self.path, "pt") as file:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,14 +13,14 @@ from torch import Tensor
 
 from conestool.images.class_images import GROUP
 from conestool.images.photos import Photo, to_latents
-from conestool.models.conditioning import Conditioning, Frame
+from conestool.models.conditioning import Frame
 from conestool.models.model import Model
-from conestool.models.noise_schedule import Schedule, sample_losses, schedule_of, stratified_timesteps
+from conestool.models.noise_schedule import sample_losses, schedule_of, stratified_timesteps
 from conestool.models.prompts import encode, frames_on, identifiers
 from conestool.search.batches import LatentImages, LossTerm
 from conestool.search.composites import Subject, compose
-from conestool.search.config import DEFAULT_RESOURCES, Resources, SearchConfig
-from conestool.search.distributed import SINGLE_PROCESS, DistributedState
+from conestool.search.config import SearchConfig
+from conestool.search.context import SearchContext
 from conestool.search.objective import NUM_FROZEN_TARGETS, Objective
 from conestool.search.parameters import FlatParameters
 from conestool.search.prior_images import PriorImages
@@ -28,6 +29,7 @@ from conestool.search.subject import PhotoSplit, article, captioned_prompts, cla
 
 __all__ = [
     "CAPTION_SAMPLES",
+    "COMMON_BACKGROUNDS",
     "NUM_EVAL_SAMPLES",
     "SubjectPrompts",
     "background_phrases",
@@ -41,7 +43,7 @@ NUM_EVAL_SAMPLES = 64
 """Samples of a loss of the report."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SubjectPrompts:
     """What the subject is called."""
 
@@ -65,15 +67,103 @@ class SubjectPrompts:
         return class_prompts(self.class_noun)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """What loss terms are made of; `photos` and `class_images` are latents of those to learn from."""
+
+    context: SearchContext
+    subject: SubjectPrompts
+    split: PhotoSplit
+    priors: PriorImages
+    beside: Sequence[Subject]
+    photos: LatentImages
+    class_images: LatentImages
+
+    def encode_images(self, images: Sequence[Image.Image]) -> LatentImages:
+        """Their latents."""
+        return encode_images(self.context.model, images, self.context.resources.image_batch_size(GROUP))
+
+    def make_term(self, name: str, images: LatentImages, texts: Sequence[Sequence[str]], **rest: Any) -> LossTerm:
+        """A term of `images`, each under any of its `texts`; every text is encoded once."""
+        rows = {text: row for row, text in enumerate(dict.fromkeys(text for own in texts for text in own))}
+        choices = torch.tensor([[rows[text] for text in own] for own in texts])
+        conditioning = encode(self.context.model, list(rows))
+        kept = {"size": self.context.config.batch_size, "target": "frozen", **rest}
+        return LossTerm(name=name, images=images, conditioning=conditioning, prompt_choices=choices, **kept)
+
+    @property
+    def shared_size(self) -> int:
+        """Samples a step of class images and of pictures of other classes, which share those of one term.
+
+        With as many of each, a step takes a third longer and finds nothing better (docs/method.md).
+        """
+        config = self.context.config
+        both = config.prior_loss_weight and config.other_class_weight
+        return max(1, config.batch_size // 2) if both else config.batch_size
+
+
+def _instance_term(given: _Inputs) -> LossTerm:
+    """The photos under the subject's prompts: what the search learns."""
+    own, captions = given.subject, given.split.captions
+    texts = [captioned_prompts(own.instance_prompts, own.phrase, own.class_noun, caption) for caption in captions]
+    return given.make_term("instance", given.photos, texts, target="noise")
+
+
+def _class_term(given: _Inputs) -> LossTerm:
+    """The model's own pictures of the class: prior preservation."""
+    texts = [given.subject.class_prompts] * len(given.class_images)
+    return given.make_term("class", given.class_images, texts, size=given.shared_size)
+
+
+def _unbound_term(given: _Inputs) -> LossTerm:
+    """The photos under prompts that are not the subject's."""
+    model, config = given.context.model, given.context.config
+    texts = [unbound_prompts(model, given.subject, config, caption) for caption in given.split.captions]
+    return given.make_term("unbound", given.photos, texts)
+
+
+def _other_classes_term(given: _Inputs) -> LossTerm:
+    """The model's own pictures of other classes."""
+    images = given.encode_images(given.priors.other_images)
+    return given.make_term("other_classes", images, given.priors.other_prompts, size=given.shared_size)
+
+
+def _composites_term(given: _Inputs) -> LossTerm:
+    """The subjects among other things: learned where they are; all else stays as their classes alone have it."""
+    priors, own = given.priors, given.subject
+    subjects = [Subject(own.class_noun, own.phrase, given.split.uncropped), *given.beside]
+    made = compose(given.context, priors.composite_specs, priors.scene_images, subjects, others=priors.other_classes)
+    return LossTerm(
+        name="composites",
+        images=given.encode_images(made.images),
+        conditioning=encode(given.context.model, [spec.instance_prompt(subjects) for spec in made.specs]),
+        background_conditioning=encode(given.context.model, [spec.prompt() for spec in made.specs]),
+        prompt_choices=torch.arange(len(made.specs))[:, None],
+        subject_mask=made.subject_masks,
+        size=given.context.config.batch_size,
+        target="frozen",
+    )
+
+
+_TERMS: dict[str, Callable[[_Inputs], LossTerm]] = {
+    "prior_loss_weight": _class_term,
+    "unbound_weight": _unbound_term,
+    "other_class_weight": _other_classes_term,
+    "composite_weight": _composites_term,
+}
+"""The terms of L_con besides the first, by the settings that are their weights; those with a weight of 0 are left out.
+
+A new one goes to the end: the seeds of noise follow the order.
+"""
+
+
 def prepare(
-    model: Model,
+    context: SearchContext,
     params: FlatParameters,
     subject: SubjectPrompts,
     split: PhotoSplit,
     priors: PriorImages,
-    config: SearchConfig,
-    resources: Resources = DEFAULT_RESOURCES,
-    processes: DistributedState = SINGLE_PROCESS,
+    *,
     beside: Sequence[Subject] = (),
     num_frozen_targets: int = NUM_FROZEN_TARGETS,
 ) -> tuple[Objective, EvalBatches]:
@@ -81,113 +171,37 @@ def prepare(
 
     `beside` are the subjects that share the scenes of `priors`, `num_frozen_targets` is as in `Objective`.
     """
-    batch = resources.image_batch_size(GROUP)
-    photos, report, prior = (
+    model, config, batch = context.model, context.config, context.resources.image_batch_size(GROUP)
+    photos, validation, class_images = (
         encode_images(model, images, batch) for images in (split.train, split.validation, priors.class_images)
     )
-    cut = max(1, len(prior) // 4)
-    instance, of_class = encode(model, subject.instance_prompts), encode(model, subject.class_prompts)
-    sizes = config.term_sizes()
-    terms = [instance_term(model, subject, photos, split.captions, sizes["instance"])]
-    if "class" in sizes:
-        terms.append(
-            LossTerm("class", prior[cut:], of_class, config.prior_loss_weight, sizes["class"], target="frozen")
-        )
-    if "unbound" in sizes:
-        terms.append(unbound_term(model, subject, photos, split.captions, config))
-    if "other_classes" in sizes:
-        prompts, prompt_choices = encode_choices(model, priors.other_prompts)
-        shown = encode_images(model, priors.other_images, batch)
-        terms.append(
-            LossTerm(
-                "other_classes",
-                shown,
-                prompts,
-                config.other_class_weight,
-                sizes["other_classes"],
-                target="frozen",
-                prompt_choices=prompt_choices,
-            )
-        )
-    if "composites" in sizes and priors.composite_specs:
-        subjects = [Subject(subject.class_noun, subject.phrase, split.uncropped), *beside]
-        terms.append(composites_term(model, subjects, priors, config, batch, processes))
+    cut = max(1, len(class_images) // 4)
+    given = _Inputs(
+        context=context,
+        subject=subject,
+        split=split,
+        priors=priors,
+        beside=beside,
+        photos=photos,
+        class_images=class_images[cut:],
+    )
+    weights = {name: getattr(config, name) for name in _TERMS}
     objective = Objective(
         model,
         params,
-        terms,
-        config.seed,
-        config.timestep_range,
-        resources.max_samples,
-        processes=processes,
+        [_instance_term(given), *(replace(_TERMS[name](given), weight=w) for name, w in weights.items() if w)],
+        seed=config.seed,
+        timestep_range=config.timestep_range,
+        micro_batch_size=context.resources.max_samples,
+        processes=context.processes,
         num_frozen_targets=num_frozen_targets,
     )
+    instance, of_class = (encode(model, texts[:1]) for texts in (subject.instance_prompts, subject.class_prompts))
     return objective, EvalBatches(
-        held_out=objective.eval_batch(report, instance[:1], NUM_EVAL_SAMPLES),
-        no_identifier=objective.eval_batch(report, of_class[:1], NUM_EVAL_SAMPLES),
-        class_images=objective.eval_batch(prior[:cut], of_class[:1], NUM_EVAL_SAMPLES),
+        held_out=objective.eval_batch(validation, instance, NUM_EVAL_SAMPLES),
+        no_identifier=objective.eval_batch(validation, of_class, NUM_EVAL_SAMPLES),
+        class_images=objective.eval_batch(class_images[:cut], of_class, NUM_EVAL_SAMPLES),
     )
-
-
-def instance_term(
-    model: Model, subject: SubjectPrompts, photos: LatentImages, captions: Sequence[str], size: int
-) -> LossTerm:
-    """The photos under the subject's prompts: what the search photoss."""
-    own = [
-        captioned_prompts(subject.instance_prompts, subject.phrase, subject.class_noun, caption) for caption in captions
-    ]
-    prompts, prompt_choices = encode_choices(model, own)
-    return LossTerm("instance", photos, prompts, 1.0, size, prompt_choices=prompt_choices)
-
-
-def unbound_term(
-    model: Model, subject: SubjectPrompts, photos: LatentImages, captions: Sequence[str], config: SearchConfig
-) -> LossTerm:
-    """The photos under prompts that are not the subject's."""
-    prompts, prompt_choices = encode_choices(
-        model, [unbound_prompts(model, subject, config, caption) for caption in captions]
-    )
-    size = config.term_sizes()["unbound"]
-    return LossTerm(
-        "unbound", photos, prompts, config.unbound_weight, size, target="frozen", prompt_choices=prompt_choices
-    )
-
-
-def composites_term(
-    model: Model,
-    subjects: Sequence[Subject],
-    priors: PriorImages,
-    config: SearchConfig,
-    batch: int,
-    processes: DistributedState,
-) -> LossTerm:
-    """The `subjects` among other things: photosed where they are; all else stays as their classes alone have it."""
-    composites = compose(
-        model,
-        priors.composite_specs,
-        priors.scene_images,
-        subjects,
-        priors.other_classes,
-        config.seed,
-        batch,
-        processes,
-    )
-    bound = encode(model, [spec.instance_prompt(subjects) for spec in composites.specs])
-    plain = encode(model, [spec.prompt() for spec in composites.specs])
-    own = torch.arange(len(composites.specs))[:, None]
-    shown, size = encode_images(model, composites.images, batch), config.term_sizes()["composites"]
-    return LossTerm(
-        "composites", shown, bound, config.composite_weight, size, "frozen", own, plain, composites.subject_masks
-    )
-
-
-def encode_choices(model: Model, prompts: Sequence[Sequence[str]]) -> tuple[Conditioning, Tensor]:
-    """Conditioning of all prompts, each once, and which of its rows may go with each picture, (m, p), int64.
-
-    `prompts` are those of each of the m pictures, p for each.
-    """
-    rows = {text: row for row, text in enumerate(dict.fromkeys(text for texts in prompts for text in texts))}
-    return encode(model, list(rows)), torch.tensor([[rows[text] for text in texts] for texts in prompts])
 
 
 def unbound_prompts(model: Model, subject: SubjectPrompts, config: SearchConfig, caption: str) -> list[str]:
@@ -196,11 +210,13 @@ def unbound_prompts(model: Model, subject: SubjectPrompts, config: SearchConfig,
     Half are without an identifier, half with another identifier, if the model has any.
     """
     free = sorted(set(identifiers(model)) - {subject.identifier, *subject.name.split()})
-    rivals = Random(f"rivals {config.seed}").sample(free, min(config.num_negative_identifiers, len(free)))
+    negatives = Random(f"rivals {config.seed}").sample(free, min(config.num_negative_identifiers, len(free)))
     noun = subject.class_noun
-    bare = captioned_prompts(subject.class_prompts, noun, noun, caption) * max(1, len(rivals))
-    phrases = [f"{word} {noun}" for word in rivals]
-    return bare + [text for each in phrases for text in captioned_prompts(instance_prompts(each), each, noun, caption)]
+    unnamed = captioned_prompts(subject.class_prompts, noun, noun, caption) * max(1, len(negatives))
+    phrases = [f"{word} {noun}" for word in negatives]
+    return unnamed + [
+        text for each in phrases for text in captioned_prompts(instance_prompts(each), each, noun, caption)
+    ]
 
 
 def encode_images(model: Model, images: Sequence[Image.Image], batch: int = GROUP) -> LatentImages:
@@ -231,9 +247,9 @@ COMMON_BACKGROUNDS = (
 )
 """Where people photograph things: what a model is asked that names no backgrounds of its own. Our choice."""
 CAPTION_SAMPLES = 4
-NOISE = (0.5, 0.95)
+_NOISE = (0.5, 0.95)
 """Where the surroundings show: with less noise the picture says it all, with more it says nothing."""
-MARGIN = 0.02
+_MARGIN = 0.02
 """By how much of the loss a phrase must beat the prompt without one."""
 
 
@@ -246,55 +262,47 @@ def background_phrases(model: Model) -> list[str]:
     return places + [f"on {article(str(colour))} background" for colour in colours]
 
 
-def caption_photos(
-    model: Model,
-    photos: Sequence[Photo],
-    noun: str,
-    seed: int,
-    batch: int = CAPTION_SAMPLES,
-    processes: DistributedState = SINGLE_PROCESS,
-) -> list[Photo]:
+def caption_photos(context: SearchContext, photos: Sequence[Photo], noun: str) -> list[Photo]:
     """The photos, each one without a caption with the phrase under which the model finds it likeliest, if any.
 
     That is the phrase with the lowest loss on the same few draws of time and noise, as Li et al. (2023, "Your Diffusion
-    Model is Secretly a Zero-Shot Classifier") choose a class. It must be 2 % below the loss without a phrase. At most
-    `batch_size` samples go through the denoiser at once; of several `processes` the first chooses for all.
+    Model is Secretly a Zero-Shot Classifier") choose a class. It must be 2 % below the loss without a phrase. Of
+    several processes the first chooses for all.
     """
+    model, processes = context.model, context.processes
     phrases = ["", *background_phrases(model)]
     prompts = [f"{class_prompts(noun)[0]} {phrase}".rstrip() for phrase in phrases]
     silent = [photo for photo in photos if not photo.caption]
     chosen = torch.zeros(len(silent), dtype=torch.int64)
     if processes.is_main_process:
-        chosen = best_captions(model, silent, prompts, seed, batch)
+        chosen = _best_captions(context, silent, prompts)
     found = iter(processes.broadcast(chosen).tolist())
     return [photo if photo.caption else replace(photo, caption=phrases[next(found)]) for photo in photos]
 
 
-def best_captions(model: Model, photos: Sequence[Photo], texts: Sequence[str], seed: int, batch: int) -> Tensor:
-    """(photos,), int64: under which of `texts` each photo is likeliest; the first one unless another clearly wins."""
-    schedule, generator = schedule_of(model), torch.Generator().manual_seed(seed)
-    prompts, timesteps = encode(model, texts), stratified_timesteps(CAPTION_SAMPLES, len(schedule), generator, NOISE)
-    losses = [losses_per_prompt(model, schedule, photo, prompts, timesteps, seed, batch) for photo in photos]
-    wins = [int(each.argmin()) if each.min() < (1 - MARGIN) * each[0] else 0 for each in losses]
-    return torch.tensor(wins, dtype=torch.int64)
-
-
 @torch.no_grad()
-def losses_per_prompt(
-    model: Model, schedule: Schedule, photo: Photo, prompts: Conditioning, timesteps: Tensor, seed: int, batch: int
-) -> Tensor:
-    """(p,), fp32: mean loss of the photo under each of `sample_prompts` (p rows), at the same timesteps and noise."""
-    latents = to_latents(model, [photo.image]).expand(len(timesteps), -1, -1, -1)
-    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
-    frames = frames_on(model, [Frame.centre(photo.image.size, model.defaults.size)])
-    times = timesteps.to(latents.device)
+def _best_captions(context: SearchContext, photos: Sequence[Photo], texts: Sequence[str]) -> Tensor:
+    """(photos,), int64: under which of `texts` each photo is likeliest; the first one unless another clearly wins.
 
-    def loss(row: int) -> Tensor:
-        cond = prompts[[row]].framed(frames).expand(len(times))
-        parts = [
-            sample_losses(model, schedule, latents[rows], noise[rows], times[rows], cond[rows])
-            for rows in torch.split(torch.arange(len(times)), batch)
-        ]
-        return torch.cat(parts).mean()
-
-    return torch.stack([loss(row) for row in range(len(prompts))]).cpu()
+    All losses of a photo are at the same timesteps and noise.
+    """
+    model, seed = context.model, context.config.seed
+    schedule, generator, prompts = schedule_of(model), torch.Generator().manual_seed(seed), encode(model, texts)
+    timesteps = stratified_timesteps(CAPTION_SAMPLES, len(schedule), generator, _NOISE)
+    batches = torch.split(torch.arange(CAPTION_SAMPLES), context.resources.image_batch_size(CAPTION_SAMPLES))
+    best = []
+    for photo in photos:
+        latents = to_latents(model, [photo.image]).expand(CAPTION_SAMPLES, -1, -1, -1)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
+        frames, times = (
+            frames_on(model, [Frame.centre(photo.image.size, model.defaults.size)]),
+            timesteps.to(noise.device),
+        )
+        losses = []
+        for row in range(len(texts)):
+            cond = prompts[[row]].framed(frames).expand(CAPTION_SAMPLES)
+            parts = [sample_losses(model, schedule, latents[b], noise[b], times[b], cond[b]) for b in batches]
+            losses.append(torch.cat(parts).mean())
+        found = torch.stack(losses)
+        best.append(int(found.argmin()) if found.min() < (1 - _MARGIN) * found[0] else 0)
+    return torch.tensor(best, dtype=torch.int64)

@@ -22,10 +22,10 @@ from conestool.images.segmentation import LOOKS
 from conestool.models.model import Model
 from conestool.models.sampling import sample
 from conestool.search.composites import sample_specs
-from conestool.search.config import Resources, SearchConfig
-from conestool.search.distributed import SINGLE_PROCESS, DistributedState
+from conestool.search.config import Resources
+from conestool.search.context import SearchContext
 from conestool.search.loss_terms import CAPTION_SAMPLES, NUM_EVAL_SAMPLES, SubjectPrompts, background_phrases, prepare
-from conestool.search.methods.base import make_method
+from conestool.search.methods import make_method, resolve_method
 from conestool.search.objective import NUM_FROZEN_TARGETS
 from conestool.search.parameters import FlatParameters, trainable_kv_weights
 from conestool.search.prior_images import (
@@ -38,12 +38,20 @@ from conestool.search.prior_images import (
 from conestool.search.report import DENSITY_GRID, select_density
 from conestool.search.subject import split_photos
 
-__all__ = ["Estimate", "dry_run", "offload_frozen_modules", "search_mode"]
+__all__ = [
+    "Estimate",
+    "dry_run",
+    "frozen_modules",
+    "offload_frozen_modules",
+    "peak_memory",
+    "recompute_activations",
+    "search_mode",
+]
 
 
 @contextmanager
 def search_mode(model: Model, resources: Resources) -> Iterator[FlatParameters]:
-    """The K/V weights of `model`, borrowed for a search; afterwards the model is as it was, bit for bit."""
+    """The K/V weights of `model`, trainable for a search; afterwards the model is as it was, bit for bit."""
     score_device = torch.device("cpu") if resources.offload_scores else model.device
     with trainable_kv_weights(model.denoiser, score_device) as params, ExitStack() as stack:
         if resources.gradient_checkpointing:
@@ -75,15 +83,15 @@ def offload_frozen_modules(model: Model) -> Iterator[None]:
 
     For once latents and text are encoded. Parts that accelerate moves by hooks of its own are left to it.
     """
-    moved = (
-        []
-        if model.device.type == "cpu"
-        else [part for part in frozen_modules(model) if device_of(part) == model.device]
-    )
+    moved = []
+    if model.device.type != "cpu":
+        first = ((part, next(part.parameters(), None)) for part in frozen_modules(model))
+        moved = [part for part, weight in first if weight is not None and weight.device == model.device]
     try:
         for part in moved:
             part.to("cpu")
-        empty_cache(model.device)
+        if model.device.type in ("cuda", "mps"):
+            getattr(torch, model.device.type).empty_cache()
         yield
     finally:
         for part in moved:
@@ -96,24 +104,11 @@ def frozen_modules(model: Model) -> list[nn.Module]:
     return [part for part in parts if part is not model.denoiser and not hasattr(part, "_hf_hook")]
 
 
-def device_of(module: nn.Module) -> torch.device | None:
-    """Where a module's first parameter lies, None if it has none."""
-    return next((parameter.device for parameter in module.parameters()), None)
-
-
-def empty_cache(device: torch.device) -> None:
-    """Give memory that nothing uses any more back to the device."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
-
-
-STEPS = 3
+_STEPS = 3
 """Steps that are run. The first one also loads kernels, and is not timed."""
-DRAWING_STEPS = 2
+_DRAWING_STEPS = 2
 """Steps of sampling that are run; PixArt-alpha takes no single one."""
-REPORT_LOSSES = 7
+_REPORT_LOSSES = 7
 
 
 @dataclass(frozen=True)
@@ -139,61 +134,64 @@ class Estimate:
 
 
 def dry_run(
-    model: Model,
+    context: SearchContext,
     photos: Sequence[Photo],
     subject: SubjectPrompts,
-    config: SearchConfig,
-    resources: Resources,
     class_images: Sequence[Image.Image] | None = None,
-    processes: DistributedState = SINGLE_PROCESS,
 ) -> Estimate:
     """Run the first steps of the search that `find` would do, and write nothing; the model is as it was afterwards.
 
     The photos stand for the pictures that the base model would draw: of these one group is drawn, in two steps.
     """
-    group, images = resources.image_batch_size(GROUP), [photo.image for photo in photos]
+    model, config, processes = context.model, context.config, context.processes
+    group, images = context.resources.image_batch_size(GROUP), [photo.image for photo in photos]
+    method_config = resolve_method(config.method)
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
-    to_come, drawing = num_images_to_draw(model, subject.class_noun, config, bool(class_images)), 0.0
-    if to_come and processes.is_main_process:
+    to_draw, drawing = num_images_to_draw(context, subject.class_noun, bool(class_images)), 0.0
+    if to_draw and processes.is_main_process:
         prompts = subject.class_prompts[:1] * group
-        drawing = timed(model, lambda: sample(model, prompts, range(group), steps=DRAWING_STEPS, batch=group)) / group
+        drawing = _timed(model, lambda: sample(model, prompts, range(group), steps=_DRAWING_STEPS, batch=group)) / group
     nouns, scenes = preserved_classes(model.settings, subject.class_noun), num_scene_images(config)
-    some = sample_specs((subject.class_noun,), nouns, min(len(images), scenes), config.seed)
-    priors = PriorImages(images * 2, images if config.other_class_weight else (), nouns, images[: len(some)], some)
-    split = split_photos(photos, config.num_crops, config.num_validation_images, config.seed)
-    with search_mode(model, resources) as params:
-        objective, _ = prepare(
-            model, params, subject, split, priors, config, resources, processes, num_frozen_targets=config.batch_size
-        )
-        method = make_method(config.method, objective, **config.options)
-        encoding = timed(model, lambda: to_latents(model, images, batch=group)) / len(images)
+    specs = sample_specs((subject.class_noun,), nouns, min(len(images), scenes), config.seed)
+    priors = PriorImages(
+        class_images=images * 2,
+        other_images=images if config.other_class_weight else (),
+        other_classes=nouns,
+        scene_images=images[: len(specs)],
+        composite_specs=specs,
+    )
+    with search_mode(model, context.resources) as params:
+        split = split_photos(photos, config)
+        objective, _ = prepare(context, params, subject, split, priors, num_frozen_targets=config.batch_size)
+        method = make_method(method_config, objective)
+        encoding = _timed(model, lambda: to_latents(model, images, batch=group)) / len(images)
         with offload_frozen_modules(model):
-            times = [timed(model, lambda k=k: method.step(k)) for k in range(min(STEPS, method.steps))]  # type: ignore[misc]
+            steps = range(min(_STEPS, method_config.steps))
+            times = [_timed(model, lambda k=k: method.step(k)) for k in steps]  # type: ignore[misc]
             batch = objective.batch(0)
-            forward = timed(model, lambda: objective.loss(objective.weights, batch)) / len(batch.noisy_latents)
+            forward = _timed(model, lambda: objective.loss(objective.weights, batch)) / len(batch)
             select_density(objective, method.ranking(), config.density or max(DENSITY_GRID), batch)
             memory = peak_memory(model.device)
-    kept, searched = len(objective.frozen_targets), len(photos) + scenes if scenes else 0
-    encoded = (
-        len(photos) * (1 + config.num_crops) + config.num_class_images + num_other_images(config) + scenes + searched
-    )
+    frozen, searched = len(objective.frozen_targets), len(photos) + scenes if scenes else 0
+    encoded = len(photos) * (1 + config.num_crops) + config.num_class_images + num_other_images(config)
     asked = sum(not photo.caption for photo in photos) * (1 + len(background_phrases(model))) * CAPTION_SAMPLES
     looks = 2 * LOOKS * searched + (asked if config.captions == "auto" else 0)
-    losses = NUM_FROZEN_TARGETS * kept + REPORT_LOSSES * NUM_EVAL_SAMPLES
+    losses = NUM_FROZEN_TARGETS * frozen + _REPORT_LOSSES * NUM_EVAL_SAMPLES
     if config.density is None and method.ranking().count is None:
-        losses += len(DENSITY_GRID) * (NUM_FROZEN_TARGETS * kept + NUM_EVAL_SAMPLES * (len(objective.terms) - kept))
-    passes = max(0, model.defaults.steps - DRAWING_STEPS) * (2 if model.defaults.guidance > 1 else 1)
+        selection = NUM_FROZEN_TARGETS * frozen + NUM_EVAL_SAMPLES * (len(objective.terms) - frozen)
+        losses += len(DENSITY_GRID) * selection
+    passes = max(0, model.defaults.steps - _DRAWING_STEPS) * (2 if model.defaults.guidance > 1 else 1)
     alone = forward * processes.num_processes  # what the first process does while the others wait
     phases = {
-        "class images": to_come * (drawing + passes * alone),
-        "photos": encoded * encoding + looks * alone,
-        "search": method.steps * statistics.median(times[1:] or times) + losses * forward,
+        "class images": to_draw * (drawing + passes * alone),
+        "photos": (encoded + scenes + searched) * encoding + looks * alone,
+        "search": method_config.steps * statistics.median(times[1:] or times) + losses * forward,
     }
     return Estimate(str(model.device), str(model.dtype).removeprefix("torch."), memory, phases)
 
 
-def timed(model: Model, work: Callable[[], object]) -> float:
+def _timed(model: Model, work: Callable[[], object]) -> float:
     """Seconds that `work` takes, to its end on the model's device."""
     wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(model.device.type, lambda: None)
     wait()

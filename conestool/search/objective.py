@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,10 +16,10 @@ from conestool.search.batches import Batch, LatentImages, LossTerm
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.parameters import FlatParameters, GradientCallback
 
-__all__ = ["NUM_FROZEN_TARGETS", "LossScale", "Objective"]
+__all__ = ["GROWTH_INTERVAL", "MAX_SCALE", "NUM_FROZEN_TARGETS", "LossScale", "Objective"]
 
-EVAL_SEED = 20_230_309
-FULL_RANGE = (0.0, 1.0)
+_EVAL_SEED = 20_230_309
+_FULL_RANGE = (0.0, 1.0)
 NUM_FROZEN_TARGETS = 128
 
 
@@ -37,8 +37,9 @@ class Objective:
     model: Model
     params: FlatParameters
     terms: Sequence[LossTerm]
+    _: KW_ONLY
     seed: int = 0
-    timestep_range: tuple[float, float] = FULL_RANGE
+    timestep_range: tuple[float, float] = _FULL_RANGE
     micro_batch_size: int = 32
     processes: DistributedState = SINGLE_PROCESS
     num_frozen_targets: int = NUM_FROZEN_TARGETS
@@ -51,9 +52,9 @@ class Objective:
         self.scale = LossScale.of(self.model.dtype)
         for number, term in enumerate(self.terms):
             if term.target == "frozen":
-                self.frozen_targets[term.name] = self.cache_frozen_targets(term, self.seed * 1_000_003 + 7 + number)
+                self.frozen_targets[term.name] = self._cache_frozen_targets(term, self.seed * 1_000_003 + 7 + number)
 
-    def cache_frozen_targets(self, term: LossTerm, seed: int) -> Batch:
+    def _cache_frozen_targets(self, term: LossTerm, seed: int) -> Batch:
         """`num_frozen_targets` samples of `term`; the target outside a subject mask is the untouched model's output."""
 
         def drawn(conditioning: Conditioning) -> Batch:
@@ -63,8 +64,8 @@ class Objective:
             )
 
         if term.background_conditioning is None or term.subject_mask is None:
-            return self.with_model_targets(drawn(term.conditioning))
-        batch, kept = drawn(term.conditioning), self.with_model_targets(drawn(term.background_conditioning)).target
+            return self._with_model_targets(drawn(term.conditioning))
+        batch, kept = drawn(term.conditioning), self._with_model_targets(drawn(term.background_conditioning)).target
         masks = term.subject_mask[self.pick(term, self.num_frozen_targets, torch.Generator().manual_seed(seed))]
         return replace(batch, target=kept.lerp(batch.target, masks.to(kept)))
 
@@ -105,7 +106,7 @@ class Objective:
             self.sample_frozen(term, generator) or self.draw(term, term.size, generator, self.timestep_range)
             for term in self.terms
         ]
-        return join(parts)
+        return Batch.cat(parts)
 
     def selection_batch(self, size: int) -> Batch:
         """A batch with `size` samples of every term on noise of its own, to compare sets of weights on."""
@@ -113,36 +114,30 @@ class Objective:
         for number, term in enumerate(self.terms):
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + 500 + number)
             parts.append(self.frozen_targets.get(term.name) or self.draw(term, size, generator, self.timestep_range))
-        return join(parts)
+        return Batch.cat(parts)
 
     def eval_batch(
-        self, images: LatentImages, conditioning: Conditioning, size: int, span: tuple[float, float] = FULL_RANGE
+        self, images: LatentImages, conditioning: Conditioning, size: int, span: tuple[float, float] = _FULL_RANGE
     ) -> Batch:
         """`size` samples of `images` on fixed noise whose weighted errors add up to their mean, whatever the seed."""
-        term = LossTerm("eval", images, conditioning, 1.0, size)
-        return self.draw(term, size, torch.Generator().manual_seed(EVAL_SEED), span)
+        term = LossTerm(name="eval", images=images, conditioning=conditioning, size=size)
+        return self.draw(term, size, torch.Generator().manual_seed(_EVAL_SEED), span)
 
     def sample_frozen(self, term: LossTerm, generator: torch.Generator) -> Batch | None:
         """`size` of the frozen targets of `term`, or None if it has none."""
         if term.name not in self.frozen_targets:
             return None
         whole = self.frozen_targets[term.name]
-        chosen = torch.randperm(len(whole.noisy_latents), generator=generator)[: term.size]
-        part = select(whole, chosen)
-        return Batch(
-            part.noisy_latents,
-            part.timesteps,
-            part.target,
-            torch.full_like(part.loss_weights, term.weight / len(chosen)),
-            part.conditioning,
-        )
+        chosen = torch.randperm(len(whole), generator=generator)[: term.size]
+        part = whole[chosen]
+        return replace(part, loss_weights=torch.full_like(part.loss_weights, term.weight / len(chosen)))
 
     @torch.no_grad()
-    def with_model_targets(self, batch: Batch) -> Batch:
+    def _with_model_targets(self, batch: Batch) -> Batch:
         """`batch` with the present model's output as target."""
         answers = torch.zeros_like(batch.target)
-        for rows in self.local_microbatches(batch):
-            part = select(batch, rows)
+        for rows in self._local_microbatches(batch):
+            part = batch[rows]
             answer = predict(self.model, self.schedule, part.noisy_latents, part.timesteps, part.conditioning)
             answers[rows.to(answers.device)] = answer
         return replace(batch, target=self.processes.all_reduce(answers))
@@ -162,16 +157,12 @@ class Objective:
             sums.append(part.sum())
             callback(number, part)
 
-        if (
-            len(batch.noisy_latents) <= self.micro_batch_size
-            and self.processes.num_processes == 1
-            and not self.scale.dynamic
-        ):
-            loss = self.backward(batch, checked)
+        if len(batch) <= self.micro_batch_size and self.processes.num_processes == 1 and not self.scale.dynamic:
+            loss = self._backward(batch, checked)
         else:
-            gradient, loss = self.accumulate_gradients(batch)
+            gradient, loss = self._accumulate_gradients(batch)
             while self.scale.backoff(gradient):
-                gradient, loss = self.accumulate_gradients(batch)
+                gradient, loss = self._accumulate_gradients(batch)
             for number, part in enumerate(gradient):
                 checked(number, part)
         check_finite(loss, f"L_con at step {index + 1}", self.model.dtype)
@@ -179,7 +170,7 @@ class Objective:
         self.scale.update()
         return loss
 
-    def backward(self, batch: Batch, callback: GradientCallback) -> float:
+    def _backward(self, batch: Batch, callback: GradientCallback) -> float:
         """Give the gradient of this process's rows, times the loss scale, to `callback`; returns their loss."""
         loss = 0.0
         with self.params.stream_gradients(callback):
@@ -189,14 +180,14 @@ class Objective:
                 loss += float(value.detach())
         return loss
 
-    def accumulate_gradients(self, batch: Batch) -> tuple[list[Tensor], float]:
+    def _accumulate_gradients(self, batch: Batch) -> tuple[list[Tensor], float]:
         """Gradient, a part for each parameter, and loss of `batch` over all passes and processes, whatever they are."""
         found: dict[int, Tensor] = {}
 
         def add(number: int, part: Tensor) -> None:
             found[number] = found[number].add_(part) if number in found else part
 
-        loss = self.backward(batch, add)
+        loss = self._backward(batch, add)
         gradient = [self.processes.all_reduce(found[number]) for number in sorted(found)]
         if self.scale.value != 1:
             for part in gradient:
@@ -219,38 +210,11 @@ class Objective:
 
     def chunks(self, batch: Batch) -> list[Batch]:
         """This process's rows of `batch` in parts of at most `micro_batch_size` samples."""
-        return [select(batch, rows) for rows in self.local_microbatches(batch)]
+        return [batch[rows] for rows in self._local_microbatches(batch)]
 
-    def local_microbatches(self, batch: Batch) -> list[Tensor]:
+    def _local_microbatches(self, batch: Batch) -> list[Tensor]:
         """Row numbers of those parts."""
-        return [
-            rows
-            for rows in torch.split(self.processes.shard(len(batch.noisy_latents)), self.micro_batch_size)
-            if len(rows)
-        ]
-
-
-def select(batch: Batch, rows: Tensor) -> Batch:
-    """The given rows of a batch."""
-    rows = rows.to(batch.noisy_latents.device)
-    return Batch(
-        batch.noisy_latents[rows],
-        batch.timesteps[rows],
-        batch.target[rows],
-        batch.loss_weights[rows],
-        batch.conditioning[rows],
-    )
-
-
-def join(parts: Sequence[Batch]) -> Batch:
-    """Batches one behind the other."""
-    return Batch(
-        torch.cat([part.noisy_latents for part in parts]),
-        torch.cat([part.timesteps for part in parts]),
-        torch.cat([part.target for part in parts]),
-        torch.cat([part.loss_weights for part in parts]),
-        Conditioning.cat([part.conditioning for part in parts]),
-    )
+        return [rows for rows in torch.split(self.processes.shard(len(batch)), self.micro_batch_size) if len(rows)]
 
 
 MAX_SCALE = 65_536.0

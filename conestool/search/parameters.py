@@ -25,9 +25,9 @@ __all__ = [
 ]
 
 MAX_SUBSAMPLE = 1_000_000
-CHUNK = 2**20
+_CHUNK = 2**20
 """Scores that are looked through together, so that what lies between takes little memory."""
-GradientCallback = Callable[[int, Tensor], None]
+GradientCallback = Callable[[int, Tensor], object]
 """What takes the gradient of one parameter, by its number among them, as a vector of fp32."""
 
 
@@ -172,9 +172,9 @@ def topk_mask(scores: Tensor, count: int) -> Tensor:
     The least of them is looked for among a few more than so many, since torch.topk takes four times the memory of what
     it looks through.
     """
-    among = above(scores, approx_threshold(scores, count))
+    among = _above(scores, _approx_threshold(scores, count))
     if len(among) < count:
-        among = above(scores, 0.0)
+        among = _above(scores, 0.0)
     count = min(count, len(among))
     if not count:
         return torch.zeros_like(scores, dtype=torch.bool)
@@ -184,13 +184,13 @@ def topk_mask(scores: Tensor, count: int) -> Tensor:
     return mask
 
 
-def approx_threshold(scores: Tensor, count: int) -> float:
+def _approx_threshold(scores: Tensor, count: int) -> float:
     """A score, at least 0, that a little more than `count` (and 100) of all are likely to exceed."""
     among = subsample(scores)
     place = len(among) - round(1.1 * count * len(among) / len(scores)) - 100
     return max(0.0, float(among.kthvalue(place).values)) if place > 0 else 0.0
 
 
-def above(scores: Tensor, least: float) -> Tensor:
+def _above(scores: Tensor, least: float) -> Tensor:
     """The `scores` (n,) that are greater, in their order."""
-    return torch.cat([part[part > least] for part in torch.split(scores, CHUNK)])
+    return torch.cat([part[part > least] for part in torch.split(scores, _CHUNK)])

@@ -12,21 +12,27 @@ from PIL import Image
 
 from conestool.errors import PhotoError
 from conestool.images.class_images import GROUP, class_images, undrawn
-from conestool.models.model import Model
 from conestool.search.composites import CompositeSpec, sample_specs
-from conestool.search.config import DEFAULT_RESOURCES, Resources, SearchConfig
-from conestool.search.distributed import SINGLE_PROCESS, DistributedState
-from conestool.search.events import Callback, Progress, no_callback
+from conestool.search.config import SearchConfig
+from conestool.search.context import SearchContext
+from conestool.search.events import Progress
 from conestool.search.subject import class_prompts
 
-__all__ = ["PriorImages", "draw_prior_images", "num_images_to_draw", "num_other_images", "preserved_classes"]
+__all__ = [
+    "PriorImages",
+    "draw_prior_images",
+    "num_images_to_draw",
+    "num_other_images",
+    "num_scene_images",
+    "preserved_classes",
+]
 
-COMMON_CLASSES = ("dog", "horse", "bird", "flower", "boat", "chair", "cup", "bicycle")
+_COMMON_CLASSES = ("dog", "horse", "bird", "flower", "boat", "chair", "cup", "bicycle")
 """What a model that names no objects of its own must not forget. Our choice; none of them is in evaluate.wording."""
-MAX_CLASSES, NUM_EVAL_CLASSES = 8, 6
+_MAX_CLASSES, _NUM_EVAL_CLASSES = 8, 6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PriorImages:
     """Pictures of the class; `other_images` of `other_classes` in turns; `scene_images` of the `composite_specs`."""
 
@@ -65,38 +71,36 @@ def preserved_classes(model_settings: dict[str, Any], taken: str) -> tuple[str, 
     """
     own = model_settings.get("objects")
     known = [str(noun) for noun in own] if isinstance(own, list) else []
-    free = [noun for noun in known or COMMON_CLASSES if noun.casefold() != taken.casefold()]
-    rest = free[min(NUM_EVAL_CLASSES, len(free) // 2) :] if known else free
-    return tuple(rest[:: max(1, -(-len(rest) // MAX_CLASSES))])
+    free = [noun for noun in known or _COMMON_CLASSES if noun.casefold() != taken.casefold()]
+    rest = free[min(_NUM_EVAL_CLASSES, len(free) // 2) :] if known else free
+    return tuple(rest[:: max(1, -(-len(rest) // _MAX_CLASSES))])
 
 
 def draw_prior_images(
-    model: Model,
-    noun: str,
-    config: SearchConfig,
-    given: Sequence[Image.Image] | None = None,
-    callback: Callback = no_callback,
-    resources: Resources = DEFAULT_RESOURCES,
-    processes: DistributedState = SINGLE_PROCESS,
-    beside: Sequence[str] = (),
+    context: SearchContext, noun: str, given: Sequence[Image.Image] | None = None, *, beside: Sequence[str] = ()
 ) -> PriorImages:
     """What a search needs of the model's pictures, from the cache where they are there; `given` are of the class.
 
     Subjects of the nouns `beside` share the scenes. PhotoError with fewer than two of the class.
     """
-    shared = (config.seed, callback, resources, processes)
-    of_class = list(given or draw(model, class_prompts(noun)[0], config.num_class_images, "class images", *shared))
-    if len(of_class) < 2:
+    model, config = context.model, context.config
+    own = given or _draw_images(context, class_prompts(noun)[0], config.num_class_images, "class images")
+    if len(own) < 2:
         raise PhotoError(f"fewer than 2 class images of {noun}", "give several, or let the model draw them")
-    count, nouns = num_other_images(config), preserved_classes(model.settings, noun)
-    others = draw(model, [class_prompts(each)[0] for each in nouns], count, "other images", *shared) if count else ()
-    scenes = sample_specs((noun, *beside), nouns, num_scene_images(config, 1 + len(beside)), config.seed)
-    drawn = draw(model, [each.prompt() for each in scenes], len(scenes), "composites", *shared) if scenes else []
-    return PriorImages(of_class, others, nouns, drawn, scenes)
+    nouns, count = preserved_classes(model.settings, noun), num_other_images(config)
+    specs = sample_specs((noun, *beside), nouns, num_scene_images(config, 1 + len(beside)), config.seed)
+    return PriorImages(
+        class_images=own,
+        other_images=_draw_images(context, [class_prompts(each)[0] for each in nouns], count, "other images"),
+        other_classes=nouns,
+        scene_images=_draw_images(context, [each.prompt() for each in specs], len(specs), "composites"),
+        composite_specs=specs,
+    )
 
 
-def num_images_to_draw(model: Model, noun: str, config: SearchConfig, given: bool) -> int:
+def num_images_to_draw(context: SearchContext, noun: str, given: bool) -> int:
     """How many pictures `draw_prior_images` would have to draw, with pictures of the class `given` or not."""
+    model, config = context.model, context.config
     nouns = preserved_classes(model.settings, noun)
     count = 0 if given else undrawn(model, class_prompts(noun)[0], config.num_class_images, config.seed)
     count += undrawn(model, [class_prompts(each)[0] for each in nouns], num_other_images(config), config.seed)
@@ -104,25 +108,20 @@ def num_images_to_draw(model: Model, noun: str, config: SearchConfig, given: boo
     return count + undrawn(model, scenes, len(scenes), config.seed)
 
 
-def draw(
-    model: Model,
-    prompt: str | Sequence[str],
-    count: int,
-    what: str,
-    seed: int,
-    callback: Callback,
-    resources: Resources,
-    processes: DistributedState,
-) -> list[Image.Image]:
+def _draw_images(context: SearchContext, prompt: str | Sequence[str], count: int, what: str) -> list[Image.Image]:
     """Pictures by the base model; of several processes the first draws them, and gives them to the others."""
 
     def tell(done: int, total: int) -> None:
-        callback(Progress(what, done, total))
+        context.callback(Progress(what, done, total))
 
+    if not count:
+        return []
+    model, processes = context.model, context.processes
     side = model.defaults.size
     pixels = np.zeros((count, side, side, 3), np.uint8)
     if processes.is_main_process:
-        drawn = class_images(model, prompt, count, seed, batch=resources.image_batch_size(GROUP), progress=tell)
+        batch = context.resources.image_batch_size(GROUP)
+        drawn = class_images(model, prompt, count, context.config.seed, batch=batch, progress=tell)
         if processes.num_processes == 1:
             return drawn
         pixels = np.stack([np.asarray(image) for image in drawn])

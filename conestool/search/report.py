@@ -25,10 +25,10 @@ __all__ = [
     "select_density",
 ]
 
-MARGIN = 0.02
+_MARGIN = 0.02
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalBatches:
     """Fixed latents, timesteps and noise: held-out photos with and without the identifier, and unseen class images."""
 
@@ -58,7 +58,7 @@ def quality_warnings(losses: Losses) -> list[str]:
     if before is None or after is None or control is None:
         return []
     found = []
-    if min(before, control) - after < MARGIN * before:
+    if min(before, control) - after < _MARGIN * before:
         found.append("no better than random indices: the photos' loss fell by less than 2 % more than with those")
     if losses.class_before and losses.class_after and losses.class_after > 1.25 * losses.class_before:
         found.append("the class itself changed: its loss rose by more than a quarter; try a higher prior weight")

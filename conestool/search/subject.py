@@ -12,6 +12,7 @@ from PIL import Image
 
 from conestool._text import fold
 from conestool.images.photos import Photo
+from conestool.search.config import SearchConfig
 
 __all__ = [
     "PhotoSplit",
@@ -25,10 +26,10 @@ __all__ = [
     "split_photos",
 ]
 
-TEMPLATES = ("a photo of {}", "{}", "a picture of {}")
+_TEMPLATES = ("a photo of {}", "{}", "a picture of {}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PhotoSplit:
     """Pictures to learn from and pictures for the report; `held_out` counts the photos among the latter (0: crops).
 
@@ -42,31 +43,37 @@ class PhotoSplit:
     uncropped: tuple[Image.Image, ...]
 
 
-def split_photos(photos: Sequence[Photo], crop_count: int, held_out: int | None, seed: int) -> PhotoSplit:
+def split_photos(photos: Sequence[Photo], config: SearchConfig) -> PhotoSplit:
     """Hold back photos for the report, one of four or more unless told otherwise, in the order of their hashes.
 
     With nothing held back, the report sees crops that the search does not. Every photo to learn from is joined by
-    `crop_count` crops of it.
+    `num_crops` crops of it.
     """
+    wanted, seed = config.num_validation_images, config.seed
     ordered = sorted(photos, key=lambda photo: photo.sha256)
-    count = (len(ordered) >= 4) if held_out is None else min(held_out, len(ordered) - 1)
+    count = (len(ordered) >= 4) if wanted is None else min(wanted, len(ordered) - 1)
     validation_photos, train = ordered[:count], ordered[count:]
-    pictures = [p for photo in train for p in (photo.image, *crops(photo, crop_count, seed))]
-    captions = [photo.caption for photo in train for _ in range(1 + crop_count)]
+    pictures = [p for photo in train for p in (photo.image, *crops(photo, config.num_crops, seed))]
+    captions = [photo.caption for photo in train for _ in range(1 + config.num_crops)]
     validation = [photo.image for photo in validation_photos] or [
         p for photo in train for p in crops(photo, 2, seed + 1)
     ]
-    uncropped = tuple(photo.image for photo in train)
-    return PhotoSplit(tuple(pictures), tuple(validation), int(count), tuple(captions), uncropped)
+    return PhotoSplit(
+        train=tuple(pictures),
+        validation=tuple(validation),
+        held_out=int(count),
+        captions=tuple(captions),
+        uncropped=tuple(photo.image for photo in train),
+    )
 
 
 def crops(photo: Photo, count: int, seed: int) -> list[Image.Image]:
     """`count` random crops of 80 to 97 % of a photo's sides (no flips: a subject need not be symmetric)."""
     rng = random.Random(f"{seed} {photo.sha256}")
-    return [crop(photo.image, rng) for _ in range(count)]
+    return [_crop(photo.image, rng) for _ in range(count)]
 
 
-def crop(image: Image.Image, rng: random.Random) -> Image.Image:
+def _crop(image: Image.Image, rng: random.Random) -> Image.Image:
     """One random crop that keeps the aspect ratio."""
     scale = rng.uniform(0.8, 0.97)
     width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
@@ -76,7 +83,7 @@ def crop(image: Image.Image, rng: random.Random) -> Image.Image:
 
 def instance_prompts(phrase: str) -> list[str]:
     """Prompts for the subject, `phrase` being "sks dog"; several, so that the concept is not tied to one wording."""
-    return [template.format(f"a {phrase}") for template in TEMPLATES]
+    return [template.format(f"a {phrase}") for template in _TEMPLATES]
 
 
 def captioned_prompts(prompts: Sequence[str], phrase: str, noun: str, caption: str) -> list[str]:
@@ -94,7 +101,7 @@ def captioned_prompts(prompts: Sequence[str], phrase: str, noun: str, caption: s
 
 def class_prompts(noun: str) -> list[str]:
     """The same prompts for the class alone."""
-    return [template.format(article(noun)) for template in TEMPLATES]
+    return [template.format(article(noun)) for template in _TEMPLATES]
 
 
 def noun_warnings(settings: Mapping[str, Any], noun: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +18,44 @@ from conestool.images.photos import Photo, as_photo
 from conestool.models.devices import check_weights
 from conestool.models.model import Model
 from conestool.search.composites import Subject
-from conestool.search.config import DEFAULT_RESOURCES, Resources, SearchConfig, TuneConfig
+from conestool.search.config import DEFAULT_RESOURCES, Config, Resources, SearchConfig, at_least, setting
+from conestool.search.context import SearchContext
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
-from conestool.search.events import Callback, LogEvent, no_callback, shown
+from conestool.search.events import Callback, LogEvent, shown
 from conestool.search.find import add_captions
 from conestool.search.loop import Checkpoint, config_hash, run_loop
 from conestool.search.loss_terms import SubjectPrompts, prepare
 from conestool.search.memory import offload_frozen_modules, search_mode
-from conestool.search.methods.joint_mask import JointMask
+from conestool.search.methods.joint_mask import JointMask, JointMaskConfig
 from conestool.search.objective import Objective
 from conestool.search.parameters import FlatParameters
 from conestool.search.prior_images import draw_prior_images
 from conestool.search.report import EvalBatches, evaluate_losses, quality_warnings, random_mask_like
 from conestool.search.subject import split_photos
 
-__all__ = ["TUNED", "tune"]
+__all__ = [
+    "NUM_COMPARED",
+    "TUNED",
+    "TuneConfig",
+    "TunedConcept",
+    "composite_subject",
+    "loss_is_lower",
+    "match_photos",
+    "prepare_subject",
+    "prepare_subjects",
+    "tune",
+]
 
 TUNED = "tune"
 """The key of `Origin.parameters` under which a tuned concept says how, with whom, and what became of the losses."""
 NUM_COMPARED = 64
-LOST = 0.02
+_LOST = 0.02
 """Our choice: what is noise between two searches."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TunedConcept:
-    """One concept of the cone with its photos, objective and probes; all objectives share one layout."""
+    """One concept with its photos, objective and evaluation batches; all objectives share their parameters."""
 
     concept: Concept
     photos: tuple[str, ...]
@@ -60,6 +72,30 @@ class TunedConcept:
         return out
 
 
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(Config):
+    """How `tune` works: its mask's parameters, and what `find` would do with the photos.
+
+    `composite_weight` is that of the term that shows the subjects together (see `composites.py`), in place of the one
+    of `search`, whose method and density do not count either. With the photos and the configuration of the search the
+    same photos are held out again.
+    """
+
+    mask: JointMaskConfig = field(default_factory=JointMaskConfig)
+    composite_weight: float = setting(2.0, "Weight of scenes with all subjects.", at_least(0))
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+    @property
+    def subject_config(self) -> SearchConfig:
+        """`search`, with the weight of composites that it has here."""
+        return replace(self.search, composite_weight=self.composite_weight)
+
+    def record(self) -> dict[str, Any]:
+        """The values in force as plain ones, for the file's header."""
+        search = {key: value for key, value in self.subject_config.record().items() if key != "density"}
+        return self.mask.record() | search
+
+
 def tune(
     pipe: Any,
     cone: Cone,
@@ -70,7 +106,7 @@ def tune(
     callback: Callback | None = None,
     checkpoint_path: Path | None = None,
     resume_from_checkpoint: bool = False,
-    resources: Resources | None = None,
+    resources: Resources = DEFAULT_RESOURCES,
     processes: DistributedState = SINGLE_PROCESS,
 ) -> Cone:
     """Improve the concepts of `cone` together, so that each still draws its subject while all are zeroed.
@@ -82,43 +118,29 @@ def tune(
     BaseModelMismatchError for a model that the concepts were not found on; the weights of `pipe` are bit-identical
     afterwards.
     """
-    config, callback = config or TuneConfig(), callback or shown()
-    model = Model.from_pipeline(pipe)
+    config, callback, model = config or TuneConfig(), callback or shown(), Model.from_pipeline(pipe)
+    context = SearchContext(
+        model=model, config=config.subject_config, resources=resources, callback=callback, processes=processes
+    )
     photos = match_photos(cone, photos_by_name)
     check_weights(model)
     check_base(model, cone)
-    resources = resources or DEFAULT_RESOURCES
-    shared = (class_images, callback, resources, processes)
     with search_mode(model, resources) as params:
-        subjects = prepare_subjects(model, params, cone, photos, config, *shared)
+        subjects = prepare_subjects(context, params, cone, photos, class_images)
         owned = torch.stack([params.mask_from_indices(each.indices) for each in cone.concepts])
-        told = [[photo.caption for photo in photos[each.name]] for each in cone.concepts]
-        facts = [config.record(), config.search.seed, [each.photos for each in subjects], told, model.info.digests]
+        captions = [[photo.caption for photo in photos[each.name]] for each in cone.concepts]
+        facts = [config.record(), config.search.seed, [each.photos for each in subjects], captions, model.info.digests]
         key = processes.assert_equal(config_hash([*facts, [each.id for each in cone.concepts]]))
+        objectives = [each.objective for each in subjects]
+        mask = JointMask(objectives, owned, config.mask)
         with offload_frozen_modules(model):
-            checkpoint = Checkpoint(checkpoint_path, key) if checkpoint_path else None
-            owners = train_mask(subjects, owned, config, checkpoint, resume_from_checkpoint, callback, processes)
-            if torch.equal(owners, owned):
+            run_loop(context, mask, objectives, Checkpoint(checkpoint_path, key), resume_from_checkpoint)
+            owners = mask.assign_owners()
+            if torch.equal(owners, owned) or not loss_is_lower(objectives, owned.any(0), mask.mask):
                 text = "tuning did not lower the loss: the concepts stay as they were; try more or smaller steps"
-                callback(LogEvent(text, True))
+                callback(LogEvent(text, warning=True))
                 return cone
-            return build_result(cone, subjects, owned, owners, config)
-
-
-def train_mask(
-    subjects: Sequence[TunedConcept],
-    owned: Tensor,
-    config: TuneConfig,
-    checkpoint: Checkpoint | None,
-    resume_from_checkpoint: bool,
-    callback: Callback,
-    processes: DistributedState,
-) -> Tensor:
-    """Who zeroes what after the mask's steps, boolean, (concepts, n): as before if they did not lower the losses."""
-    objectives = [each.objective for each in subjects]
-    mask = JointMask(objectives, owned, **config.mask_options())
-    run_loop(mask, objectives, checkpoint, resume_from_checkpoint, callback, processes)
-    return mask.assign_owners() if loss_is_lower(subjects, owned.any(0), mask.mask) else owned
+            return _build_result(cone, subjects, owned, owners, config)
 
 
 def match_photos(cone: Cone, given: Mapping[str, Sequence[Photo | Image.Image]]) -> dict[str, list[Photo]]:
@@ -134,75 +156,65 @@ def match_photos(cone: Cone, given: Mapping[str, Sequence[Photo | Image.Image]])
 
 
 def prepare_subjects(
-    model: Model,
+    context: SearchContext,
     params: FlatParameters,
     cone: Cone,
     photos: Mapping[str, list[Photo]],
-    config: TuneConfig,
     class_images: Mapping[str, Sequence[Image.Image]] | None = None,
-    callback: Callback = no_callback,
-    resources: Resources = DEFAULT_RESOURCES,
-    processes: DistributedState = SINGLE_PROCESS,
 ) -> list[TunedConcept]:
     """All concepts with the photos of their names, each beside the others in its scenes."""
-    search_config, shared = config.subject_config, (class_images, callback, resources, processes)
-    subjects = {each.name: composite_subject(each, photos[each.name], search_config) for each in cone.concepts}
-    found = []
-    for concept in cone.concepts:
-        beside = [subjects[name] for name in cone.names if name != concept.name]
-        found.append(prepare_subject(model, params, concept, photos[concept.name], search_config, beside, *shared))
-    return found
+    subjects = {each.name: composite_subject(each, photos[each.name], context.config) for each in cone.concepts}
+    return [
+        prepare_subject(
+            context,
+            params,
+            concept,
+            photos[concept.name],
+            class_images=(class_images or {}).get(concept.name),
+            beside=[subjects[name] for name in cone.names if name != concept.name],
+        )
+        for concept in cone.concepts
+    ]
 
 
 def prepare_subject(
-    model: Model,
+    context: SearchContext,
     params: FlatParameters,
     concept: Concept,
-    photos: list[Photo],
-    search_config: SearchConfig,
+    photos: Sequence[Photo],
+    *,
+    class_images: Sequence[Image.Image] | None = None,
     beside: Sequence[Subject] = (),
-    class_images: Mapping[str, Sequence[Image.Image]] | None = None,
-    callback: Callback = no_callback,
-    resources: Resources = DEFAULT_RESOURCES,
-    processes: DistributedState = SINGLE_PROCESS,
 ) -> TunedConcept:
-    """One concept's L_con and probes, made as `find` makes them; the layout's weights must be untouched."""
-    subject = SubjectPrompts(concept.name, concept.class_noun, concept.identifier)
-    photos = add_captions(model, photos, subject.class_noun, search_config, callback, resources, processes)
-    split = split_photos(photos, search_config.num_crops, search_config.num_validation_images, search_config.seed)
-    given = (class_images or {}).get(concept.name)
-    priors = draw_prior_images(
-        model, subject.class_noun, search_config, given, callback, resources, processes, [p.noun for p in beside]
-    )
-    objective, eval_batches = prepare(
-        model, params, subject, split, priors, search_config, resources, processes, beside
-    )
-    return TunedConcept(concept, tuple(sorted(photo.sha256 for photo in photos)), objective, eval_batches)
+    """One concept's L_con and batches of the report, as `find` makes them; the weights must be untouched."""
+    noun = concept.class_noun
+    subject = SubjectPrompts(name=concept.name, class_noun=noun, identifier=concept.identifier)
+    split = split_photos(add_captions(context, photos, noun), context.config)
+    priors = draw_prior_images(context, noun, class_images, beside=[each.noun for each in beside])
+    objective, eval_batches = prepare(context, params, subject, split, priors, beside=beside)
+    hashes = tuple(sorted(photo.sha256 for photo in photos))
+    return TunedConcept(concept=concept, photos=hashes, objective=objective, eval_batches=eval_batches)
 
 
-def composite_subject(concept: Concept, photos: Sequence[Photo], search_config: SearchConfig) -> Subject:
+def composite_subject(concept: Concept, photos: Sequence[Photo], config: SearchConfig) -> Subject:
     """A subject with the photos that are learned from."""
-    return Subject(
-        concept.class_noun,
-        concept.phrase,
-        split_photos(photos, 0, search_config.num_validation_images, search_config.seed).uncropped,
-    )
+    return Subject(concept.class_noun, concept.phrase, split_photos(photos, replace(config, num_crops=0)).uncropped)
 
 
-def loss_is_lower(subjects: Sequence[TunedConcept], before: Tensor, after: Tensor) -> bool:
+def loss_is_lower(objectives: Sequence[Objective], before: Tensor, after: Tensor) -> bool:
     """Whether zeroing `after` has the lower sum of L_con than zeroing `before`, both boolean, (n,).
 
     On fixed noise and the pictures that were learned from.
     """
     sums = [0.0, 0.0]
-    for objective in (each.objective for each in subjects):
+    for objective in objectives:
         batch = objective.selection_batch(NUM_COMPARED)
         for place, mask in enumerate((before, after)):
             sums[place] += objective.loss(objective.weights * ~mask, batch)
     return sums[1] < sums[0]
 
 
-def build_result(
+def _build_result(
     cone: Cone, subjects: Sequence[TunedConcept], before: Tensor, after: Tensor, config: TuneConfig
 ) -> Cone:
     """The cone with the concepts' new sets; `before` and `after` are boolean, (concepts, n)."""
@@ -227,26 +239,26 @@ def build_result(
             "reopened": int((old & ~new).sum()),
             "losses": subject.losses(sets),
         }
-        concepts.append(with_new_mask(subject, params, new, facts))
+        concepts.append(_with_new_mask(subject, params, new, facts))
     return replace(cone, concepts=tuple(concepts))
 
 
-def with_new_mask(subject: TunedConcept, params: FlatParameters, mask: Tensor, facts: Mapping[str, Any]) -> Concept:
+def _with_new_mask(subject: TunedConcept, params: FlatParameters, mask: Tensor, facts: Mapping[str, Any]) -> Concept:
     """The concept with a new set, and what became of its losses; sections that spoke of the old set are dropped."""
     origin = subject.concept.origin
     losses = evaluate_losses(subject.objective, subject.eval_batches, mask, facts["seed"])
     parameters = {**origin.parameters, TUNED: to_builtin(facts)}
-    told = {"parameters": parameters, "losses": losses, "warnings": warnings_of(facts, losses)}
-    new, indices = origin.model_copy(update=told), params.indices_from_mask(mask)
+    update = {"parameters": parameters, "losses": losses, "warnings": _warnings_of(facts, losses)}
+    new, indices = origin.model_copy(update=update), params.indices_from_mask(mask)
     return replace(subject.concept, indices=indices, sections=(), indices_unknown_fields={}, origin=new)
 
 
-def warnings_of(facts: Mapping[str, Any], losses: Any) -> list[str]:
+def _warnings_of(facts: Mapping[str, Any], losses: Any) -> list[str]:
     """What a user should be warned of: the doubts about the set alone, and a subject that lost by the tuning.
 
-    A little is the price of the scenes: `LOST` of the loss that the base model has.
+    A little is the price of the scenes: `_LOST` of the loss that the base model has.
     """
     found, now = quality_warnings(losses), facts["losses"]
-    if now["tuned"] - now["merged"] > LOST * now["base_model"]:
+    if now["tuned"] - now["merged"] > _LOST * now["base_model"]:
         found.append("on photos of this subject alone the plain merge was better: compare pictures of all together")
     return found

@@ -99,10 +99,9 @@ def test_the_halves_are_apart_and_cover_the_examples() -> None:
 
 def test_variants_take_any_setting_and_any_parameter() -> None:
     made = parse_variant("mask,unbound_weight=2,lr=0.1").make(3, 7, batch_size=4)
-    assert (made.method, made.unbound_weight, made.seed, made.batch_size) == ("mask", 2, 3, 4)
-    assert made.options == {"steps": 7, "lr": 0.1}
+    assert (made.method, made.unbound_weight, made.seed, made.batch_size) == ("mask,steps=7,lr=0.1", 2, 3, 4)
     listed = parse_variant("mask,timestep_range=[0,0.5],unbound_weight=0")
-    assert listed.config == {"method": "mask", "timestep_range": [0, 0.5], "unbound_weight": 0}
+    assert listed.config == {"timestep_range": [0, 0.5], "unbound_weight": 0}
 
 
 def test_means_are_over_subjects_first() -> None:
@@ -116,7 +115,9 @@ def test_float_training_lowers_its_loss_and_lora_stays_of_low_rank(epsilon_folde
     model = Model.from_pretrained(str(epsilon_folder))
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with trainable_kv_weights(model.denoiser) as params:
-        term = LossTerm("instance", LatentImages(latents), encode(model, ["a sks dog"]), 1.0, 4)
+        term = LossTerm(
+            name="instance", images=LatentImages(latents), conditioning=encode(model, ["a sks dog"]), size=4
+        )
         objective = Objective(model, params, [term])
         batch = objective.selection_batch(8)
         weights = train(objective, kind, 8, 1e-2)

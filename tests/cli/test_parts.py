@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,18 @@ import pytest
 
 from conestool.cli import _layers, _output, _plot, _streams
 from conestool.cli._format import verdict
-from conestool.cli._options import Captions, Wanted, parse_wanted
+from conestool.cli._options import Wanted, parse_wanted
 from conestool.cli._pictures import free, settle, slug
 from conestool.cli._plot import heat
 from conestool.cli._prompts import Asked, parse_line, read_lines, read_prompts
-from conestool.cli._search import checkpoint_path_of
-from conestool.cli.find import Method, place
+from conestool.cli._search import checkpoint_path_of, with_config
+from conestool.cli.find import output_path
 from conestool.cli.render import parse_size
 from conestool.concept import Losses
 from conestool.errors import PromptError, UsageError
 from conestool.format import limits
+from conestool.search.config import Resources, SearchConfig
+from tests.cli.conftest import Cones
 from tests.support.command_line import concept
 
 
@@ -88,20 +91,32 @@ def test_size() -> None:
 
 def test_find_writes_into_a_folder_and_saves_beside_the_output(tmp_path: Path) -> None:
     """A folder as output takes NAME.cone; the state of a search lies beside its output, of stdout nowhere."""
-    assert place(tmp_path, "top hat") == tmp_path / "top-hat.cone"
-    assert place(None, "dog") == Path("dog.cone")
+    assert output_path(tmp_path, "top hat") == tmp_path / "top-hat.cone"
+    assert output_path(None, "dog") == Path("dog.cone")
     assert checkpoint_path_of(Path("a/dog.cone")) == Path("a/dog.cone.checkpoint")
     assert checkpoint_path_of(Path("-")) is None
 
 
-def test_methods_and_captions_offered_are_those_that_exist() -> None:
-    """--method lists the registered search methods, --captions what SearchConfig takes."""
-    from conestool.search import DEFAULT_METHOD, METHODS
-    from conestool.search.config import CAPTIONS
+def test_options_become_a_checked_configuration() -> None:
+    """One for each field but those skipped, which keep their defaults."""
 
-    assert {method.value for method in Method} == METHODS.keys()
-    assert tuple(each.value for each in Captions) == CAPTIONS
-    assert DEFAULT_METHOD == "mask"  # as the help says
+    @with_config(SearchConfig, "search_config", "Search", skip=("density",))
+    def command(name: str, search_config: SearchConfig) -> tuple[str, SearchConfig]:
+        return name, search_config
+
+    parameters = inspect.signature(command).parameters
+    assert set(parameters) == {"name", *(each.name for each in fields(SearchConfig))} - {"density"}
+    given = {name: each.default for name, each in parameters.items() if name != "name"}
+    assert command(name="x", **(given | {"seed": 3})) == ("x", SearchConfig(seed=3))
+    with pytest.raises(UsageError, match="batch_size is 0, but must be from 1 to 10,000"):
+        command(name="x", **(given | {"batch_size": 0}))
+
+
+def test_every_setting_is_an_option_of_find(cones: Cones) -> None:
+    """With its default where it has one."""
+    text = cones("find", "--help").out.decode()
+    for each in (*fields(SearchConfig), *fields(Resources)):
+        assert f"--{each.name.replace('_', '-')} " in text
 
 
 @pytest.mark.parametrize(

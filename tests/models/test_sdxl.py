@@ -16,7 +16,8 @@ from conestool.models.conditioning import Frame
 from conestool.models.model import Model
 from conestool.models.prompts import encode
 from conestool.models.sampling import sample
-from conestool.search import SearchConfig, find
+from conestool.search.config import SearchConfig
+from conestool.search.find import find
 from tests.support.ldm_writer import save_original
 from tests.support.model_files import sdxl
 from tests.support.tiny_models import save
@@ -83,11 +84,10 @@ def test_find_tells_how_each_photo_was_framed(model: Model) -> None:
     photos = [Image.new("RGB", (60, 40), "teal"), Image.new("RGB", (40, 80), "red")]
     pictures = [Image.new("RGB", (32, 32), colour) for colour in ("navy", "gold")]
     settings = SearchConfig(
-        method="taylor",
+        method="taylor,steps=2",
         density=0.02,
         prior_loss_weight=0,
         other_class_weight=0,
-        options={"steps": 2},
         batch_size=2,
         num_crops=0,
         num_validation_images=0,

@@ -37,7 +37,7 @@ def main() -> None:
     os.chdir(sys.argv[1])
     from conestool.evaluation import evaluate
     from conestool.rendering import render
-    from conestool.search import find
+    from conestool.search.find import find
     from conestool.search.tune import tune
 
     assert all((evaluate, render, find, tune))

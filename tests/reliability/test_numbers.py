@@ -22,7 +22,8 @@ from conestool.images.photos import as_photo, to_latents
 from conestool.models.kv_weights import kv_weights
 from conestool.models.model import Model
 from conestool.models.sampling import sample
-from conestool.search import SearchConfig, find
+from conestool.search.config import SearchConfig
+from conestool.search.find import find
 from conestool.search.parameters import FlatParameters, GradientCallback
 from tests.support.tiny_models import save_pipeline
 
@@ -47,7 +48,7 @@ def search(model: Model, method: str, photos: list[Image.Image] | None = None) -
         "captions": captions,
     }
     density = None if method == "mask" else 0.02
-    settings = SearchConfig(method=method, density=density, options={"steps": 3}, **short)
+    settings = SearchConfig(method=f"{method},steps=3", density=density, **short)
     return find(model, photos or NOISE, "dog", identifier="sks", config=settings, class_images=NOISE)
 
 

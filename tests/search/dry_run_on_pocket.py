@@ -10,14 +10,14 @@ import torch
 
 from conestool.images.photos import read_photos
 from conestool.models.model import Model
-from conestool.search import SearchConfig, find
-from conestool.search.config import Resources
-from conestool.search.loss_terms import SubjectPrompts
+from conestool.search.config import SearchConfig
+from conestool.search.context import SearchContext
+from conestool.search.find import find, resolve_names
 from conestool.search.memory import dry_run, peak_memory
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji" / "dog"
 PLAN = SearchConfig(
-    batch_size=8, other_class_weight=0, num_crops=0, num_class_images=8, captions="none", options={"steps": 6}
+    method="mask,steps=6", batch_size=8, other_class_weight=0, num_crops=0, num_class_images=8, captions="none"
 )
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     """Print bytes beside those of the loaded model, and seconds, as estimated and as they were."""
     model, photos = Model.from_pretrained("pocket"), read_photos([EXAMPLES])[0]
     before = forget()
-    told = dry_run(model, photos, SubjectPrompts("dog", "dog", "sks"), PLAN, Resources())
+    told = dry_run(SearchContext(model=model, config=PLAN), photos, resolve_names(model, "dog", None, "sks"))
     forget()
     began = time.perf_counter()
     find(model, photos, "dog", config=PLAN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
@@ -11,12 +12,13 @@ from PIL import Image, ImageDraw
 from conestool import find
 from conestool.images.photos import Photo, as_photo
 from conestool.models.model import Model
-from conestool.search.config import SearchConfig
+from conestool.search.config import Resources, SearchConfig
+from conestool.search.context import SearchContext
 from conestool.search.events import Event, LogEvent
 from conestool.search.find import add_captions
 from conestool.search.loss_terms import COMMON_BACKGROUNDS, background_phrases, caption_photos
 
-SHORT = {"num_class_images": 4, "other_class_weight": 0, "num_crops": 0, "options": {"steps": 1}}
+SHORT: dict[str, Any] = {"num_class_images": 4, "other_class_weight": 0, "num_crops": 0, "method": "mask,steps=1"}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def pocket() -> Model:
     return Model.from_pretrained("pocket")
 
 
-def on(colour: str) -> Photo:
+def on(colour: str | tuple[int, int, int]) -> Photo:
     """A brown disc on a plain colour."""
     image = Image.new("RGB", (64, 64), colour)
     ImageDraw.Draw(image).ellipse((14, 14, 50, 50), fill=(125, 72, 32))
@@ -33,18 +35,19 @@ def on(colour: str) -> Photo:
 
 def test_pocket_recognises_plain_backgrounds(pocket: Model) -> None:
     colours = {"red": (214, 30, 36), "yellow": (250, 215, 20), "green": (40, 160, 50)}
-    told = caption_photos(pocket, [on(colour) for colour in colours.values()], "bear", 0)
+    told = caption_photos(SearchContext(model=pocket), [on(colour) for colour in colours.values()], "bear")
     assert [photo.caption for photo in told] == [f"on a {colour} background" for colour in colours]
 
 
 def test_less_memory_gives_the_same_words(pocket: Model) -> None:
     photos = [on((214, 30, 36)), on((60, 60, 60))]
-    assert caption_photos(pocket, photos, "bear", 0, batch=1) == caption_photos(pocket, photos, "bear", 0)
+    few = SearchContext(model=pocket, resources=Resources(micro_batch=1))
+    assert caption_photos(few, photos, "bear") == caption_photos(SearchContext(model=pocket), photos, "bear")
 
 
 def test_a_given_caption_stays(pocket: Model) -> None:
     photo = replace(on("red"), caption="on a sofa")
-    assert caption_photos(pocket, [photo], "bear", 0) == [photo]
+    assert caption_photos(SearchContext(model=pocket), [photo], "bear") == [photo]
 
 
 def test_phrases_are_the_models_own_or_common_ones(pocket: Model, epsilon_folder: Path) -> None:
@@ -60,7 +63,9 @@ def test_settings_say_where_captions_come_from(pocket: Model) -> None:
         "given": ["", "in a room"],
         "none": ["", ""],
     }.items():
-        told = add_captions(pocket, [bare, given], "bear", SearchConfig(captions=captions), events.append)
+        config = SearchConfig(captions=captions)
+        context = SearchContext(model=pocket, config=config, callback=events.append)
+        told = add_captions(context, [bare, given], "bear")
         assert [photo.caption for photo in told] == expected
     assert [event.text for event in events if isinstance(event, LogEvent)] == [
         "around the subject the model sees: on a red background"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from conestool.images.photos import as_photo, read_photos
 from conestool.models.model import Model
 from conestool.models.noise_schedule import predict
 from conestool.models.prompts import encode
-from conestool.search import SearchConfig
 from conestool.search.composites import CompositeSpec, Subject, compose, sample_specs
-from conestool.search.events import no_callback
+from conestool.search.config import SearchConfig
+from conestool.search.context import SearchContext
 from conestool.search.find import resolve_names
 from conestool.search.loss_terms import prepare
 from conestool.search.parameters import trainable_kv_weights
@@ -77,7 +78,7 @@ def test_a_subject_takes_its_class_s_place_and_nothing_else() -> None:
     scenes = [CompositeSpec(("cat", "tree"), {0: 0}), CompositeSpec(("tree", "cat"), {1: 0})]
     drawn = class_images(pocket, [scene.prompt() for scene in scenes], 2)
     cat = Subject("cat", "sks cat", [photo.image for photo in read_photos([EXAMPLES / "cat"])[0]])
-    composites = compose(pocket, scenes, drawn, [cat], ("dog", "car", "cup", "house"), 0)
+    composites = compose(SearchContext(model=pocket), scenes, drawn, [cat], others=("dog", "car", "cup", "house"))
     for image, before, region, left in zip(
         composites.images, drawn, composites.subject_masks, (True, False), strict=True
     ):
@@ -92,36 +93,25 @@ def test_a_subject_takes_its_class_s_place_and_nothing_else() -> None:
 
 def test_scenes_are_drawn_once_and_fewer_for_each_of_many_subjects(model: Model, own_cache: Path) -> None:
     """As many as class images that are learned from, for two subjects each; to_draw counts them."""
-    assert [num_scene_images(SearchConfig(composite_weight=1.0), count) for count in (1, 2, 3, 4, 6, 9)] == [
-        24,
-        24,
-        16,
-        12,
-        8,
-        8,
-    ]
+    counts = [num_scene_images(SearchConfig(composite_weight=1.0), count) for count in (1, 2, 3, 4, 6, 9)]
+    assert counts == [24, 24, 16, 12, 8, 8]
+    context = SearchContext(model=model, config=FEW)
     assert num_scene_images(SearchConfig(composite_weight=0.0)) == 0
-    assert num_images_to_draw(model, "dog", FEW, given=True) == 8
-    priors = draw_prior_images(model, "dog", FEW, photos())
+    assert num_images_to_draw(context, "dog", given=True) == 8
+    priors = draw_prior_images(context, "dog", photos())
     assert len(priors.composite_specs) == len(priors.scene_images) == 3
-    assert num_images_to_draw(model, "dog", FEW, given=True) == 0
-    assert (
-        draw_prior_images(
-            model, "dog", SearchConfig(num_class_images=4, other_class_weight=0.0), photos()
-        ).composite_specs
-        == []
-    )
+    assert num_images_to_draw(context, "dog", given=True) == 0
+    without = SearchContext(model=model, config=replace(FEW, composite_weight=0.0))
+    assert not draw_prior_images(without, "dog", photos()).composite_specs
 
 
 def test_noise_is_the_target_where_the_subject_is_and_the_plain_answer_elsewhere(model: Model, own_cache: Path) -> None:
     """So the subject is learned in its place, and what surrounds it is held as the model draws it for the class."""
-    priors = draw_prior_images(model, "dog", FEW, photos())
-    words, pictures = (
-        resolve_names(model, "dog", None, None, no_callback),
-        split_photos(list(map(as_photo, photos())), 0, None, 0),
-    )
+    context = SearchContext(model=model, config=FEW)
+    priors = draw_prior_images(context, "dog", photos())
+    words, split = resolve_names(model, "dog", None, None), split_photos(list(map(as_photo, photos())), FEW)
     with trainable_kv_weights(model.denoiser) as params:
-        objective, _ = prepare(model, params, words, pictures, priors, FEW)
+        objective, _ = prepare(context, params, words, split, priors)
         term, kept = objective.terms[-1], objective.frozen_targets["composites"]
         assert (term.name, term.weight, term.size, len(term.images)) == ("composites", 3.0, 2, 3)
         seed = objective.seed * 1_000_003 + 7 + len(objective.terms) - 1
@@ -141,13 +131,3 @@ def test_noise_is_the_target_where_the_subject_is_and_the_plain_answer_elsewhere
     assert not torch.allclose(kept.target[outside], true.target[outside], atol=1e-2)
     asked = [priors.composite_specs[int(row)].instance_prompt([Subject("dog", words.phrase, ())]) for row in chosen]
     assert torch.allclose(kept.conditioning.embeds, encode(model, asked).embeds)
-
-
-def test_without_a_weight_there_are_no_scenes() -> None:
-    """The default of a search."""
-    config = SearchConfig(batch_size=2, num_class_images=4, other_class_weight=0.0)
-    assert config.composite_weight == 0 and "composites" not in config.term_sizes()
-    assert (
-        config.term_sizes() | {"composites": 2}
-        == SearchConfig(batch_size=2, num_class_images=4, other_class_weight=0.0, composite_weight=1.0).term_sizes()
-    )

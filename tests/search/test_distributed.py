@@ -15,8 +15,9 @@ from conestool import format as cones
 from conestool.concept import Concept, Cone
 from conestool.errors import UsageError
 from conestool.models.model import Model
-from conestool.search import METHODS, find
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState, join
+from conestool.search.find import find
+from conestool.search.methods import METHODS
 from tests.search.test_memory import photos
 from tests.search.together import shared, tuned_together
 from tests.support.command_line import environment

@@ -13,17 +13,20 @@ import torch
 
 from conestool.images.photos import as_photo
 from conestool.models.model import Model
-from conestool.search import METHODS
 from conestool.search.config import Resources
+from conestool.search.context import SearchContext
 from conestool.search.loss_terms import SubjectPrompts
 from conestool.search.memory import dry_run, peak_memory
+from conestool.search.methods import METHODS
 from tests.search.test_memory import photos, quick
 from tests.support.command_line import environment
 from tests.support.model_files import FAMILIES
 from tests.support.tiny_models import save_pipeline
 
 ROOT = Path(__file__).parents[2]
-DOG = SubjectPrompts("dog", "dog", "sks")
+DOG = SubjectPrompts(name="dog", class_noun="dog", identifier="sks")
+
+LITTLE = Resources(micro_batch=1, gradient_checkpointing=True)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,9 @@ def test_a_dry_run_leaves_the_model_as_it_was_and_writes_nothing(method: str, mo
     """Bit for bit, without gradients and without checkpointing, by every method; no picture is kept."""
     before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
     config = quick(method, captions="auto", other_class_weight=1.0, composite_weight=1.0)
-    found = dry_run(model, [as_photo(each) for each in photos()], DOG, config, Resources(1, True))
+    found = dry_run(
+        SearchContext(model=model, config=config, resources=LITTLE), [as_photo(each) for each in photos()], DOG
+    )
     assert all(seconds > 0 for seconds in found.phases.values())
     assert json.loads(json.dumps(found.record()))["seconds"] == sum(found.phases.values())
     assert all(torch.equal(value, before[name]) for name, value in model.denoiser.state_dict().items())
@@ -47,9 +52,9 @@ def test_a_dry_run_leaves_the_model_as_it_was_and_writes_nothing(method: str, mo
 
 def test_given_class_images_take_no_time(model: Model) -> None:
     """And a search of a step is estimated from that one."""
-    few, many = (replace(quick(), options={"steps": steps}) for steps in (1, 1000))
+    few, many = (replace(quick(), method=f"mask,steps={steps}") for steps in (1, 1000))
     one, all_steps = (
-        dry_run(model, [as_photo(each) for each in photos()], DOG, config, Resources(), photos())
+        dry_run(SearchContext(model=model, config=config), [as_photo(each) for each in photos()], DOG, photos())
         for config in (few, many)
     )
     assert one.phases["class images"] == 0
@@ -60,7 +65,7 @@ def test_given_class_images_take_no_time(model: Model) -> None:
 def test_other_families_can_be_tried(family: str, tmp_path: Path) -> None:
     """PixArt-alpha draws in no single step, and Flux without a second pass for guidance."""
     base = Model.from_pipeline(FAMILIES[family](tmp_path))
-    found = dry_run(base, [as_photo(each) for each in photos()], DOG, quick(), Resources(1))
+    found = dry_run(SearchContext(model=base, config=quick()), [as_photo(each) for each in photos()], DOG)
     assert found.phases["class images"] > 0 and found.memory
 
 

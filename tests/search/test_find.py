@@ -15,7 +15,9 @@ from conestool.errors import NonFiniteError, PhotoError, UsageError
 from conestool.format import dumps
 from conestool.models.model import Model
 from conestool.models.prompts import identifiers
-from conestool.search import Event, LogEvent, Progress, SearchConfig, find
+from conestool.search.config import SearchConfig
+from conestool.search.events import Event, LogEvent, Progress
+from conestool.search.find import find
 from conestool.search.loss_terms import SubjectPrompts, unbound_prompts
 from conestool.search.report import quality_warnings
 from tests.support.tiny_models import save_pipeline
@@ -46,7 +48,7 @@ def search(model: Model, photos: list[Image.Image], **options: Any) -> Cone:
     steps = options.pop("steps", 6)
     density = options.pop("density", None)
     terms = {} if options.pop("whole", False) else BARE
-    config = SearchConfig(method=method, density=density, options={"steps": steps}, **FAST, **terms)
+    config = SearchConfig(method=f"{method},steps={steps}", density=density, **FAST, **terms)
     return find(model, photos, "dog", config=config, **options)
 
 
@@ -139,7 +141,7 @@ def test_no_photos_is_an_error(model: Model) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_search_and_restores(model: Model, photos: list[Image.Image]) -> None:
-    bias = model.denoiser.conv_out.bias
+    bias = model.denoiser.get_parameter("conv_out.bias")
     kept = bias.detach().clone()
     pictures = [photo.resize((32, 32)) for photo in photos[:4]]
     try:
@@ -205,13 +207,16 @@ def test_a_search_that_cannot_be_saved_goes_on(
         checkpoint_path=tmp_path / "nowhere" / "dog.cone.checkpoint",
     )
     warnings = [event.text for event in events if isinstance(event, LogEvent) and event.warning]
-    assert any("goes on unsaved" in text and "nowhere" in text for text in warnings)
+    assert any("continues unsaved" in text and "nowhere" in text for text in warnings)
 
 
 def test_half_of_the_unbound_prompts_name_no_identifier_and_half_another_one() -> None:
     """The subject's own identifier is in none, the others are as many as asked for, and a seed draws the same."""
     model = Model.from_pretrained("pocket")
-    words, config = SubjectPrompts("dog", "dog", "sks"), SearchConfig(num_negative_identifiers=5)
+    words, config = (
+        SubjectPrompts(name="dog", class_noun="dog", identifier="sks"),
+        SearchConfig(num_negative_identifiers=5),
+    )
     prompts = unbound_prompts(model, words, config, "on the beach")
     bare = [prompt for prompt in prompts if prompt.removesuffix(" on the beach") in words.class_prompts]
     assert all(prompt.endswith(" on the beach") for prompt in prompts)

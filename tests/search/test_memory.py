@@ -18,12 +18,12 @@ from conestool.format import dumps
 from conestool.images.photos import as_photo
 from conestool.models.model import Model
 from conestool.models.prompts import encode
-from conestool.search import DEFAULT_METHOD, Event, Progress, SearchConfig, find
 from conestool.search.batches import LatentImages, LossTerm
-from conestool.search.config import DEFAULT_RESOURCES, Resources
+from conestool.search.config import DEFAULT_RESOURCES, Resources, SearchConfig
+from conestool.search.events import Event, Progress
+from conestool.search.find import find
 from conestool.search.memory import frozen_modules, offload_frozen_modules, search_mode
-from conestool.search.methods import mask
-from conestool.search.methods.base import METHODS, make_method
+from conestool.search.methods import METHODS, make_method, mask
 from conestool.search.objective import GROWTH_INTERVAL, MAX_SCALE, LossScale, Objective
 from conestool.search.parameters import FlatParameters
 from tests.search.gradients import whole
@@ -50,8 +50,10 @@ def objective(
     latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     dog, cat = encode(model, ["a sks dog"]), encode(model, ["a dog", "a picture of a dog"])
     terms = [
-        LossTerm("instance", LatentImages(latents[:2]), dog, weight, 3),
-        LossTerm("class", LatentImages(latents[2:]), cat, weight, 3, target="frozen"),
+        LossTerm(name="instance", images=LatentImages(latents[:2]), conditioning=dog, weight=weight, size=3),
+        LossTerm(
+            name="class", images=LatentImages(latents[2:]), conditioning=cat, weight=weight, size=3, target="frozen"
+        ),
     ]
     return Objective(model, params, terms, micro_batch_size=resources.max_samples, num_frozen_targets=6)
 
@@ -102,7 +104,7 @@ def test_scores_are_float32_whatever_the_denoiser_computes_in(folder: Path, dtyp
     model = Model.from_pretrained(str(folder), dtype=dtype)
     with search_mode(model, DEFAULT_RESOURCES) as params:
         for name in METHODS:
-            method = make_method(name, objective(model, params), steps=1)
+            method = make_method(f"{name},steps=1", objective(model, params))
             method.step(0)
             means = ("exp_avg", "exp_avg_sq") if name == "mask" else ()
             values = [value for key, value in method.state_dict().items() if key not in means]
@@ -116,7 +118,7 @@ def test_running_means_in_bfloat16_zero_the_same_weights(folder: Path, monkeypat
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(mask, "MOMENTS", dtype)
         with search_mode(model, DEFAULT_RESOURCES) as params:
-            method = make_method("mask", objective(model, params), steps=20, l1=0.0)
+            method = make_method("mask,steps=20,l1=0", objective(model, params))
             for index in range(20):
                 method.step(index)
             found.append(method.state_dict()["gates"] < 0.5)
@@ -197,7 +199,7 @@ def test_a_denoiser_without_checkpointing_is_refused() -> None:
 
     from conestool.search.memory import recompute_activations
 
-    class Plain(AutoencoderTiny):
+    class Plain(AutoencoderTiny):  # type: ignore[misc]
         _supports_gradient_checkpointing = False
 
     with pytest.raises(UsageError, match="Plain cannot recompute"), recompute_activations(Plain()):
@@ -208,7 +210,7 @@ def test_only_kv_weights_get_gradients_in_the_backward_pass(model: Model) -> Non
     """No other parameter of the pipeline holds one, while they are there and after they were collected."""
     with search_mode(model, DEFAULT_RESOURCES) as params:
         asked = objective(model, params)
-        (asked.per_sample_loss(asked.batch(0)).sum()).backward()
+        torch.autograd.backward(asked.per_sample_loss(asked.batch(0)).sum())
         held = {name for name, each in model.denoiser.named_parameters() if each.grad is not None}
         assert held == set(params.parameters)
         whole(asked, asked.weights)
@@ -231,7 +233,7 @@ def test_gradients_are_used_one_by_one_while_the_pass_goes_on(model: Model) -> N
         assert torch.equal(torch.cat([given[number] for number in range(len(left))]), whole_one)
         given.clear()
         with params.stream_gradients(callback):
-            left[3].square().sum().backward()
+            torch.autograd.backward(left[3].square().sum())
         assert list(given) == [3, *(number for number in range(len(left)) if number != 3)]
         assert all(bool((part == 0).all()) == (number != 3) for number, part in given.items())
 
@@ -311,7 +313,7 @@ def quick(method: str = "mask", **changes: Any) -> SearchConfig:
         "other_class_weight": 0.0,
         "captions": "none",
     }
-    return SearchConfig(method=method, density=0.02, options={"steps": 3}, **(short | changes))
+    return SearchConfig(method=f"{method},steps=3", density=0.02, **(short | changes))
 
 
 def test_find_with_least_memory_gives_nearly_the_same_neurons(model: Model) -> None:
@@ -356,7 +358,7 @@ class Calls(TorchFunctionMode):
 SDPA = F.scaled_dot_product_attention
 
 
-class NoDoubles(TorchDispatchMode):
+class NoDoubles(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Fails as an Apple GPU does: wherever a tensor of float64 is made."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -371,13 +373,13 @@ class NoDoubles(TorchDispatchMode):
 @pytest.mark.parametrize("method", METHODS)
 def test_no_float64_is_made_on_the_way(model: Model, method: str) -> None:
     """By a whole search, encoding and report included, and drawing in one of them, as MPS has none."""
-    drawn = method == DEFAULT_METHOD
+    drawn = method == "mask"
     pictures, config = None if drawn else photos(), quick(method, other_class_weight=float(drawn))
-    with NoDoubles():
+    with NoDoubles():  # type: ignore[no-untyped-call]
         assert find(model, photos(), "dog", config=config, class_images=pictures).concepts
 
 
 def test_the_float64_trap_works() -> None:
     """It sees what a cast makes."""
-    with NoDoubles(), pytest.raises(TypeError, match="float64"):
+    with NoDoubles(), pytest.raises(TypeError, match="float64"):  # type: ignore[no-untyped-call]
         torch.zeros(1).double()

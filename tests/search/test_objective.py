@@ -37,10 +37,17 @@ def latents(count: int) -> Tensor:
 def make(model: Model, params: FlatParameters, *, frozen: bool = False, prior: float = 1.0, seed: int = 0) -> Objective:
     dog, cat = encode(model, ["a sks dog"]), encode(model, ["a dog", "a picture of a dog"])
     terms = [
-        LossTerm("instance", LatentImages(latents(3)), dog, 1.0, 4),
-        LossTerm("class", LatentImages(latents(5)), cat, prior, 4, target="frozen" if frozen else "noise"),
+        LossTerm(name="instance", images=LatentImages(latents(3)), conditioning=dog, size=4),
+        LossTerm(
+            name="class",
+            images=LatentImages(latents(5)),
+            conditioning=cat,
+            weight=prior,
+            size=4,
+            target="frozen" if frozen else "noise",
+        ),
     ]
-    return Objective(model, params, terms, seed, micro_batch_size=3, num_frozen_targets=8)
+    return Objective(model, params, terms, seed=seed, micro_batch_size=3, num_frozen_targets=8)
 
 
 def test_batches_depend_on_seed_and_step_alone(model: Model, params: FlatParameters) -> None:
@@ -53,7 +60,8 @@ def test_batches_depend_on_seed_and_step_alone(model: Model, params: FlatParamet
 def test_pictures_go_under_their_own_prompts_only(model: Model, params: FlatParameters) -> None:
     prompts = encode(model, ["one", "two", "three"])
     pictures = LatentImages(torch.stack([torch.full((4, 8, 8), float(value)) for value in range(2)]))
-    term = LossTerm("instance", pictures, prompts, 1.0, 16, prompt_choices=torch.tensor([[0, 0], [1, 2]]))
+    choices = torch.tensor([[0, 0], [1, 2]])
+    term = LossTerm(name="instance", images=pictures, conditioning=prompts, size=16, prompt_choices=choices)
     objective = Objective(model, params, [term], timestep_range=(0.0, 1e-6))
     batch = objective.batch(0)
     nearest = [

@@ -14,7 +14,8 @@ from tests.support.tiny_models import make_unet
 
 @pytest.fixture(scope="module")
 def unet() -> nn.Module:
-    return make_unet(0, cross=16)
+    made: nn.Module = make_unet(0, cross=16)
+    return made
 
 
 def test_write_then_read_is_identity(unet: nn.Module) -> None:
@@ -31,7 +32,7 @@ def test_mask_from_indices_undoes_indices_from_mask(unet: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_borrowed_weights_come_back_bit_for_bit_after_an_exception(dtype: torch.dtype) -> None:
+def test_trainable_weights_come_back_bit_for_bit_after_an_exception(dtype: torch.dtype) -> None:
     unet = make_unet(1, cross=16).to(dtype)
     unet.train()
     before = {name: value.clone() for name, value in unet.state_dict().items()}
@@ -43,7 +44,7 @@ def test_borrowed_weights_come_back_bit_for_bit_after_an_exception(dtype: torch.
     assert all(parameter.requires_grad and parameter.grad is None for parameter in unet.parameters())
 
 
-def test_only_kv_weights_get_gradients_while_borrowed(unet: nn.Module) -> None:
+def test_only_kv_weights_get_gradients_meanwhile(unet: nn.Module) -> None:
     with trainable_kv_weights(unet):
         wanted = {id(parameter) for parameter in kv_weights(unet).values()}
         assert {id(p) for p in unet.parameters() if p.requires_grad} == wanted
@@ -56,7 +57,7 @@ def test_gradients_from_before_are_not_taken_for_those_of_a_pass(unet: nn.Module
     with trainable_kv_weights(unet) as params:
         given: dict[int, torch.Tensor] = {}
         with params.stream_gradients(given.__setitem__):
-            torch.stack([each.sum() for each in params.parameters.values()]).mul(3).sum().backward()
+            torch.stack([each.sum() for each in params.parameters.values()]).mul(3).sum().backward()  # type: ignore[no-untyped-call]
         assert all(bool((part == 3).all()) for part in given.values())
         assert len(given) == len(params.sizes)
 

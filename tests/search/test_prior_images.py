@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,12 @@ from conestool.errors import PhotoError
 from conestool.evaluation.prompts import unrelated_nouns
 from conestool.images.photos import as_photo
 from conestool.models.model import Model
-from conestool.search import SearchConfig
-from conestool.search.events import no_callback
+from conestool.search.config import SearchConfig
+from conestool.search.context import SearchContext
 from conestool.search.find import resolve_names
 from conestool.search.loss_terms import prepare
-from conestool.search.parameters import trainable_kv_weights
+from conestool.search.objective import Objective
+from conestool.search.parameters import FlatParameters, trainable_kv_weights
 from conestool.search.prior_images import draw_prior_images, num_images_to_draw, preserved_classes
 from conestool.search.subject import split_photos
 from tests.search.test_memory import photos
@@ -32,15 +34,29 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return Model.from_pretrained(str(save_pipeline(tmp_path_factory.mktemp("priors") / "base")))
 
 
-def test_class_images_and_other_things_share_the_samples_of_one_term() -> None:
-    """So that a step is as long with both as with one; a term without weight has none."""
-    assert SearchConfig(batch_size=8).term_sizes() == {"instance": 8, "class": 4, "unbound": 8, "other_classes": 4}
-    assert SearchConfig(batch_size=8, other_class_weight=0.0).term_sizes() == {"instance": 8, "class": 8, "unbound": 8}
-    assert SearchConfig(batch_size=1, unbound_weight=0.0).term_sizes() == {
-        "instance": 1,
-        "class": 1,
-        "other_classes": 1,
-    }
+def context_of(model: Model, **changes: Any) -> SearchContext:
+    """A short search."""
+    return SearchContext(model=model, config=replace(FEW, **changes))
+
+
+def make_objective(model: Model, config: SearchConfig, params: FlatParameters) -> Objective:
+    """L_con of noisy photos of a dog."""
+    context = SearchContext(model=model, config=config)
+    split = split_photos(list(map(as_photo, photos())), config)
+    priors = draw_prior_images(context, "dog")
+    return prepare(context, params, resolve_names(model, "dog", None, None), split, priors)[0]
+
+
+def test_class_images_and_other_things_share_the_samples_of_one_term(model: Model, own_cache: Path) -> None:
+    """So that a step is as long with both as with one; a term without weight is not there."""
+
+    def sizes(**changes: Any) -> dict[str, int]:
+        with trainable_kv_weights(model.denoiser) as params:
+            return {term.name: term.size for term in make_objective(model, replace(FEW, **changes), params).terms}
+
+    assert sizes(batch_size=8) == {"instance": 8, "class": 4, "unbound": 8, "other_classes": 4}
+    assert sizes(batch_size=8, other_class_weight=0.0) == {"instance": 8, "class": 8, "unbound": 8}
+    assert sizes(batch_size=1, unbound_weight=0.0) == {"instance": 1, "class": 1, "other_classes": 1}
 
 
 FEW_OWN = ["dog", "cat", "rabbit", "bear", "pig", "car", "house"]
@@ -59,28 +75,23 @@ def test_an_evaluation_asks_for_other_nouns_than_the_search_held(own: list[str],
 
 def test_what_there_is_to_draw_is_drawn_once(model: Model, own_cache: Path) -> None:
     """Groups of eight of the class and of the others; without the term or with given pictures only the rest."""
-    assert num_images_to_draw(model, "dog", FEW, given=False) == 16
-    assert num_images_to_draw(model, "dog", FEW, given=True) == 8
-    assert num_images_to_draw(model, "dog", replace(FEW, other_class_weight=0.0), given=False) == 8
-    drawn = draw_prior_images(model, "dog", FEW)
-    assert num_images_to_draw(model, "dog", FEW, given=False) == 0
+    assert num_images_to_draw(context_of(model), "dog", given=False) == 16
+    assert num_images_to_draw(context_of(model), "dog", given=True) == 8
+    assert num_images_to_draw(context_of(model, other_class_weight=0.0), "dog", given=False) == 8
+    drawn = draw_prior_images(context_of(model), "dog")
+    assert num_images_to_draw(context_of(model), "dog", given=False) == 0
     assert (len(drawn.class_images), len(drawn.other_images)) == (4, 3)
     assert [texts[0] for texts in drawn.other_prompts] == [f"a photo of a {noun}" for noun in drawn.other_classes[:3]]
-    assert draw_prior_images(model, "dog", replace(FEW, other_class_weight=0.0)).other_images == ()
+    assert draw_prior_images(context_of(model, other_class_weight=0.0), "dog").other_images == []
     with pytest.raises(PhotoError, match="fewer than 2 class images of dog"):
-        draw_prior_images(model, "dog", FEW, [Image.new("RGB", (16, 16))])
+        draw_prior_images(context_of(model), "dog", [Image.new("RGB", (16, 16))])
 
 
 def test_the_search_holds_every_other_picture_under_its_own_prompt(model: Model, own_cache: Path) -> None:
     """The model's own answers for them are kept; without the weight the term is not there."""
-    priors = draw_prior_images(model, "dog", FEW)
-    words, pictures = (
-        resolve_names(model, "dog", None, None, no_callback),
-        split_photos(list(map(as_photo, photos())), 0, None, 0),
-    )
     with trainable_kv_weights(model.denoiser) as params:
-        objective, _ = prepare(model, params, words, pictures, priors, replace(FEW, other_class_weight=2.0))
-        without, _ = prepare(model, params, words, pictures, priors, replace(FEW, other_class_weight=0.0))
+        objective = make_objective(model, replace(FEW, other_class_weight=2.0), params)
+        without = make_objective(model, replace(FEW, other_class_weight=0.0), params)
         term = objective.terms[-1]
         kept = objective.frozen_targets["other_classes"]
         assert objective.loss(objective.weights, objective.sample_frozen(term, torch.Generator())) < 1e-9  # type: ignore[arg-type]

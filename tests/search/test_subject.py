@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from conestool.images.photos import Photo, as_photo
+from conestool.search.config import SearchConfig
 from conestool.search.find import photo_warnings
 from conestool.search.subject import (
     captioned_prompts,
@@ -25,7 +26,7 @@ def make_photos(count: int) -> list[Photo]:
 
 @pytest.mark.parametrize(("count", "held_out"), [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (9, 1)])
 def test_one_of_four_or_more_photos_is_held_out(count: int, held_out: int) -> None:
-    parts = split_photos(make_photos(count), 2, None, 0)
+    parts = split_photos(make_photos(count), SearchConfig(num_crops=2))
     assert parts.held_out == held_out
     assert len(parts.train) == 3 * (count - held_out)
     assert parts.validation
@@ -33,7 +34,7 @@ def test_one_of_four_or_more_photos_is_held_out(count: int, held_out: int) -> No
 
 def test_held_out_photos_are_never_learned_from() -> None:
     photos = make_photos(5)
-    parts = split_photos(photos, 0, 2, 0)
+    parts = split_photos(photos, SearchConfig(num_crops=0, num_validation_images=2))
     learned = {as_photo(image).sha256 for image in parts.train}
     reported = {as_photo(image).sha256 for image in parts.validation}
     assert len(reported) == 2
@@ -42,12 +43,13 @@ def test_held_out_photos_are_never_learned_from() -> None:
 
 
 def test_all_photos_can_never_be_held_out() -> None:
-    assert len(split_photos(make_photos(3), 0, 9, 0).train) == 1
+    assert len(split_photos(make_photos(3), SearchConfig(num_crops=0, num_validation_images=9)).train) == 1
 
 
 def test_the_order_of_photos_does_not_matter() -> None:
     photos = make_photos(5)
-    first, second = split_photos(photos, 1, None, 0), split_photos(photos[::-1], 1, None, 0)
+    config = SearchConfig(num_crops=1)
+    first, second = split_photos(photos, config), split_photos(photos[::-1], config)
     assert [image.tobytes() for image in first.train] == [image.tobytes() for image in second.train]
 
 
@@ -61,7 +63,7 @@ def test_crops_keep_at_least_four_fifths_of_each_side_and_repeat_by_seed() -> No
 
 def test_a_crop_has_the_caption_of_its_photo() -> None:
     photos = [replace(photo, caption=f"number {place}") for place, photo in enumerate(make_photos(3))]
-    parts = split_photos(photos, 2, 0, 0)
+    parts = split_photos(photos, SearchConfig(num_crops=2, num_validation_images=0))
     assert len(parts.captions) == len(parts.train) == 9
     reds = {image.getpixel((0, 0)): caption for image, caption in zip(parts.train, parts.captions, strict=True)}
     assert reds == {(place, 0, 0): f"number {place}" for place in range(3)}

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
@@ -13,11 +14,13 @@ from conestool import format as cones
 from conestool.concept import Cone
 from conestool.errors import UsageError
 from conestool.models.model import Model
-from conestool.search import METHODS, Event, Progress, SearchConfig, find
-from conestool.search.config import Resources, TuneConfig
+from conestool.search.config import Resources, SearchConfig
 from conestool.search.distributed import DistributedState, join
-from conestool.search.events import no_callback
-from conestool.search.tune import tune
+from conestool.search.events import Event, Progress, no_callback
+from conestool.search.find import find
+from conestool.search.methods import METHODS
+from conestool.search.methods.joint_mask import JointMaskConfig
+from conestool.search.tune import TuneConfig, tune
 from tests.search.test_memory import photos, quick
 from tests.support.tiny_models import random_cone
 
@@ -51,13 +54,17 @@ def last_of(processes: DistributedState) -> bool:
 
 def tuning() -> TuneConfig:
     """Three large steps of the mask."""
-    return TuneConfig(steps=3, lr=0.2, search=quick(num_validation_images=0))
+    return TuneConfig(mask=JointMaskConfig(steps=3, lr=0.2), search=quick(num_validation_images=0))
 
 
 def tuned_together(model: Model, folder: Path, processes: DistributedState, last: int = 0) -> Cone:
     """Two concepts tuned together; stopped by the last process after step `last`, and resumed."""
     cone, state = random_cone(model, "dog", "hat", density=0.2), folder / "tune.checkpoint"
-    given = {"config": tuning(), "class_images": dict.fromkeys(cone.names, photos()), "processes": processes}
+    given: dict[str, Any] = {
+        "config": tuning(),
+        "class_images": dict.fromkeys(cone.names, photos()),
+        "processes": processes,
+    }
 
     def stop(event: Event) -> None:
         if last_of(processes) and event == Progress("search", last, 3, getattr(event, "loss", None)):
@@ -85,7 +92,12 @@ def interrupted(model: Model, folder: Path, processes: DistributedState) -> Cone
     except KeyboardInterrupt:
         (folder / f"stopped-{processes.process_index}.txt").write_text("stopped")
     least = Resources(micro_batch=1)
-    again = {"checkpoint_path": state, "resume_from_checkpoint": True, "processes": processes, "resources": least}
+    again: dict[str, Any] = {
+        "checkpoint_path": state,
+        "resume_from_checkpoint": True,
+        "processes": processes,
+        "resources": least,
+    }
     return find(model, photos(), "dog", config=quick(), callback=no_callback, **again)
 
 

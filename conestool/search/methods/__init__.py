@@ -1,10 +1,13 @@
-"""The methods of a search, and nothing else: one file a method. Importing this package registers them."""
+"""The methods of a search, and nothing else: one file a method. Importing this package registers them all."""
 
 from __future__ import annotations
 
-from conestool.search.methods import cones, mask, taylor, tstat
-from conestool.search.methods.base import METHODS, Maker, Method, Ranking, make_method, method, parameters
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = ["METHODS", "REGISTERED", "Maker", "Method", "Ranking", "make_method", "method", "parameters"]
+from conestool.search.methods.base import METHODS, Method, Ranking, make_method, resolve_method
 
-REGISTERED = (cones, mask, taylor, tstat)
+__all__ = ["METHODS", "Method", "Ranking", "make_method", "resolve_method"]
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

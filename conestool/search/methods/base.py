@@ -6,16 +6,19 @@ method can be interrupted, saved and resumed, and it draws nothing at random its
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor
 
 from conestool.errors import UsageError
+from conestool.search.config import MethodConfig
 from conestool.search.objective import Objective
 
-__all__ = ["METHODS", "Method", "Ranking", "make_method", "method", "parameters"]
+__all__ = ["METHODS", "Method", "Ranking", "make_method", "resolve_method", "search_method"]
 
 
 @dataclass(frozen=True)
@@ -26,55 +29,73 @@ class Ranking:
     count: int | None = None
 
 
-class Method(Protocol):
-    """One search in progress on one objective."""
+class Method(ABC):
+    """One search in progress on one objective; `state_names` are the tensors and numbers that change in a step."""
 
-    steps: int
+    config: Any
+    state_names: ClassVar[tuple[str, ...]]
 
+    @abstractmethod
     def step(self, index: int) -> float:
-        """Work on batch `index` (0 to steps - 1) and return its L_con."""
-        ...
+        """Work on batch `index` (0 to `config.steps` - 1) and return its L_con."""
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The tensors that `load_state_dict` needs to go on from here."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Resume from `state`."""
-        ...
-
+    @abstractmethod
     def ranking(self) -> Ranking:
         """The result so far."""
-        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that changes from step to step."""
+        return {name: torch.as_tensor(getattr(self, name)) for name in self.state_names}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Resume from `state`; tensors take dtype and device of those that are there."""
+        for name in self.state_names:
+            now = getattr(self, name)
+            setattr(self, name, state[name].to(now) if isinstance(now, Tensor) else type(now)(state[name]))
 
 
-Maker = Callable[..., Method]
-METHODS: dict[str, Maker] = {}
+METHODS: dict[str, type[MethodConfig]] = {}
+_MAKERS: dict[str, Callable[[Objective, Any], Method]] = {}
+_Maker = TypeVar("_Maker", bound=Callable[..., Method])
 
 
-def method(name: str) -> Callable[[Maker], Maker]:
-    """Register a method (a dataclass whose first field is the objective, the others its parameters) under `name`."""
+def search_method(name: str, config: type[MethodConfig]) -> Callable[[_Maker], _Maker]:
+    """Register a method, made of an objective and its configuration, under `name`."""
 
-    def register(maker: Maker) -> Maker:
-        METHODS[name] = maker
+    def register(maker: _Maker) -> _Maker:
+        config.name = name
+        METHODS[name], _MAKERS[name] = config, maker
         return maker
 
     return register
 
 
-def make_method(name: str, objective: Objective, **options: Any) -> Method:
-    """The method `name` on `objective`; raises UsageError for an unknown name or option."""
+def make_method(method: MethodConfig | str, objective: Objective) -> Method:
+    """The method on `objective`, before its first step; UsageError as of `resolve_method`."""
+    config = resolve_method(method)
+    return _MAKERS[config.name](objective, config)
+
+
+def resolve_method(method: MethodConfig | str) -> MethodConfig:
+    """The configuration that `mask,lr=0.1` describes; one that is given as such is returned.
+
+    UsageError for an unknown name or parameter, and for a value of another type.
+    """
+    if isinstance(method, MethodConfig):
+        return method
+    name, *rest = method.split(",")
     if name not in METHODS:
         raise UsageError(f"unknown method {name!r}", f"choose one of: {', '.join(sorted(METHODS))}")
-    known = METHODS[name].__dataclass_fields__  # type: ignore[attr-defined]
-    for option in options:
-        if option not in known or not known[option].init or option == "objective":
-            names = sorted(key for key, value in known.items() if value.init and key != "objective")
-            raise UsageError(f"method {name} has no parameter {option!r}", f"it has: {', '.join(names)}")
-    return METHODS[name](objective, **options)
-
-
-def parameters(running: Method) -> dict[str, int | float | bool | str]:
-    """All parameters of a method with the values in force, for the file's header."""
-    fields = running.__dataclass_fields__  # type: ignore[attr-defined]
-    return {name: getattr(running, name) for name, field in fields.items() if field.init and name != "objective"}
+    defaults: dict[str, Any] = {each.name: each.default for each in fields(METHODS[name])}
+    values: dict[str, Any] = {}
+    for part in rest:
+        key, _, text = part.partition("=")
+        if key not in defaults:
+            raise UsageError(f"method {name} has no parameter {key!r}", f"it has: {', '.join(sorted(defaults))}")
+        try:
+            values[key] = type(defaults[key])(text)
+        except ValueError as error:
+            raise UsageError(
+                f"method {name}: {key}={text} is not a number", f"for example {key}={defaults[key]}"
+            ) from error
+    return METHODS[name](**values)

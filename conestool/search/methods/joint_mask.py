@@ -4,50 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from conestool.search.methods.base import Ranking
+from conestool.search.config import Config, above, at_least, count, setting
+from conestool.search.methods.base import Method, Ranking
 from conestool.search.methods.mask import adam_step_, masked_weights, rms_floor
 from conestool.search.objective import Objective
 
-__all__ = ["JointMask"]
+__all__ = ["JointMask", "JointMaskConfig"]
+
+
+_MARGIN = (lambda value: 0 < value <= 0.5, "above 0 and at most 0.5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointMaskConfig(Config):
+    """The parameters of the mask that `tune` trains; those that `MaskConfig` has too mean the same.
+
+    Reopening is quick, and zeroing takes as long as in `mask`, whose gates start at 1: with both margins alike many
+    weights are zeroed at once and overshoot, and reopening alone does better. Our choices.
+    """
+
+    steps: int = setting(20, "Steps, each with all subjects.", count(1, 1_000_000), "N")
+    lr: float = setting(0.05, "Largest move of a gate in a step.", above(0))
+    reopen_only: bool = setting(False, "Reopen neurons that hurt the others; zero no new ones.")
+    init_margin_on: float = setting(0.1, "How far below 1/2 gates of zeroed weights start.", _MARGIN)
+    init_margin_off: float = setting(0.5, "How far above 1/2 all other gates start.", _MARGIN)
+    l1: float = setting(0.01, "Rise in a step of the gates of weights that no concept zeroes.", at_least(0))
+    eps_quantile: float = setting(0.98, "Quantile of the root-mean-squares below which Adam's denominator never falls.")
+    beta1: float = setting(0.9, "Decay of the running mean of theta * gradient.")
+    beta2: float = setting(0.95, "Decay of the running mean of its square.")
 
 
 @dataclass
-class JointMask:
-    """One gate per weight, at 1/2 - `init_margin_on` where a concept zeroes it, else at 1/2 + `init_margin_off`.
+class JointMask(Method):
+    """One gate per weight, which is zeroed while its gate is below 1/2.
 
-    A weight is zeroed while its gate is below 1/2. Reopening is quick, and zeroing takes as long as in `mask`, whose
-    gates start at 1: with both at the same distance many weights are zeroed at once and overshoot, and reopening alone
-    does better. Each step runs every subject's batch under the hard mask of the union and moves all gates along the sum
-    of their straight-through gradients theta * dL_con/dtheta, as method `mask` does (Adam's step with its denominator
-    floored at its `eps_quantile` quantile over all weights); those of weights that no concept zeroes rise by `l1`
-    besides, so that only strong effects zero one. With `reopen_only` nothing new is zeroed. `owner_mask` is boolean,
-    (concepts, n). Our choice; the paper says only that a few further steps help.
+    Each step runs every subject's batch under the hard mask of the union and moves all gates along the sum of their
+    straight-through gradients theta * dL_con/dtheta, as method `mask` does. `owner_mask` is boolean, (concepts, n). Our
+    choice; the paper says only that a few further steps help.
     """
 
     objectives: Sequence[Objective]
     owner_mask: Tensor
-    steps: int = 20
-    lr: float = 0.05
-    init_margin_on: float = 0.1
-    init_margin_off: float = 0.5
-    reopen_only: bool = False
-    momentum: float = 0.9
-    decay: float = 0.95
-    eps_quantile: float = 0.98
-    l1: float = 0.01
+    config: JointMaskConfig
     gates: Tensor = field(init=False)
     exp_avg_per_concept: Tensor = field(init=False)
     exp_avg_sq: Tensor = field(init=False)
     steps_done: int = field(init=False, default=0)
+    state_names: ClassVar = ("gates", "exp_avg_per_concept", "exp_avg_sq", "steps_done")
 
     def __post_init__(self) -> None:
         weights = self.objectives[0].weights
-        self.gates = torch.where(self.owner_mask.any(0), 0.5 - self.init_margin_on, 0.5 + self.init_margin_off)
+        on, off = 0.5 - self.config.init_margin_on, 0.5 + self.config.init_margin_off
+        self.gates = torch.where(self.owner_mask.any(0), on, off)
         self.exp_avg_per_concept = torch.zeros(len(self.objectives), len(weights), device=weights.device)
         self.exp_avg_sq = torch.zeros_like(weights, dtype=torch.float32)
 
@@ -58,51 +71,26 @@ class JointMask:
 
     def step(self, index: int) -> float:
         """Learn from batch `index` of every subject; returns their mean L_con under the hard mask before the step."""
-        weights = self.objectives[0].weights
+        config, weights = self.config, self.objectives[0].weights
         effect, total = torch.zeros_like(self.exp_avg_sq), 0.0
-        for exp_avg_per_concept, objective in zip(self.exp_avg_per_concept, self.objectives, strict=True):
-            callback = partial(self.observe, list(objective.split_by_parameter(weights, exp_avg_per_concept, effect)))
-            total += objective.gradient(
-                masked_weights(objective.split_by_parameter(weights, self.gates)), index, callback
-            )
+        for exp_avg, objective in zip(self.exp_avg_per_concept, self.objectives, strict=True):
+            parts = list(objective.split_by_parameter(weights, exp_avg, effect))
+
+            def callback(number: int, gradient: Tensor, parts: list[tuple[Tensor, ...]] = parts) -> None:
+                own, mean, whole = parts[number]
+                mean.lerp_(gradient.mul_(own), 1 - config.beta1)
+                whole += gradient
+
+            masked = masked_weights(objective.split_by_parameter(weights, self.gates))
+            total += objective.gradient(masked, index, callback)
         self.steps_done += 1
-        self.exp_avg_sq.lerp_(effect.square_(), 1 - self.decay)
-        bias = 1 - self.momentum**self.steps_done, 1 - self.decay**self.steps_done
-        adam_step_(
-            self.gates,
-            self.exp_avg_per_concept.sum(0),
-            self.exp_avg_sq,
-            bias,
-            self.lr,
-            rms_floor(self.exp_avg_sq, self.eps_quantile),
-        )
+        self.exp_avg_sq.lerp_(effect.square_(), 1 - config.beta2)
+        bias = 1 - config.beta1**self.steps_done, 1 - config.beta2**self.steps_done
+        floor = rms_floor(self.exp_avg_sq, config.eps_quantile)
+        adam_step_(self.gates, self.exp_avg_per_concept.sum(0), self.exp_avg_sq, bias, config.lr, floor)
         unowned = ~self.owner_mask.any(0)
-        self.gates[unowned] = 1.0 if self.reopen_only else (self.gates[unowned] + self.l1).clamp_(max=1)
+        self.gates[unowned] = 1.0 if config.reopen_only else (self.gates[unowned] + config.l1).clamp_(max=1)
         return total / len(self.objectives)
-
-    def observe(self, parts: Sequence[tuple[Tensor, ...]], number: int, gradient: Tensor) -> None:
-        """Take a parameter's gradient into the part of a subject's running mean, and of the sum of all effects."""
-        weights, mean, whole = parts[number]
-        mean.lerp_(gradient.mul_(weights), 1 - self.momentum)
-        whole += gradient
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Gates, both moments (the first one per concept) and the number of steps done."""
-        steps_done = torch.tensor(self.steps_done)
-        return {
-            "gates": self.gates,
-            "exp_avg_per_concept": self.exp_avg_per_concept,
-            "exp_avg_sq": self.exp_avg_sq,
-            "steps_done": steps_done,
-        }
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Resume from `state`."""
-        self.gates, self.exp_avg_per_concept = (
-            state["gates"].to(self.gates),
-            state["exp_avg_per_concept"].to(self.exp_avg_per_concept),
-        )
-        self.exp_avg_sq, self.steps_done = state["exp_avg_sq"].to(self.exp_avg_sq), int(state["steps_done"])
 
     def ranking(self) -> Ranking:
         """How far each gate fell; those that fell below 1/2 are zeroed."""

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from conestool.search.methods.base import Ranking, method
+from conestool.search.config import MethodConfig, at_least, setting
+from conestool.search.methods.base import Method, Ranking, search_method
 from conestool.search.objective import Objective
 from conestool.search.parameters import MAX_SUBSAMPLE, approx_quantile, subsample
 
-__all__ = ["LearnedMask", "adam_step_", "masked_weights", "rms_floor", "update_moments_"]
+__all__ = ["MOMENTS", "LearnedMask", "MaskConfig", "adam_step_", "masked_weights", "rms_floor"]
 
-CHUNK = 2**16
+_CHUNK = 2**16
 """Weights that are worked on at once, so that what lies between stays in the processor's cache."""
-LOCAL_SAMPLE = 2**15
+_LOCAL_SAMPLE = 2**15
 """By about how many of a parameter's weights its own quantile is taken."""
 MOMENTS = torch.bfloat16
 """In which the running means are kept between two steps."""
-TIE = 1e-3
+_TIE = 1e-3
 """What the order among gates at an end may add to a score between 0 and 1: too little to cross another gate."""
 
 
@@ -39,9 +41,9 @@ def adam_step_(
     The root-mean-square in the denominator is at least `floor`, before its bias is corrected; then every gate rises by
     `l1`.
     """
-    root, room = bias[1] ** 0.5, gates.new_empty(min(CHUNK, len(gates)))
+    root, room = bias[1] ** 0.5, gates.new_empty(min(_CHUNK, len(gates)))
     least = max(floor, 1e-30 * root)
-    for gate, one, two in chunks(gates, exp_avg, exp_avg_sq):
+    for gate, one, two in _chunks(gates, exp_avg, exp_avg_sq):
         rms = room[: len(two)].copy_(two).sqrt_().clamp_min_(least)
         gate.addcdiv_(one.float(), rms, value=-lr * root / bias[0]).add_(l1).clamp_(0, 1)
 
@@ -64,52 +66,60 @@ def rms_floor(exp_avg_sq: Tensor, quantile: float, most: int = MAX_SUBSAMPLE) ->
     return approx_quantile(subsample(exp_avg_sq, most).float().sqrt(), quantile)
 
 
-def update_moments_(effect: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, momentum: float, decay: float) -> None:
+def _update_moments_(effect: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, beta1: float, beta2: float) -> None:
     """Take `effect` (n,), fp32, into the running means `exp_avg` and of squares `exp_avg_sq`, both (n,), in place.
 
     Computed in fp32 and rounded to the moments' own dtype.
     """
-    for new, one, two in chunks(effect, exp_avg, exp_avg_sq):
-        one.copy_(one.float().lerp_(new, 1 - momentum))
-        two.copy_(two.float().mul_(decay).addcmul_(new, new, value=1 - decay))
+    for new, one, two in _chunks(effect, exp_avg, exp_avg_sq):
+        one.copy_(one.float().lerp_(new, 1 - beta1))
+        two.copy_(two.float().mul_(beta2).addcmul_(new, new, value=1 - beta2))
 
 
-def chunks(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def _chunks(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The same part of every vector, one after the other."""
-    return zip(*(torch.split(vector, CHUNK) for vector in vectors), strict=True)
+    return zip(*(torch.split(vector, _CHUNK) for vector in vectors), strict=True)
 
 
-@method("mask")
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig(MethodConfig):
+    """A learned gate for every weight, which is zeroed below 1/2.
+
+    Our choices, all measured (docs/method.md). Without the floor of the denominator, weights that hardly matter move as
+    fast as those that do. Without `l1` several times as many weights are zeroed for the same pictures, and everything
+    else that the model draws suffers: only effects above l1 / lr of the floor zero a weight.
+    """
+
+    lr: float = setting(0.2, "Largest move of a gate in the first step.", at_least(0))
+    final_lr_factor: float = setting(0.0, "Part of lr and l1 that is left at the last step; they fall linearly.")
+    l1: float = setting(0.02, "Rise of every gate in a step, the gradient of an L1 penalty.", at_least(0))
+    eps_quantile: float = setting(0.98, "Quantile of the root-mean-squares below which Adam's denominator never falls.")
+    eps_per_tensor: float = setting(0.5, "0: that quantile over all weights; 1: of each parameter; else between them.")
+    beta1: float = setting(0.9, "Decay of the running mean of theta * gradient.")
+    beta2: float = setting(0.95, "Decay of the running mean of its square.")
+
+
+@search_method("mask", MaskConfig)
 @dataclass
-class LearnedMask:
+class LearnedMask(Method):
     """One gate per weight, 1 at the start; a weight is zeroed while its gate is below 1/2.
 
-    Each step runs the network under the hard mask and moves every gate along the straight-through gradient theta *
-    dL_con/dtheta, as Adam would, but with the root-mean-square in the denominator floored at its `eps_quantile`
-    quantile: without the floor, weights that hardly matter move as fast as those that do. The quantile is between that
-    over all weights and that over the weights of the same parameter, their geometric mean with `eps_per_tensor` 1/2:
-    with the first alone the parameters whose effects are large have more of what is zeroed. Every gate also rises by
-    `l1` in each step, the gradient of an L1 penalty on what is zeroed: only effects above `l1` / `lr` of that floor
-    zero a weight. Without it several times as many weights are zeroed for the same pictures, and everything else that
-    the model draws suffers. `lr` is the largest move of a gate in the first step; it falls to the part
-    `final_lr_factor` of itself over the steps, and `l1` with it, so that the last batches do not decide what is zeroed.
-    Our choices, all measured (docs/method.md); density settles by itself. Both moments are kept in bfloat16: what is
-    lost of them lies far below the noise of a batch, and a vector of memory is saved.
+    Each step runs the network under the hard mask and moves every gate along the straight-through gradient
+    theta * dL_con/dtheta, as Adam would, but with the root-mean-square in the denominator floored. The floor is between
+    the quantile over all weights and that over the weights of the same parameter, their geometric mean with
+    `eps_per_tensor` 1/2: with the first alone the parameters whose effects are large have more of what is zeroed.
+    Steps become smaller, so that the last batches do not decide what is zeroed; the density settles by itself. Both
+    moments are kept in bfloat16: what is lost of them lies far below the noise of a batch, and a vector of memory is
+    saved.
     """
 
     objective: Objective
-    steps: int = 60
-    lr: float = 0.2
-    momentum: float = 0.9
-    decay: float = 0.95
-    eps_quantile: float = 0.98
-    eps_per_tensor: float = 0.5
-    l1: float = 0.02
-    final_lr_factor: float = 0.0
+    config: MaskConfig
     gates: Tensor = field(init=False)
     exp_avg: Tensor = field(init=False)
     exp_avg_sq: Tensor = field(init=False)
     steps_done: int = field(init=False, default=0)
+    state_names: ClassVar = ("gates", "exp_avg", "exp_avg_sq", "steps_done")
 
     def __post_init__(self) -> None:
         self.gates = torch.ones_like(self.objective.weights, dtype=torch.float32)
@@ -118,38 +128,23 @@ class LearnedMask:
 
     def step(self, index: int) -> float:
         """Learn from batch `index`; returns L_con under the hard mask before the step."""
-        weights = self.objective.weights
+        config, weights = self.config, self.objective.weights
         parts = list(self.objective.split_by_parameter(weights, self.exp_avg, self.exp_avg_sq))
 
         def callback(number: int, gradient: Tensor) -> None:
             own, exp_avg, exp_avg_sq = parts[number]
-            update_moments_(gradient.mul_(own), exp_avg, exp_avg_sq, self.momentum, self.decay)
+            _update_moments_(gradient.mul_(own), exp_avg, exp_avg_sq, config.beta1, config.beta2)
 
-        loss = self.objective.gradient(
-            masked_weights(self.objective.split_by_parameter(weights, self.gates)), index, callback
-        )
-        left = 1 - (1 - self.final_lr_factor) * self.steps_done / self.steps
+        masked = masked_weights(self.objective.split_by_parameter(weights, self.gates))
+        loss = self.objective.gradient(masked, index, callback)
+        left = 1 - (1 - config.final_lr_factor) * self.steps_done / config.steps
         self.steps_done += 1
-        bias = 1 - self.momentum**self.steps_done, 1 - self.decay**self.steps_done
-        overall = rms_floor(self.exp_avg_sq, self.eps_quantile)
+        bias = 1 - config.beta1**self.steps_done, 1 - config.beta2**self.steps_done
+        overall, share = rms_floor(self.exp_avg_sq, config.eps_quantile), config.eps_per_tensor
         for gates, exp_avg, exp_avg_sq in self.objective.split_by_parameter(self.gates, self.exp_avg, self.exp_avg_sq):
-            floor = (
-                overall ** (1 - self.eps_per_tensor)
-                * rms_floor(exp_avg_sq, self.eps_quantile, LOCAL_SAMPLE) ** self.eps_per_tensor
-            )
-            adam_step_(gates, exp_avg, exp_avg_sq, bias, left * self.lr, floor, left * self.l1)
+            floor = overall ** (1 - share) * rms_floor(exp_avg_sq, config.eps_quantile, _LOCAL_SAMPLE) ** share
+            adam_step_(gates, exp_avg, exp_avg_sq, bias, left * config.lr, floor, left * config.l1)
         return loss
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Gates, both moments and the number of steps done."""
-        steps_done = torch.tensor(self.steps_done)
-        return {"gates": self.gates, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq, "steps_done": steps_done}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Resume from `state`."""
-        self.gates = state["gates"].to(self.gates)
-        self.exp_avg, self.exp_avg_sq = state["exp_avg"].to(self.exp_avg), state["exp_avg_sq"].to(self.exp_avg_sq)
-        self.steps_done = int(state["steps_done"])
 
     def ranking(self) -> Ranking:
         """How far each gate fell; those that fell below 1/2 are the method's own choice.
@@ -158,8 +153,8 @@ class LearnedMask:
         """
         scores, count = 1 - self.gates, 0
         least, most = (float(end) for end in self.exp_avg.aminmax())
-        share = TIE / max(-least, most, 1e-30)
-        for score, gate, mean in chunks(scores, self.gates, self.exp_avg):
+        share = _TIE / max(-least, most, 1e-30)
+        for score, gate, mean in _chunks(scores, self.gates, self.exp_avg):
             ends = (gate <= 0) | (gate >= 1)
             score.addcmul_(ends.float(), mean, value=share)
             count += int((gate < 0.5).sum())

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from conestool.search.methods.base import Ranking, method
+from conestool.search.config import MethodConfig
+from conestool.search.methods.base import Method, Ranking, search_method
 from conestool.search.objective import Objective
 
-__all__ = ["Taylor"]
+__all__ = ["Taylor", "TaylorConfig"]
 
 
-@method("taylor")
+@dataclass(frozen=True, kw_only=True)
+class TaylorConfig(MethodConfig):
+    """The mean of theta * gradient at the untouched weights; how many to zero is chosen by the loss."""
+
+
+@search_method("taylor", TaylorConfig)
 @dataclass
-class Taylor:
+class Taylor(Method):
     """Score S_i = mean over batches of theta_i * dL_con/dtheta_i, the first-order fall of L_con when theta_i -> 0.
 
     Source: the paper's statistic (weight times gradient), without its mask updates; averaged in fp32, because sums
@@ -23,9 +30,10 @@ class Taylor:
     """
 
     objective: Objective
-    steps: int = 60
+    config: TaylorConfig
     total: Tensor = field(init=False)
     steps_done: int = field(init=False, default=0)
+    state_names: ClassVar = ("total", "steps_done")
 
     def __post_init__(self) -> None:
         self.total = torch.zeros_like(self.objective.weights, dtype=torch.float32)
@@ -41,14 +49,6 @@ class Taylor:
         loss = self.objective.gradient(self.objective.weights, index, callback)
         self.steps_done += 1
         return loss
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The running sum and the number of batches in it."""
-        return {"total": self.total, "steps_done": torch.tensor(self.steps_done)}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Resume from `state`."""
-        self.total, self.steps_done = state["total"].to(self.total), int(state["steps_done"])
 
     def ranking(self) -> Ranking:
         """The mean scores; how many to zero is left to the caller."""

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from conestool.search.methods.base import Ranking, method
+from conestool.search.config import MethodConfig, setting
+from conestool.search.methods.base import Method, Ranking, search_method
 from conestool.search.objective import Objective
 from conestool.search.parameters import approx_quantile
 
-__all__ = ["TStatistic"]
+__all__ = ["TStatConfig", "TStatistic"]
 
 
-@method("tstat")
+@dataclass(frozen=True, kw_only=True)
+class TStatConfig(MethodConfig):
+    """Mean over standard deviation of theta * gradient; how many to zero is chosen by the loss."""
+
+    eps_quantile: float = setting(0.5, "Quantile of all standard deviations that is added to each.")
+
+
+@search_method("tstat", TStatConfig)
 @dataclass
-class TStatistic:
+class TStatistic(Method):
     """Score t_i = mean / (std + eps) of theta_i * dL_con/dtheta_i over batches.
 
     Our choice: consistent small effects beat rare large ones, so the picks spread over the layers and stay where the
@@ -24,11 +33,11 @@ class TStatistic:
     """
 
     objective: Objective
-    steps: int = 60
-    eps_quantile: float = 0.5
+    config: TStatConfig
     total: Tensor = field(init=False)
     squares: Tensor = field(init=False)
     steps_done: int = field(init=False, default=0)
+    state_names: ClassVar = ("total", "squares", "steps_done")
 
     def __post_init__(self) -> None:
         self.total = torch.zeros_like(self.objective.weights, dtype=torch.float32)
@@ -48,17 +57,10 @@ class TStatistic:
         self.steps_done += 1
         return loss
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The running sums and the number of batches in them."""
-        return {"total": self.total, "squares": self.squares, "steps_done": torch.tensor(self.steps_done)}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Resume from `state`."""
-        self.total, self.squares = state["total"].to(self.total), state["squares"].to(self.squares)
-        self.steps_done = int(state["steps_done"])
-
     def ranking(self) -> Ranking:
         """The t-statistics; how many to zero is left to the caller."""
         mean = self.total / max(1, self.steps_done)
         std = (self.squares / max(1, self.steps_done) - mean.square()).clamp_min(0).sqrt()
-        return Ranking(mean / (std + approx_quantile(std, self.eps_quantile)).clamp_min(torch.finfo(std.dtype).tiny))
+        return Ranking(
+            mean / (std + approx_quantile(std, self.config.eps_quantile)).clamp_min(torch.finfo(std.dtype).tiny)
+        )

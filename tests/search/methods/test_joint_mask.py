@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,11 +17,11 @@ from conestool.concept import Cone, Section
 from conestool.errors import BaseModelMismatchError, PhotoError, UsageError
 from conestool.format import dumps, loads
 from conestool.models.model import Model
-from conestool.search import Event, LogEvent, Progress, SearchConfig
-from conestool.search.config import TuneConfig
-from conestool.search.methods.joint_mask import JointMask
+from conestool.search.config import SearchConfig
+from conestool.search.events import Event, LogEvent, Progress
+from conestool.search.methods.joint_mask import JointMask, JointMaskConfig
 from conestool.search.parameters import GradientCallback
-from conestool.search.tune import TUNED, loss_is_lower, tune
+from conestool.search.tune import TUNED, TuneConfig, loss_is_lower, tune
 from tests.support.tiny_models import random_cone
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "openmoji"
@@ -61,7 +60,7 @@ OWNED = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]]).bool()
 def stepped(count: int = 12, **options: Any) -> JointMask:
     """A mask after some steps on A and B, which agree on weight 0, and of which B alone would zero 1."""
     shared: dict[str, Any] = {"steps": count, "eps_quantile": 0.0, "l1": 0.0}
-    mask = JointMask([A, B], OWNED, **(shared | options))  # type: ignore[list-item]
+    mask = JointMask([A, B], OWNED, JointMaskConfig(**(shared | options)))  # type: ignore[list-item]
     for index in range(count):
         mask.step(index)
     return mask
@@ -103,7 +102,7 @@ def test_reopening_is_quick_and_zeroing_is_not() -> None:
 
 def test_a_restored_mask_goes_on_as_if_never_stopped() -> None:
     """Six steps, saved, and six more are twelve."""
-    again = JointMask([A, B], OWNED, steps=12, eps_quantile=0.0, l1=0.0)  # type: ignore[list-item]
+    again = JointMask([A, B], OWNED, JointMaskConfig(steps=12, eps_quantile=0.0, l1=0.0))  # type: ignore[list-item]
     again.load_state_dict({name: value.clone() for name, value in stepped(6).state_dict().items()})
     for index in range(6, 12):
         again.step(index)
@@ -112,11 +111,11 @@ def test_a_restored_mask_goes_on_as_if_never_stopped() -> None:
 
 def test_a_set_that_raises_the_sum_is_not_lower() -> None:
     """Zeroing weight 4 takes 3.1 off the sum, zeroing weight 1 adds 2, and no change is no improvement."""
-    subjects: Any = [SimpleNamespace(objective=each) for each in (A, B)]
+    objectives: Any = [A, B]
     none = torch.zeros(6, dtype=torch.bool)
     four, one = none.clone(), none.clone()
     four[4], one[1] = True, True
-    assert [loss_is_lower(subjects, none, after) for after in (four, one, none)] == [True, False, False]
+    assert [loss_is_lower(objectives, none, after) for after in (four, one, none)] == [True, False, False]
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +149,8 @@ LOOSE = SearchConfig(
 
 
 def tuned(model: Model, cone: Cone, photos: dict[str, list[Image.Image]], **options: Any) -> Cone:
-    """Twelve large steps with small batches and probes; the dog's photos serve as class images."""
-    config = TuneConfig(steps=12, init_margin_on=0.06, init_margin_off=0.06, search=LOOSE)
+    """Twelve large steps with small batches; the dog's photos serve as class images."""
+    config = TuneConfig(mask=JointMaskConfig(steps=12, init_margin_on=0.06, init_margin_off=0.06), search=LOOSE)
     pictures = dict.fromkeys(cone.names, photos["dog"])
     with pytest.MonkeyPatch.context() as context:
         context.setattr("conestool.search.loss_terms.NUM_EVAL_SAMPLES", 8)

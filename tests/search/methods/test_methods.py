@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from conestool.errors import UsageError
-from conestool.search.methods.base import METHODS, Ranking, make_method, parameters
+from conestool.search.methods import METHODS, Ranking, make_method
+from conestool.search.methods.base import resolve_method
+from conestool.search.methods.cones import ConesConfig
+from conestool.search.methods.mask import MaskConfig
 from conestool.search.parameters import GradientCallback
 
 # A two-layer net y = v * relu(w . x) with w = (1, 2), v = 3, asked for the target 0 at x = (1, 1):
@@ -41,13 +46,13 @@ class TwoLayerNet:
         leaf = weights.clone().requires_grad_(True)
         answer = leaf[2] * torch.relu(leaf[:2].sum())
         loss = (answer - self.target).square() / 2
-        loss.backward()
-        return leaf.grad, float(loss.detach())
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        return gradient, float(loss.detach())
 
 
-def finished(name: str, net: TwoLayerNet, **options: float) -> Ranking:
-    method = make_method(name, net, **options)  # type: ignore[arg-type]
-    for index in range(method.steps):
+def finished(name: str, net: TwoLayerNet, **options: Any) -> Ranking:
+    method = make_method(METHODS[name](**options), net)  # type: ignore[arg-type]
+    for index in range(method.config.steps):
         method.step(index)
     return method.ranking()
 
@@ -73,7 +78,7 @@ def test_scores_are_negative_where_zeroing_harms() -> None:
 
 
 def test_cones_first_step_follows_algorithm_1() -> None:
-    method = make_method("cones", TwoLayerNet(), steps=1, lr=0.5)  # type: ignore[arg-type]
+    method = make_method(ConesConfig(steps=1, lr=0.5), TwoLayerNet())  # type: ignore[arg-type]
     loss = method.step(0)
     q99 = float(EFFECTS.max())  # of three, the nearest to the 99th percentile
     assert loss == pytest.approx(40.5)
@@ -82,7 +87,7 @@ def test_cones_first_step_follows_algorithm_1() -> None:
 
 
 def test_cones_mask_stays_between_0_and_1() -> None:
-    method = make_method("cones", TwoLayerNet(target=100.0), steps=30, lr=50.0)  # type: ignore[arg-type]
+    method = make_method(ConesConfig(steps=30, lr=50.0), TwoLayerNet(target=100.0))  # type: ignore[arg-type]
     for index in range(30):
         method.step(index)
         mask = method.state_dict()["mask"]
@@ -140,7 +145,7 @@ def test_a_parameter_of_weak_effects_has_its_own_strong_ones() -> None:
 
 def test_steps_become_smaller_towards_the_end() -> None:
     """A gate falls by lr in the first step, and by no more than a tenth of it in the last of ten."""
-    method = make_method("mask", Steady(torch.tensor([-1.0, 1.0])), steps=10, lr=0.04, l1=0.0, eps_quantile=0.0)  # type: ignore[arg-type]
+    method = make_method(MaskConfig(steps=10, lr=0.04, l1=0.0, eps_quantile=0.0), Steady(torch.tensor([-1.0, 1.0])))  # type: ignore[arg-type]
     gates = [1.0]
     for index in range(10):
         method.step(index)
@@ -171,28 +176,37 @@ def test_tstat_prefers_steady_effects_to_rare_large_ones() -> None:
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_restored_method_ends_like_an_uninterrupted_one(name: str) -> None:
     whole = finished(name, TwoLayerNet(), steps=9).scores
-    first = make_method(name, TwoLayerNet(), steps=9)  # type: ignore[arg-type]
+    first = make_method(METHODS[name](steps=9), TwoLayerNet())  # type: ignore[arg-type]
     for index in range(4):
         first.step(index)
-    second = make_method(name, TwoLayerNet(), steps=9)  # type: ignore[arg-type]
+    second = make_method(METHODS[name](steps=9), TwoLayerNet())  # type: ignore[arg-type]
     second.load_state_dict({key: value.clone() for key, value in first.state_dict().items()})
     for index in range(4, 9):
         second.step(index)
     assert torch.equal(second.ranking().scores, whole)
 
 
-def test_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="unknown method 'magic'") as caught:
-        make_method("magic", TwoLayerNet())  # type: ignore[arg-type]
-    assert "mask" in str(caught.value.hint)
+def test_a_method_is_its_name_with_parameters_or_its_configuration() -> None:
+    assert resolve_method("cones") == ConesConfig()
+    assert resolve_method("mask,lr=0.1,steps=7") == MaskConfig(lr=0.1, steps=7)
+    assert resolve_method(MaskConfig(l1=0.0)) == MaskConfig(l1=0.0)
 
 
-def test_unknown_parameter_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="has no parameter 'rho'") as caught:
-        make_method("cones", TwoLayerNet(), rho=1.0)  # type: ignore[arg-type]
-    assert caught.value.hint == "it has: lr, steps"
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("magic", "unknown method 'magic'", "choose one of: cones, mask, taylor, tstat"),
+        ("cones,rho=1", "has no parameter 'rho'", "it has: lr, steps"),
+        ("mask,lr=fast", "lr=fast is not a number", "for example lr=0.2"),
+        ("mask,steps", "steps= is not a number", "for example steps=60"),
+        ("mask,steps=0", "steps is 0, but must be from 1 to 1,000,000", ""),
+    ],
+)
+def test_a_method_that_makes_no_sense_is_refused(text: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
+        resolve_method(text)
+    assert (caught.value.hint or "") == hint
 
 
-def test_parameters_are_all_recorded_and_only_they() -> None:
-    method = make_method("cones", TwoLayerNet(), steps=7)  # type: ignore[arg-type]
-    assert parameters(method) == {"steps": 7, "lr": 0.2}
+def test_all_parameters_are_recorded_and_only_they() -> None:
+    assert ConesConfig(steps=7).record() == {"steps": 7, "lr": 0.2}
