@@ -134,7 +134,7 @@ def desk(tmp_path: Path, base: Path) -> Path:
 
 def test_the_command_speaks_and_writes_once(desk: Path, base: Path) -> None:
     """`torchrun -m conestool find`: one JSON on stdout, each line of the report once, and the file."""
-    done = launch("conestool", *FIND, "--model", str(base), "--json", cwd=desk)
+    done = launch("conestool", *FIND, "--model", str(base), "--json", "-v", cwd=desk)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["file"] == "dog.cone"
     assert done.stderr.count("4 photos of 'dog'") == 1
