@@ -93,7 +93,7 @@ def is_hub_id(model_id: str) -> bool:
     """Whether it has the form owner/name and does not look like a path."""
     owner, slash, name = model_id.partition("/")
     plain = not model_id.startswith((".", "~", "/")) and "\\" not in model_id and "/" not in name
-    suffix = model_id.lower().endswith((".safetensors", ".ckpt", ".cone", ".pt", ".bin"))
+    suffix = model_id.lower().endswith((".safetensors", ".ckpt", ".cone", ".pt", ".pth", ".bin", ".gguf"))
     return bool(slash and owner and name and plain and not suffix and not Path(owner).is_dir())
 
 

@@ -65,6 +65,7 @@ def test_wrap_knows_a_hub_id_and_tells_no_folder(epsilon_folder: Path, tmp_path:
         ("/owner/name", False),
         ("a/b/c", False),
         ("models/x.safetensors", False),
+        ("models/x.gguf", False),
     ],
 )
 def test_tells_hub_ids_from_paths(text: str, expected: bool) -> None:
