@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "conestool"
 HEAVY = {"torch", "diffusers", "transformers", "huggingface_hub", "accelerate"}
 #: In the time that Python takes to import numpy and typer on the same machine.
-HELP_LIMIT, INSPECT_LIMIT = 1.2, 2.5
+HELP_LIMIT, INSPECT_LIMIT = 1.6, 3.0
 YARDSTICK = [sys.executable, "-c", "import numpy, typer"]
 RUNS = 5
 
