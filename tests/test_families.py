@@ -74,9 +74,9 @@ def save_single(pipe: Any, path: Path) -> Path | None:
     """
     if hasattr(pipe, "unet"):
         return save_original(pipe, path)
-    if not family_of(pipe).marks:
+    if not family_of(pipe).key_prefixes:
         return None
-    parts = {name: pipe.components[name].state_dict() for name in family_of(pipe).parts}
+    parts = {name: pipe.components[name].state_dict() for name in family_of(pipe).single_file_components}
     save_file(original_state(pipe, pipe.transformer.state_dict(), parts), path)
     return path
 

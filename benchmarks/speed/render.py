@@ -74,7 +74,7 @@ class Drawing:
     def __post_init__(self) -> None:
         self.model: Model = Model.from_pipeline(make_pipeline(self.setup, self.setup.weights()))
         self.cone = random_cone(self.model, density=self.density)
-        pixels = self.setup.side * self.model.scale
+        pixels = self.setup.side * self.model.vae_scale_factor
         self.size = (pixels, pixels)
 
     def with_concepts(self) -> None:
@@ -95,7 +95,7 @@ class Drawing:
 def search(setup: Setup) -> Cone:
     """A whole `find` with its defaults, of four photos of noise, class images by the model itself included."""
     model = Model.from_pipeline(make_pipeline(setup, setup.compiled(setup.weights())))
-    model.defaults = replace(model.defaults, size=setup.side * model.scale)
+    model.defaults = replace(model.defaults, size=setup.side * model.vae_scale_factor)
     draw = np.random.default_rng(0)
     photos = [Image.fromarray(draw.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(4)]
     return find(model, photos, "dog")

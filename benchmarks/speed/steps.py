@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.speed.shapes import Shape, latents, make_model, make_unet, twin
 from conestool.models.conditioning import Conditioning
-from conestool.models.kv_weights import SUFFIXES, kv_weights
+from conestool.models.kv_weights import KV_SUFFIXES, kv_weights
 from conestool.models.unet import StableDiffusion
 from conestool.search.batches import LatentImages, LossTerm
 from conestool.search.methods import METHODS, make_method
@@ -156,7 +156,7 @@ def ready(kind: str, unet: Any) -> Any:
     unet.requires_grad_(kind == "full")
     if kind == "bare":
         for name, weight in unet.named_parameters():
-            weight.requires_grad_(name.endswith(SUFFIXES))
+            weight.requires_grad_(name.endswith(KV_SUFFIXES))
     if kind == "lora":
         from peft import LoraConfig
 

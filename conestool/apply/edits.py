@@ -16,7 +16,7 @@ from conestool._text import quoted
 from conestool.concept import BaseModelInfo, Cone
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.fingerprint import Match, match
-from conestool.models.base_info import describe
+from conestool.models.base_info import describe_model
 from conestool.models.kv_weights import kv_weights
 from conestool.models.model import Model
 
@@ -56,7 +56,7 @@ def check_base(model: Model, cone: Cone, *, allow_base_mismatch: bool = False) -
 
     BaseModelMismatchError if a match is not accepted, unless `allow_base_mismatch`.
     """
-    return check_info(model.id, describe(model), cone, allow_base_mismatch)
+    return check_info(model.id, describe_model(model), cone, allow_base_mismatch)
 
 
 def check_info(model_id: str, info: BaseModelInfo, cone: Cone, allow_base_mismatch: bool) -> list[Match]:

@@ -18,10 +18,23 @@ from conestool.apply.edits import Strength, WeightEdit, weight_edits
 from conestool.apply.export_folder import checked, component_tensors, metadata, patched_tensors
 from conestool.concept import Cone
 from conestool.errors import UsageError
-from conestool.models.conversion.fused_qkv import DENOISER, has_layout, place_of, prefix_in, stack_state
-from conestool.models.conversion.ldm import clip_state, open_clip_state, unet_name, unet_names, unet_state, vae_state
+from conestool.models.conversion.fused_qkv import (
+    DENOISER_PREFIX,
+    has_layout,
+    key_prefix,
+    map_key,
+    to_original_state_dict,
+)
+from conestool.models.conversion.ldm import (
+    clip_state_dict,
+    open_clip_state_dict,
+    unet_name,
+    unet_names,
+    unet_state_dict,
+    vae_state_dict,
+)
 from conestool.models.families import family_of
-from conestool.models.kv_weights import bare
+from conestool.models.kv_weights import unwrap_compiled
 from conestool.models.model import Model
 
 __all__ = ["checkpoint_notes", "original_state", "write_checkpoint"]
@@ -71,10 +84,10 @@ def edits_in(model: Model, file: Path, wanted: Mapping[str, WeightEdit]) -> dict
     """The changes by the names, and at the positions, that a checkpoint's tensors have."""
     if not has_layout(model.denoiser):
         names = unet_names(checked_unet(model).config)
-        return {DENOISER + unet_name(param, names): edit for param, edit in wanted.items()}
-    prefix, found = prefix_in(keys_of(file)), dict[str, list[tuple[int, WeightEdit]]]()
+        return {DENOISER_PREFIX + unet_name(param, names): edit for param, edit in wanted.items()}
+    prefix, found = key_prefix(keys_of(file)), dict[str, list[tuple[int, WeightEdit]]]()
     for param, edit in wanted.items():
-        place, shape = place_of(param, model.denoiser), model.info.tensors[param]
+        place, shape = map_key(param, model.denoiser), model.info.tensors[param]
         part = place.part or 0
         moved = replace(edit, index=edit.index + part * shape[0] * shape[1])
         found.setdefault(prefix + place.key, []).append((part, moved))
@@ -127,16 +140,16 @@ def original_state(
     pipe: Any, denoiser: Mapping[str, Tensor], parts: Mapping[str, Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
     """All tensors of a checkpoint: the denoiser's, and those of `parts` (vae, and each text encoder)."""
-    kind = type(bare(pipe.vae)).__name__
+    kind = type(unwrap_compiled(pipe.vae)).__name__
     if kind != "AutoencoderKL":
         raise unsupported(f"autoencoder ({kind})")
-    vae, texts = vae_state(parts["vae"], pipe.vae.config), text_encoders(pipe)
+    vae, texts = vae_state_dict(parts["vae"], pipe.vae.config), text_encoders(pipe)
     if has_layout(family_of(pipe).denoiser(pipe)):
-        places = family_of(pipe).parts
-        states = {DENOISER: stack_state(denoiser, pipe.transformer), places["vae"]: vae}
+        places = family_of(pipe).single_file_components
+        states = {DENOISER_PREFIX: to_original_state_dict(denoiser, pipe.transformer), places["vae"]: vae}
         states |= {places[name]: text_state(encoder, parts[name]) for name, encoder in texts.items()}
     else:
-        states = {DENOISER: unet_state(denoiser, pipe.unet.config), VAE: vae}
+        states = {DENOISER_PREFIX: unet_state_dict(denoiser, pipe.unet.config), VAE: vae}
         states |= unet_texts(texts, parts)
     return {place + key: value.contiguous() for place, state in states.items() for key, value in state.items()}
 
@@ -147,9 +160,9 @@ def unet_texts(texts: Mapping[str, Any], parts: Mapping[str, Mapping[str, Tensor
     for number, (name, encoder) in enumerate(texts.items()):
         place = "cond_stage_model" if len(texts) == 1 else f"conditioner.embedders.{number}"
         if is_open_clip(encoder):
-            states[f"{place}.model."] = open_clip_state(parts[name])
+            states[f"{place}.model."] = open_clip_state_dict(parts[name])
         else:
-            states[f"{place}.transformer."] = clip_state(parts[name])
+            states[f"{place}.transformer."] = clip_state_dict(parts[name])
     return states
 
 
@@ -159,7 +172,7 @@ def text_state(encoder: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Some readers know it by the one, and diffusers reads every tensor that it does not find as missing.
     """
     if encoder.config.model_type == "clip_text_model":
-        return clip_state(state)
+        return clip_state_dict(state)
     return {**state, "encoder.embed_tokens.weight": state["shared.weight"].clone()}
 
 
@@ -183,7 +196,7 @@ def is_open_clip(encoder: Any) -> bool:
 def checked_unet(model: Model) -> Any:
     """The denoiser, which must be a U-Net."""
     if getattr(model.pipe, "unet", None) is not model.denoiser:
-        raise unsupported(f"denoiser ({type(bare(model.denoiser)).__name__})")
+        raise unsupported(f"denoiser ({type(unwrap_compiled(model.denoiser)).__name__})")
     return model.denoiser
 
 

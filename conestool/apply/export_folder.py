@@ -22,7 +22,7 @@ from conestool.apply.live import apply_cones, refuse_applied
 from conestool.concept import Cone
 from conestool.errors import ModelLoadError, UsageError
 from conestool.models._logging import quiet
-from conestool.models.kv_weights import kv_weights, param_name
+from conestool.models.kv_weights import canonical_name, kv_weights
 from conestool.models.loading import SETTINGS, denoiser_files, weight_files
 from conestool.models.model import Model
 
@@ -163,7 +163,7 @@ def component_tensors(model: Model, name: str) -> dict[str, Tensor]:
         return dict(pair for file in files for pair in read_tensors(file)[0].items())
     state = model.pipe.components[name].state_dict()
     refuse_adapters(model.id, state)
-    return {param_name(key): recast(value, model.stored_dtype).cpu().contiguous() for key, value in state.items()}
+    return {canonical_name(key): recast(value, model.stored_dtype).cpu().contiguous() for key, value in state.items()}
 
 
 def save_parts(model: Model, cone: Cone, strength: Strength, folder: Path) -> None:

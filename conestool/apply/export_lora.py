@@ -25,8 +25,8 @@ from conestool.apply.edits import Strength, WeightEdit, apply_edit_, weight_edit
 from conestool.apply.export_folder import checked, component, component_tensors, metadata
 from conestool.concept import Cone
 from conestool.errors import UsageError
-from conestool.models.conversion.fused_qkv import has_layout, place_of
-from conestool.models.kv_weights import param_name
+from conestool.models.conversion.fused_qkv import has_layout, map_key
+from conestool.models.kv_weights import canonical_name
 from conestool.models.model import Model
 
 __all__ = ["Lora", "write_lora"]
@@ -113,14 +113,14 @@ def energy_of(change: Tensor) -> float:
 
 def targets(model: Model, params: Iterable[str]) -> list[Target]:
     """The matrices in which `params` lie in the layout that kohya's names go by; their parts in the order of rows."""
-    shapes = {param_name(key): value.shape for key, value in model.denoiser.state_dict().items()}
+    shapes = {canonical_name(key): value.shape for key, value in model.denoiser.state_dict().items()}
     if not has_layout(model.denoiser):
         return [Target(kohya_name(param), shapes[param][0], {param: slice(0, shapes[param][0])}) for param in params]
     rows, parts = Counter[str](), dict[str, dict[str, slice]]()
     for param, shape in shapes.items():
-        rows[place_of(param, model.denoiser).key] += shape[0]
+        rows[map_key(param, model.denoiser).key] += shape[0]
     for param in params:
-        place = place_of(param, model.denoiser)
+        place = map_key(param, model.denoiser)
         parts.setdefault(place.key, {})[param] = place.rows(shapes[param][0], rows[place.key])
     return [
         Target(kohya_name(key), rows[key], dict(sorted(found.items(), key=lambda each: each[1].start)))

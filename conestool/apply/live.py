@@ -30,8 +30,8 @@ from conestool.apply.edits import (
 )
 from conestool.concept import Cone
 from conestool.errors import UsageError
-from conestool.models.base_info import describe, freeze_identity, unfreeze_identity
-from conestool.models.kv_weights import bare
+from conestool.models.base_info import describe_model, freeze_identity, unfreeze_identity
+from conestool.models.kv_weights import unwrap_compiled
 from conestool.models.model import Model
 
 __all__ = ["apply_cones", "fuse_cones", "load_cones", "refuse_applied", "unload_cones"]
@@ -115,7 +115,7 @@ def unload_cones(pipe: Any, *, discard_changes: bool = False) -> None:
     UsageError, and no change, if something else has changed the concept neurons since (fuse_lora, training): undo that
     first, or put the former values back all the same with `discard_changes`.
     """
-    denoiser = bare(Model.from_pipeline(pipe).denoiser)
+    denoiser = unwrap_compiled(Model.from_pipeline(pipe).denoiser)
     remove_applications(
         denoiser, [application for application in APPLIED.get(denoiser, ()) if application.loaded], discard_changes
     )
@@ -136,16 +136,16 @@ def fuse_cones(
         check_base(model, cone, allow_base_mismatch=allow_base_mismatch)
     for param, edit in list(resolve_edits(model, cone, strength)):
         apply_edit_(param.data, edit)
-    model.forget()
+    model.forget_source()
 
 
 def add_application(
     model: Model, cone: Cone, strength: Strength, verify_base_model: bool, allow_base_mismatch: bool, loaded: bool
 ) -> tuple[nn.Module, Application]:
     """Apply `cone` on top of what is applied already; the denoiser and the new application."""
-    denoiser = bare(model.denoiser)
+    denoiser = unwrap_compiled(model.denoiser)
     refuse_copies(model)
-    info = describe(model) if verify_base_model else None
+    info = describe_model(model) if verify_base_model else None
     if info:
         check_info(model.id, info, cone, allow_base_mismatch)
     application = Application(list(resolve_edits(model, cone, strength)), loaded)
@@ -194,7 +194,7 @@ def reapply(popped: Collection[Application]) -> None:
 
 def refuse_applied(model: Model) -> None:
     """Refuse to make a model permanent or write it while concepts are applied to its weights in memory."""
-    if APPLIED.get(bare(model.denoiser)):
+    if APPLIED.get(unwrap_compiled(model.denoiser)):
         raise UsageError(
             f"{model.id} has concepts applied to its weights", "leave `apply_cones`, or call unload_cones first"
         )
@@ -209,7 +209,9 @@ def refuse_copies(model: Model) -> None:
             f"{model.id} is offloaded in groups, from copies of its weights",
             "use enable_model_cpu_offload instead of enable_group_offload",
         )
-    compiled = bare(model.denoiser) is not model.denoiser or any(module._compiled_call_impl for module in modules)
+    compiled = unwrap_compiled(model.denoiser) is not model.denoiser or any(
+        module._compiled_call_impl for module in modules
+    )
     inductor = sys.modules.get("torch._inductor.config")
     if compiled and getattr(inductor, "freezing", False):
         raise UsageError(

@@ -174,7 +174,7 @@ def open_base(chosen: Sequence[Chosen], where: Where) -> Model:
 
 def tell(chosen: Sequence[Chosen], model: Model, literal: bool) -> None:
     """Say which concepts are applied, the prompt as it is sent, and what of it the text encoder will not read."""
-    from conestool.models.prompts import cut_text
+    from conestool.models.prompts import truncated_text
     from conestool.rendering import rewrite
     from conestool.rendering.syntax import SUPPORTED, foreign_syntax
 
@@ -187,7 +187,7 @@ def tell(chosen: Sequence[Chosen], model: Model, literal: bool) -> None:
         say(f"{applied_text(each)}: {sent}" if each.cone else f"base model: {sent}")
         for name in unnamed(each, sent):
             say(f"note: {name} is applied, but the prompt does not name it")
-        cut = cut_text(model, sent)
+        cut = truncated_text(model, sent)
         if cut:
             _output.warn(f"the prompt is too long for the text encoder, which will not read: {cut}")
     if foreign:

@@ -146,9 +146,9 @@ def pocket() -> dict[str, Any]:
 
 def cache() -> dict[str, Any]:
     """Where intermediate results are kept (class images, model hashes), and their bytes."""
-    from conestool.models.cache import cache_folder
+    from conestool.models.cache import cache_dir
 
-    folder = cache_folder()
+    folder = cache_dir()
     return {"folder": tilde(folder), "bytes": folder_size(folder)}
 
 

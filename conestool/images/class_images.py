@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from conestool.images.photos import read_photos
-from conestool.models.cache import cache_folder, store
+from conestool.models.cache import cache_dir, write_cache_file
 from conestool.models.model import Model
 from conestool.models.sampling import Progress, sample
 
@@ -44,7 +44,7 @@ def class_images(
         return [photo.image for photo in read_photos([folder])[0][:n]]
     steps = model.defaults.steps if steps is None else steps
     guidance = model.defaults.guidance if guidance is None else guidance
-    home = cache_folder() / "prior" / prior_key(model, prompt, seed, steps, guidance)
+    home = cache_dir() / "prior" / prior_key(model, prompt, seed, steps, guidance)
     images: list[Image.Image] = []
     for first in range(0, n, GROUP):
         group = range(first, first + GROUP)
@@ -64,7 +64,7 @@ def class_images(
 
 def undrawn(model: Model, prompt: str | Sequence[str], n: int, seed: int = 0) -> int:
     """How many pictures `class_images` would have to draw for `n` of them, at the model's own settings."""
-    home = cache_folder() / "prior" / prior_key(model, prompt, seed, model.defaults.steps, model.defaults.guidance)
+    home = cache_dir() / "prior" / prior_key(model, prompt, seed, model.defaults.steps, model.defaults.guidance)
     groups = (range(first, first + GROUP) for first in range(0, n, GROUP))
     return sum(GROUP for group in groups if read_group(home, group) is None)
 
@@ -96,5 +96,5 @@ def write_group(home: Path, group: Sequence[int], images: Sequence[Image.Image])
     for index, image in zip(group, images, strict=True):
         data = io.BytesIO()
         image.save(data, "PNG")
-        if not store(home / f"{index:05}.png", data.getvalue()):
+        if not write_cache_file(home / f"{index:05}.png", data.getvalue()):
             return

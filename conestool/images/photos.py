@@ -216,7 +216,7 @@ def to_latents(model: Model, images: Sequence[Image.Image], *, size: int | None 
     arrays = np.stack([np.asarray(square(image, side)) for image in images])  # (n, side, side, 3)
     pixels = torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
     starts = range(0, len(pixels), batch)
-    parts = [model.family.latents(model.pipe, pixels[start : start + batch]) for start in starts]
+    parts = [model.family.encode_images(model.pipe, pixels[start : start + batch]) for start in starts]
     latents = torch.cat(parts)
     check_finite(latents, "the autoencoder's answer", model.pipe.vae.dtype)
     return latents.to(model.device)

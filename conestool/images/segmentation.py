@@ -10,7 +10,7 @@ from torch import Tensor
 
 from conestool.images.photos import to_latents
 from conestool.models.model import Model
-from conestool.models.noise_schedule import predict, schedule_of, stratified_timesteps
+from conestool.models.noise_schedule import predict_noise, schedule_of, stratified_timesteps
 from conestool.models.prompts import encode
 
 __all__ = ["LOOKS", "extent", "located"]
@@ -45,7 +45,7 @@ def located(
         times = stratified_timesteps(len(pictures), len(schedule), draw, NOISE).to(latents.device)
         noisy = schedule.add_noise(latents, torch.randn(latents.shape, generator=draw).to(latents), times)
         for rows in torch.split(torch.arange(len(pictures), device=latents.device), batch):
-            one, two = (predict(model, schedule, noisy[rows], times[rows], cond[rows]) for cond in (told, other))
+            one, two = (predict_noise(model, schedule, noisy[rows], times[rows], cond[rows]) for cond in (told, other))
             heat[rows] += (one - two).abs().mean(1)
     return torch.stack([each > parting(each) for each in heat])
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from conestool.models._logging import hush_import
+from conestool.models._logging import silence_import
 
 __all__: list[str] = []
 
-hush_import()
+silence_import()

@@ -7,21 +7,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["hush_import", "quiet"]
+__all__ = ["quiet", "silence_import"]
 
 
-class MissingTorchvision(logging.Filter):
+class _TorchvisionFilter(logging.Filter):
     """Drops transformers' notes that an image processor falls back to PIL because torchvision is absent."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return "requires torchvision" not in record.getMessage()
 
 
-def hush_import() -> None:
+def silence_import() -> None:
     """Silence the torchvision notes that importing diffusers causes; everything else transformers says stays."""
     logger = logging.getLogger("transformers.utils.import_utils")
-    if not any(isinstance(known, MissingTorchvision) for known in logger.filters):
-        logger.addFilter(MissingTorchvision())
+    if not any(isinstance(known, _TorchvisionFilter) for known in logger.filters):
+        logger.addFilter(_TorchvisionFilter())
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from conestool.errors import ModelLoadError
 __all__ = ["POINTER", "lookalike_error", "refuse_lookalike", "what_tensors_are"]
 
 POINTER = b"version https://git-lfs"
-LOOKALIKES: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
+_LOOKALIKES: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
     ((POINTER,), "a git-lfs pointer, and not the weights themselves", "run: git lfs pull"),
     ((b"GGUF",), "a GGUF file, whose weights are quantised", "give the model as .safetensors in float16 or float32"),
     (
@@ -21,13 +21,13 @@ LOOKALIKES: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
     ((b"<",), "a web page, and not the weights themselves", "download the file itself again"),
 )
 """First bytes, what a file is, and what to do."""
-SUFFIXES = {
+_SUFFIXES = {
     ".cone": ("a concept, and not a base model", "name the base model that it was found on, and the concept beside it"),
-    ".gguf": LOOKALIKES[1][1:],
-    **dict.fromkeys((".ckpt", ".pt", ".pth", ".bin", ".pkl"), LOOKALIKES[2][1:]),
+    ".gguf": _LOOKALIKES[1][1:],
+    **dict.fromkeys((".ckpt", ".pt", ".pth", ".bin", ".pkl"), _LOOKALIKES[2][1:]),
 }
-LORA = ("a LoRA, which is added to a base model", "give the base model itself")
-TENSORS = (
+_LORA = ("a LoRA, which is added to a base model", "give the base model itself")
+_TENSORS = (
     (
         ("down_blocks.", "transformer_blocks."),
         "a denoiser alone, as diffusers names it",
@@ -45,12 +45,12 @@ def lookalike_error(name: str, file: Path) -> ModelLoadError | None:
         start = opened.read(32)
     if not start:
         return ModelLoadError(f"{name}: an empty file", "copy or download it again")
-    for beginnings, what, hint in LOOKALIKES:
+    for beginnings, what, hint in _LOOKALIKES:
         if start.startswith(beginnings):
             return ModelLoadError(f"{name}: {what}", hint)
     suffix = file.suffix.lower()
-    if suffix in SUFFIXES:
-        what, hint = SUFFIXES[suffix]
+    if suffix in _SUFFIXES:
+        what, hint = _SUFFIXES[suffix]
         return ModelLoadError(f"{name}: {what}", hint)
     if suffix != ".safetensors":
         return ModelLoadError(f"{name}: not a .safetensors file", "give one, or a diffusers folder")
@@ -66,8 +66,8 @@ def refuse_lookalike(name: str, file: Path) -> None:
 def what_tensors_are(names: Collection[str]) -> tuple[str, str] | None:
     """What a safetensors file is that holds tensors of these names, and what to give instead; None if unknown."""
     if any(".lora_" in name or name.startswith("lora_") for name in names):
-        return LORA
-    for beginnings, what, hint in TENSORS:
+        return _LORA
+    for beginnings, what, hint in _TENSORS:
         if any(name.startswith(beginnings) for name in names):
             return what, hint
     return None

@@ -1,6 +1,6 @@
-"""What a model is: its K/V weights streamed through the digest ladder, remembered by file identity.
+"""What a model is: its K/V weights streamed through the digests, remembered by file identity.
 
-The ladder itself is numpy alone and lives in `conestool.fingerprint`; spec/cone-1.md says which bytes are hashed. A
+The digests are numpy alone and lives in `conestool.fingerprint`; spec/cone-1.md says which bytes are hashed. A
 model from a folder or a single file is known by the weights stored there, whatever dtype it was loaded in; any other by
 the weights in memory. Neither is affected by concepts that are applied at the moment.
 """
@@ -22,30 +22,30 @@ from conestool._atomic import expand_user
 from conestool.concept import BaseModelInfo
 from conestool.errors import UsageError
 from conestool.fingerprint import fingerprint
-from conestool.models.cache import recall, remember
-from conestool.models.kv_weights import bare, kv_weights
+from conestool.models.cache import cache_get, cache_set
+from conestool.models.kv_weights import kv_weights, unwrap_compiled
 from conestool.models.loading import denoiser_files, original_denoiser, reading
 from conestool.models.model import Model
 
-__all__ = ["describe", "file_sha256", "freeze_identity", "unfreeze_identity"]
+__all__ = ["describe_model", "file_sha256", "freeze_identity", "unfreeze_identity"]
 
-Fields = dict[str, Any]
-FIELDS = {"structure", "tensors", "digests"}
-CACHE_VERSION = 3
+_Fields = dict[str, Any]
+_FIELDS = {"structure", "tensors", "digests"}
+_CACHE_VERSION = 3
 
 
-FROZEN: WeakKeyDictionary[nn.Module, Fields | None] = WeakKeyDictionary()
+_FROZEN_FIELDS: WeakKeyDictionary[nn.Module, _Fields | None] = WeakKeyDictionary()
 """What a denoiser was before concepts were applied to it, None if nobody had asked."""
-HASH_CACHE: WeakKeyDictionary[nn.Module, tuple[list[int], Fields]] = WeakKeyDictionary()
+_HASH_CACHE: WeakKeyDictionary[nn.Module, tuple[list[int], _Fields]] = WeakKeyDictionary()
 
 
-def describe(model: Model) -> BaseModelInfo:
+def describe_model(model: Model) -> BaseModelInfo:
     """The identity of `model` without the concepts applied to it.
 
     Costs about a second for SD 1.5, and next to nothing when the files, or the weights in memory, are known already.
     UsageError if it is asked for the first time while concepts are applied with `verify_base_model=False`.
     """
-    fields = from_files(model) or from_memory(model)
+    fields = _fields_of_files(model) or _fields_in_memory(model)
     dtype = model.stored_dtype if model.path and model.stored_dtype else model.dtype
     return BaseModelInfo(
         id=public_id(model.id),
@@ -60,14 +60,14 @@ def file_sha256(model: Model) -> str | None:
     """The SHA-256 of the single file that a model came from, which is how other programs know it; None for others."""
     if model.path is None or model.in_folder:
         return None
-    key = file_key([model.path])
-    known = recall("sha256", key)
+    key = _file_key([model.path])
+    known = cache_get("sha256", key)
     if isinstance(known, str):
         return known
     with model.path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if file_key([model.path]) == key:  # nobody replaced it meanwhile
-        remember("sha256", key, found)
+    if _file_key([model.path]) == key:  # nobody replaced it meanwhile
+        cache_set("sha256", key, found)
     return found
 
 
@@ -77,26 +77,26 @@ def public_id(model_id: str) -> str:
     return path.name if path.is_absolute() else model_id
 
 
-def from_files(model: Model) -> Fields | None:
+def _fields_of_files(model: Model) -> _Fields | None:
     """The fields of BaseModelInfo by the model's files; None if it has none, or if they lack some K/V weight."""
     if model.path is None:
         return None
     files = denoiser_files(model.path) if model.in_folder else [model.path]
     wanted = set(kv_weights(model.denoiser))
-    key = file_key(files)
-    known = checked(recall("identity", key))
+    key = _file_key(files)
+    known = _validated(cache_get("identity", key))
     if known is not None and known["tensors"].keys() == wanted:
         return known
-    found = stored(files, wanted) if model.in_folder else converted(model, files[0], wanted)
-    fields = fingerprint((name, as_array(tensor)) for name, tensor in found)
+    found = folder_weights(files, wanted) if model.in_folder else _single_file_weights(model, files[0], wanted)
+    fields = fingerprint((name, _as_array(tensor)) for name, tensor in found)
     if fields["tensors"].keys() != wanted:
         return None
-    if file_key(files) == key:  # nobody replaced them meanwhile
-        remember("identity", key, fields)
+    if _file_key(files) == key:  # nobody replaced them meanwhile
+        cache_set("identity", key, fields)
     return fields
 
 
-def stored(files: list[Path], wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
+def folder_weights(files: list[Path], wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
     """The `wanted` tensors of a diffusers folder's weight files, one at a time."""
     for file in files:
         with reading(str(file)), safe_open(file, "pt") as opened:
@@ -104,17 +104,17 @@ def stored(files: list[Path], wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
                 yield key, opened.get_tensor(key)
 
 
-def converted(model: Model, file: Path, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
+def _single_file_weights(model: Model, file: Path, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
     """The `wanted` tensors of a single file, under the names of the denoiser that was loaded from it."""
     with reading(model.id):
         yield from original_denoiser(file, model.denoiser, wanted)
 
 
-def from_memory(model: Model) -> Fields:
+def _fields_in_memory(model: Model) -> _Fields:
     """The fields of BaseModelInfo by the weights in memory; hashed anew only if a checksum says that they changed."""
-    denoiser = bare(model.denoiser)
-    if denoiser in FROZEN:
-        before = FROZEN[denoiser]
+    denoiser = unwrap_compiled(model.denoiser)
+    if denoiser in _FROZEN_FIELDS:
+        before = _FROZEN_FIELDS[denoiser]
         if before is None:
             raise UsageError(
                 f"{model.id} cannot be identified while concepts are applied unchecked",
@@ -122,49 +122,49 @@ def from_memory(model: Model) -> Fields:
             )
         return before
     weights = kv_weights(denoiser)
-    sums = checksums(weights)
-    known = HASH_CACHE.get(denoiser)
+    sums = _checksums(weights)
+    known = _HASH_CACHE.get(denoiser)
     if known is None or known[0] != sums:
-        fields = fingerprint((name, as_array(param.detach())) for name, param in weights.items())
-        known = HASH_CACHE[denoiser] = (sums, fields)
+        fields = fingerprint((name, _as_array(param.detach())) for name, param in weights.items())
+        known = _HASH_CACHE[denoiser] = (sums, fields)
     return known[1]
 
 
-def checksums(weights: Mapping[str, Tensor]) -> list[int]:
+def _checksums(weights: Mapping[str, Tensor]) -> list[int]:
     """Per tensor the sum of its bits read as integers: cheap, and different after any change that matters here."""
-    return [int(value) for value in torch.stack([bit_sum(weight.detach()) for weight in weights.values()]).tolist()]
+    return [int(value) for value in torch.stack([_bit_sum(weight.detach()) for weight in weights.values()]).tolist()]
 
 
-def bit_sum(tensor: Tensor) -> Tensor:
+def _bit_sum(tensor: Tensor) -> Tensor:
     """The sum, modulo 2^64, of a tensor's memory read as 64-bit integers, or 16-bit ones if its size needs that."""
     word = torch.int64 if tensor.numel() * tensor.element_size() % 8 == 0 else torch.int16
     return tensor.contiguous().view(-1).view(word).sum(dtype=torch.int64)
 
 
-def as_array(tensor: Tensor) -> Any:
+def _as_array(tensor: Tensor) -> Any:
     """The tensor as a numpy array; bfloat16, which numpy lacks, as float32, which is exact."""
     tensor = tensor.cpu()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def freeze_identity(model: Model, info: BaseModelInfo | None) -> None:
-    """From now `describe` answers for the weights as they are, with `info` if it is known."""
-    denoiser = bare(model.denoiser)
-    FROZEN[denoiser] = info.model_dump(include=FIELDS) if info else known_fields(model)
+    """From now `describe_model` answers for the weights as they are, with `info` if it is known."""
+    denoiser = unwrap_compiled(model.denoiser)
+    _FROZEN_FIELDS[denoiser] = info.model_dump(include=_FIELDS) if info else _hashed_fields(model)
 
 
 def unfreeze_identity(denoiser: nn.Module) -> None:
     """The weights of `denoiser` are again what they were before `freeze_identity`."""
-    del FROZEN[denoiser]
+    del _FROZEN_FIELDS[denoiser]
 
 
-def known_fields(model: Model) -> Fields | None:
+def _hashed_fields(model: Model) -> _Fields | None:
     """The fields of the weights in memory if they have been hashed before."""
-    known = HASH_CACHE.get(bare(model.denoiser))
-    return known[1] if known and known[0] == checksums(kv_weights(model.denoiser)) else None
+    known = _HASH_CACHE.get(unwrap_compiled(model.denoiser))
+    return known[1] if known and known[0] == _checksums(kv_weights(model.denoiser)) else None
 
 
-def file_key(files: list[Path]) -> str:
+def _file_key(files: list[Path]) -> str:
     """Cache key of files: their resolved paths, inodes, sizes and times of change.
 
     The time of content alone would not do: whoever copies a file can give it any, and archives and container images
@@ -172,10 +172,10 @@ def file_key(files: list[Path]) -> str:
     """
     found = [(file.resolve(), file.stat()) for file in files]
     facts = [(str(path), it.st_ino, it.st_size, it.st_mtime_ns, it.st_ctime_ns) for path, it in found]
-    return hashlib.sha256(json.dumps([CACHE_VERSION, facts]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([_CACHE_VERSION, facts]).encode()).hexdigest()
 
 
-def checked(value: Any) -> Fields | None:
+def _validated(value: Any) -> _Fields | None:
     """The fields that were remembered; None unless all are there in the right form."""
     try:
         BaseModelInfo(id="", family="", dtype="", **value)

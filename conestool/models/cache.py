@@ -12,12 +12,12 @@ from platformdirs import user_cache_dir
 from conestool._atomic import write_atomic
 from conestool.errors import UsageError
 
-__all__ = ["cache_folder", "recall", "remember", "store"]
+__all__ = ["cache_dir", "cache_get", "cache_set", "write_cache_file"]
 
-NOWHERE = Path(os.devnull) / "conestool"
+_NO_CACHE = Path(os.devnull) / "conestool"
 
 
-def cache_folder() -> Path:
+def cache_dir() -> Path:
     """$CONES_CACHE, else the folder that the system keeps for caches; it may not exist yet.
 
     Where nobody has a home there is none: a folder that never exists and cannot be made.
@@ -27,24 +27,24 @@ def cache_folder() -> Path:
     try:
         folder = Path(user_cache_dir("conestool"))
     except RuntimeError:  # some versions of platformdirs raise, others give ~ as it is
-        return NOWHERE
-    return folder if folder.is_absolute() else NOWHERE
+        return _NO_CACHE
+    return folder if folder.is_absolute() else _NO_CACHE
 
 
-def recall(kind: str, key: str) -> Any:
+def cache_get(kind: str, key: str) -> Any:
     """The JSON value remembered under `kind` and `key`, or None if there is none that can be read."""
     try:
-        return json.loads((cache_folder() / kind / f"{key}.json").read_text(encoding="utf-8"))
+        return json.loads((cache_dir() / kind / f"{key}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def remember(kind: str, key: str, value: Any) -> None:
+def cache_set(kind: str, key: str, value: Any) -> None:
     """Keep a JSON value; a cache that cannot be written is passed over."""
-    store(cache_folder() / kind / f"{key}.json", json.dumps(value, sort_keys=True).encode())
+    write_cache_file(cache_dir() / kind / f"{key}.json", json.dumps(value, sort_keys=True).encode())
 
 
-def store(path: Path, data: bytes) -> bool:
+def write_cache_file(path: Path, data: bytes) -> bool:
     """Write a cache file whole or not at all; False if the cache cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,14 +17,16 @@ __all__ = [
     "all_finite",
     "check_finite",
     "check_weights",
+    "dtype_name",
     "memory_errors",
+    "move_to_device",
     "pick_device",
     "pick_dtype",
-    "place",
+    "precision_hint",
 ]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LARGE = 1 << 30
+_LARGE_MODEL_BYTES = 1 << 30
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -50,12 +52,12 @@ def pick_dtype(name: str, device: torch.device, stored: torch.dtype | None = Non
         return DTYPES[name]
     if name != "auto":
         raise UsageError(f"unknown dtype {name!r}", f"use auto, {', '.join(DTYPES)}")
-    if device.type != "cuda" or (size < LARGE and stored in (None, torch.float32)):
+    if device.type != "cuda" or (size < _LARGE_MODEL_BYTES and stored in (None, torch.float32)):
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
-def place(pipe: Any, device: torch.device) -> Any:
+def move_to_device(pipe: Any, device: torch.device) -> Any:
     """The pipeline on `device`; DeviceError if it does not fit."""
     with memory_errors(device):
         return pipe.to(device)
@@ -80,7 +82,7 @@ def check_finite(values: Tensor | float, what: str, dtype: torch.dtype) -> None:
     if all_finite(tensor):
         return
     wrong = "NaN" if bool(tensor.isnan().any()) else "infinite"
-    raise NonFiniteError(f"{what} is {wrong} in {name_of(dtype)}", hint_for(dtype))
+    raise NonFiniteError(f"{what} is {wrong} in {dtype_name(dtype)}", precision_hint(dtype))
 
 
 def all_finite(*parts: Tensor) -> bool:
@@ -91,7 +93,7 @@ def all_finite(*parts: Tensor) -> bool:
 
 def check_weights(model: Model) -> None:
     """Raise NonFiniteError if a weight of any part of the pipeline is NaN or infinite; names the first such tensor."""
-    for part, name, weight in weights_of(model.pipe):
+    for part, name, weight in _named_weights(model.pipe):
         if weight.device.type != "meta" and weight.is_floating_point() and not all_finite(weight):
             what = "NaN" if bool(weight.isnan().any()) else "infinite"
             raise NonFiniteError(
@@ -100,19 +102,19 @@ def check_weights(model: Model) -> None:
             )
 
 
-def weights_of(pipe: Any) -> Iterator[tuple[str, str, Tensor]]:
+def _named_weights(pipe: Any) -> Iterator[tuple[str, str, Tensor]]:
     """Part, name and values of every parameter of a pipeline's modules."""
     for part, module in pipe.components.items():
         if isinstance(module, nn.Module):
             yield from ((part, name, weight.detach()) for name, weight in module.named_parameters())
 
 
-def name_of(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     """The dtype as the command line calls it."""
     return str(dtype).removeprefix("torch.")
 
 
-def hint_for(dtype: torch.dtype) -> str:
+def precision_hint(dtype: torch.dtype) -> str:
     """What to try where arithmetic in `dtype` broke down."""
     if dtype == torch.float32:
         return "the base model may be damaged: try another copy or another model, or a smaller rate of the method"

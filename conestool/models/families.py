@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from conestool.errors import ModelLoadError
 from conestool.models._lookalikes import what_tensors_are
-from conestool.models.conditioning import Conditioning, Frame
-from conestool.models.conversion.fused_qkv import DENOISER
+from conestool.models.conditioning import Conditioning, MicroConditioning
+from conestool.models.conversion.fused_qkv import DENOISER_PREFIX
 from conestool.models.dit import Flux, FluxSchnell, PixArtAlpha, PixArtSigma, StableDiffusion3
 from conestool.models.unet import StableDiffusion, StableDiffusionXL
 
@@ -23,21 +23,21 @@ __all__ = ["FAMILIES", "PIPELINES", "Family", "family_of", "family_of_file"]
 class Family(Protocol):
     """One family of base models.
 
-    `pipeline` is the diffusers class that a single file of the family is loaded as, `options` what it is given besides,
-    `marks` name prefixes that all occur in a single file in the original layout (none if no such file is read), `parts`
-    by component those of what may be missing there, since a configuration folder has it, and `guidance` and `steps` the
-    usual settings.
+    `pipeline_class` is the diffusers class that a single file of the family is loaded as, `pipeline_options` are its
+    other arguments. `key_prefixes` all occur in a single file in the original layout; there are none if no such file is
+    read. `single_file_components` has, by component, the prefix of what may be missing there, since a configuration
+    folder has it. `guidance` and `steps` are the usual settings.
     """
 
     name: str
-    pipeline: str
-    options: Mapping[str, Any]
-    marks: tuple[str, ...]
-    parts: Mapping[str, str]
+    pipeline_class: str
+    pipeline_options: Mapping[str, Any]
+    key_prefixes: tuple[str, ...]
+    single_file_components: Mapping[str, str]
     guidance: float
     steps: int
 
-    def fits(self, pipe: Any) -> bool:
+    def matches(self, pipe: Any) -> bool:
         """Whether `pipe` is of this family."""
 
     def denoiser(self, pipe: Any) -> nn.Module:
@@ -46,22 +46,22 @@ class Family(Protocol):
     def tokenizers(self, pipe: Any) -> list[Any]:
         """The tokenizers that read a prompt, first the one among whose words identifiers are chosen."""
 
-    def readers(self, pipe: Any) -> list[tuple[Any, int]]:
+    def length_limits(self, pipe: Any) -> list[tuple[Any, int]]:
         """The tokenizers that limit a prompt, each with the most tokens that it keeps, its special ones included."""
 
-    def patch(self, pipe: Any) -> int:
-        """Latents along one side of what the denoiser takes as one."""
+    def patch_size(self, pipe: Any) -> int:
+        """Side of a patch, in latents: the denoiser takes so many by so many as one token."""
 
     def encode(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
-        """Conditioning of `prompts`, in the dtype and on the device of the text encoder, without framing."""
+        """Conditioning of `prompts`, in the dtype and on the device of the text encoder, without micro-conditioning."""
 
-    def framing(self, pipe: Any, frames: Sequence[Frame]) -> Mapping[str, Tensor]:
-        """What the denoiser is told of how pictures were framed, by name, a row for each; empty if nothing."""
+    def micro_conditioning(self, pipe: Any, crops: Sequence[MicroConditioning]) -> Mapping[str, Tensor]:
+        """Inputs of the denoiser for sizes and crops of pictures, by name, a row for each; empty if it takes none."""
 
-    def latents(self, pipe: Any, pixels: Tensor) -> Tensor:
+    def encode_images(self, pipe: Any, pixels: Tensor) -> Tensor:
         """Latents (n, c, h, w), fp32, as the denoiser expects them, of pixels in -1..1, (n, 3, side, side)."""
 
-    def calling(self, pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
+    def pipeline_kwargs(self, pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of the pipeline's own call, from the common ones (see sampling.py); its noise is `latents`."""
 
     def predict(self, denoiser: nn.Module, latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
@@ -77,30 +77,32 @@ FAMILIES: tuple[Family, ...] = (
     Flux(),
     FluxSchnell(),
 )
-PIPELINES = tuple(family.pipeline for family in FAMILIES)
+PIPELINES = tuple(family.pipeline_class for family in FAMILIES)
 """The diffusers classes that a folder may name."""
-KNOWN = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
+_FAMILY_NAMES = ", ".join(dict.fromkeys(family.name for family in FAMILIES))
 
 
 def family_of(pipe: Any) -> Family:
     """The adapter for a diffusers pipeline; ModelLoadError if no family fits."""
     if hasattr(pipe, "components"):
         for family in FAMILIES:
-            if family.fits(pipe):
+            if family.matches(pipe):
                 return family
-    raise ModelLoadError(f"{type(pipe).__name__} is not a text-to-image pipeline of a known family", f"known: {KNOWN}")
+    raise ModelLoadError(
+        f"{type(pipe).__name__} is not a text-to-image pipeline of a known family", f"known: {_FAMILY_NAMES}"
+    )
 
 
 def family_of_file(model_id: str, keys: Collection[str]) -> Family:
     """The adapter for a single file with tensors of these names; ModelLoadError if it is no complete checkpoint."""
-    keys = {*keys, *(key.removeprefix(DENOISER) for key in keys)}
+    keys = {*keys, *(key.removeprefix(DENOISER_PREFIX) for key in keys)}
     for family in FAMILIES:
-        if family.marks and all(any(key.startswith(mark) for key in keys) for mark in family.marks):
+        if family.key_prefixes and all(any(key.startswith(mark) for key in keys) for mark in family.key_prefixes):
             return family
     if told := what_tensors_are(keys):
         raise ModelLoadError(f"{model_id}: {told[0]}", told[1])
     raise ModelLoadError(
-        f"{model_id}: not a complete checkpoint in the original layout of a known family (known: {KNOWN})",
+        f"{model_id}: not a complete checkpoint in the original layout of a known family (known: {_FAMILY_NAMES})",
         "it takes denoiser, autoencoder and text encoders in one file (SD3 and Flux: at least the transformer); for "
         "other parts, give a diffusers folder",
     )

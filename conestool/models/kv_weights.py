@@ -7,10 +7,10 @@ from torch import nn
 
 from conestool.errors import UsageError
 
-__all__ = ["bare", "kv_weights", "param_name"]
+__all__ = ["KV_SUFFIXES", "canonical_name", "kv_weights", "unwrap_compiled"]
 
-SUFFIXES = (".to_k.weight", ".to_v.weight", ".add_k_proj.weight", ".add_v_proj.weight")
-FUSED = (".to_qkv.weight", ".to_kv.weight", ".to_added_qkv.weight")
+KV_SUFFIXES = (".to_k.weight", ".to_v.weight", ".add_k_proj.weight", ".add_v_proj.weight")
+_FUSED_SUFFIXES = (".to_qkv.weight", ".to_kv.weight", ".to_added_qkv.weight")
 
 
 def kv_weights(denoiser: nn.Module) -> dict[str, nn.Parameter]:
@@ -21,11 +21,11 @@ def kv_weights(denoiser: nn.Module) -> dict[str, nn.Parameter]:
     """
     found: dict[str, nn.Parameter] = {}
     for key, param in denoiser.named_parameters():
-        name = param_name(key)
-        if name.endswith(FUSED):
+        name = canonical_name(key)
+        if name.endswith(_FUSED_SUFFIXES):
             raise UsageError(f"{name} fuses K and V with other weights", "call pipe.unfuse_qkv_projections() first")
-        if name.endswith(SUFFIXES):
-            check_plain(name, param)
+        if name.endswith(KV_SUFFIXES):
+            _check_plain(name, param)
             found[name] = param
     if not found:
         raise UsageError(
@@ -34,18 +34,18 @@ def kv_weights(denoiser: nn.Module) -> dict[str, nn.Parameter]:
     return {name: found[name] for name in sorted(found)}
 
 
-def param_name(key: str) -> str:
+def canonical_name(key: str) -> str:
     """A state-dict key as the bare denoiser has it: without the marks of torch.compile and of peft's wrappers."""
     return key.replace("_orig_mod.", "").replace(".base_layer.", ".")
 
 
-def bare(module: nn.Module) -> nn.Module:
+def unwrap_compiled(module: nn.Module) -> nn.Module:
     """The module itself where torch.compile returned a wrapper around it."""
     inner: nn.Module = getattr(module, "_orig_mod", module)
     return inner
 
 
-def check_plain(name: str, param: nn.Parameter) -> None:
+def _check_plain(name: str, param: nn.Parameter) -> None:
     """Refuse a parameter whose scalars cannot be read and set one by one."""
     if param.device.type == "meta":
         raise UsageError(

@@ -18,7 +18,7 @@ from conestool.errors import HubError, ModelLoadError, UsageError, first_line
 from conestool.hub import hub_errors
 from conestool.models._logging import quiet
 from conestool.models._lookalikes import POINTER, refuse_lookalike
-from conestool.models.conversion.fused_qkv import has_layout, load_transformer, read_stacked
+from conestool.models.conversion.fused_qkv import has_layout, load_converted, load_transformer
 from conestool.models.families import FAMILIES, PIPELINES, Family, family_of_file
 
 __all__ = [
@@ -218,9 +218,9 @@ def load_pipeline(source: Source, dtype: torch.dtype) -> Any:
     if source.single_file:
         family = family_of_file(source.id, tensor_names(source.path))
         check_config(source, family)
-        kind = getattr(diffusers, family.pipeline)
+        kind = getattr(diffusers, family.pipeline_class)
         with reading(source.id), quiet():
-            more = {**family.options, **loose_parts(source, family, dtype), **options}
+            more = {**family.pipeline_options, **loose_parts(source, family, dtype), **options}
             pipe = kind.from_single_file(str(source.path), config=str(source.config), **more)
             return whole(pipe, family)
     more = {"variant": fp16_only(source.path), **folder_options(source.path)}
@@ -233,7 +233,7 @@ def whole(pipe: Any, family: Family) -> Any:
 
     ModelLoadError if anything else was not read.
     """
-    for part in family.parts:
+    for part in family.single_file_components:
         module = pipe.components[part]
         if hasattr(module, "tie_weights"):
             module.tie_weights()
@@ -253,7 +253,9 @@ def loose_parts(source: Source, family: Family, dtype: torch.dtype) -> dict[str,
 
     folder, names = Path(source.config or ""), tensor_names(source.path)
     listed = read_json(folder / "model_index.json")
-    missing = [part for part, mark in family.parts.items() if not any(name.startswith(mark) for name in names)]
+    missing = [
+        part for part, mark in family.single_file_components.items() if not any(name.startswith(mark) for name in names)
+    ]
     parts: dict[str, Any] = {}
     for part in missing:
         library, name = listed.get(part) or (None, None)
@@ -267,7 +269,7 @@ def loose_parts(source: Source, family: Family, dtype: torch.dtype) -> dict[str,
         else:
             kind = getattr(diffusers if library == "diffusers" else transformers, str(name))
             parts[part] = kind.from_pretrained(folder / part, torch_dtype=dtype, local_files_only=True)
-    if family.parts:
+    if family.single_file_components:
         kind = getattr(diffusers, read_json(folder / "transformer" / "config.json")["_class_name"])
         parts["transformer"] = load_transformer(source.path, kind, folder / "transformer", dtype)
     return parts
@@ -276,7 +278,7 @@ def loose_parts(source: Source, family: Family, dtype: torch.dtype) -> dict[str,
 def check_config(source: Source, family: Family) -> None:
     """Refuse the configuration of another family than the single file's, from which something else would be built."""
     kind = read_json(Path(source.config or "") / "model_index.json").get("_class_name")
-    others = {other.pipeline for other in FAMILIES} - {family.pipeline}
+    others = {other.pipeline_class for other in FAMILIES} - {family.pipeline_class}
     if kind in others:
         raise ModelLoadError(
             f"{source.id}: it holds {family.name}, and its configuration is that of a {kind}",
@@ -291,7 +293,7 @@ def folder_options(folder: Path) -> dict[str, Any]:
     """
     listed = read_json(folder / "model_index.json")
     absent = {name: None for name in SPARE if name in listed and not any((folder / name).glob("*.json"))}
-    options = next(family.options for family in FAMILIES if family.pipeline == listed["_class_name"])
+    options = next(family.pipeline_options for family in FAMILIES if family.pipeline_class == listed["_class_name"])
     return {**absent, **options}
 
 
@@ -322,7 +324,7 @@ def original_denoiser(path: Path, denoiser: Any, wanted: set[str]) -> Iterator[t
     from safetensors.torch import load_file
 
     if has_layout(denoiser):
-        yield from read_stacked(path, denoiser, sorted(wanted))
+        yield from load_converted(path, denoiser, sorted(wanted))
         return
     kind = type(getattr(denoiser, "_orig_mod", denoiser)).__name__
     convert = SINGLE_FILE_LOADABLE_CLASSES[kind]["checkpoint_mapping_fn"]

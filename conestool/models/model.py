@@ -17,7 +17,7 @@ from conestool.models.loading import SETTINGS, is_hub_id, load_pipeline, locate,
 
 __all__ = ["Defaults", "Model"]
 
-SMALLEST_VOCABULARY = 16
+_MIN_VOCABULARY = 16
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class Model:
         configuration of a single file; without it a folder of the file's name beside it, or the Hub's cache, serves.
         Raises UsageError for a path that is not there, ModelLoadError if it cannot be read, DeviceError for the device.
         """
-        from conestool.models.devices import pick_device, pick_dtype, place
+        from conestool.models.devices import move_to_device, pick_device, pick_dtype
 
         target = pick_device(device)
         source = locate(model_id, revision=revision, offline=offline, config=config)
         chosen = pick_dtype(dtype, target, source.stored_dtype, source.size)
-        pipe = place(load_pipeline(source, chosen), target)
+        pipe = move_to_device(load_pipeline(source, chosen), target)
         model = cls.from_pipeline(pipe, model_id)
-        check_vocabulary(model)
+        _check_vocabulary(model)
         model.denoiser.eval()
         model.revision, model.path, model.stored_dtype = source.revision, source.path, source.stored_dtype
         model.settings, model.defaults = source.settings, read_defaults(source.settings, model.defaults)
@@ -89,8 +89,8 @@ class Model:
         origin = str(pipe.name_or_path or "")
         settings = read_json(Path(origin) / SETTINGS) if origin else {}
         id = id or (origin if is_hub_id(origin) and not Path(origin).exists() else "pipeline")
-        plain = Defaults(family.steps, family.guidance, sample_side(pipe, denoiser) * int(pipe.vae_scale_factor))
-        return cls(pipe, id, family, read_defaults(settings, plain), settings=settings)
+        fallback = Defaults(family.steps, family.guidance, _latent_side(pipe, denoiser) * int(pipe.vae_scale_factor))
+        return cls(pipe, id, family, read_defaults(settings, fallback), settings=settings)
 
     def __repr__(self) -> str:
         """What it is and where it computes, without the pipeline's own text."""
@@ -113,7 +113,7 @@ class Model:
         return next(self.denoiser.parameters()).dtype
 
     @cached_property
-    def scale(self) -> int:
+    def vae_scale_factor(self) -> int:
         """Pixels per latent, along one side."""
         return int(self.pipe.vae_scale_factor)
 
@@ -125,32 +125,32 @@ class Model:
     @property
     def info(self) -> BaseModelInfo:
         """The identity of the model, without the concepts that are applied at the moment."""
-        from conestool.models.base_info import describe
+        from conestool.models.base_info import describe_model
 
-        return describe(self)
+        return describe_model(self)
 
-    def forget(self) -> None:
+    def forget_source(self) -> None:
         """Forget where the model came from, because its weights are no longer those."""
         self.path = None
 
 
-def check_vocabulary(model: Model) -> None:
+def _check_vocabulary(model: Model) -> None:
     """Refuse a model whose tokenizer lost its files: transformers then makes an empty one without a word."""
-    if any(len(tokenizer) < SMALLEST_VOCABULARY for tokenizer in model.family.tokenizers(model.pipe)):
+    if any(len(tokenizer) < _MIN_VOCABULARY for tokenizer in model.family.tokenizers(model.pipe)):
         raise ModelLoadError(f"{model.id}: its tokenizer has no vocabulary", "copy or download the model again")
 
 
-def sample_side(pipe: Any, denoiser: nn.Module) -> int:
+def _latent_side(pipe: Any, denoiser: nn.Module) -> int:
     """Side of the latents that the denoiser was trained on; Flux says it in the pipeline alone."""
     config: Any = denoiser.config
     side: Any = config.get("sample_size", getattr(pipe, "default_sample_size", None))
     return int(side if isinstance(side, int) else min(side)) if side else 64
 
 
-def read_defaults(settings: dict[str, Any], plain: Defaults) -> Defaults:
-    """Defaults by a model folder's `pocket.json` (num_inference_steps, guidance_scale, size), else `plain`."""
+def read_defaults(settings: dict[str, Any], fallback: Defaults) -> Defaults:
+    """Defaults by a model folder's `pocket.json` (num_inference_steps, guidance_scale, size), else `fallback`."""
     return Defaults(
-        int(settings.get("num_inference_steps", plain.steps)),
-        float(settings.get("guidance_scale", plain.guidance)),
-        int(settings.get("size", plain.size)),
+        int(settings.get("num_inference_steps", fallback.steps)),
+        float(settings.get("guidance_scale", fallback.guidance)),
+        int(settings.get("size", fallback.size)),
     )

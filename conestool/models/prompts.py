@@ -10,49 +10,55 @@ from typing import Any
 from torch import Tensor
 
 from conestool.errors import UsageError
-from conestool.models.conditioning import Conditioning, Frame
+from conestool.models.conditioning import Conditioning, MicroConditioning
 from conestool.models.model import Model
 
 __all__ = [
     "Conditioning",
     "choose_identifier",
-    "cut_text",
     "encode",
-    "frames_on",
     "identifiers",
     "is_one_token",
+    "micro_conditioning",
+    "truncated_text",
 ]
 
-RARE = re.compile(r"[b-df-hj-np-tv-xz]{3}")
+_RARE_WORD = re.compile(r"[b-df-hj-np-tv-xz]{3}")
 """Three consonants and no vowel: seldom a word in any language written in Latin letters."""
-ENOUGH = 8
+_MIN_SHARED_IDENTIFIERS = 8
 
 
 def encode(model: Model, prompts: Sequence[str], batch: int = 32) -> Conditioning:
     """Conditioning of `prompts` (may include ""), one row each, on the denoiser's device and in its dtype.
 
-    It speaks of pictures of the model's own size, whole; `Conditioning.framed` replaces that by how a photo was framed.
+    Its micro-conditioning is that of uncropped pictures of the model's own size; `with_micro_conditioning` replaces it.
     """
     chunks = [list(prompts[start : start + batch]) for start in range(0, len(prompts), batch)]
     parts = [model.family.encode(model.pipe, chunk) for chunk in chunks]
-    whole = frames_on(model, [Frame.whole(model.defaults.size)] * len(prompts))
-    return Conditioning.cat(parts).to(model.device, model.dtype).framed(whole)
+    uncropped = micro_conditioning(model, [MicroConditioning.uncropped(model.defaults.size)] * len(prompts))
+    return Conditioning.cat(parts).to(model.device, model.dtype).with_micro_conditioning(uncropped)
 
 
-def frames_on(model: Model, frames: Sequence[Frame]) -> Mapping[str, Tensor]:
-    """What the model's denoiser is told of `frames`, on its device."""
-    return {key: value.to(model.device) for key, value in model.family.framing(model.pipe, frames).items()}
+def micro_conditioning(model: Model, crops: Sequence[MicroConditioning]) -> Mapping[str, Tensor]:
+    """The micro-conditioning that the denoiser takes, by name, a row for each of `crops`; on its device."""
+    return {key: value.to(model.device) for key, value in model.family.micro_conditioning(model.pipe, crops).items()}
 
 
-def cut_text(model: Model, prompt: str) -> str:
+def truncated_text(model: Model, prompt: str) -> str:
     """The end of `prompt` that a text encoder will not read, "" if it reads all; the longest over several encoders."""
-    return max((cut_by(tokenizer, most, prompt) for tokenizer, most in model.family.readers(model.pipe)), key=len)
+    return max(
+        (
+            _truncated_by(tokenizer, max_tokens, prompt)
+            for tokenizer, max_tokens in model.family.length_limits(model.pipe)
+        ),
+        key=len,
+    )
 
 
-def cut_by(tokenizer: Any, most: int, prompt: str) -> str:
-    """What one tokenizer cuts that keeps `most` tokens, as typed; in tokenizers that keep no offsets, as decoded."""
-    kept = most - tokenizer.num_special_tokens_to_add()
-    ids = token_ids(tokenizer, prompt)
+def _truncated_by(tokenizer: Any, max_tokens: int, prompt: str) -> str:
+    """What a tokenizer cuts that keeps `max_tokens`, as typed; as decoded in one that keeps no offsets."""
+    kept = max_tokens - tokenizer.num_special_tokens_to_add()
+    ids = _token_ids(tokenizer, prompt)
     if len(ids) <= kept:
         return ""
     if not tokenizer.is_fast:
@@ -61,7 +67,7 @@ def cut_by(tokenizer: Any, most: int, prompt: str) -> str:
     return prompt[offsets[kept][0] :].strip()
 
 
-def token_ids(tokenizer: Any, text: str) -> list[int]:
+def _token_ids(tokenizer: Any, text: str) -> list[int]:
     """All token ids of `text`, neither padded nor cut, without special tokens."""
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     return ids
@@ -69,12 +75,12 @@ def token_ids(tokenizer: Any, text: str) -> list[int]:
 
 def is_one_token(model: Model, word: str) -> bool:
     """Whether every text encoder reads `word` as a single token that it knows."""
-    return all(known_token(tokenizer, word) for tokenizer in model.family.tokenizers(model.pipe))
+    return all(_known_token(tokenizer, word) for tokenizer in model.family.tokenizers(model.pipe))
 
 
-def known_token(tokenizer: Any, word: str) -> bool:
+def _known_token(tokenizer: Any, word: str) -> bool:
     """Whether one tokenizer reads `word` as a single token other than the unknown one."""
-    ids = token_ids(tokenizer, word)
+    ids = _token_ids(tokenizer, word)
     return len(ids) == 1 and ids[0] != tokenizer.unk_token_id
 
 
@@ -89,14 +95,14 @@ def identifiers(model: Model) -> list[str]:
     if isinstance(named, list) and named:
         return [str(word) for word in named]
     first, *others = model.family.tokenizers(model.pipe)
-    floor, words = len(first.get_vocab()) * 2 // 3, whole_words(first)
-    rare = [word for word, index in words.items() if index >= floor and RARE.fullmatch(word)]
+    floor, words = len(first.get_vocab()) * 2 // 3, _whole_words(first)
+    rare = [word for word, index in words.items() if index >= floor and _RARE_WORD.fullmatch(word)]
     rare.sort(key=lambda word: -words[word])
-    shared = set(rare).intersection(*map(whole_words, others))
-    return [word for word in rare if word in shared or len(shared) < ENOUGH]
+    shared = set(rare).intersection(*map(_whole_words, others))
+    return [word for word in rare if word in shared or len(shared) < _MIN_SHARED_IDENTIFIERS]
 
 
-def whole_words(tokenizer: Any) -> dict[str, int]:
+def _whole_words(tokenizer: Any) -> dict[str, int]:
     """The tokens that are words by themselves, with their ids: `dog</w>` in CLIP's notation, `▁dog` in T5's."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     after = {token.removesuffix("</w>"): index for token, index in vocabulary.items() if token.endswith("</w>")}

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from conestool.errors import NonFiniteError, UsageError
 from conestool.models._logging import quiet
-from conestool.models.devices import hint_for, memory_errors, name_of
+from conestool.models.devices import dtype_name, memory_errors, precision_hint
 from conestool.models.model import Model
 
 __all__ = ["Progress", "check_size", "initial_noise", "sample", "versions"]
 
 Progress = Callable[[int, int], None]
 """Called with the pictures done so far and their total."""
-NOT_A_NUMBER = "invalid value encountered in cast"
+_NAN_WARNING = "invalid value encountered in cast"
 """What numpy says of a picture with NaN in it, which diffusers would turn into a black one."""
 
 
@@ -59,24 +59,26 @@ def sample(
             "height": size[1],
         }
         more = {"negative_prompt": [negative] * len(generators)} if negative else {}
-        images += run(model, model.family.calling(model.pipe, call | more))
+        images += _call_pipeline(model, model.family.pipeline_kwargs(model.pipe, call | more))
         if progress:
             progress(len(images), len(prompts))
     return images
 
 
-def run(model: Model, call: dict[str, Any]) -> list[Image.Image]:
+def _call_pipeline(model: Model, call: dict[str, Any]) -> list[Image.Image]:
     """Call the pipeline without its progress bar; DeviceError if memory runs out, NonFiniteError for NaN pictures."""
     pipe = model.pipe
     before = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(**{**before, "disable": True})
     try:
         with quiet(), warnings.catch_warnings(), memory_errors(model.device):
-            warnings.filterwarnings("error", NOT_A_NUMBER, RuntimeWarning)
+            warnings.filterwarnings("error", _NAN_WARNING, RuntimeWarning)
             images: list[Image.Image] = pipe(**call).images
             return images
     except RuntimeWarning as error:
-        raise NonFiniteError(f"{model.id} draws NaN in {name_of(model.dtype)}", hint_for(model.dtype)) from error
+        raise NonFiniteError(
+            f"{model.id} draws NaN in {dtype_name(model.dtype)}", precision_hint(model.dtype)
+        ) from error
     except ValueError as error:
         what = f"{type(pipe.scheduler).__name__} in {call['num_inference_steps']} steps"
         raise UsageError(f"{model.id} cannot draw this with {what}: {error}".splitlines()[0]) from error
@@ -86,14 +88,19 @@ def run(model: Model, call: dict[str, Any]) -> list[Image.Image]:
 
 def initial_noise(model: Model, generators: Sequence[torch.Generator], size: tuple[int, int]) -> Tensor:
     """Standard normal latents (n, c, h, w): drawn in fp32 on the CPU, a generator per picture, then cast and moved."""
-    shape = (1, model.pipe.vae.config.latent_channels, size[1] // model.scale, size[0] // model.scale)
+    shape = (
+        1,
+        model.pipe.vae.config.latent_channels,
+        size[1] // model.vae_scale_factor,
+        size[0] // model.vae_scale_factor,
+    )
     drawn = [torch.randn(shape, generator=generator, dtype=torch.float32) for generator in generators]
     return torch.cat(drawn).to(model.device, model.dtype)
 
 
 def check_size(model: Model, size: tuple[int, int]) -> None:
     """Refuse a picture size (width, height) that the model cannot draw."""
-    unit = max(8, model.scale * model.family.patch(model.pipe))
+    unit = max(8, model.vae_scale_factor * model.family.patch_size(model.pipe))
     if min(size) < unit or any(side % unit for side in size):
         raise UsageError(f"size {size[0]}x{size[1]}: {model.id} draws sides that are multiples of {unit}")
 

@@ -9,30 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conestool.models.conditioning import Conditioning, Frame
-from conestool.models.conversion.fused_qkv import DENOISER
+from conestool.models.conditioning import Conditioning, MicroConditioning
+from conestool.models.conversion.fused_qkv import DENOISER_PREFIX
 
-__all__ = ["StableDiffusion", "StableDiffusionXL", "present", "scaled_latents"]
+__all__ = ["StableDiffusion", "StableDiffusionXL", "has_components", "scaled_latents"]
 
-AUTOENCODER = "first_stage_model."
-PARTS = ("unet", "vae", "tokenizer", "text_encoder", "scheduler")
-PARTS_XL = (*PARTS, "tokenizer_2", "text_encoder_2")
+_VAE_PREFIX = "first_stage_model."
+_COMPONENTS = ("unet", "vae", "tokenizer", "text_encoder", "scheduler")
+_COMPONENTS_XL = (*_COMPONENTS, "tokenizer_2", "text_encoder_2")
 
 
 class StableDiffusion:
     """Stable Diffusion 1.x and 2.x, their fine-tunes, and pocket: one CLIP text encoder and a U-Net."""
 
     name = "stable-diffusion"
-    pipeline = "StableDiffusionPipeline"
-    options: Mapping[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
-    marks: tuple[str, ...] = (DENOISER, AUTOENCODER, "cond_stage_model.")
-    parts: Mapping[str, str] = {}
+    pipeline_class = "StableDiffusionPipeline"
+    pipeline_options: Mapping[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
+    key_prefixes: tuple[str, ...] = (DENOISER_PREFIX, _VAE_PREFIX, "cond_stage_model.")
+    single_file_components: Mapping[str, str] = {}
     guidance = 7.5
     steps = 30
 
-    def fits(self, pipe: Any) -> bool:
+    def matches(self, pipe: Any) -> bool:
         """A pipeline with a U-Net and exactly one tokenizer and text encoder, that takes text alone."""
-        return complete(pipe, PARTS) and "text_encoder_2" not in pipe.components
+        return _is_complete(pipe, _COMPONENTS) and "text_encoder_2" not in pipe.components
 
     def denoiser(self, pipe: Any) -> nn.Module:
         """The U-Net."""
@@ -43,61 +43,61 @@ class StableDiffusion:
         """CLIP's tokenizer."""
         return [pipe.tokenizer]
 
-    def readers(self, pipe: Any) -> list[tuple[Any, int]]:
+    def length_limits(self, pipe: Any) -> list[tuple[Any, int]]:
         """Every tokenizer, with its own length."""
         return [(tokenizer, tokenizer.model_max_length) for tokenizer in self.tokenizers(pipe)]
 
-    def patch(self, pipe: Any) -> int:
+    def patch_size(self, pipe: Any) -> int:
         """One latent."""
         return 1
 
     def encode(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
-        """Last hidden states of the text encoder over the padded tokens: embeds (n, model_max_length, width)."""
-        tokens, encoder = padded(pipe.tokenizer, prompts), pipe.text_encoder
+        """Last hidden states of the text encoder over the padded tokens, (n, model_max_length, width)."""
+        tokens, encoder = _tokenize(pipe.tokenizer, prompts), pipe.text_encoder
         masked = getattr(encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(encoder.device) if masked else None
         with torch.no_grad():
             return Conditioning(encoder(tokens.input_ids.to(encoder.device), attention_mask=mask)[0])
 
-    def framing(self, pipe: Any, frames: Sequence[Frame]) -> Mapping[str, Tensor]:
+    def micro_conditioning(self, pipe: Any, crops: Sequence[MicroConditioning]) -> Mapping[str, Tensor]:
         """Nothing: these models know pictures of one size, and not where they were cropped."""
         return {}
 
-    def latents(self, pipe: Any, pixels: Tensor) -> Tensor:
+    def encode_images(self, pipe: Any, pixels: Tensor) -> Tensor:
         """The scaled mode of the autoencoder's posterior, or AutoencoderTiny's output."""
         return scaled_latents(pipe.vae, pixels)
 
-    def calling(self, pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
+    def pipeline_kwargs(self, pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
         """The call as it is."""
         return dict(call)
 
     def predict(self, denoiser: nn.Module, latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
         """The U-Net's output, of the latents' shape."""
-        out: Tensor = denoiser(latents, timesteps, encoder_hidden_states=cond.embeds, return_dict=False)[0]
+        out: Tensor = denoiser(latents, timesteps, encoder_hidden_states=cond.prompt_embeds, return_dict=False)[0]
         return out
 
 
 class StableDiffusionXL(StableDiffusion):
-    """Stable Diffusion XL base and its fine-tunes: two text encoders, and a U-Net that is told sizes and crops.
+    """Stable Diffusion XL base and its fine-tunes: two text encoders, and a U-Net with micro-conditioning.
 
-    `options` keep diffusers from stamping a watermark wherever a certain package happens to be installed, so that a
-    seed means the same picture everywhere.
+    `pipeline_options` keep diffusers from stamping a watermark wherever a certain package happens to be installed, so
+    that a seed means the same picture everywhere.
     """
 
     name = "stable-diffusion-xl"
-    pipeline = "StableDiffusionXLPipeline"
-    options: Mapping[str, Any] = {"add_watermarker": False}
-    marks: tuple[str, ...] = (
-        DENOISER,
-        AUTOENCODER,
+    pipeline_class = "StableDiffusionXLPipeline"
+    pipeline_options: Mapping[str, Any] = {"add_watermarker": False}
+    key_prefixes: tuple[str, ...] = (
+        DENOISER_PREFIX,
+        _VAE_PREFIX,
         "conditioner.embedders.0.transformer.",
         "conditioner.embedders.1.model.",
     )
     guidance = 5.0
 
-    def fits(self, pipe: Any) -> bool:
+    def matches(self, pipe: Any) -> bool:
         """A pipeline with both text encoders, which the refiner lacks, whose U-Net takes pooled text and six times."""
-        return complete(pipe, PARTS_XL) and pipe.unet.config.addition_embed_type == "text_time"
+        return _is_complete(pipe, _COMPONENTS_XL) and pipe.unet.config.addition_embed_type == "text_time"
 
     def tokenizers(self, pipe: Any) -> list[Any]:
         """CLIP's and OpenCLIP's tokenizer: the same words, another padding."""
@@ -108,39 +108,39 @@ class StableDiffusionXL(StableDiffusion):
         pairs = ((pipe.tokenizer, pipe.text_encoder), (pipe.tokenizer_2, pipe.text_encoder_2))
         with torch.no_grad():
             outs = [
-                encoder(padded(tokenizer, prompts).input_ids.to(encoder.device), output_hidden_states=True)
+                encoder(_tokenize(tokenizer, prompts).input_ids.to(encoder.device), output_hidden_states=True)
                 for tokenizer, encoder in pairs
             ]
-        embeds = torch.cat([out.hidden_states[-2] for out in outs], dim=-1)
-        return Conditioning(embeds, {"text_embeds": outs[1].text_embeds})
+        prompt_embeds = torch.cat([out.hidden_states[-2] for out in outs], dim=-1)
+        return Conditioning(prompt_embeds, {"text_embeds": outs[1].text_embeds})
 
-    def framing(self, pipe: Any, frames: Sequence[Frame]) -> Mapping[str, Tensor]:
-        """`time_ids` (n, 6), fp32: original height and width, top and left of the crop, height and width drawn.
+    def micro_conditioning(self, pipe: Any, crops: Sequence[MicroConditioning]) -> Mapping[str, Tensor]:
+        """`time_ids` (n, 6), fp32: original height and width, top and left of the crop, target height and width.
 
         As the model was trained (Podell et al. 2023, section 2.2): a photo is described as it was, small or cropped,
         so that its blur and its borders are not taken for the subject's.
         """
-        rows = [[*frame.original, *frame.crop, frame.side, frame.side] for frame in frames]
+        rows = [[*crop.original_size, *crop.crops_coords_top_left, *crop.target_size] for crop in crops]
         return {"time_ids": torch.tensor(rows, dtype=torch.float32)}
 
     def predict(self, denoiser: nn.Module, latents: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
         """The U-Net's output, of the latents' shape."""
-        more = {"encoder_hidden_states": cond.embeds, "added_cond_kwargs": dict(cond.extra)}
+        more = {"encoder_hidden_states": cond.prompt_embeds, "added_cond_kwargs": dict(cond.added_cond_kwargs)}
         out: Tensor = denoiser(latents, timesteps, **more, return_dict=False)[0]
         return out
 
 
-def complete(pipe: Any, names: Sequence[str]) -> bool:
+def _is_complete(pipe: Any, names: Sequence[str]) -> bool:
     """Whether all these parts are there, and the U-Net takes latents alone (not a mask or a picture beside them)."""
-    return present(pipe, names) and pipe.unet.config.in_channels == pipe.vae.config.latent_channels
+    return has_components(pipe, names) and pipe.unet.config.in_channels == pipe.vae.config.latent_channels
 
 
-def present(pipe: Any, names: Sequence[str]) -> bool:
+def has_components(pipe: Any, names: Sequence[str]) -> bool:
     """Whether all these parts are there."""
     return all(pipe.components.get(name) is not None for name in names)
 
 
-def padded(tokenizer: Any, prompts: Sequence[str]) -> Any:
+def _tokenize(tokenizer: Any, prompts: Sequence[str]) -> Any:
     """Tokens of `prompts`, padded and cut to the tokenizer's length."""
     length = tokenizer.model_max_length
     return tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
@@ -148,7 +148,7 @@ def padded(tokenizer: Any, prompts: Sequence[str]) -> Any:
 
 def scaled_latents(vae: Any, pixels: Tensor) -> Tensor:
     """Latents, shifted and scaled as the configuration says, fp32, of pixels in -1..1, (n, 3, side, side)."""
-    with torch.no_grad(), wide_enough(vae):
+    with torch.no_grad(), _upcast_vae(vae):
         out = vae.encode(pixels.to(vae.device, vae.dtype))
         latents: Tensor = (out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents).float()
     shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
@@ -156,7 +156,7 @@ def scaled_latents(vae: Any, pixels: Tensor) -> Tensor:
 
 
 @contextmanager
-def wide_enough(vae: Any) -> Iterator[None]:
+def _upcast_vae(vae: Any) -> Iterator[None]:
     """Within it a float16 autoencoder computes in float32 if its configuration says that float16 overflows."""
     narrow = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)
     if narrow:

@@ -19,7 +19,7 @@ from conestool.concept import Cone
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.models.base_info import file_sha256
 from conestool.models.model import Model
-from conestool.models.prompts import cut_text
+from conestool.models.prompts import truncated_text
 from conestool.models.sampling import Progress, sample, versions
 from conestool.rendering.grid import grid
 from conestool.rendering.png import PictureRecord, SheetRecord, UsedConcept, UsedModel, png_bytes
@@ -88,7 +88,7 @@ def render(
         shared = shared_record(model, cone, strength, common | {"scheduler": sampler})
         records = [checked(shared | {"prompt": typed[i], "sent": sent[i], "seed": seed}) for i, seed in jobs]
         images = sample(model, [sent[i] for i, _ in jobs], [seed for _, seed in jobs], progress=progress, **common)
-    cuts = [cut_text(model, prompt) for prompt in sent]
+    cuts = [truncated_text(model, prompt) for prompt in sent]
     changed_nothing = tuple(unused.values())
     return [
         Rendering(image, told, cuts[i], changed_nothing)

@@ -104,7 +104,7 @@ def compose(
         return located(model, pictures, [spec.prompt() for spec, _ in shown], instead, seed, batch)
 
     images = [image.convert("RGB") for image in drawn]
-    side = model.defaults.size // model.scale
+    side = model.defaults.size // model.vae_scale_factor
     subject_masks = torch.zeros(len(images), 1, side, side)
     for number, subject in enumerate(subjects):
         places = [(row, place) for row, s in enumerate(specs) for place, who in s.subjects.items() if who == number]

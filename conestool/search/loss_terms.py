@@ -13,10 +13,10 @@ from torch import Tensor
 
 from conestool.images.class_images import GROUP
 from conestool.images.photos import Photo, to_latents
-from conestool.models.conditioning import Frame
+from conestool.models.conditioning import MicroConditioning
 from conestool.models.model import Model
-from conestool.models.noise_schedule import sample_losses, schedule_of, stratified_timesteps
-from conestool.models.prompts import encode, frames_on, identifiers
+from conestool.models.noise_schedule import per_sample_loss, schedule_of, stratified_timesteps
+from conestool.models.prompts import encode, identifiers, micro_conditioning
 from conestool.search.batches import LatentImages, LossTerm
 from conestool.search.composites import Subject, compose
 from conestool.search.config import SearchConfig
@@ -222,8 +222,8 @@ def unbound_prompts(model: Model, subject: SubjectPrompts, config: SearchConfig,
 def encode_images(model: Model, images: Sequence[Image.Image], batch: int = GROUP) -> LatentImages:
     """Latents of the images' centre squares, and how these were framed; a crop counts as a picture of its own."""
     side = model.defaults.size
-    frames = [Frame.centre(image.size, side) for image in images]
-    return LatentImages(to_latents(model, images, batch=batch), frames_on(model, frames))
+    frames = [MicroConditioning.centre_crop(image.size, side) for image in images]
+    return LatentImages(to_latents(model, images, batch=batch), micro_conditioning(model, frames))
 
 
 COMMON_BACKGROUNDS = (
@@ -295,13 +295,13 @@ def _best_captions(context: SearchContext, photos: Sequence[Photo], texts: Seque
         latents = to_latents(model, [photo.image]).expand(CAPTION_SAMPLES, -1, -1, -1)
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
         frames, times = (
-            frames_on(model, [Frame.centre(photo.image.size, model.defaults.size)]),
+            micro_conditioning(model, [MicroConditioning.centre_crop(photo.image.size, model.defaults.size)]),
             timesteps.to(noise.device),
         )
         losses = []
         for row in range(len(texts)):
-            cond = prompts[[row]].framed(frames).expand(CAPTION_SAMPLES)
-            parts = [sample_losses(model, schedule, latents[b], noise[b], times[b], cond[b]) for b in batches]
+            cond = prompts[[row]].with_micro_conditioning(frames).expand(CAPTION_SAMPLES)
+            parts = [per_sample_loss(model, schedule, latents[b], noise[b], times[b], cond[b]) for b in batches]
             losses.append(torch.cat(parts).mean())
         found = torch.stack(losses)
         best.append(int(found.argmin()) if found.min() < (1 - _MARGIN) * found[0] else 0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from conestool.models.conditioning import Conditioning
 from conestool.models.devices import all_finite, check_finite
 from conestool.models.model import Model
-from conestool.models.noise_schedule import Schedule, predict, schedule_of, stratified_timesteps
+from conestool.models.noise_schedule import NoiseSchedule, predict_noise, schedule_of, stratified_timesteps
 from conestool.search.batches import Batch, LatentImages, LossTerm
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.parameters import FlatParameters, GradientCallback
@@ -43,7 +43,7 @@ class Objective:
     micro_batch_size: int = 32
     processes: DistributedState = SINGLE_PROCESS
     num_frozen_targets: int = NUM_FROZEN_TARGETS
-    schedule: Schedule = field(init=False)
+    schedule: NoiseSchedule = field(init=False)
     scale: LossScale = field(init=False)
     frozen_targets: dict[str, Batch] = field(init=False, default_factory=dict)
 
@@ -91,7 +91,7 @@ class Objective:
             timesteps=timesteps,
             target=self.schedule.target(latents, noise, timesteps),
             loss_weights=torch.full((count,), term.weight / count, device=latents.device),
-            conditioning=term.conditioning[prompts].framed(pictures.micro_conditioning),
+            conditioning=term.conditioning[prompts].with_micro_conditioning(pictures.micro_conditioning),
         )
 
     def pick(self, term: LossTerm, count: int, generator: torch.Generator) -> Tensor:
@@ -138,7 +138,7 @@ class Objective:
         answers = torch.zeros_like(batch.target)
         for rows in self._local_microbatches(batch):
             part = batch[rows]
-            answer = predict(self.model, self.schedule, part.noisy_latents, part.timesteps, part.conditioning)
+            answer = predict_noise(self.model, self.schedule, part.noisy_latents, part.timesteps, part.conditioning)
             answers[rows.to(answers.device)] = answer
         return replace(batch, target=self.processes.all_reduce(answers))
 
@@ -205,7 +205,7 @@ class Objective:
 
     def per_sample_loss(self, batch: Batch) -> Tensor:
         """(b,), fp32: mean squared error per sample."""
-        answer = predict(self.model, self.schedule, batch.noisy_latents, batch.timesteps, batch.conditioning)
+        answer = predict_noise(self.model, self.schedule, batch.noisy_latents, batch.timesteps, batch.conditioning)
         return (answer - batch.target).square().flatten(1).mean(1)
 
     def chunks(self, batch: Batch) -> list[Batch]:

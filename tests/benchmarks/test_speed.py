@@ -13,7 +13,7 @@ from benchmarks.speed.__main__ import main
 from benchmarks.speed.report import write_page
 from benchmarks.speed.shapes import SHAPES, blank
 from benchmarks.speed.steps import KINDS
-from conestool.models.kv_weights import SUFFIXES
+from conestool.models.kv_weights import KV_SUFFIXES
 
 TOY = ["--bases", "toy", "--side", "8", "--rounds", "1", "--parts", "steps", "profile", "kept", "render"]
 
@@ -77,4 +77,4 @@ def test_configurations_have_the_published_sizes(base: str, millions: float) -> 
     weights = dict(blank(SHAPES[base]).named_parameters())
     assert sum(weight.numel() for weight in weights.values()) / 1e6 == pytest.approx(millions, abs=0.1)
     if base == "sd15":
-        assert sum(weight.numel() for name, weight in weights.items() if name.endswith(SUFFIXES)) == 43_950_080
+        assert sum(weight.numel() for name, weight in weights.items() if name.endswith(KV_SUFFIXES)) == 43_950_080

@@ -149,12 +149,12 @@ def test_files_replaced_while_they_are_hashed_are_not_remembered(
     """Else the old files' name would carry the new ones' identity."""
     folder = save_pipeline(tmp_path / "model")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    real = base_info.stored
+    real = base_info.folder_weights
 
     def slow(files: list[Path], wanted: set[str]) -> Any:
         yield from real(files, wanted)
         weights.touch()
 
-    monkeypatch.setattr(base_info, "stored", slow)
+    monkeypatch.setattr(base_info, "folder_weights", slow)
     assert Model.from_pretrained(str(folder), device="cpu").info
     assert not (own_cache / "identity").exists()

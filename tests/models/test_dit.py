@@ -14,12 +14,12 @@ from torch import Tensor
 from conestool.apply import apply_cones
 from conestool.errors import ModelLoadError, UsageError
 from conestool.images.photos import to_latents
-from conestool.models.conditioning import Frame
-from conestool.models.dit import packed, unpacked
+from conestool.models.conditioning import MicroConditioning
+from conestool.models.dit import pack_latents, unpack_latents
 from conestool.models.kv_weights import kv_weights
 from conestool.models.model import Model
-from conestool.models.noise_schedule import predict, schedule_of
-from conestool.models.prompts import cut_text, encode, frames_on, identifiers, is_one_token
+from conestool.models.noise_schedule import predict_noise, schedule_of
+from conestool.models.prompts import encode, identifiers, is_one_token, micro_conditioning, truncated_text
 from conestool.models.sampling import initial_noise, sample
 from conestool.rendering import render
 from tests.support.model_files import FAMILIES, VARIANTS
@@ -58,15 +58,15 @@ def test_a_search_asks_what_the_pipeline_asks(model: Model) -> None:
     (theirs, answer), _ = calls_of(model, lambda: sample(model, ["a sks dog"], [5], steps=2, guidance=1.0))
     schedule, noise = schedule_of(model), initial_noise(model, [torch.Generator().manual_seed(5)], (32, 32))
     last = torch.tensor([len(schedule) - 1])
-    at = {"model": model, "schedule": schedule, "noisy": noise, "t": last}
+    at = {"model": model, "schedule": schedule, "noisy_latents": noise, "t": last}
     ours: list[Tensor] = []
-    [(told, _)] = calls_of(model, lambda: ours.append(predict(**at, cond=encode(model, ["a sks dog"]))))
+    [(told, _)] = calls_of(model, lambda: ours.append(predict_noise(**at, cond=encode(model, ["a sks dog"]))))
     for name, value in theirs.items():
         if isinstance(value, Tensor):
             torch.testing.assert_close(told[name].float(), value.float(), rtol=0, atol=0, msg=name)
         else:
             assert told.get(name) in (value, None), name
-    whole = unpacked(answer, 8, 8) if model.family.name == "flux" else answer
+    whole = unpack_latents(answer, 8, 8) if model.family.name == "flux" else answer
     assert torch.equal(ours[0], whole[:, : noise.shape[1]]) and ours[0].shape == noise.shape
 
 
@@ -103,13 +103,13 @@ def test_the_flow_is_shifted_as_the_sampler_shifts_it(model: Model) -> None:
     """Every sigma of training is one that the scheduler itself makes for pictures of this size; the rest is DDPM's."""
     schedule, scheduler = schedule_of(model), model.pipe.scheduler
     if model.family.name == "pixart":
-        assert schedule.prediction == "epsilon" and torch.equal(schedule.signal, scheduler.alphas_cumprod.sqrt())
+        assert schedule.prediction == "epsilon" and torch.equal(schedule.alphas, scheduler.alphas_cumprod.sqrt())
         return
     mu = {"mu": 0.5 + (1.15 - 0.5) * (16 - 256) / (4096 - 256)} if scheduler.config.use_dynamic_shifting else {}
     scheduler = type(scheduler).from_config(scheduler.config)
     scheduler.set_timesteps(sigmas=list(np.linspace(1.0, 1 / 1000, 1000)), **mu)
-    torch.testing.assert_close(schedule.sigma, scheduler.sigmas[:-1].flip(0), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(schedule.model_times, scheduler.timesteps.flip(0), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(schedule.sigmas, scheduler.sigmas[:-1].flip(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(schedule.timesteps, scheduler.timesteps.flip(0), rtol=1e-5, atol=1e-3)
     z, eps, t = torch.ones(1, 16, 2, 2), torch.full((1, 16, 2, 2), 3.0), torch.tensor([499])
     assert schedule.prediction == "flow" and bool((schedule.target(z, eps, t) == 2).all())
 
@@ -131,8 +131,10 @@ def test_defaults_are_those_of_the_family(model: Model) -> None:
 
 def test_long_prompts_are_cut_where_t5_stops(model: Model) -> None:
     """A hundred words are more than CLIP reads and less than T5; six hundred are too many for both."""
-    assert cut_text(model, "dog " * 100) == ""
-    assert cut_text(model, "dog " * 600).split() == ["dog"] * (600 - model.family.readers(model.pipe)[0][1] + 1)
+    assert truncated_text(model, "dog " * 100) == ""
+    assert truncated_text(model, "dog " * 600).split() == ["dog"] * (
+        600 - model.family.length_limits(model.pipe)[0][1] + 1
+    )
 
 
 def test_identifiers_are_single_tokens_for_every_encoder(model: Model) -> None:
@@ -159,7 +161,7 @@ def test_a_scheduler_of_another_kind_of_noise_is_refused(model: Model) -> None:
 @pytest.mark.parametrize("model", ["pixart"], indirect=True)
 def test_alpha_is_told_how_photos_were_framed(model: Model) -> None:
     """Its own height and width, and the ratio of the square that is shown."""
-    told = frames_on(model, [Frame.centre((60, 40), 32), Frame.whole(32)])
+    told = micro_conditioning(model, [MicroConditioning.centre_crop((60, 40), 32), MicroConditioning.uncropped(32)])
     assert told["resolution"].tolist() == [[40, 60], [32, 32]] and told["aspect_ratio"].tolist() == [[1], [1]]
 
 
@@ -182,16 +184,16 @@ def test_sd3_without_t5(model: Model) -> None:
     """Then CLIP limits the prompt, and the denoiser gets zeros in T5's place, as from the pipeline."""
     pipe = type(model.pipe)(**model.pipe.components | {"text_encoder_3": None, "tokenizer_3": None})
     small = Model.from_pipeline(pipe)
-    assert small.family is model.family and len(cut_text(small, "dog " * 100).split()) == 100 - 22
-    embeds = encode(small, ["a dog"]).embeds
+    assert small.family is model.family and len(truncated_text(small, "dog " * 100).split()) == 100 - 22
+    embeds = encode(small, ["a dog"]).prompt_embeds
     assert not embeds[:, 24:].any() and embeds[:, :24].any()
 
 
 def test_packing_is_undone() -> None:
     """A patch holds two by two neighbours of every channel; by hand for the second patch."""
     latents = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6)
-    patches = packed(latents)
-    assert torch.equal(unpacked(patches, 4, 6), latents) and patches.shape == (2, 6, 12)
+    patches = pack_latents(latents)
+    assert torch.equal(unpack_latents(patches, 4, 6), latents) and patches.shape == (2, 6, 12)
     assert patches[0, 1].tolist() == latents[0, :, :2, 2:4].reshape(-1).tolist()
 
 

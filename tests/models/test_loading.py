@@ -25,7 +25,7 @@ def test_loads_a_folder_with_its_own_defaults(epsilon_folder: Path) -> None:
     model = Model.from_pretrained(str(epsilon_folder))
     assert model.defaults == Defaults(4, 3.0, 32)
     assert (model.device.type, model.dtype, model.stored_dtype) == ("cpu", torch.float32, torch.float32)
-    assert model.family.name == "stable-diffusion" and model.scale == 4
+    assert model.family.name == "stable-diffusion" and model.vae_scale_factor == 4
     assert not model.denoiser.training
 
 

@@ -17,7 +17,13 @@ from diffusers import (
 
 from conestool.errors import ModelLoadError
 from conestool.models.model import Model
-from conestool.models.noise_schedule import Schedule, predict, sample_losses, schedule_of, stratified_timesteps
+from conestool.models.noise_schedule import (
+    NoiseSchedule,
+    per_sample_loss,
+    predict_noise,
+    schedule_of,
+    stratified_timesteps,
+)
 from conestool.models.prompts import encode
 
 
@@ -34,8 +40,8 @@ def test_schedule_is_that_of_training_whatever_the_sampler(model: Model, kind: t
     schedule = schedule_of(model)
     betas = torch.linspace(0.0001**0.5, 0.02**0.5, 1000, dtype=torch.float64) ** 2
     alphas = torch.cumprod(1 - betas, 0)
-    torch.testing.assert_close(schedule.signal.double() ** 2, alphas, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(schedule.sigma.double() ** 2, 1 - alphas, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(schedule.alphas.double() ** 2, alphas, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(schedule.sigmas.double() ** 2, 1 - alphas, rtol=1e-4, atol=1e-6)
     assert schedule.prediction == "epsilon" and len(schedule) == 1000
 
 
@@ -46,7 +52,7 @@ def test_noise_is_that_of_ddpm(model: Model) -> None:
     t = torch.tensor([0, 500, 999])
     schedule = schedule_of(model)
     torch.testing.assert_close(schedule.add_noise(z, noise, t), ddpm.add_noise(z, noise, t))
-    v = Schedule("v_prediction", schedule.signal, schedule.sigma, schedule.model_times)
+    v = NoiseSchedule("v_prediction", schedule.alphas, schedule.sigmas, schedule.timesteps)
     torch.testing.assert_close(v.target(z, noise, t), ddpm.get_velocity(z, noise, t))
 
 
@@ -54,14 +60,14 @@ def test_noise_is_that_of_ddpm(model: Model) -> None:
 def test_a_perfect_answer_recovers_the_latents(prediction: str) -> None:
     """From z_t and the target one gets z back: the definition of each kind of prediction."""
     angle = torch.linspace(0.1, 1.4, 10)
-    signal, sigma = angle.cos(), angle.sin()
+    alphas, sigmas = angle.cos(), angle.sin()
     if prediction == "flow":
-        sigma = torch.linspace(0.1, 1, 10)
-        signal = 1 - sigma
-    schedule = Schedule(prediction, signal, sigma, torch.arange(10))
+        sigmas = torch.linspace(0.1, 1, 10)
+        alphas = 1 - sigmas
+    schedule = NoiseSchedule(prediction, alphas, sigmas, torch.arange(10))
     z, noise, t = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3), torch.tensor([2, 7])
     noisy, answer = schedule.add_noise(z, noise, t), schedule.target(z, noise, t)
-    a, s = signal[t].view(2, 1, 1, 1), sigma[t].view(2, 1, 1, 1)
+    a, s = alphas[t].view(2, 1, 1, 1), sigmas[t].view(2, 1, 1, 1)
     recovered = {
         "epsilon": (noisy - s * answer) / a,
         "v_prediction": a * noisy - s * answer,
@@ -75,10 +81,10 @@ def test_flow_schedule_is_linear_and_shifted(model: Model) -> None:
     """Sigma runs to 1, a shift of 3 moves the middle to 3/4, and the model is called with 1000 sigma."""
     model.pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     schedule = schedule_of(model)
-    assert schedule.prediction == "flow" and float(schedule.sigma[-1]) == 1.0
-    torch.testing.assert_close(schedule.sigma[499], torch.tensor(0.75))
-    torch.testing.assert_close(schedule.model_times, 1000 * schedule.sigma)
-    torch.testing.assert_close(schedule.signal, 1 - schedule.sigma)
+    assert schedule.prediction == "flow" and float(schedule.sigmas[-1]) == 1.0
+    torch.testing.assert_close(schedule.sigmas[499], torch.tensor(0.75))
+    torch.testing.assert_close(schedule.timesteps, 1000 * schedule.sigmas)
+    torch.testing.assert_close(schedule.alphas, 1 - schedule.sigmas)
 
 
 def test_refuses_a_schedule_it_does_not_know(model: Model) -> None:
@@ -96,10 +102,10 @@ def test_loss_is_the_mean_squared_error_per_sample(folder: str, request: pytest.
     z, noise, t = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([100, 800])
     cond = encode(model, ["a dog", "a red hat"])
     with torch.no_grad():
-        losses = sample_losses(model, schedule, z, noise, t, cond)
+        losses = per_sample_loss(model, schedule, z, noise, t, cond)
         noisy = schedule.add_noise(z, noise, t)
-        out = model.pipe.unet(noisy, t, encoder_hidden_states=cond.embeds).sample
-    a, s = schedule.signal[t].view(2, 1, 1, 1), schedule.sigma[t].view(2, 1, 1, 1)
+        out = model.pipe.unet(noisy, t, encoder_hidden_states=cond.prompt_embeds).sample
+    a, s = schedule.alphas[t].view(2, 1, 1, 1), schedule.sigmas[t].view(2, 1, 1, 1)
     target = noise if folder == "epsilon_folder" else a * noise - s * z
     assert losses.shape == (2,)
     torch.testing.assert_close(losses[1], torch.mean((out[1] - target[1]) ** 2))
@@ -111,8 +117,8 @@ def test_loss_is_fp32_and_differentiable_in_bf16(epsilon_folder: Path) -> None:
     model = Model.from_pretrained(str(epsilon_folder), dtype="bfloat16")
     schedule, z = schedule_of(model), torch.randn(1, 4, 8, 8)
     cond = encode(model, ["a dog"])
-    assert predict(model, schedule, z, torch.tensor([5]), cond).dtype == torch.float32
-    loss = sample_losses(model, schedule, z, torch.randn_like(z), torch.tensor([5]), cond).sum()
+    assert predict_noise(model, schedule, z, torch.tensor([5]), cond).dtype == torch.float32
+    loss = per_sample_loss(model, schedule, z, torch.randn_like(z), torch.tensor([5]), cond).sum()
     assert loss.dtype == torch.float32
     loss.backward()
     grads = [p.grad for name, p in model.denoiser.named_parameters() if name.endswith("attn2.to_k.weight")]

@@ -10,7 +10,7 @@ import torch
 from conestool.errors import UsageError
 from conestool.models.conditioning import Conditioning
 from conestool.models.model import Model
-from conestool.models.prompts import choose_identifier, cut_text, encode, identifiers, is_one_token
+from conestool.models.prompts import choose_identifier, encode, identifiers, is_one_token, truncated_text
 
 
 @pytest.fixture(scope="module")
@@ -23,31 +23,31 @@ def test_encodes_as_the_pipeline_does(model: Model) -> None:
     """Equal to diffusers' own encode_prompt, row by row, in one batch or several."""
     prompts = ["a photo of a sks dog", "", "a red hat on the beach"]
     expected, _ = model.pipe.encode_prompt(prompts, "cpu", 1, False)
-    torch.testing.assert_close(encode(model, prompts).embeds, expected)
-    torch.testing.assert_close(encode(model, prompts, batch=2).embeds, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encode(model, prompts).prompt_embeds, expected)
+    torch.testing.assert_close(encode(model, prompts, batch=2).prompt_embeds, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_conditioning_rows_can_be_taken_and_repeated() -> None:
     """Indexing, expanding and joining act on the embeddings and on everything beside them."""
     cond = Conditioning(torch.arange(6.0).view(3, 2, 1), {"pooled": torch.arange(3.0).view(3, 1)})
     picked = cond[[2, 0]]
-    assert picked.extra["pooled"].flatten().tolist() == [2, 0] and len(picked) == 2
-    assert cond[1:2].expand(4).embeds.shape == (4, 2, 1)
+    assert picked.added_cond_kwargs["pooled"].flatten().tolist() == [2, 0] and len(picked) == 2
+    assert cond[1:2].expand(4).prompt_embeds.shape == (4, 2, 1)
     joined = Conditioning.cat([picked, cond])
-    assert joined.extra["pooled"].flatten().tolist() == [2, 0, 0, 1, 2]
+    assert joined.added_cond_kwargs["pooled"].flatten().tolist() == [2, 0, 0, 1, 2]
 
 
 def test_tells_exactly_what_is_cut(model: Model) -> None:
     """22 words fit; the rest is reported as typed, with its capitals."""
     fits = " ".join(["dog"] * 22)
-    assert cut_text(model, fits) == ""
-    assert cut_text(model, fits + " in a Red Hat") == "in a Red Hat"
-    assert cut_text(model, " ".join(["dog"] * 20) + " zebra") == "bra"
+    assert truncated_text(model, fits) == ""
+    assert truncated_text(model, fits + " in a Red Hat") == "in a Red Hat"
+    assert truncated_text(model, " ".join(["dog"] * 20) + " zebra") == "bra"
 
 
 def test_counting_does_not_warn(model: Model, recwarn: pytest.WarningsRecorder) -> None:
     """Long prompts are the caller's to report."""
-    cut_text(model, "dog " * 100)
+    truncated_text(model, "dog " * 100)
     assert not recwarn.list
 
 

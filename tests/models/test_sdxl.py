@@ -12,7 +12,7 @@ from torch import Tensor
 
 from conestool.errors import ModelLoadError
 from conestool.images.photos import to_latents
-from conestool.models.conditioning import Frame
+from conestool.models.conditioning import MicroConditioning
 from conestool.models.model import Model
 from conestool.models.prompts import encode
 from conestool.models.sampling import sample
@@ -50,10 +50,12 @@ def test_a_prompt_is_what_the_pipeline_makes_of_it(model: Model) -> None:
     assert (model.family.name, model.defaults.size) == ("stable-diffusion-xl", 32)
     theirs = told(model, lambda: sample(model, ["a sks dog"], [0], steps=1, guidance=1.0))[0]
     ours = encode(model, ["a sks dog"])
-    assert ours.extra.keys() == {"text_embeds", "time_ids"}
-    for key, value in {"embeds": ours.embeds, **ours.extra}.items():
+    assert ours.added_cond_kwargs.keys() == {"text_embeds", "time_ids"}
+    for key, value in {"embeds": ours.prompt_embeds, **ours.added_cond_kwargs}.items():
         assert torch.equal(theirs[key], value), key
-    assert ours.embeds.shape[-1] == 16 + 24 and ours.extra["time_ids"].tolist() == [[32, 32, 0, 0, 32, 32]]
+    assert ours.prompt_embeds.shape[-1] == 16 + 24 and ours.added_cond_kwargs["time_ids"].tolist() == [
+        [32, 32, 0, 0, 32, 32]
+    ]
 
 
 def test_an_empty_negative_prompt_is_none(model: Model) -> None:
@@ -75,7 +77,7 @@ def test_an_empty_negative_prompt_is_none(model: Model) -> None:
 def test_a_frame_is_the_centre_square(model: Model, size: tuple[int, int], expected: tuple[int, ...]) -> None:
     """Original height and width; top and left after resizing; what is drawn. By hand: 60x40 becomes 48x32, 8 too wide
     on either side."""
-    rows = model.family.framing(model.pipe, [Frame.centre(size, 32)])["time_ids"].tolist()
+    rows = model.family.micro_conditioning(model.pipe, [MicroConditioning.centre_crop(size, 32)])["time_ids"].tolist()
     assert rows == [[*expected, 32, 32]]
 
 

@@ -233,8 +233,8 @@ def test_nobody_has_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cone
     monkeypatch.delenv("CONES_CACHE", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     monkeypatch.setattr(doctor, "devices", list)
-    assert not cache.store(cache.cache_folder() / "a" / "b.json", b"{}")
-    assert cache.recall("a", "b") is None
+    assert not cache.write_cache_file(cache.cache_dir() / "a" / "b.json", b"{}")
+    assert cache.cache_get("a", "b") is None
     assert _atomic.expand_user("~/x") == Path("~/x")
     assert _atomic.expand_user("~no-such-user/x") == Path("~no-such-user/x")
     assert cones("doctor").code == 0
@@ -246,8 +246,8 @@ def test_a_cache_that_cannot_be_written_is_passed_over(monkeypatch: pytest.Monke
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", Path("/proc/self/cones"), Path("/dev/null/x")):
         monkeypatch.setenv("CONES_CACHE", str(folder))
-        cache.remember("kind", "key", 1)
-        assert cache.recall("kind", "key") is None
+        cache.cache_set("kind", "key", 1)
+        assert cache.cache_get("kind", "key") is None
 
 
 @pytest.mark.parametrize("size", [80, 120])

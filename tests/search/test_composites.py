@@ -12,7 +12,7 @@ import torch
 from conestool.images.class_images import class_images
 from conestool.images.photos import as_photo, read_photos
 from conestool.models.model import Model
-from conestool.models.noise_schedule import predict
+from conestool.models.noise_schedule import predict_noise
 from conestool.models.prompts import encode
 from conestool.search.composites import CompositeSpec, Subject, compose, sample_specs
 from conestool.search.config import SearchConfig
@@ -121,7 +121,7 @@ def test_noise_is_the_target_where_the_subject_is_and_the_plain_answer_elsewhere
         )
         plain = encode(model, [priors.composite_specs[int(row)].prompt() for row in chosen])
         with torch.no_grad():
-            answer = predict(model, objective.schedule, kept.noisy_latents, kept.timesteps, plain)
+            answer = predict_noise(model, objective.schedule, kept.noisy_latents, kept.timesteps, plain)
     assert term.subject_mask is not None
     region = term.subject_mask[chosen]
     assert 0 < float(region.mean()) < 1
@@ -130,4 +130,4 @@ def test_noise_is_the_target_where_the_subject_is_and_the_plain_answer_elsewhere
     assert torch.allclose(kept.target[outside], answer[outside], atol=1e-5)
     assert not torch.allclose(kept.target[outside], true.target[outside], atol=1e-2)
     asked = [priors.composite_specs[int(row)].instance_prompt([Subject("dog", words.phrase, ())]) for row in chosen]
-    assert torch.allclose(kept.conditioning.embeds, encode(model, asked).embeds)
+    assert torch.allclose(kept.conditioning.prompt_embeds, encode(model, asked).prompt_embeds)

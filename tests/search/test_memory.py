@@ -339,7 +339,7 @@ def test_attention_goes_through_sdpa(family: str, tmp_path: Path) -> None:
 
 def latent_shape(model: Model) -> tuple[int, ...]:
     """Channels and sides of one picture's latents."""
-    latents = model.family.latents(model.pipe, torch.zeros(1, 3, 32, 32))
+    latents = model.family.encode_images(model.pipe, torch.zeros(1, 3, 32, 32))
     return tuple(latents.shape[1:])
 
 

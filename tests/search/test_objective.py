@@ -65,7 +65,8 @@ def test_pictures_go_under_their_own_prompts_only(model: Model, params: FlatPara
     objective = Objective(model, params, [term], timestep_range=(0.0, 1e-6))
     batch = objective.batch(0)
     nearest = [
-        int((batch.conditioning.embeds[row] == prompts.embeds).flatten(1).all(1).nonzero()[0]) for row in range(16)
+        int((batch.conditioning.prompt_embeds[row] == prompts.prompt_embeds).flatten(1).all(1).nonzero()[0])
+        for row in range(16)
     ]
     shown = [round(float(noisy.mean())) for noisy in batch.noisy_latents]
     assert set(zip(shown, nearest, strict=True)) == {(0, 0), (1, 1), (1, 2)}

@@ -18,25 +18,25 @@ from safetensors import safe_open
 from torch import Tensor
 
 from conestool.errors import ModelLoadError, UsageError
-from conestool.models.kv_weights import bare, param_name
+from conestool.models.kv_weights import canonical_name, unwrap_compiled
 
 __all__ = [
-    "DENOISER",
-    "Place",
+    "DENOISER_PREFIX",
+    "KeyMapping",
     "has_layout",
+    "key_prefix",
+    "load_converted",
     "load_transformer",
-    "place_of",
-    "prefix_in",
-    "read_stacked",
-    "stack_state",
+    "map_key",
+    "to_original_state_dict",
 ]
 
-DENOISER = "model.diffusion_model."
-QKV = {"q": 0, "k": 1, "v": 2}
-REST = 3
-PLAIN = ("F32", "F16", "BF16")
+DENOISER_PREFIX = "model.diffusion_model."
+_QKV_PARTS = {"q": 0, "k": 1, "v": 2}
+_MLP_PART = 3
+_READABLE_DTYPES = ("F32", "F16", "BF16")
 
-SD3 = (
+_SD3 = (
     (r"pos_embed\.pos_embed", "pos_embed"),
     (r"pos_embed\.proj", "x_embedder.proj"),
     (r"time_text_embed\.timestep_embedder\.linear_1", "t_embedder.mlp.0"),
@@ -59,7 +59,7 @@ SD3 = (
     (r"norm_out\.linear", "final_layer.adaLN_modulation.1"),
     (r"proj_out", "final_layer.linear"),
 )
-FLUX = (
+_FLUX = (
     (r"time_text_embed\.timestep_embedder\.linear_1", "time_in.in_layer"),
     (r"time_text_embed\.timestep_embedder\.linear_2", "time_in.out_layer"),
     (r"time_text_embed\.text_embedder\.linear_1", "vector_in.in_layer"),
@@ -90,12 +90,12 @@ FLUX = (
     (r"norm_out\.linear", "final_layer.adaLN_modulation.1"),
     (r"proj_out", "final_layer.linear"),
 )
-LAYOUTS = {"SD3Transformer2DModel": SD3, "FluxTransformer2DModel": FLUX}
-STACKED = re.compile(r"\.(?:to_([qkv])|add_([qkv])_proj|(proj_mlp))\.(?:weight|bias)$")
+_LAYOUTS = {"SD3Transformer2DModel": _SD3, "FluxTransformer2DModel": _FLUX}
+_FUSED_PARAM = re.compile(r"\.(?:to_([qkv])|add_([qkv])_proj|(proj_mlp))\.(?:weight|bias)$")
 
 
 @dataclass(frozen=True)
-class Place:
+class KeyMapping:
     """One tensor of diffusers in a checkpoint: the `key` there, without prefix.
 
     `part` is its place in a stack along the rows (Q, K, V, the rest), None for a whole tensor; `swapped` says that the
@@ -110,82 +110,84 @@ class Place:
         """The rows of the `total` in the checkpoint's tensor that are the `count` of diffusers'."""
         if self.part is None:
             return slice(0, total)
-        start = total - count if self.part == REST else self.part * count
+        start = total - count if self.part == _MLP_PART else self.part * count
         return slice(start, start + count)
 
 
 def has_layout(denoiser: Any) -> bool:
     """Whether the denoiser's original layout is one of these."""
-    return kind_of(denoiser) in LAYOUTS
+    return _class_name(denoiser) in _LAYOUTS
 
 
-def kind_of(denoiser: Any) -> str:
+def _class_name(denoiser: Any) -> str:
     """The denoiser's class."""
-    return type(bare(denoiser)).__name__
+    return type(unwrap_compiled(denoiser)).__name__
 
 
-def place_of(param: str, denoiser: Any) -> Place:
+def map_key(param: str, denoiser: Any) -> KeyMapping:
     """Where a parameter of `denoiser` lies; UsageError if the layout has no place for it."""
     head, _, tail = param.rpartition(".")
-    rules = LAYOUTS[kind_of(denoiser)]
+    rules = _LAYOUTS[_class_name(denoiser)]
     for pattern, text in rules:
         whole = param if text == "pos_embed" else head
         if found := re.fullmatch(pattern, whole):
             key = found.expand(text)
             ending = "scale" if key.endswith(("query_norm", "key_norm")) else tail
             name = key if text == "pos_embed" else f"{key}.{ending}"
-            return Place(name, part_of(param), is_swapped(param, denoiser))
+            return KeyMapping(name, _fused_part(param), _is_scale_shift_swapped(param, denoiser))
     raise UsageError(f"the original checkpoint layout has no place for the transformer's {param}")
 
 
-def part_of(param: str) -> int | None:
-    """Which part of a stack a parameter is."""
-    found = STACKED.search(param)
-    return (REST if found[3] else QKV[found[1] or found[2]]) if found else None
+def _fused_part(param: str) -> int | None:
+    """Which part of a fused matrix a parameter is; None for a matrix of its own."""
+    found = _FUSED_PARAM.search(param)
+    return (_MLP_PART if found[3] else _QKV_PARTS[found[1] or found[2]]) if found else None
 
 
-def is_swapped(param: str, denoiser: Any) -> bool:
+def _is_scale_shift_swapped(param: str, denoiser: Any) -> bool:
     """Whether shift and scale are exchanged: before the output, and for SD3's text where it is seen last."""
     last = f"transformer_blocks.{denoiser.config.num_layers - 1}.norm1_context."
-    return param.startswith("norm_out.") or (kind_of(denoiser) == "SD3Transformer2DModel" and param.startswith(last))
+    return param.startswith("norm_out.") or (
+        _class_name(denoiser) == "SD3Transformer2DModel" and param.startswith(last)
+    )
 
 
-def swap(value: Tensor) -> Tensor:
-    """The two halves of the rows exchanged."""
+def _swap_scale_shift(value: Tensor) -> Tensor:
+    """The two halves of the rows, shift and scale, exchanged."""
     return torch.cat(value.chunk(2)[::-1])
 
 
-def prefix_in(keys: Collection[str]) -> str:
+def key_prefix(keys: Collection[str]) -> str:
     """What stands before the transformer's names: nothing in a file that holds little else."""
-    return DENOISER if any(key.startswith(DENOISER) for key in keys) else ""
+    return DENOISER_PREFIX if any(key.startswith(DENOISER_PREFIX) for key in keys) else ""
 
 
-def read_stacked(file: Path, denoiser: Any, wanted: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+def load_converted(file: Path, denoiser: Any, wanted: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
     """The `wanted` tensors of `denoiser` in a checkpoint, by their names in diffusers, as stored; one at a time.
 
     ModelLoadError for one that is not there, or of another shape.
     """
-    shapes = {param_name(key): value.shape for key, value in bare(denoiser).state_dict().items()}
+    shapes = {canonical_name(key): value.shape for key, value in unwrap_compiled(denoiser).state_dict().items()}
     with safe_open(file, "pt") as opened:
         keys = set(opened.keys())
-        prefix = prefix_in(keys)
+        prefix = key_prefix(keys)
         for name in wanted:
-            place = place_of(name, denoiser)
-            if prefix + place.key not in keys:
+            mapping = map_key(name, denoiser)
+            if prefix + mapping.key not in keys:
                 raise ModelLoadError(
-                    f"{file.name}: no tensor {prefix}{place.key}", "is its configuration that of another variant?"
+                    f"{file.name}: no tensor {prefix}{mapping.key}", "is its configuration that of another variant?"
                 )
-            part = opened.get_slice(prefix + place.key)
-            if part.get_dtype() not in PLAIN:
+            part = opened.get_slice(prefix + mapping.key)
+            if part.get_dtype() not in _READABLE_DTYPES:
                 raise ModelLoadError(
-                    f"{file.name}: {prefix}{place.key} is stored as {part.get_dtype()}",
+                    f"{file.name}: {prefix}{mapping.key} is stored as {part.get_dtype()}",
                     "load a float32, bfloat16 or float16 model",
                 )
             shape, (count, *rest) = part.get_shape(), shapes[name]
-            rows = place.rows(count, shape[0])
+            rows = mapping.rows(count, shape[0])
             if rows.stop - rows.start != count or shape[1:] != rest or rows.start < 0 or rows.stop > shape[0]:
-                raise ModelLoadError(f"{file.name}: {prefix}{place.key} is {shape}, which does not fit {name}")
-            yield name, swap(part[rows]) if place.swapped else part[rows]
+                raise ModelLoadError(f"{file.name}: {prefix}{mapping.key} is {shape}, which does not fit {name}")
+            yield name, _swap_scale_shift(part[rows]) if mapping.swapped else part[rows]
 
 
 def load_transformer(file: Path, kind: Any, config: Path, dtype: torch.dtype) -> Any:
@@ -196,17 +198,17 @@ def load_transformer(file: Path, kind: Any, config: Path, dtype: torch.dtype) ->
     with torch.device("meta"):
         denoiser = kind.from_config(kind.load_config(config, local_files_only=True))
     names = list(denoiser.state_dict())
-    state = {name: value.to(dtype) for name, value in read_stacked(file, denoiser, names)}
-    refuse_more(file, {place_of(name, denoiser).key for name in names})
+    state = {name: value.to(dtype) for name, value in load_converted(file, denoiser, names)}
+    _check_no_extra_keys(file, {map_key(name, denoiser).key for name in names})
     denoiser.load_state_dict(state, assign=True)
     return denoiser.eval()
 
 
-def refuse_more(file: Path, known: Collection[str]) -> None:
-    """Refuse a checkpoint whose transformer has tensors that are not `known`."""
+def _check_no_extra_keys(file: Path, known: Collection[str]) -> None:
+    """ModelLoadError for a checkpoint whose transformer has tensors that are not `known`."""
     with safe_open(file, "pt") as opened:
         keys = set(opened.keys())
-    prefix = prefix_in(keys)
+    prefix = key_prefix(keys)
     blocks = {key.removeprefix(prefix) for key in keys if key.startswith(prefix)}
     firsts = {key.split(".")[0] for key in known} | {"guidance_in"}
     strange = {key for key in blocks - set(known) if key.split(".")[0] in firsts}
@@ -216,12 +218,12 @@ def refuse_more(file: Path, known: Collection[str]) -> None:
         )
 
 
-def stack_state(state: Mapping[str, Tensor], denoiser: Any) -> dict[str, Tensor]:
+def to_original_state_dict(state: Mapping[str, Tensor], denoiser: Any) -> dict[str, Tensor]:
     """The transformer's tensors under their original names, without prefix."""
     parts: dict[str, dict[int, Tensor]] = {}
     for name, value in state.items():
-        place = place_of(name, denoiser)
-        parts.setdefault(place.key, {})[place.part or 0] = swap(value) if place.swapped else value
+        mapping = map_key(name, denoiser)
+        parts.setdefault(mapping.key, {})[mapping.part or 0] = _swap_scale_shift(value) if mapping.swapped else value
     return {
         key: torch.cat([found[part] for part in sorted(found)]) if len(found) > 1 else found[0]
         for key, found in parts.items()

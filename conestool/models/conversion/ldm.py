@@ -17,12 +17,12 @@ from torch import Tensor
 
 from conestool.errors import UsageError
 
-__all__ = ["clip_state", "open_clip_state", "unet_name", "unet_names", "unet_state", "vae_state"]
+__all__ = ["clip_state_dict", "open_clip_state_dict", "unet_name", "unet_names", "unet_state_dict", "vae_state_dict"]
 
-Config = Mapping[str, Any]
-State = dict[str, Tensor]
+_Config = Mapping[str, Any]
+_State = dict[str, Tensor]
 
-KINDS = {
+_HAS_ATTENTION = {
     "DownBlock2D": False,
     "CrossAttnDownBlock2D": True,
     "UpBlock2D": False,
@@ -30,7 +30,7 @@ KINDS = {
     "UNetMidBlock2DCrossAttn": True,
 }
 """The blocks that the layout knows, and whether they have attention layers."""
-FIXED = {
+_FIXED_NAMES = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
     "add_embedding.linear_1": "label_emb.0.0",
@@ -42,7 +42,7 @@ FIXED = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
-RESNET = {
+_RESNET_NAMES = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
     "time_emb_proj": "emb_layers.1",
@@ -50,7 +50,7 @@ RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-VAE = (
+_VAE_RULES = (
     (r"\bdown_blocks\.(\d+)\.resnets\.", r"down.\1.block."),
     (r"\bdown_blocks\.(\d+)\.downsamplers\.0\.", r"down.\1.downsample."),
     (r"\bup_blocks\.(\d+)\.resnets\.", r"up.\1.block."),
@@ -63,7 +63,7 @@ VAE = (
     (r"\bconv_shortcut\.", "nin_shortcut."),
     (r"\bconv_norm_out\.", "norm_out."),
 )
-OPEN_CLIP = (
+_OPEN_CLIP_RULES = (
     (r"^embeddings\.position_embedding\.weight$", "positional_embedding"),
     (r"^embeddings\.token_embedding\.", "token_embedding."),
     (r"^final_layer_norm\.", "ln_final."),
@@ -73,36 +73,36 @@ OPEN_CLIP = (
     (r"\.mlp\.fc2\.", ".mlp.c_proj."),
     (r"\.self_attn\.out_proj\.", ".attn.out_proj."),
 )
-SHARE = re.compile(r"\.self_attn\.([qkv])_proj\.(weight|bias)$")
+_QKV_PARAM = re.compile(r"\.self_attn\.([qkv])_proj\.(weight|bias)$")
 
 
-def unet_state(state: Mapping[str, Tensor], config: Config) -> State:
+def unet_state_dict(state: Mapping[str, Tensor], config: _Config) -> _State:
     """A U-Net's tensors under their original names."""
     names = unet_names(config)
     return {unet_name(key, names): value for key, value in state.items()}
 
 
-def unet_names(config: Config) -> dict[str, str]:
+def unet_names(config: _Config) -> dict[str, str]:
     """The original name of every module of a U-Net, by its name in diffusers; UsageError if the layout has no such."""
     kinds = [*config["down_block_types"], config["mid_block_type"], *config["up_block_types"]]
-    strange = [str(kind) for kind in kinds if kind not in KINDS]
+    strange = [str(kind) for kind in kinds if kind not in _HAS_ATTENTION]
     if strange or config.get("class_embed_type") or config.get("addition_embed_type") not in (None, "text_time"):
         what = strange[0] if strange else f"embedding {config.get('class_embed_type') or config['addition_embed_type']}"
         raise UsageError(f"the original checkpoint layout has no place for the U-Net's {what}")
     levels = len(config["down_block_types"])
     layers = config["layers_per_block"]
     counts = [layers] * levels if isinstance(layers, int) else list(layers)
-    down = down_names(config["down_block_types"], counts)
-    return FIXED | down | up_names(config["up_block_types"], counts[::-1])
+    down = _down_names(config["down_block_types"], counts)
+    return _FIXED_NAMES | down | _up_names(config["up_block_types"], counts[::-1])
 
 
-def down_names(kinds: list[str], counts: list[int]) -> dict[str, str]:
+def _down_names(kinds: list[str], counts: list[int]) -> dict[str, str]:
     """The modules of the descending blocks, `counts[i]` layers each and a downsampler on all but the last."""
     names, number = {}, 1
     for level, (kind, count) in enumerate(zip(kinds, counts, strict=True)):
         for layer in range(count):
             names[f"down_blocks.{level}.resnets.{layer}"] = f"input_blocks.{number}.0"
-            if KINDS[kind]:
+            if _HAS_ATTENTION[kind]:
                 names[f"down_blocks.{level}.attentions.{layer}"] = f"input_blocks.{number}.1"
             number += 1
         if level < len(kinds) - 1:
@@ -111,17 +111,17 @@ def down_names(kinds: list[str], counts: list[int]) -> dict[str, str]:
     return names
 
 
-def up_names(kinds: list[str], counts: list[int]) -> dict[str, str]:
+def _up_names(kinds: list[str], counts: list[int]) -> dict[str, str]:
     """The modules of the ascending blocks, `counts[i] + 1` layers each and an upsampler on all but the last."""
     names, number = {}, 0
     for level, (kind, count) in enumerate(zip(kinds, counts, strict=True)):
         for layer in range(count + 1):
             names[f"up_blocks.{level}.resnets.{layer}"] = f"output_blocks.{number}.0"
-            if KINDS[kind]:
+            if _HAS_ATTENTION[kind]:
                 names[f"up_blocks.{level}.attentions.{layer}"] = f"output_blocks.{number}.1"
             number += 1
         if level < len(kinds) - 1:
-            place = 2 if KINDS[kind] else 1
+            place = 2 if _HAS_ATTENTION[kind] else 1
             names[f"up_blocks.{level}.upsamplers.0.conv"] = f"output_blocks.{number - 1}.{place}.conv"
     return names
 
@@ -133,13 +133,13 @@ def unet_name(key: str, names: Mapping[str, str]) -> str:
     head = next((head for head in heads if head in names), None)
     rest = parts[len(head.split(".")) :] if head else []
     if head and ".resnets." in head:
-        rest = [RESNET.get(rest[0], ""), *rest[1:]]
+        rest = [_RESNET_NAMES.get(rest[0], ""), *rest[1:]]
     if not head or "" in rest:
         raise UsageError(f"the original checkpoint layout has no place for the U-Net's {key}")
     return ".".join([names[head], *rest])
 
 
-def vae_state(state: Mapping[str, Tensor], config: Config) -> State:
+def vae_state_dict(state: Mapping[str, Tensor], config: _Config) -> _State:
     """The tensors of an AutoencoderKL: its decoder counts levels from the finest, its attention is 1x1 convolutions.
 
     Files of earlier diffusers call the attention's parts query, key, value and proj_attn.
@@ -148,34 +148,34 @@ def vae_state(state: Mapping[str, Tensor], config: Config) -> State:
     out = {}
     for key, value in state.items():
         name = re.sub(r"\bup_blocks\.(\d+)", lambda found: f"up_blocks.{last - int(found[1])}", key)
-        name = renamed(name, VAE)
+        name = _apply_rules(name, _VAE_RULES)
         out[name] = value[:, :, None, None] if ".attn_1." in name and value.dim() == 2 else value
     return out
 
 
-def clip_state(state: Mapping[str, Tensor]) -> State:
+def clip_state_dict(state: Mapping[str, Tensor]) -> _State:
     """The tensors of a CLIP text model as older versions name them, below `text_model.` all but the projection."""
     plain = {key.removeprefix("text_model."): value for key, value in state.items()}
     return {key if key.startswith("text_projection.") else f"text_model.{key}": value for key, value in plain.items()}
 
 
-def open_clip_state(state: Mapping[str, Tensor]) -> State:
+def open_clip_state_dict(state: Mapping[str, Tensor]) -> _State:
     """The tensors of a CLIP text model as open_clip names them: Q, K and V stacked, the projection transposed."""
     plain = {key.removeprefix("text_model."): value for key, value in state.items()}
     out = {}
     for key, value in plain.items():
-        share = SHARE.search(key)
-        if share and share[1] == "q":
-            three = [plain[f"{key[: share.start()]}.self_attn.{each}_proj.{share[2]}"] for each in "qkv"]
-            out[renamed(key[: share.start()], OPEN_CLIP) + f".attn.in_proj_{share[2]}"] = torch.cat(three)
+        found = _QKV_PARAM.search(key)
+        if found and found[1] == "q":
+            three = [plain[f"{key[: found.start()]}.self_attn.{each}_proj.{found[2]}"] for each in "qkv"]
+            out[_apply_rules(key[: found.start()], _OPEN_CLIP_RULES) + f".attn.in_proj_{found[2]}"] = torch.cat(three)
         elif key == "text_projection.weight":
             out["text_projection"] = value.t().contiguous()
-        elif not share and not key.endswith("position_ids"):
-            out[renamed(key, OPEN_CLIP)] = value
+        elif not found and not key.endswith("position_ids"):
+            out[_apply_rules(key, _OPEN_CLIP_RULES)] = value
     return out
 
 
-def renamed(key: str, rules: tuple[tuple[str, str], ...]) -> str:
+def _apply_rules(key: str, rules: tuple[tuple[str, str], ...]) -> str:
     """`key` after all replacements."""
     for pattern, text in rules:
         key = re.sub(pattern, text, key)

@@ -17,7 +17,7 @@ from conestool.apply import apply_cones, checkpoint_notes, write_checkpoint, wri
 from conestool.apply.export_lora import Target, kohya_name, named
 from conestool.errors import ModelLoadError, UsageError
 from conestool.models._logging import quiet
-from conestool.models.conversion.fused_qkv import DENOISER, stack_state
+from conestool.models.conversion.fused_qkv import DENOISER_PREFIX, to_original_state_dict
 from conestool.models.model import Model
 from tests.support.model_files import FAMILIES, VARIANTS
 from tests.support.tiny_models import random_cone, save
@@ -62,7 +62,7 @@ def converted(family: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """diffusers' conversion of a checkpoint."""
     kind = "sd3" if family == "sd3" else "flux"
     convert = getattr(reader, f"convert_{kind}_transformer_checkpoint_to_diffusers")
-    return dict(convert({DENOISER + key: value for key, value in state.items()}))
+    return dict(convert({DENOISER_PREFIX + key: value for key, value in state.items()}))
 
 
 @pytest.mark.parametrize("family", KNOWN)
@@ -70,7 +70,7 @@ def test_every_tensor_comes_back_under_its_name(family: str) -> None:
     """At the real widths; names and shapes are those of the published files."""
     denoiser = real_width(family)
     state = denoiser.state_dict()
-    original = stack_state(state, denoiser)
+    original = to_original_state_dict(state, denoiser)
     for name, shape in KNOWN[family].items():
         assert tuple(original[name].shape) == shape, name
     back = converted(family, original)
@@ -82,7 +82,7 @@ def test_every_row_comes_back_to_its_place(family: str) -> None:
     """Values too: all rows of the real width, one column of each matrix."""
     denoiser = real_width(family)
     columns = {key: torch.randn(value.shape[:1]) for key, value in denoiser.state_dict().items()}
-    back = converted(family, stack_state(columns, denoiser))
+    back = converted(family, to_original_state_dict(columns, denoiser))
     assert back.keys() == columns.keys()
     assert all(torch.equal(back[key], value) for key, value in columns.items())
 
@@ -93,7 +93,7 @@ def test_refuses_a_tensor_without_a_place(family: str) -> None:
     denoiser = real_width(family)
     for key in ("transformer_blocks.0.attn.extra.weight", "transformer_blocks.0.ff.net.1.weight"):
         with pytest.raises(UsageError, match=key):
-            stack_state({key: torch.zeros(1)}, denoiser)
+            to_original_state_dict({key: torch.zeros(1)}, denoiser)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_diffusers_reads_the_checkpoint_of_sd3(models: dict[str, Model], tmp_pat
 
 
 @pytest.mark.parametrize("family", KNOWN)
-@pytest.mark.parametrize("prefix", ["", DENOISER])
+@pytest.mark.parametrize("prefix", ["", DENOISER_PREFIX])
 def test_a_transformer_alone_takes_the_rest_from_its_configuration(
     models: dict[str, Model], tmp_path: Path, family: str, prefix: str
 ) -> None:
@@ -142,7 +142,9 @@ def test_a_transformer_alone_takes_the_rest_from_its_configuration(
     model = models[family]
     denoiser: Any = model.denoiser
     file = tmp_path / "alone.safetensors"
-    save_file({prefix + key: value for key, value in stack_state(denoiser.state_dict(), denoiser).items()}, file)
+    save_file(
+        {prefix + key: value for key, value in to_original_state_dict(denoiser.state_dict(), denoiser).items()}, file
+    )
     alone = Model.from_pretrained(str(file), config=str(model.path))
     assert alone.info.digests == model.info.digests
     cone = random_cone(model, density=0.3)
@@ -158,7 +160,7 @@ def test_says_what_a_file_and_its_configuration_lack(models: dict[str, Model], t
 
     denoiser: Any = models["flux"].denoiser
     file = tmp_path / "alone.safetensors"
-    save_file(stack_state(denoiser.state_dict(), denoiser), file)
+    save_file(to_original_state_dict(denoiser.state_dict(), denoiser), file)
     bare = tmp_path / "bare"
     shutil.copytree(folder_of(models["flux"]), bare, ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(ModelLoadError, match="holds no vae") as caught:
@@ -167,7 +169,7 @@ def test_says_what_a_file_and_its_configuration_lack(models: dict[str, Model], t
     with pytest.raises(ModelLoadError, match="no place for guidance_in"):
         Model.from_pretrained(str(file), config=str(models["flux-schnell"].path))
     schnell: Any = models["flux-schnell"].denoiser
-    save_file(stack_state(schnell.state_dict(), schnell), file)
+    save_file(to_original_state_dict(schnell.state_dict(), schnell), file)
     with pytest.raises(ModelLoadError, match="no tensor guidance_in"):
         Model.from_pretrained(str(file), config=str(models["flux"].path))
 
@@ -175,7 +177,10 @@ def test_says_what_a_file_and_its_configuration_lack(models: dict[str, Model], t
 def test_refuses_a_transformer_in_eight_bits(models: dict[str, Model], tmp_path: Path) -> None:
     """Its scalars cannot be read and set one by one; before anything is loaded."""
     denoiser: Any = models["flux"].denoiser
-    state = {key: value.to(torch.float8_e4m3fn) for key, value in stack_state(denoiser.state_dict(), denoiser).items()}
+    state = {
+        key: value.to(torch.float8_e4m3fn)
+        for key, value in to_original_state_dict(denoiser.state_dict(), denoiser).items()
+    }
     save_file(state, tmp_path / "eight.safetensors")
     with pytest.raises(ModelLoadError, match="stored as F8_E4M3"):
         Model.from_pretrained(str(tmp_path / "eight.safetensors"), config=str(models["flux"].path))
@@ -232,10 +237,10 @@ def test_programs_find_every_matrix_of_a_lora(models: dict[str, Model], tmp_path
     cone = random_cone(model, density=0.1)
     done = write_lora(model, cone, tmp_path / "lora.safetensors", rank=1000, strength=0.75)
     assert done.energy == pytest.approx(1, abs=1e-6)
-    before = {key: value.clone() for key, value in stack_state(denoiser.state_dict(), denoiser).items()}
+    before = {key: value.clone() for key, value in to_original_state_dict(denoiser.state_dict(), denoiser).items()}
     summed = with_lora(before, load_file(done.path))
     with apply_cones(model, cone, strength=0.75):
-        patched = {key: value.clone() for key, value in stack_state(denoiser.state_dict(), denoiser).items()}
+        patched = {key: value.clone() for key, value in to_original_state_dict(denoiser.state_dict(), denoiser).items()}
     assert any(not torch.equal(patched[key], value) for key, value in before.items())
     for key, value in summed.items():
         torch.testing.assert_close(value, patched[key], rtol=1e-5, atol=1e-6)

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from benchmarks.real import UNETS
 from conestool.errors import UsageError
-from conestool.models.conversion.ldm import clip_state, open_clip_state, unet_names, unet_state, vae_state
+from conestool.models.conversion.ldm import (
+    clip_state_dict,
+    open_clip_state_dict,
+    unet_names,
+    unet_state_dict,
+    vae_state_dict,
+)
 from tests.support.real_models import shrunk
 from tests.support.tiny_models import make_text_encoder, make_tokenizer, make_vae
 
@@ -54,7 +60,7 @@ def test_every_unet_tensor_has_its_original_name(family: str) -> None:
     with torch.device("meta"):
         unet = UNet2DConditionModel(**UNETS[family])
     state = unet.state_dict()
-    original = unet_state(state, unet.config)
+    original = unet_state_dict(state, unet.config)
     back = reader.convert_ldm_unet_checkpoint(prefixed("model.diffusion_model.", original), unet.config)
     assert back.keys() == state.keys()
     assert all(back[key] is value for key, value in state.items())
@@ -71,7 +77,7 @@ def test_levels_may_have_different_numbers_of_layers() -> None:
     assert names["down_blocks.2.attentions.0"] == "input_blocks.6.1"
     assert names["up_blocks.0.upsamplers.0.conv"] == "output_blocks.1.1.conv"
     assert names["up_blocks.1.upsamplers.0.conv"] == "output_blocks.5.2.conv"
-    original = unet_state(unet.state_dict(), unet.config)
+    original = unet_state_dict(unet.state_dict(), unet.config)
     assert len(original) == len(unet.state_dict())
 
 
@@ -96,7 +102,7 @@ def test_refuses_a_tensor_without_a_place() -> None:
     names_of = {**UNETS["sd1"], "mid_block_type": "UNetMidBlock2DCrossAttn"}
     for key in ("time_embedding.cond_proj.weight", "down_blocks.0.resnets.0.extra.weight", "weight"):
         with pytest.raises(UsageError, match=key):
-            unet_state({key: torch.zeros(1)}, names_of)
+            unet_state_dict({key: torch.zeros(1)}, names_of)
 
 
 @pytest.mark.parametrize("deprecated", [False, True])
@@ -109,7 +115,7 @@ def test_the_autoencoder_is_read_back(deprecated: bool) -> None:
         for ours, former in new.items():
             stored = {key.replace(ours, former): value for key, value in stored.items()}
         assert stored.keys() != state.keys()
-    original = vae_state(stored, vae.config)
+    original = vae_state_dict(stored, vae.config)
     assert original["decoder.mid.attn_1.q.weight"].dim() == 4
     assert original["decoder.up.2.block.0.norm1.weight"].equal(state["decoder.up_blocks.0.resnets.0.norm1.weight"])
     back = reader.convert_ldm_vae_checkpoint(prefixed("first_stage_model.", original), vae.config)
@@ -124,7 +130,7 @@ def test_open_clip_is_read_back(projection: bool, tmp_path: Path) -> None:
     state = {f"text_model.{key}": value for key, value in encoder.state_dict().items()}
     if projection:
         state["text_projection.weight"] = torch.randn(16, 16)
-    original = open_clip_state(state)
+    original = open_clip_state_dict(state)
     assert original["transformer.resblocks.1.attn.in_proj_weight"].shape == (48, 16)
     prefix = "conditioner.embedders.1.model." if projection else "cond_stage_model.model."
     back = reader.convert_open_clip_checkpoint(encoder, prefixed(prefix, original), prefix=prefix)
@@ -135,5 +141,7 @@ def test_open_clip_is_read_back(projection: bool, tmp_path: Path) -> None:
 def test_clip_keeps_its_names_below_text_model() -> None:
     """Whether the file has the outer name already or not."""
     value = torch.zeros(1)
-    assert clip_state({"final_layer_norm.bias": value}) == clip_state({"text_model.final_layer_norm.bias": value})
-    assert list(clip_state({"final_layer_norm.bias": value})) == ["text_model.final_layer_norm.bias"]
+    assert clip_state_dict({"final_layer_norm.bias": value}) == clip_state_dict(
+        {"text_model.final_layer_norm.bias": value}
+    )
+    assert list(clip_state_dict({"final_layer_norm.bias": value})) == ["text_model.final_layer_norm.bias"]
