@@ -19,25 +19,25 @@ from conestool.concept import BaseModelInfo
 
 __all__ = ["RUNGS", "Level", "Match", "bf16", "f16", "fingerprint", "match"]
 
-Floats = NDArray[np.float32]
+_Floats = NDArray[np.float32]
 
-CHUNK = 1 << 20
+_CHUNK = 1 << 20
 
 
-def f16(values: Floats) -> Floats:
+def f16(values: _Floats) -> _Floats:
     """Values rounded to float16 (to nearest, ties to even), as float32."""
     with np.errstate(over="ignore", invalid="ignore"):
         return values.astype(np.float16).astype(np.float32)
 
 
-def bf16(values: Floats) -> Floats:
+def bf16(values: _Floats) -> _Floats:
     """Values rounded to bfloat16 (to nearest, ties to even), as float32; NaN becomes 0x7FC00000."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
-    return quiet(np.where(np.isnan(values), np.uint32(0x7FC00000), rounded).view(np.float32))
+    return _canonical_nan(np.where(np.isnan(values), np.uint32(0x7FC00000), rounded).view(np.float32))
 
 
-def quiet(values: Floats) -> Floats:
+def _canonical_nan(values: _Floats) -> _Floats:
     """Every NaN as the same one, 0x7FC00000, so that digests do not depend on NaN payloads."""
     bad = np.isnan(values)
     if bad.any():
@@ -46,7 +46,7 @@ def quiet(values: Floats) -> Floats:
     return values
 
 
-RUNGS: Mapping[str, Callable[[Floats], Floats]] = {
+RUNGS: Mapping[str, Callable[[_Floats], _Floats]] = {
     "f32": lambda w: w,
     "f16": f16,
     "bf16": bf16,
@@ -66,27 +66,27 @@ def fingerprint(weights: Mapping[str, NDArray[Any]] | Iterable[tuple[str, NDArra
     hashes: dict[str, dict[str, bytes]] = {rung: {} for rung in RUNGS}
     for param, values in weights.items() if isinstance(weights, Mapping) else weights:
         tensors[param] = list(values.shape)
-        for rung, digest in tensor_digests(values).items():
+        for rung, digest in _tensor_digests(values).items():
             hashes[rung][param] = digest
     return {
-        "structure": joined(b"cone-structure-1\0", tensors),
+        "structure": _combined_digest(b"cone-structure-1\0", tensors),
         "tensors": {param: tensors[param] for param in sorted(tensors, key=str.encode)},
-        "digests": {rung: joined(b"cone-model-1\0", tensors, hashes[rung]) for rung in RUNGS},
+        "digests": {rung: _combined_digest(b"cone-model-1\0", tensors, hashes[rung]) for rung in RUNGS},
     }
 
 
-def tensor_digests(values: NDArray[Any]) -> dict[str, bytes]:
+def _tensor_digests(values: NDArray[Any]) -> dict[str, bytes]:
     """The sha256 of one tensor at every rung."""
     flat = np.ascontiguousarray(values).reshape(-1)
     digests = {rung: hashlib.sha256() for rung in RUNGS}
-    for start in range(0, len(flat), CHUNK):
-        chunk = flat[start : start + CHUNK].astype("<f4")
+    for start in range(0, len(flat), _CHUNK):
+        chunk = flat[start : start + _CHUNK].astype("<f4")
         for rung, rounded in RUNGS.items():
-            digests[rung].update(quiet(rounded(chunk)).astype("<f4", copy=False).tobytes())
+            digests[rung].update(_canonical_nan(rounded(chunk)).astype("<f4", copy=False).tobytes())
     return {rung: digest.digest() for rung, digest in digests.items()}
 
 
-def joined(prefix: bytes, tensors: Mapping[str, list[int]], hashes: Mapping[str, bytes] | None = None) -> str:
+def _combined_digest(prefix: bytes, tensors: Mapping[str, list[int]], hashes: Mapping[str, bytes] | None = None) -> str:
     """Sha256 hex of `prefix` and, per param in byte order, name length, name, dimensions, shape and hash."""
     digest = hashlib.sha256(prefix)
     for param in sorted(tensors, key=str.encode):
@@ -128,13 +128,13 @@ def match(info: BaseModelInfo, other: BaseModelInfo) -> Match:
         return Match(Level.EQUAL, "equal")
     for rung in list(RUNGS)[1:]:
         if theirs is not None and info.digests.get(rung) == theirs:
-            return Match(Level.EQUAL_AT, f"equal at {LONG[rung]}", rung)
+            return Match(Level.EQUAL_AT, f"equal at {_ROUNDING_NAMES[rung]}", rung)
         if mine is not None and other.digests.get(rung) == mine:
-            return Match(Level.EQUAL_AT, f"equal at {LONG[rung]}", rung)
+            return Match(Level.EQUAL_AT, f"equal at {_ROUNDING_NAMES[rung]}", rung)
     return Match(Level.DIFFERENT, "different weights")
 
 
-LONG = {
+_ROUNDING_NAMES = {
     "f16": "float16",
     "bf16": "bfloat16",
     "bf16(f16)": "bfloat16 of float16",
