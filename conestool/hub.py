@@ -145,9 +145,9 @@ def pull(repository: str, path: str | None = None, *, revision: str | None = Non
         known = (cached_files if offline else listed_files)(repository, revision)
         path = path or _only_file(repository, [each.path for each in known if each.path.endswith(ENDING)])
         for each in known:
-            if each.path == path and (each.size or 0) > limits.FILE:
+            if each.path == path and (each.size or 0) > limits.MAX_FILE_BYTES:
                 raise FormatError(
-                    f"{repository}/{path}: {each.size} bytes, more than the {limits.FILE} of a .cone file"
+                    f"{repository}/{path}: {each.size} bytes, more than the {limits.MAX_FILE_BYTES} of a .cone file"
                 )
     return read_cone(repository, path, revision=revision, offline=offline)
 
@@ -176,7 +176,7 @@ def fetch(repository: str, path: str, revision: str | None = None, offline: bool
     with hub_errors(f"{repository}/{path}", revision, offline):
         local = Path(str(hf_hub_download(repository, path, **options)))
         with local.open("rb") as stream:
-            data = stream.read(limits.FILE + 1)
+            data = stream.read(limits.MAX_FILE_BYTES + 1)
     snapshot = local.parents[len(PurePosixPath(path).parts) - 1]  # snapshots/COMMIT/path
     return data, snapshot.name if snapshot.parent.name == "snapshots" else None
 

@@ -39,7 +39,7 @@ STDIO = "-"
 """The path that means stdin or stdout."""
 
 MOST = 1 << 28
-"""Bytes of stdin that are read, and one more: the limit of a .cone file (conestool.format.limits.FILE)."""
+"""Bytes of stdin that are read, and one more: the limit of a .cone file (conestool.format.limits.MAX_FILE_BYTES)."""
 
 
 def read_bytes(what: str) -> bytes:

@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 from conestool.concept import Indices
 from conestool.errors import FormatError
 from conestool.format import limits
-from conestool.format.tensor_table import CONTINUES, num_low_bits
+from conestool.format.tensor_table import CONTINUATION, num_low_bits
 
 __all__ = ["as_bytes", "compress", "decode", "decompress", "encode"]
 
-Bytes = NDArray[np.uint8]
+_Bytes = NDArray[np.uint8]
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _PORTION = 1 << 18
 """Quotient bytes that are unpacked at once, so that a set takes little more memory than its 4 bytes an index."""
 
 
-def encode(values: Indices, n: int) -> tuple[Bytes, Bytes]:
+def encode(values: Indices, n: int) -> tuple[_Bytes, _Bytes]:
     """Raw and coded piece of `values`, sorted unique positions below `n`, at least one."""
     gaps = np.diff(values, prepend=np.int32(-1)) - 1
     b = num_low_bits(n, len(values))
@@ -38,24 +38,24 @@ def encode(values: Indices, n: int) -> tuple[Bytes, Bytes]:
     return np.concatenate(planes) if planes else np.empty(0, np.uint8), _to_bytes(gaps >> b)
 
 
-def _to_bytes(quotients: Indices) -> Bytes:
+def _to_bytes(quotients: Indices) -> _Bytes:
     """Quotients as bytes; one of 255 or more takes several."""
-    if int(quotients.max()) < CONTINUES:
+    if int(quotients.max()) < CONTINUATION:
         return quotients.astype(np.uint8)
-    more = quotients // CONTINUES
-    out = np.full(len(quotients) + int(more.sum()), CONTINUES, np.uint8)
-    out[np.cumsum(more + 1) - 1] = quotients % CONTINUES
+    more = quotients // CONTINUATION
+    out = np.full(len(quotients) + int(more.sum()), CONTINUATION, np.uint8)
+    out[np.cumsum(more + 1) - 1] = quotients % CONTINUATION
     return out
 
 
-def decode(raw: Bytes, coded: Bytes, n: int, k: int) -> Indices:
+def decode(raw: _Bytes, coded: _Bytes, n: int, k: int) -> Indices:
     """The `k` positions, read-only; FormatError unless the pieces are exactly those of `k` positions below `n`."""
     b = num_low_bits(n, k)
     planes = raw.reshape(b, (k + 7) // 8)
     if k % 8 and (planes[:, -1] & (0xFF >> k % 8)).any():
         raise FormatError("padding bits are not zero")
-    found = int(np.count_nonzero(coded != CONTINUES))
-    if found != k or coded[-1] == CONTINUES:
+    found = int(np.count_nonzero(coded != CONTINUATION))
+    if found != k or coded[-1] == CONTINUATION:
         raise FormatError(f"{found} quotients, expected {k}, the last one complete")
     out = np.empty(k, np.int32)
     at, last = 0, -1
@@ -75,12 +75,12 @@ def decode(raw: Bytes, coded: Bytes, n: int, k: int) -> Indices:
     return out
 
 
-def _quotients(coded: Bytes) -> Iterator[NDArray[np.int64]]:
+def _quotients(coded: _Bytes) -> Iterator[NDArray[np.int64]]:
     """The quotients that `_to_bytes` wrote, a portion at a time."""
     pending = 0
     for start in range(0, len(coded), _PORTION):
         portion = coded[start : start + _PORTION]
-        ends = np.flatnonzero(portion != CONTINUES)
+        ends = np.flatnonzero(portion != CONTINUATION)
         total = np.cumsum(portion, dtype=np.int64)
         total += pending
         if len(ends):
@@ -90,13 +90,13 @@ def _quotients(coded: Bytes) -> Iterator[NDArray[np.int64]]:
             pending = int(total[-1])
 
 
-def _bits(data: Bytes, start: int, count: int) -> Bytes:
+def _bits(data: _Bytes, start: int, count: int) -> _Bytes:
     """The `count` bits of `data` from bit `start` on, highest first, as 0 and 1."""
     whole = np.unpackbits(data[start // 8 : (start + count + 7) // 8])
     return whole[start % 8 : start % 8 + count]
 
 
-def as_bytes(data: memoryview) -> Bytes:
+def as_bytes(data: memoryview) -> _Bytes:
     """A section as an array, without a copy."""
     return np.frombuffer(data, np.uint8)
 
@@ -112,7 +112,7 @@ def compress(coded: bytes) -> bytes:
     return zstandard.ZstdCompressor(compression_params=settings).compress(coded)
 
 
-def decompress(data: memoryview, size: int) -> Bytes:
+def decompress(data: memoryview, size: int) -> _Bytes:
     """The `size` bytes inside `data`, exactly one zstd frame; nothing is allocated before its size is known to fit."""
     if data[:4] != _MAGIC:
         raise FormatError("not a zstd frame")
@@ -122,8 +122,10 @@ def decompress(data: memoryview, size: int) -> Bytes:
             raise FormatError(f"zstd frame of {declared.content_size} bytes, expected {size}")
         if declared.dict_id:
             raise FormatError("zstd frame needs a dictionary")
-        if declared.window_size > limits.WINDOW:
-            raise FormatError(f"zstd frame with a window of {declared.window_size} bytes, more than {limits.WINDOW}")
+        if declared.window_size > limits.MAX_WINDOW_BYTES:
+            raise FormatError(
+                f"zstd frame with a window of {declared.window_size} bytes, more than {limits.MAX_WINDOW_BYTES}"
+            )
         content = zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise FormatError(f"damaged zstd frame ({error})") from error

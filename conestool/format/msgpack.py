@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 
 from conestool.errors import FormatError
-from conestool.format.limits import DEPTH
+from conestool.format.limits import MAX_DEPTH
 
 __all__ = ["pack", "unpack"]
 
@@ -25,10 +25,10 @@ def pack(value: Any) -> bytes:
     return data
 
 
-def _ordered(value: Any, depth: int = DEPTH) -> Any:
+def _ordered(value: Any, depth: int = MAX_DEPTH) -> Any:
     """`value` with sorted keys; ValueError for what a header cannot hold."""
     if depth < 0:
-        raise ValueError(f"arrays and maps nested deeper than {DEPTH}")
+        raise ValueError(f"arrays and maps nested deeper than {MAX_DEPTH}")
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise ValueError("a key is not a string")
@@ -81,7 +81,7 @@ def _no_collection() -> Iterator[None]:
 def _check(value: Any) -> None:
     """Refuse deep nesting, keys that are no strings or out of order, timestamps and numbers that are not finite."""
     level = [value]
-    for _ in range(DEPTH):
+    for _ in range(MAX_DEPTH):
         maps = [place for place in level if type(place) is dict]
         if not {str}.issuperset({type(key) for place in maps for key in place}):
             raise FormatError("not valid msgpack (a key is not a string)")
@@ -94,7 +94,7 @@ def _check(value: Any) -> None:
             raise FormatError("a number is not finite")
         level = [item for item in inner if item and type(item) in (dict, list)]
     if level:
-        raise FormatError(f"not valid msgpack (arrays and maps nested deeper than {DEPTH})")
+        raise FormatError(f"not valid msgpack (arrays and maps nested deeper than {MAX_DEPTH})")
 
 
 def _refuse_twice(items: list[tuple[Any, Any]]) -> dict[str, Any]:

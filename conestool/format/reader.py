@@ -53,7 +53,7 @@ def load(path: str | Path) -> Cone:
         with _opened(path) as stream:
             size = os.fstat(stream.fileno()).st_size
             # Of a file that is too large only the preamble, which says whether a later version wrote it.
-            data = stream.read(PREAMBLE.size if size > limits.FILE else limits.FILE + 1)
+            data = stream.read(PREAMBLE.size if size > limits.MAX_FILE_BYTES else limits.MAX_FILE_BYTES + 1)
     except OSError as error:
         raise _unreadable(path, error) from error
     return _read(data, max(size, len(data)), str(path))
@@ -80,7 +80,7 @@ def read_header(path: str | Path) -> Header:
     path = Path(path)
     try:
         with _opened(path) as stream:
-            data = stream.read(PREAMBLE.size + limits.HEADER)
+            data = stream.read(PREAMBLE.size + limits.MAX_HEADER_BYTES)
             size = stream.seek(0, 2)
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -112,7 +112,7 @@ def _parse_header(data: bytes, size: int) -> Header:
         raise FormatError(
             f"preamble: version {major}, reserved byte {reserved}, expected {MAJOR} and 0 (byte 9)", _DAMAGED
         )
-    for what, bytes_of, most in (("file", size, limits.FILE), ("header", length, limits.HEADER)):
+    for what, bytes_of, most in (("file", size, limits.MAX_FILE_BYTES), ("header", length, limits.MAX_HEADER_BYTES)):
         if bytes_of > most:
             raise FormatError(f"{what} of {bytes_of} bytes, more than {most}")
     header = memoryview(data)[PREAMBLE.size : PREAMBLE.size + length]

@@ -22,7 +22,7 @@ _FEATURES: frozenset[str] = frozenset()
 _Sha256 = Annotated[bytes, Field(min_length=32, max_length=32)]
 _Natural = Annotated[int, Field(ge=0)]
 _Size = Annotated[int, Field(ge=1, lt=2**31)]
-_Shape = Annotated[list[_Size], Field(max_length=limits.DIMENSIONS)]
+_Shape = Annotated[list[_Size], Field(max_length=limits.MAX_DIMENSIONS)]
 _FAIL_FAST: Any = Field(fail_fast=True)
 """Stop at the first fault of a list: a header has room for a million, and a million reports take seconds."""
 
@@ -77,7 +77,7 @@ class BaseMap(FileMap):
     dtype: str
     structure: _Sha256
     tensors: Annotated[
-        list[Annotated[list[Any], Field(min_length=2, max_length=2)]], Field(max_length=limits.TENSORS), _FAIL_FAST
+        list[Annotated[list[Any], Field(min_length=2, max_length=2)]], Field(max_length=limits.MAX_TENSORS), _FAIL_FAST
     ]
     digests: dict[str, _Sha256]
 
@@ -108,7 +108,7 @@ class ConceptMap(FileMap):
     base: _Natural
     id: _Sha256
     tensors: Annotated[list[Annotated[list[_Natural], Field(min_length=3, max_length=3)]], _FAIL_FAST]
-    sections: Annotated[list[SectionMap], Field(min_length=1, max_length=limits.SECTIONS), _FAIL_FAST]
+    sections: Annotated[list[SectionMap], Field(min_length=1, max_length=limits.MAX_SECTIONS), _FAIL_FAST]
     origin: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -137,8 +137,8 @@ class ConceptMap(FileMap):
 class HeaderMap(FileMap):
     """The whole header."""
 
-    bases: Annotated[list[BaseMap], Field(min_length=1, max_length=limits.BASES), _FAIL_FAST]
-    concepts: Annotated[list[ConceptMap], Field(min_length=1, max_length=limits.CONCEPTS), _FAIL_FAST]
+    bases: Annotated[list[BaseMap], Field(min_length=1, max_length=limits.MAX_BASES), _FAIL_FAST]
+    concepts: Annotated[list[ConceptMap], Field(min_length=1, max_length=limits.MAX_CONCEPTS), _FAIL_FAST]
     critical: Annotated[list[str], _FAIL_FAST] = []
 
     @model_validator(mode="after")
@@ -156,10 +156,10 @@ class HeaderMap(FileMap):
             self._check_tensors(concept)
         rows = [row for concept in self.concepts for row in concept.rows]
         k = sum(row.k for row in rows)
-        if k > limits.NEURONS:
-            raise ValueError(f"{k} indices, more than {limits.NEURONS}")
-        if len(rows) > limits.ROWS:
-            raise ValueError(f"{len(rows)} rows in tensor tables, more than {limits.ROWS}")
+        if k > limits.MAX_NEURONS:
+            raise ValueError(f"{k} indices, more than {limits.MAX_NEURONS}")
+        if len(rows) > limits.MAX_TABLE_ROWS:
+            raise ValueError(f"{len(rows)} rows in tensor tables, more than {limits.MAX_TABLE_ROWS}")
         return self
 
     def _check_tensors(self, concept: ConceptMap) -> None:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from conestool.errors import FormatError
 
-__all__ = ["CONTINUES", "Row", "check_row", "num_low_bits", "raw_length"]
+__all__ = ["CONTINUATION", "Row", "check_row", "num_low_bits", "raw_length"]
 
-CONTINUES = 255
+CONTINUATION = 255
 """The byte of a gap's quotient that goes on in the next byte."""
 
 
@@ -24,9 +24,9 @@ def check_row(row: Row, n: int) -> None:
     """Refuse a row that cannot be right for a tensor of `n` weights, before anything is read or allocated for it."""
     if not 1 <= row.k <= n:
         raise FormatError(f"{row.k} indices in a tensor of {n} weights")
-    most = row.k + ((n - row.k) >> num_low_bits(n, row.k)) // CONTINUES
-    if not row.k <= row.coded <= most:
-        raise FormatError(f"{row.coded} bytes for {row.k} quotients, expected {row.k} to {most}")
+    longest = row.k + ((n - row.k) >> num_low_bits(n, row.k)) // CONTINUATION
+    if not row.k <= row.coded <= longest:
+        raise FormatError(f"{row.coded} bytes for {row.k} quotients, expected {row.k} to {longest}")
 
 
 def num_low_bits(n: int, k: int) -> int:

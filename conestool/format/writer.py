@@ -38,8 +38,10 @@ def dumps(cone: Cone) -> bytes:
         payload += [section.data for section in sections]
     known = {"bases": [msgpack.unpack(base) for base in bases], "concepts": concepts}
     header = _packed(_with_unknown(HeaderMap, known, cone.unknown_fields))
-    if len(header) > limits.HEADER:
-        raise UsageError(f"header of {len(header)} bytes, more than {limits.HEADER}", "shorten notes, or merge fewer")
+    if len(header) > limits.MAX_HEADER_BYTES:
+        raise UsageError(
+            f"header of {len(header)} bytes, more than {limits.MAX_HEADER_BYTES}", "shorten notes, or merge fewer"
+        )
     try:
         read_map(header)
     except FormatError as error:
@@ -48,8 +50,8 @@ def dumps(cone: Cone) -> bytes:
     preamble = PREAMBLE.pack(SIGNATURE, MAJOR, minor, 0, len(header), 0)[:-4]
     crc = struct.pack("<I", zlib.crc32(header, zlib.crc32(preamble)))
     data = b"".join([preamble, crc, header, *payload])
-    if len(data) > limits.FILE:
-        raise UsageError(f"a .cone file of {len(data)} bytes, more than {limits.FILE}", "merge fewer")
+    if len(data) > limits.MAX_FILE_BYTES:
+        raise UsageError(f"a .cone file of {len(data)} bytes, more than {limits.MAX_FILE_BYTES}", "merge fewer")
     return data
 
 

@@ -206,7 +206,7 @@ def test_endless_stdin_is_read_only_up_to_the_limit_of_a_file(monkeypatch: pytes
 
 def test_stdin_may_be_as_long_as_a_file() -> None:
     """One limit in two places, since the streams must not import the format."""
-    assert limits.FILE == _streams.MOST
+    assert limits.MAX_FILE_BYTES == _streams.MOST
 
 
 def test_a_numbered_name_taken_meanwhile_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ def test_a_file_beyond_the_limit_is_not_downloaded(
     hub: Hub, cones: Cones, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its size is known before."""
-    monkeypatch.setattr(limits, "FILE", 100)
+    monkeypatch.setattr(limits, "MAX_FILE_BYTES", 100)
     for arguments in ((ONE,), (ONE, "dog.cone")):
         done = cones("pull", *arguments)
         assert done.code == 4 and "more than the 100" in done.err

@@ -185,7 +185,7 @@ def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
     """Its size decides, unless a later version wrote it, which may allow more."""
     path = tmp_path / "huge.cone"
     with path.open("wb") as stream:
-        stream.truncate(limits.FILE + 1)
+        stream.truncate(limits.MAX_FILE_BYTES + 1)
     for read in (load, read_header):
         with pytest.raises(FormatError, match=r"not a \.cone file"):
             read(path)
@@ -218,7 +218,7 @@ def test_refuses_to_write_what_cannot_be_read() -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         dumps(Cone((concept(origin=Origin(notes="\udcff")),)))
     with pytest.raises(UsageError, match="header of"):
-        dumps(Cone((concept(origin=Origin(notes="x" * limits.HEADER)),)))
+        dumps(Cone((concept(origin=Origin(notes="x" * limits.MAX_HEADER_BYTES)),)))
     with pytest.raises(UsageError, match="cannot be written"):
         dumps(Cone((concept(origin=Origin(parameters={"x": float("nan")})),)))
     with pytest.raises(UsageError, match="meaning of their own"):
