@@ -16,7 +16,7 @@ from conestool.evaluation.losses import LossProbes, make_probes
 from conestool.evaluation.pictures import Gallery, draw
 from conestool.evaluation.prompts import TEMPLATES, Text, joined, unrelated_nouns
 from conestool.evaluation.report import ConceptReport, Presence, Report, Row
-from conestool.images.class_images import GROUP, class_images
+from conestool.images.class_images import GROUP_SIZE, class_images
 from conestool.images.photos import Photo, as_photo
 from conestool.models.model import Model
 from conestool.ops import union
@@ -82,7 +82,7 @@ class Study:
     @property
     def batch(self) -> int:
         """Pictures at once."""
-        return self.plan.resources.image_batch_size(GROUP)
+        return self.plan.resources.image_batch_size(GROUP_SIZE)
 
     def concept(self, concept: Concept, photos: Sequence[Photo]) -> ConceptReport:
         """Every row of one concept."""
@@ -220,7 +220,7 @@ def draw_drawings(model: Model, cone: Cone, plan: Plan, tell: Tell) -> dict[str,
         wanted[class_prompts(noun)[0]] = (plan.drawings, 0)
     out: dict[str, Images] = {}
     for number, (prompt, (count, seed)) in enumerate(wanted.items(), 1):
-        out[prompt] = class_images(model, prompt, count, seed, batch=plan.resources.image_batch_size(GROUP))
+        out[prompt] = class_images(model, prompt, count, seed, batch=plan.resources.image_batch_size(GROUP_SIZE))
         tell(Progress("drawings of the model's own", number, len(wanted)))
     return out
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
-from conestool.images.class_images import GROUP
+from conestool.images.class_images import GROUP_SIZE
 from conestool.models.model import Model
 from conestool.models.prompts import encode
 from conestool.search.batches import Batch, LatentImages
@@ -69,7 +69,7 @@ def make_probes(
     The class's own drawings stand under the class prompt; those of all other prompts are unrelated.
     """
     objective = Objective(model, params, (), micro_batch_size=resources.max_samples)
-    batch = resources.image_batch_size(GROUP)
+    batch = resources.image_batch_size(GROUP_SIZE)
     instance, of_class = phrases
 
     def probe(pictures: LatentImages, prompt: str) -> Batch:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conestool.evaluation.alignment import Aligner
 from conestool.evaluation.prompts import Text
-from conestool.images.class_images import GROUP
+from conestool.images.class_images import GROUP_SIZE
 from conestool.models.model import Model
 from conestool.models.sampling import sample
 from conestool.search.parameters import FlatParameters
@@ -40,7 +40,7 @@ def draw(
     texts: Sequence[str],
     seeds: Sequence[int],
     tick: Tick | None = None,
-    batch: int = GROUP,
+    batch: int = GROUP_SIZE,
 ) -> list[Image.Image]:
     """A picture of each prompt with each seed (prompts outermost) at `weights` (n,), which stay in the model."""
     params.set_(weights)

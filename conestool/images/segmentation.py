@@ -1,4 +1,4 @@
-"""Where in a picture a thing is that the prompt names, by the base model itself."""
+"""Masks of what a prompt names in an image, by the base model itself."""
 
 from __future__ import annotations
 
@@ -13,44 +13,45 @@ from conestool.models.model import Model
 from conestool.models.noise_schedule import predict_noise, schedule_of, stratified_timesteps
 from conestool.models.prompts import encode
 
-__all__ = ["LOOKS", "extent", "located"]
+__all__ = ["NUM_SAMPLES", "bounding_square", "diffedit_mask"]
 
-LOOKS = 6
-"""Draws of time and noise for each picture. Our choice."""
-NOISE = (0.4, 0.8)
-"""Of the schedule: with less the picture says what it shows, with more nothing is left of where it was."""
+NUM_SAMPLES = 6
+"""Draws of timestep and noise for each image. Our choice."""
+_TIMESTEP_RANGE = (0.4, 0.8)
+"""Shares of the schedule: with less noise the image decides what is predicted, with more nothing is left of it."""
 
 
 @torch.no_grad()
-def located(
+def diffedit_mask(
     model: Model,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     prompts: Sequence[str],
-    instead: Sequence[Sequence[str]],
+    other_prompts: Sequence[Sequence[str]],
     seed: int = 0,
     batch: int = 8,
 ) -> Tensor:
-    """Where each of m pictures shows what tells its prompt from those `instead`: (m, h, w), boolean, in cells.
+    """Where each of m images shows what its prompt names and `other_prompts` do not: (m, h, w), boolean, in latents.
 
-    The prompts `instead`, at least one for each picture, name another thing in its place; they take turns. Where the
-    denoiser's answers to both differ by more than the threshold that parts these differences best (Otsu 1979), there
-    it is. The difference is that of DiffEdit (Couairon et al. 2023, section 3.2), whose threshold is half of its
-    largest value.
+    The `other_prompts`, at least one for each image, name another thing in its place; they take turns. The mask holds
+    where the denoiser's outputs for both differ by more than Otsu's (1979) threshold of these differences.
+    The difference is that of DiffEdit (Couairon et al. 2023, section 3.2), whose threshold is half of the largest.
     """
-    schedule, draw = schedule_of(model), torch.Generator().manual_seed(seed)
-    latents, told = to_latents(model, pictures, batch=batch), encode(model, prompts)
-    heat = torch.zeros(len(pictures), *latents.shape[-2:], device=latents.device)
-    for look in range(LOOKS):
-        other = encode(model, [texts[look % len(texts)] for texts in instead])
-        times = stratified_timesteps(len(pictures), len(schedule), draw, NOISE).to(latents.device)
-        noisy = schedule.add_noise(latents, torch.randn(latents.shape, generator=draw).to(latents), times)
-        for rows in torch.split(torch.arange(len(pictures), device=latents.device), batch):
-            one, two = (predict_noise(model, schedule, noisy[rows], times[rows], cond[rows]) for cond in (told, other))
-            heat[rows] += (one - two).abs().mean(1)
-    return torch.stack([each > parting(each) for each in heat])
+    schedule, generator = schedule_of(model), torch.Generator().manual_seed(seed)
+    latents, named = to_latents(model, images, batch=batch), encode(model, prompts)
+    difference = torch.zeros(len(images), *latents.shape[-2:], device=latents.device)
+    for number in range(NUM_SAMPLES):
+        other = encode(model, [texts[number % len(texts)] for texts in other_prompts])
+        timesteps = stratified_timesteps(len(images), len(schedule), generator, _TIMESTEP_RANGE).to(latents.device)
+        noisy = schedule.add_noise(latents, torch.randn(latents.shape, generator=generator).to(latents), timesteps)
+        for rows in torch.split(torch.arange(len(images), device=latents.device), batch):
+            one, two = (
+                predict_noise(model, schedule, noisy[rows], timesteps[rows], cond[rows]) for cond in (named, other)
+            )
+            difference[rows] += (one - two).abs().mean(1)
+    return torch.stack([each > otsu_threshold(each) for each in difference])
 
 
-def parting(values: Tensor) -> float:
+def otsu_threshold(values: Tensor) -> float:
     """The value above which lies what differs most from the rest: Otsu's (1979) threshold, without a histogram."""
     ordered = values.flatten().sort().values
     below = torch.arange(1, len(ordered), device=values.device)
@@ -59,10 +60,10 @@ def parting(values: Tensor) -> float:
     return float(ordered[int((below * above * (high - low).square()).argmax())])
 
 
-def extent(mask: Tensor) -> tuple[float, float, float]:
-    """Middle row, middle column and side, in cells, of the square that spreads as far as `mask` (h, w), boolean.
+def bounding_square(mask: Tensor) -> tuple[float, float, float]:
+    """Middle row, middle column and side, in latents, of the square that spreads as far as `mask` (h, w), boolean.
 
-    The whole of a mask that has no cell.
+    The whole of a mask that is empty.
     """
     rows, columns = (mask if mask.any() else torch.ones_like(mask)).nonzero(as_tuple=True)
     rows, columns = rows.float() + 0.5, columns.float() + 0.5

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from conestool.images.class_images import GROUP
+from conestool.images.class_images import GROUP_SIZE
 from conestool.images.photos import square
-from conestool.images.segmentation import extent, located
+from conestool.images.segmentation import bounding_square, diffedit_mask
 from conestool.search.context import SearchContext
 from conestool.search.subject import joined
 
@@ -95,13 +95,13 @@ def compose(
     several processes all have what the first one finds.
     """
     model, seed, processes = context.model, context.config.seed, context.processes
-    batch = context.resources.image_batch_size(GROUP)
+    batch = context.resources.image_batch_size(GROUP_SIZE)
 
     def locate(pictures: Sequence[Image.Image], shown: Sequence[tuple[CompositeSpec, int]], seed: int) -> Tensor:
         """Where the pictures show what is at a place of their scenes, (m, h, w), boolean."""
         free = [[noun for noun in others if noun not in spec.nouns] or ["thing"] for spec, _ in shown]
         instead = [[s.prompt({at: noun}) for noun in nouns] for (s, at), nouns in zip(shown, free, strict=True)]
-        return located(model, pictures, [spec.prompt() for spec, _ in shown], instead, seed, batch)
+        return diffedit_mask(model, pictures, [spec.prompt() for spec, _ in shown], instead, seed, batch)
 
     images = [image.convert("RGB") for image in drawn]
     side = model.defaults.size // model.vae_scale_factor
@@ -125,7 +125,7 @@ def compose(
 def _paste_subject(scene: Image.Image, spot: Tensor, photo: Image.Image, cut: Tensor) -> tuple[Image.Image, Tensor]:
     """The scene with what `cut` (h, w) leaves of the photo over the `spot` (h, w), and its region (h, w), 0 to 1."""
     cells, scale = cut.shape[0], scene.width / cut.shape[0]
-    (row, column, size), (top, left, own) = extent(spot), extent(cut)
+    (row, column, size), (top, left, own) = bounding_square(spot), bounding_square(cut)
     ratio = min(max(size, _SIDE_RANGE[0] * cells), _SIDE_RANGE[1] * cells) / own
     side = max(2, round(scene.width * ratio))
     corner = round((column - left * ratio) * scale), round((row - top * ratio) * scale)

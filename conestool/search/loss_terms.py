@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from conestool.images.class_images import GROUP
+from conestool.images.class_images import GROUP_SIZE
 from conestool.images.photos import Photo, to_latents
 from conestool.models.conditioning import MicroConditioning
 from conestool.models.model import Model
@@ -81,7 +81,7 @@ class _Inputs:
 
     def encode_images(self, images: Sequence[Image.Image]) -> LatentImages:
         """Their latents."""
-        return encode_images(self.context.model, images, self.context.resources.image_batch_size(GROUP))
+        return encode_images(self.context.model, images, self.context.resources.image_batch_size(GROUP_SIZE))
 
     def make_term(self, name: str, images: LatentImages, texts: Sequence[Sequence[str]], **rest: Any) -> LossTerm:
         """A term of `images`, each under any of its `texts`; every text is encoded once."""
@@ -171,7 +171,7 @@ def prepare(
 
     `beside` are the subjects that share the scenes of `priors`, `num_frozen_targets` is as in `Objective`.
     """
-    model, config, batch = context.model, context.config, context.resources.image_batch_size(GROUP)
+    model, config, batch = context.model, context.config, context.resources.image_batch_size(GROUP_SIZE)
     photos, validation, class_images = (
         encode_images(model, images, batch) for images in (split.train, split.validation, priors.class_images)
     )
@@ -219,7 +219,7 @@ def unbound_prompts(model: Model, subject: SubjectPrompts, config: SearchConfig,
     ]
 
 
-def encode_images(model: Model, images: Sequence[Image.Image], batch: int = GROUP) -> LatentImages:
+def encode_images(model: Model, images: Sequence[Image.Image], batch: int = GROUP_SIZE) -> LatentImages:
     """Latents of the images' centre squares, and how these were framed; a crop counts as a picture of its own."""
     side = model.defaults.size
     frames = [MicroConditioning.centre_crop(image.size, side) for image in images]

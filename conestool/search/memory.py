@@ -16,9 +16,9 @@ from PIL import Image
 from torch import nn
 
 from conestool.errors import UsageError
-from conestool.images.class_images import GROUP
+from conestool.images.class_images import GROUP_SIZE
 from conestool.images.photos import Photo, to_latents
-from conestool.images.segmentation import LOOKS
+from conestool.images.segmentation import NUM_SAMPLES
 from conestool.models.model import Model
 from conestool.models.sampling import sample
 from conestool.search.composites import sample_specs
@@ -144,7 +144,7 @@ def dry_run(
     The photos stand for the pictures that the base model would draw: of these one group is drawn, in two steps.
     """
     model, config, processes = context.model, context.config, context.processes
-    group, images = context.resources.image_batch_size(GROUP), [photo.image for photo in photos]
+    group, images = context.resources.image_batch_size(GROUP_SIZE), [photo.image for photo in photos]
     method_config = resolve_method(config.method)
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
@@ -176,7 +176,7 @@ def dry_run(
     frozen, searched = len(objective.frozen_targets), len(photos) + scenes if scenes else 0
     encoded = len(photos) * (1 + config.num_crops) + config.num_class_images + num_other_images(config)
     asked = sum(not photo.caption for photo in photos) * (1 + len(background_phrases(model))) * CAPTION_SAMPLES
-    looks = 2 * LOOKS * searched + (asked if config.captions == "auto" else 0)
+    looks = 2 * NUM_SAMPLES * searched + (asked if config.captions == "auto" else 0)
     losses = NUM_FROZEN_TARGETS * frozen + _REPORT_LOSSES * NUM_EVAL_SAMPLES
     if config.density is None and method.ranking().count is None:
         selection = NUM_FROZEN_TARGETS * frozen + NUM_EVAL_SAMPLES * (len(objective.terms) - frozen)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from conestool.errors import PhotoError
-from conestool.images.class_images import GROUP, class_images, undrawn
+from conestool.images.class_images import GROUP_SIZE, class_images, count_missing
 from conestool.search.composites import CompositeSpec, sample_specs
 from conestool.search.config import SearchConfig
 from conestool.search.context import SearchContext
@@ -102,10 +102,10 @@ def num_images_to_draw(context: SearchContext, noun: str, given: bool) -> int:
     """How many pictures `draw_prior_images` would have to draw, with pictures of the class `given` or not."""
     model, config = context.model, context.config
     nouns = preserved_classes(model.settings, noun)
-    count = 0 if given else undrawn(model, class_prompts(noun)[0], config.num_class_images, config.seed)
-    count += undrawn(model, [class_prompts(each)[0] for each in nouns], num_other_images(config), config.seed)
+    count = 0 if given else count_missing(model, class_prompts(noun)[0], config.num_class_images, config.seed)
+    count += count_missing(model, [class_prompts(each)[0] for each in nouns], num_other_images(config), config.seed)
     scenes = [each.prompt() for each in sample_specs((noun,), nouns, num_scene_images(config), config.seed)]
-    return count + undrawn(model, scenes, len(scenes), config.seed)
+    return count + count_missing(model, scenes, len(scenes), config.seed)
 
 
 def _draw_images(context: SearchContext, prompt: str | Sequence[str], count: int, what: str) -> list[Image.Image]:
@@ -120,7 +120,7 @@ def _draw_images(context: SearchContext, prompt: str | Sequence[str], count: int
     side = model.defaults.size
     pixels = np.zeros((count, side, side, 3), np.uint8)
     if processes.is_main_process:
-        batch = context.resources.image_batch_size(GROUP)
+        batch = context.resources.image_batch_size(GROUP_SIZE)
         drawn = class_images(model, prompt, count, context.config.seed, batch=batch, progress=tell)
         if processes.num_processes == 1:
             return drawn

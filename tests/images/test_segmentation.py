@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from conestool.images.photos import square
-from conestool.images.segmentation import extent, located, parting
+from conestool.images.segmentation import bounding_square, diffedit_mask, otsu_threshold
 from conestool.models.model import Model
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji"
@@ -33,7 +33,9 @@ def subject_cells(photo: Image.Image, cells: int) -> torch.Tensor:
 def test_pocket_says_where_a_subject_is(pocket: Model, noun: str, photo: int) -> None:
     """In photos of designs and colours that it never saw: what it finds and what is there have most in common."""
     image = square(Image.open(EXAMPLES / noun / f"{photo}.jpg").convert("RGB"), 64)
-    found = located(pocket, [image], [f"a photo of a {noun}"], [["a photo of a tree", "a photo of a cup"]])[0].cpu()
+    found = diffedit_mask(pocket, [image], [f"a photo of a {noun}"], [["a photo of a tree", "a photo of a cup"]])[
+        0
+    ].cpu()
     truth = subject_cells(image, found.shape[0])
     assert (found & truth).sum() / (found | truth).sum() > 0.5
 
@@ -45,22 +47,22 @@ def test_of_two_things_the_one_asked_for_is_found(pocket: Model) -> None:
         image.paste(Image.open(EXAMPLES / noun / f"{photo}.jpg").convert("RGB").resize((32, 32)), (left, 16))
     prompt = "a photo of a dog and a house"
     instead = [["a photo of a cup and a house"], ["a photo of a dog and a cup"]]
-    dog, house = located(pocket, [image, image], [prompt, prompt], instead)
-    assert extent(dog)[1] < 8 < extent(house)[1]
-    assert torch.equal(located(pocket, [image, image], [prompt, prompt], instead, batch=1)[0], dog)
+    dog, house = diffedit_mask(pocket, [image, image], [prompt, prompt], instead)
+    assert bounding_square(dog)[1] < 8 < bounding_square(house)[1]
+    assert torch.equal(diffedit_mask(pocket, [image, image], [prompt, prompt], instead, batch=1)[0], dog)
 
 
 def test_values_are_parted_where_two_kinds_of_them_differ() -> None:
     """Many small and few large: the threshold is the largest of the small."""
-    assert parting(torch.tensor([5.0, 1.0, 1.1, 0.9, 5.2, 1.0])) == pytest.approx(1.1)
-    assert parting(torch.ones(4)) == 1.0
+    assert otsu_threshold(torch.tensor([5.0, 1.0, 1.1, 0.9, 5.2, 1.0])) == pytest.approx(1.1)
+    assert otsu_threshold(torch.ones(4)) == 1.0
 
 
 def test_the_extent_of_a_mask() -> None:
     """A square: its middle and side; one cell, and none, which is taken for the whole."""
     mask = torch.zeros(8, 8, dtype=torch.bool)
     mask[1:5, 3:7] = True
-    row, column, side = extent(mask)
+    row, column, side = bounding_square(mask)
     assert (row, column) == (3.0, 5.0) and side == pytest.approx(4, abs=0.2)
-    assert extent(torch.eye(8, dtype=torch.bool) & (torch.arange(8) == 2)) == (2.5, 2.5, 1.0)
-    assert extent(torch.zeros(8, 8, dtype=torch.bool))[:2] == (4.0, 4.0)
+    assert bounding_square(torch.eye(8, dtype=torch.bool) & (torch.arange(8) == 2)) == (2.5, 2.5, 1.0)
+    assert bounding_square(torch.zeros(8, 8, dtype=torch.bool))[:2] == (4.0, 4.0)
