@@ -89,19 +89,19 @@ def strengths(cone: Cone, strength: Strength) -> dict[str, float]:
 def weight_edits(cone: Cone, strength: Strength) -> dict[str, WeightEdit]:
     """By param name what to change."""
     given = strengths(cone, strength)
-    touched = [concept for concept in cone.concepts if given[concept.name] > 0]
-    params = sorted({param for concept in touched for param in concept.indices})
+    used = [concept for concept in cone.concepts if given[concept.name] > 0]
+    params = sorted({param for concept in used for param in concept.indices})
     out = {}
     for param in params:
-        parts = [(c.indices[param], given[c.name]) for c in touched if param in c.indices]
+        parts = [(c.indices[param], given[c.name]) for c in used if param in c.indices]
         index = torch.cat([torch.from_numpy(values.copy()).long() for values, _ in parts])
         scale = torch.cat([torch.full((len(values),), 1 - s, dtype=torch.float32) for values, s in parts])
         edit = WeightEdit(index, scale)
-        out[param] = united(edit) if len(parts) > 1 else edit
+        out[param] = _merge_duplicates(edit) if len(parts) > 1 else edit
     return out
 
 
-def united(edit: WeightEdit) -> WeightEdit:
+def _merge_duplicates(edit: WeightEdit) -> WeightEdit:
     """Each index once, in order, with the smallest of its scales."""
     unique, place = torch.unique(edit.index, return_inverse=True)
     least = torch.ones(len(unique)).scatter_reduce_(0, place, edit.scale, "amin")

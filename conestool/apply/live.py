@@ -38,7 +38,7 @@ __all__ = ["apply_cones", "fuse_cones", "load_cones", "refuse_applied", "unload_
 
 
 @dataclass(eq=False)
-class Application:
+class _Application:
     """One application: what is changed how, the scalars before, and whether `load_cones` made it."""
 
     edits: list[tuple[nn.Parameter, WeightEdit]]
@@ -65,7 +65,7 @@ class Application:
         )
 
 
-APPLIED: WeakKeyDictionary[nn.Module, list[Application]] = WeakKeyDictionary()
+_APPLIED: WeakKeyDictionary[nn.Module, list[_Application]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -84,13 +84,13 @@ def apply_cones(
     saves the hashing (a second or two for SD 1.5, once per pipeline). UsageError for a pipeline whose weights cannot be
     changed in place: offloaded module by module or in groups, quantised, fused, or compiled with frozen weights.
     """
-    denoiser, application = add_application(
+    denoiser, application = _add_application(
         Model.from_pipeline(pipe), cone, strength, verify_base_model, allow_base_mismatch, loaded=False
     )
     try:
         yield pipe
     finally:
-        remove_applications(denoiser, [application], discard_changes=True)
+        _remove_applications(denoiser, [application], discard_changes=True)
 
 
 def load_cones(
@@ -106,7 +106,7 @@ def load_cones(
     May be called again: concepts loaded one after the other multiply where they share a neuron; merge them first to let
     the larger strength hold.
     """
-    add_application(Model.from_pipeline(pipe), cone, strength, verify_base_model, allow_base_mismatch, loaded=True)
+    _add_application(Model.from_pipeline(pipe), cone, strength, verify_base_model, allow_base_mismatch, loaded=True)
 
 
 def unload_cones(pipe: Any, *, discard_changes: bool = False) -> None:
@@ -116,8 +116,8 @@ def unload_cones(pipe: Any, *, discard_changes: bool = False) -> None:
     first, or put the former values back all the same with `discard_changes`.
     """
     denoiser = unwrap_compiled(Model.from_pipeline(pipe).denoiser)
-    remove_applications(
-        denoiser, [application for application in APPLIED.get(denoiser, ()) if application.loaded], discard_changes
+    _remove_applications(
+        denoiser, [application for application in _APPLIED.get(denoiser, ()) if application.loaded], discard_changes
     )
 
 
@@ -139,54 +139,54 @@ def fuse_cones(
     model.forget_source()
 
 
-def add_application(
+def _add_application(
     model: Model, cone: Cone, strength: Strength, verify_base_model: bool, allow_base_mismatch: bool, loaded: bool
-) -> tuple[nn.Module, Application]:
+) -> tuple[nn.Module, _Application]:
     """Apply `cone` on top of what is applied already; the denoiser and the new application."""
     denoiser = unwrap_compiled(model.denoiser)
-    refuse_copies(model)
+    _refuse_copies(model)
     info = describe_model(model) if verify_base_model else None
     if info:
         check_info(model.id, info, cone, allow_base_mismatch)
-    application = Application(list(resolve_edits(model, cone, strength)), loaded)
-    pile = APPLIED.setdefault(denoiser, [])
-    if not pile:
+    application = _Application(list(resolve_edits(model, cone, strength)), loaded)
+    applied = _APPLIED.setdefault(denoiser, [])
+    if not applied:
         freeze_identity(model, info)
     try:
         application.apply()
     except BaseException:
         application.undo()
-        if not pile:
+        if not applied:
             unfreeze_identity(denoiser)
         raise
-    pile.append(application)
+    applied.append(application)
     return denoiser, application
 
 
-def remove_applications(denoiser: nn.Module, leaving: Collection[Application], discard_changes: bool) -> None:
+def _remove_applications(denoiser: nn.Module, removed: Collection[_Application], discard_changes: bool) -> None:
     """Take applications out of the pile; UsageError, with the pile as it was, if one was modified."""
-    pile = APPLIED.get(denoiser, [])
-    leaving = [application for application in pile if application in leaving]
-    if not leaving:
+    applied = _APPLIED.get(denoiser, [])
+    removed = [application for application in applied if application in removed]
+    if not removed:
         return
-    popped: list[Application] = []
-    while len(popped) < len(pile) - pile.index(leaving[0]):
-        application = pile[-1 - len(popped)]
+    popped: list[_Application] = []
+    while len(popped) < len(applied) - applied.index(removed[0]):
+        application = applied[-1 - len(popped)]
         if not (discard_changes or application.is_unmodified()):
-            reapply(popped)
+            _reapply(popped)
             raise UsageError(
                 "the concept neurons have changed since the concepts were loaded",
                 "undo that first (unfuse_lora), or force it with unload_cones(pipe, discard_changes=True)",
             )
         application.undo()
         popped.append(application)
-    reapply([application for application in popped if application not in leaving])
-    pile[:] = [application for application in pile if application not in leaving]
-    if not pile:
+    _reapply([application for application in popped if application not in removed])
+    applied[:] = [application for application in applied if application not in removed]
+    if not applied:
         unfreeze_identity(denoiser)
 
 
-def reapply(popped: Collection[Application]) -> None:
+def _reapply(popped: Collection[_Application]) -> None:
     """Apply again what was popped from the top down."""
     for application in reversed(list(popped)):
         application.apply()
@@ -194,13 +194,13 @@ def reapply(popped: Collection[Application]) -> None:
 
 def refuse_applied(model: Model) -> None:
     """Refuse to make a model permanent or write it while concepts are applied to its weights in memory."""
-    if APPLIED.get(unwrap_compiled(model.denoiser)):
+    if _APPLIED.get(unwrap_compiled(model.denoiser)):
         raise UsageError(
             f"{model.id} has concepts applied to its weights", "leave `apply_cones`, or call unload_cones first"
         )
 
 
-def refuse_copies(model: Model) -> None:
+def _refuse_copies(model: Model) -> None:
     """Refuse a denoiser that does not compute with the parameters that it shows, but with copies kept elsewhere."""
     modules = list(model.denoiser.modules())
     registries: list[Any] = [module._diffusers_hook for module in modules if hasattr(module, "_diffusers_hook")]
