@@ -16,7 +16,7 @@ from torch import Tensor
 
 from conestool import format as cones_format
 from conestool.apply import check_base
-from conestool.apply.export_checkpoint import original_state
+from conestool.apply.export_checkpoint import original_state_dict
 from conestool.errors import BaseModelMismatchError
 from conestool.fingerprint import Level, match
 from conestool.models.dit import Flux, PixArtAlpha, StableDiffusion3
@@ -77,7 +77,7 @@ def save_single(pipe: Any, path: Path) -> Path | None:
     if not family_of(pipe).key_prefixes:
         return None
     parts = {name: pipe.components[name].state_dict() for name in family_of(pipe).single_file_components}
-    save_file(original_state(pipe, pipe.transformer.state_dict(), parts), path)
+    save_file(original_state_dict(pipe, pipe.transformer.state_dict(), parts), path)
     return path
 
 

@@ -18,9 +18,14 @@ from conestool.models.model import Model
 
 __all__ = ["kohya_metadata", "modelspec", "sidecar_path", "write_sidecar"]
 
-STABILITY = "https://github.com/Stability-AI/generative-models"
-BLACK_FOREST_LABS = "https://github.com/black-forest-labs/flux"
-SHOWN_AS = {"stable-diffusion-v1": "SD1", "stable-diffusion-v2": "SD2", "stable-diffusion-xl": "SDXL", "flux-1": "Flux"}
+_STABILITY = "https://github.com/Stability-AI/generative-models"
+_BLACK_FOREST_LABS = "https://github.com/black-forest-labs/flux"
+_SHOWN_AS = {
+    "stable-diffusion-v1": "SD1",
+    "stable-diffusion-v2": "SD2",
+    "stable-diffusion-xl": "SDXL",
+    "flux-1": "Flux",
+}
 """What A1111 and Forge call a family, by the beginning of its architecture."""
 
 
@@ -30,20 +35,20 @@ def modelspec(model: Model, cone: Cone, kind: str) -> dict[str, str]:
     if kind == "denoiser":
         implementation = "diffusers"
     elif model.family.name == "flux":
-        implementation = BLACK_FOREST_LABS
+        implementation = _BLACK_FOREST_LABS
     else:
-        implementation = STABILITY
+        implementation = _STABILITY
     return {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": architecture(model) + ("/lora" if kind == "lora" else ""),
+        "modelspec.architecture": _architecture(model) + ("/lora" if kind == "lora" else ""),
         "modelspec.implementation": implementation,
         "modelspec.title": names if kind == "lora" else f"{model.info.id} with {names}",
         "modelspec.resolution": f"{side}x{side}",
-        "modelspec.trigger_phrase": phrases(cone),
+        "modelspec.trigger_phrase": _phrases(cone),
     }
 
 
-def architecture(model: Model) -> str:
+def _architecture(model: Model) -> str:
     """ModelSpec's id of a model's architecture, as kohya gives it; the family's name where it gives none."""
     config: Any = model.denoiser.config
     name = model.family.name
@@ -56,9 +61,9 @@ def architecture(model: Model) -> str:
         return "flux-1-dev" if config.get("guidance_embeds") else "flux-1-schnell"
     if name != "stable-diffusion":
         return name
-    if not is_second(model):
+    if not _is_second(model):
         return "stable-diffusion-v1"
-    return "stable-diffusion-v2-768-v" if predicts_velocity(model) else "stable-diffusion-v2-512"
+    return "stable-diffusion-v2-768-v" if _predicts_velocity(model) else "stable-diffusion-v2-512"
 
 
 def kohya_metadata(model: Model, cone: Cone, output_name: str, rank: int) -> dict[str, str]:
@@ -67,34 +72,34 @@ def kohya_metadata(model: Model, cone: Cone, output_name: str, rank: int) -> dic
     modules = {"stable-diffusion-3": "networks.lora_sd3", "flux": "networks.lora_flux"}
     versions = {"stable-diffusion-xl": "sdxl_base_v1-0", "flux": "flux1"}
     if name == "stable-diffusion-3":
-        version = architecture(model).removeprefix("stable-diffusion-3-")
+        version = _architecture(model).removeprefix("stable-diffusion-3-")
     else:
-        version = versions.get(name) or ("sd_v2" if is_second(model) else "sd_v1")
-        version += "_v" if name == "stable-diffusion" and predicts_velocity(model) else ""
+        version = versions.get(name) or ("sd_v2" if _is_second(model) else "sd_v1")
+        version += "_v" if name == "stable-diffusion" and _predicts_velocity(model) else ""
     photos = {each.name: {each.phrase: max(1, len(each.origin.photos))} for each in cone.concepts}
     return {
         "ss_network_module": modules.get(name, "networks.lora"),
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(rank),
         "ss_base_model_version": version,
-        "ss_v2": str(name == "stable-diffusion" and is_second(model)),
+        "ss_v2": str(name == "stable-diffusion" and _is_second(model)),
         "ss_output_name": output_name,
         "ss_tag_frequency": json.dumps(photos),
     }
 
 
-def is_second(model: Model) -> bool:
+def _is_second(model: Model) -> bool:
     """Whether a model of the family stable-diffusion is a 2.x, by the width of the text that it reads."""
     config: Any = model.denoiser.config
     return bool(config.get("cross_attention_dim") == 1024)
 
 
-def predicts_velocity(model: Model) -> bool:
+def _predicts_velocity(model: Model) -> bool:
     """Whether the denoiser was trained to predict velocity."""
     return bool(model.pipe.scheduler.config.get("prediction_type") == "v_prediction")
 
 
-def phrases(cone: Cone) -> str:
+def _phrases(cone: Cone) -> str:
     """The words that draw the subjects, between commas."""
     return ", ".join(concept.phrase for concept in cone.concepts)
 
@@ -111,11 +116,11 @@ def write_sidecar(pipe: Any, cone: Cone, file: str | Path, *, overwrite: bool = 
     Raises as `write_atomic`.
     """
     model, shown = Model.from_pipeline(pipe), {}
-    for start, version in SHOWN_AS.items():
-        if architecture(model).startswith(start):
+    for start, version in _SHOWN_AS.items():
+        if _architecture(model).startswith(start):
             shown["sd version"] = version
     names = ", ".join(cone.names)
-    told = {"description": f"{names} on {model.info.id}, by conestool", **shown, "activation text": phrases(cone)}
+    told = {"description": f"{names} on {model.info.id}, by conestool", **shown, "activation text": _phrases(cone)}
     path = sidecar_path(file)
     text = escape_json(json.dumps(told, indent=4, ensure_ascii=False))
     return write_atomic(path, (text + "\n").encode(), overwrite=overwrite)

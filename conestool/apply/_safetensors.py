@@ -20,14 +20,14 @@ from conestool.apply.edits import WeightEdit, apply_edit_
 from conestool.errors import ModelLoadError
 from conestool.models.loading import STORED, reading
 
-__all__ = ["copy_or_link", "keys_of", "patch_copy", "raise_os_errors", "read_tensors", "save_tensors"]
+__all__ = ["copy_or_link", "patch_copy", "raise_os_errors", "read_tensors", "save_tensors", "tensor_names"]
 
-STALE = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
+_STALE_METADATA = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
 """Metadata that would no longer be true."""
-CHUNK = 1 << 22
+_CHUNK = 1 << 22
 
 
-def keys_of(file: Path) -> set[str]:
+def tensor_names(file: Path) -> set[str]:
     """The names of all tensors of a safetensors file."""
     with reading(str(file)), safe_open(file, "pt") as opened:
         return set(opened.keys())
@@ -64,36 +64,36 @@ def patch_copy(
     Each is computed in fp32 and rounded once to the stored dtype; scale 0 gives +0. ModelLoadError if a tensor
     is missing or not floating-point.
     """
-    keys_of(source)  # the library's reader checks that the header is sound
+    tensor_names(source)  # the library's reader checks that the header is sound
     with source.open("rb") as old, target.open("wb") as new:
-        header = read_header(old)
+        header = _read_header(old)
         if metadata:
-            kept = {key: value for key, value in header.get("__metadata__", {}).items() if key not in STALE}
+            kept = {key: value for key, value in header.get("__metadata__", {}).items() if key not in _STALE_METADATA}
             header["__metadata__"] = {**(defaults or {}), **kept, **metadata}
-        new.write(header_bytes(header))
-        shutil.copyfileobj(old, new, CHUNK)
+        new.write(_header_bytes(header))
+        shutil.copyfileobj(old, new, _CHUNK)
     with target.open("r+b") as file:
-        header = read_header(file)
+        header = _read_header(file)
         start = file.tell()
         for key, edit in edits.items():
-            patch_tensor(file, start, key, header, edit)
+            _patch_tensor(file, start, key, header, edit)
 
 
-def read_header(file: BinaryIO) -> dict[str, Any]:
+def _read_header(file: BinaryIO) -> dict[str, Any]:
     """The header of a sound safetensors file, which is left at its first tensor."""
     size = int.from_bytes(file.read(8), "little")
     header: dict[str, Any] = json.loads(file.read(size))
     return header
 
 
-def header_bytes(header: Mapping[str, Any]) -> bytes:
+def _header_bytes(header: Mapping[str, Any]) -> bytes:
     """A header with its length, padded so that the tensors begin at a multiple of 8."""
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
-def patch_tensor(file: BinaryIO, start: int, key: str, header: Mapping[str, Any], edit: WeightEdit) -> None:
+def _patch_tensor(file: BinaryIO, start: int, key: str, header: Mapping[str, Any], edit: WeightEdit) -> None:
     """Change scalars of one tensor in place."""
     entry = header.get(key)
     if entry is None or entry["dtype"] not in STORED:
@@ -111,10 +111,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
     """Write tensors and metadata, the latter in the order of its keys; OSError if the disk is full."""
     with raise_os_errors(path):
         save_file(dict(tensors), path, dict(metadata))
-    sort_metadata(path)
+    _sort_metadata(path)
 
 
-def sort_metadata(path: Path) -> None:
+def _sort_metadata(path: Path) -> None:
     """Put the metadata of a file just written in the order of its keys: safetensors leaves it to chance."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from conestool._atomic import atomic_file
 from conestool.apply._modelspec import modelspec
-from conestool.apply._safetensors import keys_of, patch_copy, save_tensors
+from conestool.apply._safetensors import patch_copy, save_tensors, tensor_names
 from conestool.apply.edits import Strength, WeightEdit, weight_edits
-from conestool.apply.export_folder import checked, component_tensors, metadata, patched_tensors
+from conestool.apply.export_folder import checked_model, component_tensors, metadata, patched_tensors
 from conestool.concept import Cone
 from conestool.errors import UsageError
 from conestool.models.conversion.fused_qkv import (
@@ -37,17 +37,17 @@ from conestool.models.families import family_of
 from conestool.models.kv_weights import unwrap_compiled
 from conestool.models.model import Model
 
-__all__ = ["checkpoint_notes", "original_state", "write_checkpoint"]
+__all__ = ["checkpoint_notes", "original_state_dict", "write_checkpoint"]
 
-VAE = "first_stage_model."
-SCALING = {
+_VAE_PREFIX = "first_stage_model."
+_ASSUMED_SCALING = {
     "stable-diffusion": (0.18215, 0.0),
     "stable-diffusion-xl": (0.13025, 0.0),
     "stable-diffusion-3": (1.5305, 0.0609),
     "flux": (0.3611, 0.1159),
 }
 """Factor and shift between latents and the autoencoder's output that programs assume, by family."""
-PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
+_MODELSPEC_PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 
 
 def write_checkpoint(
@@ -65,36 +65,38 @@ def write_checkpoint(
     other has denoiser, autoencoder and text encoders converted, in the dtype in which they are stored. UsageError for a
     part that has no place in the layout; the rest as `write_folder`.
     """
-    model = checked(pipe, cone, allow_base_mismatch)
+    model = checked_model(pipe, cone, allow_base_mismatch)
     about, told = modelspec(model, cone, "checkpoint"), metadata(model, cone, strength)
     told["modelspec.trigger_phrase"] = about["modelspec.trigger_phrase"]
     if not has_layout(model.denoiser):
-        told["modelspec.prediction_type"] = PREDICTIONS.get(prediction(model), prediction(model))
+        told["modelspec.prediction_type"] = _MODELSPEC_PREDICTIONS.get(_prediction(model), _prediction(model))
     with atomic_file(Path(out), overwrite=overwrite) as temporary:
         if model.path is not None and not model.in_folder:
-            edits = edits_in(model, model.path, weight_edits(cone, strength))
+            edits = _checkpoint_edits(model, model.path, weight_edits(cone, strength))
             patch_copy(model.path, temporary, edits, told, defaults=about)
         else:
             with patched_tensors(model, cone, strength) as tensors:
-                save_tensors(original_state(model.pipe, tensors, other_parts(model)), temporary, about | told)
+                save_tensors(original_state_dict(model.pipe, tensors, _other_parts(model)), temporary, about | told)
     return Path(out)
 
 
-def edits_in(model: Model, file: Path, wanted: Mapping[str, WeightEdit]) -> dict[str, WeightEdit]:
+def _checkpoint_edits(model: Model, file: Path, wanted: Mapping[str, WeightEdit]) -> dict[str, WeightEdit]:
     """The changes by the names, and at the positions, that a checkpoint's tensors have."""
     if not has_layout(model.denoiser):
-        names = unet_names(checked_unet(model).config)
+        names = unet_names(_checked_unet(model).config)
         return {DENOISER_PREFIX + unet_name(param, names): edit for param, edit in wanted.items()}
-    prefix, found = key_prefix(keys_of(file)), dict[str, list[tuple[int, WeightEdit]]]()
+    prefix, found = key_prefix(tensor_names(file)), dict[str, list[tuple[int, WeightEdit]]]()
     for param, edit in wanted.items():
-        place, shape = map_key(param, model.denoiser), model.info.tensors[param]
-        part = place.part or 0
+        mapping, shape = map_key(param, model.denoiser), model.info.tensors[param]
+        part = mapping.part or 0
         moved = replace(edit, index=edit.index + part * shape[0] * shape[1])
-        found.setdefault(prefix + place.key, []).append((part, moved))
-    return {key: joined([edit for _, edit in sorted(parts, key=itemgetter(0))]) for key, parts in found.items()}
+        found.setdefault(prefix + mapping.key, []).append((part, moved))
+    return {
+        key: _concatenate_edits([edit for _, edit in sorted(parts, key=itemgetter(0))]) for key, parts in found.items()
+    }
 
 
-def joined(edits: list[WeightEdit]) -> WeightEdit:
+def _concatenate_edits(edits: list[WeightEdit]) -> WeightEdit:
     """Changes of parts of one tensor, in the order of their rows."""
     return WeightEdit(torch.cat([edit.index for edit in edits]), torch.cat([edit.scale for edit in edits]))
 
@@ -102,21 +104,21 @@ def joined(edits: list[WeightEdit]) -> WeightEdit:
 def checkpoint_notes(pipe: Any) -> list[str]:
     """What a program cannot tell from such a file alone, and would take to be otherwise."""
     model, notes = Model.from_pipeline(pipe), []
-    texts, config = text_encoders(model.pipe), model.pipe.vae.config
-    (usual, zero), factor = SCALING[model.family.name], config.scaling_factor
+    texts, config = _text_encoders(model.pipe), model.pipe.vae.config
+    (usual, zero), factor = _ASSUMED_SCALING[model.family.name], config.scaling_factor
     shift = getattr(config, "shift_factor", None) or 0.0
     if abs(factor - usual) > 1e-6:
         notes.append(f"its latents are scaled by {factor:g}; programs assume {usual:g}")
     if abs(shift - zero) > 1e-6:
         notes.append(f"its latents are shifted by {shift:g}; programs assume {zero:g}")
     if has_layout(model.denoiser):
-        return notes + projection_notes(texts["text_encoder"])
-    if prediction(model) != "epsilon" and not (len(texts) == 1 and is_open_clip(texts["text_encoder"])):
-        notes.append(f"it was trained for {prediction(model)}; choose that by hand, programs assume epsilon")
+        return notes + _projection_notes(texts["text_encoder"])
+    if _prediction(model) != "epsilon" and not (len(texts) == 1 and _is_open_clip(texts["text_encoder"])):
+        notes.append(f"it was trained for {_prediction(model)}; choose that by hand, programs assume epsilon")
     return notes
 
 
-def projection_notes(encoder: Any) -> list[str]:
+def _projection_notes(encoder: Any) -> list[str]:
     """A note where SD3's first text encoder has a projection of its own; programs take it for the identity."""
     weight = getattr(getattr(encoder, "text_projection", None), "weight", None)
     if weight is None or torch.equal(weight, torch.eye(len(weight)).to(weight)):
@@ -124,49 +126,51 @@ def projection_notes(encoder: Any) -> list[str]:
     return ["its first text encoder projects the pooled vector; programs take that one as it is"]
 
 
-def prediction(model: Model) -> str:
+def _prediction(model: Model) -> str:
     """What the denoiser predicts, as diffusers calls it."""
     return str(model.pipe.scheduler.config.get("prediction_type", "epsilon"))
 
 
-def other_parts(model: Model) -> dict[str, Mapping[str, Tensor]]:
+def _other_parts(model: Model) -> dict[str, Mapping[str, Tensor]]:
     """The tensors of autoencoder and text encoders, by component."""
     if not has_layout(model.denoiser):
-        checked_unet(model)
-    return {name: component_tensors(model, name) for name in ("vae", *text_encoders(model.pipe))}
+        _checked_unet(model)
+    return {name: component_tensors(model, name) for name in ("vae", *_text_encoders(model.pipe))}
 
 
-def original_state(
+def original_state_dict(
     pipe: Any, denoiser: Mapping[str, Tensor], parts: Mapping[str, Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
     """All tensors of a checkpoint: the denoiser's, and those of `parts` (vae, and each text encoder)."""
     kind = type(unwrap_compiled(pipe.vae)).__name__
     if kind != "AutoencoderKL":
-        raise unsupported(f"autoencoder ({kind})")
-    vae, texts = vae_state_dict(parts["vae"], pipe.vae.config), text_encoders(pipe)
+        raise _unsupported(f"autoencoder ({kind})")
+    vae, texts = vae_state_dict(parts["vae"], pipe.vae.config), _text_encoders(pipe)
     if has_layout(family_of(pipe).denoiser(pipe)):
         places = family_of(pipe).single_file_components
         states = {DENOISER_PREFIX: to_original_state_dict(denoiser, pipe.transformer), places["vae"]: vae}
-        states |= {places[name]: text_state(encoder, parts[name]) for name, encoder in texts.items()}
+        states |= {places[name]: _text_encoder_state_dict(encoder, parts[name]) for name, encoder in texts.items()}
     else:
-        states = {DENOISER_PREFIX: unet_state_dict(denoiser, pipe.unet.config), VAE: vae}
-        states |= unet_texts(texts, parts)
+        states = {DENOISER_PREFIX: unet_state_dict(denoiser, pipe.unet.config), _VAE_PREFIX: vae}
+        states |= _unet_text_encoders(texts, parts)
     return {place + key: value.contiguous() for place, state in states.items() for key, value in state.items()}
 
 
-def unet_texts(texts: Mapping[str, Any], parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+def _unet_text_encoders(
+    texts: Mapping[str, Any], parts: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, dict[str, Tensor]]:
     """The tensors of one or two CLIP text encoders, by their place in a U-Net's checkpoint."""
     states = {}
     for number, (name, encoder) in enumerate(texts.items()):
         place = "cond_stage_model" if len(texts) == 1 else f"conditioner.embedders.{number}"
-        if is_open_clip(encoder):
+        if _is_open_clip(encoder):
             states[f"{place}.model."] = open_clip_state_dict(parts[name])
         else:
             states[f"{place}.transformer."] = clip_state_dict(parts[name])
     return states
 
 
-def text_state(encoder: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _text_encoder_state_dict(encoder: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A text encoder of SD3 or Flux as transformers names it; T5's embedding under both its names.
 
     Some readers know it by the one, and diffusers reads every tensor that it does not find as missing.
@@ -176,7 +180,7 @@ def text_state(encoder: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**state, "encoder.embed_tokens.weight": state["shared.weight"].clone()}
 
 
-def text_encoders(pipe: Any) -> dict[str, Any]:
+def _text_encoders(pipe: Any) -> dict[str, Any]:
     """The text encoders by component; UsageError unless the layout has a place for them: CLIP's one or two, or T5."""
     found = {
         name: part for name, part in pipe.components.items() if name.startswith("text_encoder") and part is not None
@@ -184,23 +188,23 @@ def text_encoders(pipe: Any) -> dict[str, Any]:
     kinds = [part.config.model_type for part in found.values()]
     stacked = has_layout(family_of(pipe).denoiser(pipe))
     if not (stacked and set(kinds) <= {"clip_text_model", "t5"}) and set(kinds) != {"clip_text_model"}:
-        raise unsupported(f"text encoders ({', '.join(kinds)})")
+        raise _unsupported(f"text encoders ({', '.join(kinds)})")
     return found
 
 
-def is_open_clip(encoder: Any) -> bool:
+def _is_open_clip(encoder: Any) -> bool:
     """Whether programs expect a text encoder in open_clip's layout: its GELU is exact, OpenAI's is the quick one."""
     return bool(encoder.config.hidden_act == "gelu")
 
 
-def checked_unet(model: Model) -> Any:
+def _checked_unet(model: Model) -> Any:
     """The denoiser, which must be a U-Net."""
     if getattr(model.pipe, "unet", None) is not model.denoiser:
-        raise unsupported(f"denoiser ({type(unwrap_compiled(model.denoiser)).__name__})")
+        raise _unsupported(f"denoiser ({type(unwrap_compiled(model.denoiser)).__name__})")
     return model.denoiser
 
 
-def unsupported(what: str) -> UsageError:
+def _unsupported(what: str) -> UsageError:
     """The refusal of a part."""
     return UsageError(
         f"the original checkpoint layout has no place for the {what}", "write a diffusers folder, or a LoRA, instead"

@@ -16,7 +16,14 @@ from torch import Tensor
 from conestool._atomic import atomic_file, atomic_folder
 from conestool._text import code, markdown
 from conestool.apply._modelspec import modelspec
-from conestool.apply._safetensors import copy_or_link, keys_of, patch_copy, raise_os_errors, read_tensors, save_tensors
+from conestool.apply._safetensors import (
+    copy_or_link,
+    patch_copy,
+    raise_os_errors,
+    read_tensors,
+    save_tensors,
+    tensor_names,
+)
 from conestool.apply.edits import Strength, apply_edit_, check_base, check_shapes, strengths, weight_edits
 from conestool.apply.live import apply_cones, refuse_applied
 from conestool.concept import Cone
@@ -28,7 +35,7 @@ from conestool.models.model import Model
 
 __all__ = ["write_denoiser", "write_folder"]
 
-PLAIN = {".json", ".md", ".txt", ".model", ".safetensors", ""}
+_COPIED_SUFFIXES = {".json", ".md", ".txt", ".model", ".safetensors", ""}
 
 
 def write_folder(
@@ -49,14 +56,14 @@ def write_folder(
     what was applied. Appears whole or not at all. OutputExistsError unless `overwrite`, BaseModelMismatchError unless
     `allow_base_mismatch`.
     """
-    model = checked(pipe, cone, allow_base_mismatch)
+    model = checked_model(pipe, cone, allow_base_mismatch)
     with atomic_folder(Path(out), overwrite=overwrite) as folder:
         if model.in_folder:
-            copy_parts(model, folder, link)
-            patch_shards(model, cone, strength, folder, link)
+            _copy_parts(model, folder, link)
+            _patch_shards(model, cone, strength, folder, link)
         else:
-            save_parts(model, cone, strength, folder)
-        (folder / "README.md").write_text(card(model, cone, strength), encoding="utf-8")
+            _save_parts(model, cone, strength, folder)
+        (folder / "README.md").write_text(_model_card(model, cone, strength), encoding="utf-8")
     return Path(out)
 
 
@@ -70,7 +77,7 @@ def write_denoiser(
     allow_base_mismatch: bool = False,
 ) -> Path:
     """Write the patched denoiser as one `.safetensors` in diffusers naming; its metadata says what was applied."""
-    model = checked(pipe, cone, allow_base_mismatch)
+    model = checked_model(pipe, cone, allow_base_mismatch)
     with (
         atomic_file(Path(out), overwrite=overwrite) as temporary,
         patched_tensors(model, cone, strength) as tensors,
@@ -79,7 +86,7 @@ def write_denoiser(
     return Path(out)
 
 
-def checked(pipe: Any, cone: Cone, allow_base_mismatch: bool) -> Model:
+def checked_model(pipe: Any, cone: Cone, allow_base_mismatch: bool) -> Model:
     """The model, once base and shapes are known to fit."""
     model = Model.from_pipeline(pipe)
     if not model.in_folder:
@@ -94,48 +101,48 @@ def component(model: Model) -> str:
     return next(str(name) for name, part in model.pipe.components.items() if part is model.denoiser)
 
 
-def copy_parts(model: Model, folder: Path, link: bool) -> None:
+def _copy_parts(model: Model, folder: Path, link: bool) -> None:
     """Copy the parts that the pipeline lists, all but the denoiser's weights; no pickles, no stray checkpoints."""
-    source = source_folder(model)
+    source = _source_folder(model)
     listed = json.loads((source / "model_index.json").read_text(encoding="utf-8"))
     for item in sorted(source.iterdir()):
-        if item.is_file() and item.suffix in PLAIN - {".safetensors"} and not item.name.startswith("."):
+        if item.is_file() and item.suffix in _COPIED_SUFFIXES - {".safetensors"} and not item.name.startswith("."):
             shutil.copyfile(item, folder / item.name)
         elif item.is_dir() and item.name in listed:
-            copy_part(item, folder / item.name, weights=item.name != component(model), link=link)
+            _copy_part(item, folder / item.name, weights=item.name != component(model), link=link)
 
 
-def copy_part(source: Path, target: Path, weights: bool, link: bool) -> None:
+def _copy_part(source: Path, target: Path, weights: bool, link: bool) -> None:
     """Copy the plain files of one component; with `link` its weights are linked."""
     target.mkdir()
     for item in sorted(source.iterdir()):
         is_weights = item.suffix == ".safetensors"
-        if item.is_file() and item.suffix in PLAIN and (weights or not is_weights):
+        if item.is_file() and item.suffix in _COPIED_SUFFIXES and (weights or not is_weights):
             copy_or_link(item, target / item.name, link=link and is_weights)
 
 
-def source_folder(model: Model) -> Path:
+def _source_folder(model: Model) -> Path:
     """The diffusers folder that the model came from."""
     if model.path is None or not model.in_folder:
         raise ModelLoadError(f"{model.id} did not come from a diffusers folder")
     return model.path
 
 
-def patch_shards(model: Model, cone: Cone, strength: Strength, folder: Path, link: bool) -> None:
+def _patch_shards(model: Model, cone: Cone, strength: Strength, folder: Path, link: bool) -> None:
     """Copy each weight file of the denoiser with its concept neurons zeroed."""
     name, wanted = component(model), weight_edits(cone, strength)
     touched: set[str] = set()
-    for file in denoiser_files(source_folder(model)):
-        edits = {key: wanted[key] for key in wanted.keys() & keys_of(file)}
+    for file in denoiser_files(_source_folder(model)):
+        edits = {key: wanted[key] for key in wanted.keys() & tensor_names(file)}
         touched |= edits.keys()
         if edits:
             patch_copy(file, folder / name / file.name, edits)
         else:
             copy_or_link(file, folder / name / file.name, link=link)
-    refuse_missing(model, wanted.keys() - touched)
+    _refuse_missing(model, wanted.keys() - touched)
 
 
-def refuse_missing(model: Model, missing: Set[str]) -> None:
+def _refuse_missing(model: Model, missing: Set[str]) -> None:
     """Raise ModelLoadError if weights that should be zeroed are in none of the denoiser's files."""
     if missing:
         raise ModelLoadError(f"{model.id}: its {component(model)} folder has no weights called {min(missing)}")
@@ -147,7 +154,7 @@ def patched_tensors(model: Model, cone: Cone, strength: Strength) -> Iterator[di
     if model.in_folder:
         tensors = component_tensors(model, component(model))
         wanted = weight_edits(cone, strength)
-        refuse_missing(model, wanted.keys() - tensors.keys())
+        _refuse_missing(model, wanted.keys() - tensors.keys())
         for param, edit in wanted.items():
             apply_edit_(tensors[param], edit)
         yield tensors
@@ -158,17 +165,20 @@ def patched_tensors(model: Model, cone: Cone, strength: Strength) -> Iterator[di
 
 def component_tensors(model: Model, name: str) -> dict[str, Tensor]:
     """The weights of one component in the stored dtype: from the files of the model's folder, else from memory."""
-    files = weight_files(source_folder(model) / name) if model.in_folder else []
+    files = weight_files(_source_folder(model) / name) if model.in_folder else []
     if files:
         return dict(pair for file in files for pair in read_tensors(file)[0].items())
     state = model.pipe.components[name].state_dict()
-    refuse_adapters(model.id, state)
-    return {canonical_name(key): recast(value, model.stored_dtype).cpu().contiguous() for key, value in state.items()}
+    _refuse_adapters(model.id, state)
+    return {
+        canonical_name(key): _to_stored_dtype(value, model.stored_dtype).cpu().contiguous()
+        for key, value in state.items()
+    }
 
 
-def save_parts(model: Model, cone: Cone, strength: Strength, folder: Path) -> None:
+def _save_parts(model: Model, cone: Cone, strength: Strength, folder: Path) -> None:
     """Let diffusers save the pipeline with the concepts applied, then return its weights to the stored dtype."""
-    refuse_adapters(model.id, model.denoiser.state_dict())
+    _refuse_adapters(model.id, model.denoiser.state_dict())
     with apply_cones(model, cone, strength=strength, verify_base_model=False), quiet(), raise_os_errors(folder):
         model.pipe.save_pretrained(folder)
         if model.settings:
@@ -177,10 +187,12 @@ def save_parts(model: Model, cone: Cone, strength: Strength, folder: Path) -> No
         return
     for file in sorted(folder.rglob("*.safetensors")):
         tensors, metadata = read_tensors(file)
-        save_tensors({key: recast(value, model.stored_dtype) for key, value in tensors.items()}, file, metadata)
+        save_tensors(
+            {key: _to_stored_dtype(value, model.stored_dtype) for key, value in tensors.items()}, file, metadata
+        )
 
 
-def refuse_adapters(model_id: str, state: Mapping[str, Tensor]) -> None:
+def _refuse_adapters(model_id: str, state: Mapping[str, Tensor]) -> None:
     """Refuse to write a part in memory that carries LoRA layers: the file would hold neither."""
     if any(".base_layer." in key for key in state):
         raise UsageError(
@@ -189,7 +201,7 @@ def refuse_adapters(model_id: str, state: Mapping[str, Tensor]) -> None:
         )
 
 
-def recast(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+def _to_stored_dtype(value: Tensor, dtype: torch.dtype | None) -> Tensor:
     """A floating-point tensor in `dtype`, any other as it is."""
     return value.to(dtype) if dtype is not None and value.is_floating_point() else value
 
@@ -198,12 +210,12 @@ def metadata(model: Model, cone: Cone, strength: Strength) -> dict[str, str]:
     """What a file tells of itself: the concepts applied, and on what."""
     return {
         "format": "pt",
-        "cones": json.dumps(applied_concepts(cone, strength)),
+        "cones": json.dumps(_applied_concepts(cone, strength)),
         "cones_base": model.info.id,
     }
 
 
-def applied_concepts(cone: Cone, strength: Strength) -> list[dict[str, Any]]:
+def _applied_concepts(cone: Cone, strength: Strength) -> list[dict[str, Any]]:
     """What was applied, for metadata."""
     given = strengths(cone, strength)
     return [
@@ -219,13 +231,13 @@ def applied_concepts(cone: Cone, strength: Strength) -> list[dict[str, Any]]:
     ]
 
 
-def card(model: Model, cone: Cone, strength: Strength) -> str:
+def _model_card(model: Model, cone: Cone, strength: Strength) -> str:
     """The model card: what was applied, then the base model's own card, whose front matter stays in front."""
-    front, body = split_card(model)
+    front, body = _split_card(model)
     rows = [
         f"| {markdown(used['name'])} | {code(used['identifier'] + ' ' + used['class_noun'])} "
         f"| {used['neurons']:,} | {used['strength']:g} | `{used['id'][:16]}` |"
-        for used in applied_concepts(cone, strength)
+        for used in _applied_concepts(cone, strength)
     ]
     lines = [
         f"# {markdown(model.info.id)} with concepts: {', '.join(map(markdown, cone.names))}",
@@ -240,9 +252,9 @@ def card(model: Model, cone: Cone, strength: Strength) -> str:
     return "\n".join([*front, *lines, "", *body]).rstrip() + "\n"
 
 
-def split_card(model: Model) -> tuple[list[str], list[str]]:
+def _split_card(model: Model) -> tuple[list[str], list[str]]:
     """Front matter and text of the base model's README.md, as lines; both empty if it has none."""
-    if not model.in_folder or not (path := source_folder(model) / "README.md").is_file():
+    if not model.in_folder or not (path := _source_folder(model) / "README.md").is_file():
         return [], []
     text = path.read_text(encoding="utf-8", errors="replace")
     matter = re.match(r"---\n.*?\n---\n", text, re.DOTALL)

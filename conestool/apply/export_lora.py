@@ -22,7 +22,7 @@ from conestool._atomic import atomic_file
 from conestool.apply._modelspec import kohya_metadata, modelspec
 from conestool.apply._safetensors import save_tensors
 from conestool.apply.edits import Strength, WeightEdit, apply_edit_, weight_edits
-from conestool.apply.export_folder import checked, component, component_tensors, metadata
+from conestool.apply.export_folder import checked_model, component, component_tensors, metadata
 from conestool.concept import Cone
 from conestool.errors import UsageError
 from conestool.models.conversion.fused_qkv import has_layout, map_key
@@ -31,10 +31,10 @@ from conestool.models.model import Model
 
 __all__ = ["Lora", "write_lora"]
 
-RANK = 64
-PREFIX = "lora_unet_"
+_RANK = 64
+_PREFIX = "lora_unet_"
 """What kohya's names begin with, whatever the denoiser is."""
-Progress = Callable[[int, int], None]
+_Progress = Callable[[int, int], None]
 """Called with the weights done so far and their total."""
 
 
@@ -61,11 +61,11 @@ def write_lora(
     cone: Cone,
     out: str | Path,
     *,
-    rank: int = RANK,
+    rank: int = _RANK,
     strength: Strength = 1.0,
     overwrite: bool = False,
     allow_base_mismatch: bool = False,
-    progress: Progress | None = None,
+    progress: _Progress | None = None,
 ) -> Lora:
     """Write the weight change as a LoRA safetensors under kohya's names, which ComfyUI, A1111 and others read.
 
@@ -76,7 +76,7 @@ def write_lora(
     """
     if rank < 1:
         raise UsageError(f"rank {rank}: expected at least 1")
-    model = checked(pipe, cone, allow_base_mismatch)
+    model = checked_model(pipe, cone, allow_base_mismatch)
     if component(model) != "unet" and not has_layout(model.denoiser):
         raise UsageError(
             f"{model.id}: no LoRA can be written for {model.family.name}, whose pipelines read none",
@@ -85,14 +85,14 @@ def write_lora(
     wanted = weight_edits(cone, strength)
     if not wanted:
         raise UsageError("every strength is 0: there is no change to write")
-    found = targets(model, wanted)
-    rank = min(rank, max(full_rank(model, target) for target in found))
+    found = _targets(model, wanted)
+    rank = min(rank, max(_full_rank(model, target) for target in found))
     # float16 is finer than bfloat16 and reaches far enough here
     dtype = torch.float32 if (model.stored_dtype or model.dtype) == torch.float32 else torch.float16
     tensors: dict[str, Tensor] = {}
     total = lost = 0.0
     done = 0
-    for target, change in changes(model, wanted, found):
+    for target, change in _changes(model, wanted, found):
         up, down = factorise(change, rank, dtype)
         total += energy_of(change)
         lost += energy_of(change - up.float() @ down.float())
@@ -102,7 +102,7 @@ def write_lora(
             progress(done, len(wanted))
     energy = 1 - lost / total if total else 1.0
     with atomic_file(Path(out), overwrite=overwrite) as temporary:
-        save_tensors(tensors, temporary, lora_metadata(model, cone, strength, Lora(Path(out), rank, energy)))
+        save_tensors(tensors, temporary, _lora_metadata(model, cone, strength, Lora(Path(out), rank, energy)))
     return Lora(Path(out), rank, energy)
 
 
@@ -111,7 +111,7 @@ def energy_of(change: Tensor) -> float:
     return float(change.square().sum(dtype=torch.float64))
 
 
-def targets(model: Model, params: Iterable[str]) -> list[Target]:
+def _targets(model: Model, params: Iterable[str]) -> list[Target]:
     """The matrices in which `params` lie in the layout that kohya's names go by; their parts in the order of rows."""
     shapes = {canonical_name(key): value.shape for key, value in model.denoiser.state_dict().items()}
     if not has_layout(model.denoiser):
@@ -130,16 +130,18 @@ def targets(model: Model, params: Iterable[str]) -> list[Target]:
 
 def kohya_name(param: str) -> str:
     """kohya's name of the module that a weight belongs to."""
-    return PREFIX + param.removesuffix(".weight").replace(".", "_")
+    return _PREFIX + param.removesuffix(".weight").replace(".", "_")
 
 
-def full_rank(model: Model, target: Target) -> int:
+def _full_rank(model: Model, target: Target) -> int:
     """The rank at which the parts of a matrix are exact."""
     shapes = [model.info.tensors[param] for param in target.parts]
     return min(sum(shape[0] for shape in shapes), shapes[0][1])
 
 
-def changes(model: Model, wanted: Mapping[str, WeightEdit], found: Iterable[Target]) -> Iterator[tuple[Target, Tensor]]:
+def _changes(
+    model: Model, wanted: Mapping[str, WeightEdit], found: Iterable[Target]
+) -> Iterator[tuple[Target, Tensor]]:
     """For each matrix the patched weights minus the stored ones, its parts one below the other, fp32 on the CPU."""
     weights = component_tensors(model, component(model))
     for target in found:
@@ -173,7 +175,7 @@ def named(target: Target, up: Tensor, down: Tensor) -> dict[str, Tensor]:
     return {f"{name}.lora_up.weight": whole, f"{name}.lora_down.weight": down, f"{name}.alpha": alpha}
 
 
-def lora_metadata(model: Model, cone: Cone, strength: Strength, lora: Lora) -> dict[str, str]:
+def _lora_metadata(model: Model, cone: Cone, strength: Strength, lora: Lora) -> dict[str, str]:
     """What the file tells: concepts, rank, kept energy, and what programs sort and show LoRAs by."""
     told = {
         "cones_approximation": json.dumps({"rank": lora.rank, "energy": round(lora.energy, 6)}),

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from conestool.apply import apply_cones, checkpoint_notes, write_checkpoint
-from conestool.apply.export_checkpoint import original_state
+from conestool.apply.export_checkpoint import original_state_dict
 from conestool.errors import ModelLoadError, UsageError
 from conestool.models._logging import quiet
 from conestool.models.model import Model
@@ -132,7 +132,7 @@ def test_two_text_encoders_go_where_sdxl_has_them(tmp_path: Path) -> None:
     """U-Net, autoencoder and both encoders of SDXL, read back by diffusers' own pipeline class."""
     pipe = make_sdxl(tmp_path / "base")
     parts = {name: pipe.components[name].state_dict() for name in ("vae", "text_encoder", "text_encoder_2")}
-    tensors = original_state(pipe, pipe.unet.state_dict(), parts)
+    tensors = original_state_dict(pipe, pipe.unet.state_dict(), parts)
     save_file(tensors, tmp_path / "xl.safetensors")
     with quiet():
         pipe.save_pretrained(tmp_path / "base")
