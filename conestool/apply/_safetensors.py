@@ -18,7 +18,7 @@ from torch import Tensor
 
 from conestool.apply.edits import WeightEdit, apply_edit_
 from conestool.errors import ModelLoadError
-from conestool.models.loading import STORED, reading
+from conestool.models.loading import STORED_DTYPES, wrap_load_errors
 
 __all__ = ["copy_or_link", "patch_copy", "raise_os_errors", "read_tensors", "save_tensors", "tensor_names"]
 
@@ -29,13 +29,13 @@ _CHUNK = 1 << 22
 
 def tensor_names(file: Path) -> set[str]:
     """The names of all tensors of a safetensors file."""
-    with reading(str(file)), safe_open(file, "pt") as opened:
+    with wrap_load_errors(str(file)), safe_open(file, "pt") as opened:
         return set(opened.keys())
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors of a safetensors file, mapped from it and private to the caller, and its metadata."""
-    with reading(str(file)), safe_open(file, "pt") as opened:
+    with wrap_load_errors(str(file)), safe_open(file, "pt") as opened:
         return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {"format": "pt"}  # noqa: SIM118
 
 
@@ -96,13 +96,13 @@ def _header_bytes(header: Mapping[str, Any]) -> bytes:
 def _patch_tensor(file: BinaryIO, start: int, key: str, header: Mapping[str, Any], edit: WeightEdit) -> None:
     """Change scalars of one tensor in place."""
     entry = header.get(key)
-    if entry is None or entry["dtype"] not in STORED:
+    if entry is None or entry["dtype"] not in STORED_DTYPES:
         problem = f"stored as {entry['dtype']}" if entry else "missing"
         raise ModelLoadError(f"{Path(file.name).name}: {key} is {problem}", "load a float32, bfloat16 or float16 model")
     begin, end = entry["data_offsets"]
     file.seek(start + begin)
     data = bytearray(file.read(end - begin))
-    apply_edit_(torch.frombuffer(data, dtype=STORED[entry["dtype"]]), edit)
+    apply_edit_(torch.frombuffer(data, dtype=STORED_DTYPES[entry["dtype"]]), edit)
     file.seek(start + begin)
     file.write(data)
 

@@ -256,10 +256,10 @@ def check_model(where: Where) -> None:
     given = where.model or os.environ.get("CONES_MODEL") or POCKET
     with _output.waiting("loading PyTorch"):
         from conestool._atomic import expand_user
-        from conestool.models.loading import is_hub_id, locate
+        from conestool.models.loading import is_hub_id, resolve_source
 
         if given != POCKET and not is_hub_id(given) and not expand_user(given).exists():
-            locate(given, offline=True)
+            resolve_source(given, offline=True)
 
 
 def note_fallback(device: str) -> None:

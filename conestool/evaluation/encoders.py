@@ -16,7 +16,7 @@ from conestool.errors import ModelLoadError, UsageError
 from conestool.evaluation.alignment import Aligner, Images, cosines, judge_for, pixels
 from conestool.evaluation.prompts import Text
 from conestool.models._logging import quiet
-from conestool.models.loading import is_hub_id, model_errors, read_json, reading
+from conestool.models.loading import is_hub_id, read_json, wrap_hub_errors, wrap_load_errors
 
 __all__ = ["ClipAligner", "DinoAligner", "load_aligners", "load_clip", "load_dino"]
 
@@ -111,7 +111,7 @@ def load_clip(name: str, offline: bool = False) -> ClipAligner:
     import transformers
 
     folder, _ = place(name, offline, ("clip",))
-    with reading(name), quiet():
+    with wrap_load_errors(name), quiet():
         model = transformers.CLIPModel.from_pretrained(folder, **LOCAL)
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     return ClipAligner(model.eval(), tokenizer, eye_of(folder, model.config.vision_config.image_size))
@@ -123,7 +123,7 @@ def load_dino(name: str, offline: bool = False) -> DinoAligner:
 
     folder, kind = place(name, offline, tuple(DINO))
     extra = {"add_pooling_layer": False} if kind == "vit" else {}
-    with reading(name), quiet():
+    with wrap_load_errors(name), quiet():
         model = getattr(transformers, DINO[kind]).from_pretrained(folder, **LOCAL, **extra)
     return DinoAligner(model.eval(), eye_of(folder, model.config.image_size))
 
@@ -136,7 +136,7 @@ def place(name: str, offline: bool, kinds: tuple[str, ...]) -> tuple[Path, str]:
             raise UsageError(f"{name}: no such folder", "give a folder of transformers' format, or a Hub id")
         from huggingface_hub import snapshot_download
 
-        with model_errors(name, None, offline), quiet():
+        with wrap_hub_errors(name, None, offline), quiet():
             wanted = ["*.json", "*.txt", "*.safetensors"]
             folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=offline))
     kind = str(read_json(folder / "config.json").get("model_type"))

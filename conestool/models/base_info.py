@@ -24,7 +24,7 @@ from conestool.errors import UsageError
 from conestool.fingerprint import fingerprint
 from conestool.models.cache import cache_get, cache_set
 from conestool.models.kv_weights import kv_weights, unwrap_compiled
-from conestool.models.loading import denoiser_files, original_denoiser, reading
+from conestool.models.loading import denoiser_files, original_denoiser_weights, wrap_load_errors
 from conestool.models.model import Model
 
 __all__ = ["describe_model", "file_sha256", "freeze_identity", "unfreeze_identity"]
@@ -99,15 +99,15 @@ def _fields_of_files(model: Model) -> _Fields | None:
 def folder_weights(files: list[Path], wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
     """The `wanted` tensors of a diffusers folder's weight files, one at a time."""
     for file in files:
-        with reading(str(file)), safe_open(file, "pt") as opened:
+        with wrap_load_errors(str(file)), safe_open(file, "pt") as opened:
             for key in wanted.intersection(opened.keys()):
                 yield key, opened.get_tensor(key)
 
 
 def _single_file_weights(model: Model, file: Path, wanted: set[str]) -> Iterator[tuple[str, Tensor]]:
     """The `wanted` tensors of a single file, under the names of the denoiser that was loaded from it."""
-    with reading(model.id):
-        yield from original_denoiser(file, model.denoiser, wanted)
+    with wrap_load_errors(model.id):
+        yield from original_denoiser_weights(file, model.denoiser, wanted)
 
 
 def _fields_in_memory(model: Model) -> _Fields:

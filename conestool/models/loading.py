@@ -23,36 +23,36 @@ from conestool.models.families import FAMILIES, PIPELINES, Family, family_of_fil
 
 __all__ = [
     "SETTINGS",
-    "STORED",
-    "Source",
+    "STORED_DTYPES",
+    "ModelSource",
     "denoiser_files",
-    "fetch",
+    "download_snapshot",
     "is_hub_id",
     "load_pipeline",
-    "locate",
-    "model_errors",
-    "original_denoiser",
+    "original_denoiser_weights",
     "pocket_folder",
     "read_json",
-    "reading",
+    "resolve_source",
     "weight_files",
+    "wrap_hub_errors",
+    "wrap_load_errors",
 ]
 
-STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-KV = re.compile(r"(?:\.to_[kv]|\.add_[kv]_proj|\.qkv|single_blocks\.\d+\.linear1)\.weight$")
+STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_KV_KEY = re.compile(r"(?:\.to_[kv]|\.add_[kv]_proj|\.qkv|single_blocks\.\d+\.linear1)\.weight$")
 """Names of K/V weights in folders and single files, alone or stacked with others."""
-LIBRARIES = ("diffusers", "transformers")
-DENOISERS = ("unet", "transformer")
-SPARE = ("safety_checker", "feature_extractor")
+_LIBRARIES = ("diffusers", "transformers")
+_DENOISERS = ("unet", "transformer")
+_SPARE = ("safety_checker", "feature_extractor")
 """Parts that the folder of a 1.x or 2.x may list and lack: nothing here needs them, and diffusers can go without."""
-POINTER_SIZE = 1024
+_POINTER_SIZE = 1024
 """Bytes that a git-lfs pointer has at most."""
 SETTINGS = "pocket.json"
 """A model folder's defaults for drawing, where it has some: see `conestool.models.model.read_defaults`."""
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A base model on disk: `path` is a diffusers folder or a single file, `config` the latter's configuration."""
 
     id: str
@@ -74,18 +74,20 @@ def pocket_folder() -> Path:
     return Path(__file__).parent.parent / "pocket"
 
 
-def locate(model_id: str, *, revision: str | None = None, offline: bool = False, config: str | None = None) -> Source:
+def resolve_source(
+    model_id: str, *, revision: str | None = None, offline: bool = False, config: str | None = None
+) -> ModelSource:
     """Find the files of a model; only a Hub id (owner/name, no such path here) may be downloaded."""
     path = pocket_folder() if model_id == "pocket" else expand_user(model_id)
     if path.is_dir():
         return folder_source(model_id, path)
     if path.is_file():
-        return file_source(model_id, path, config, offline)
+        return _file_source(model_id, path, config, offline)
     if not is_hub_id(model_id):
         raise UsageError(
             f"{model_id}: no such model", "give pocket, a diffusers folder, a .safetensors file or a Hub id"
         )
-    folder = fetch(model_id, revision, offline)
+    folder = download_snapshot(model_id, revision, offline)
     return folder_source(model_id, folder, revision=folder.name if folder.parent.name == "snapshots" else revision)
 
 
@@ -97,18 +99,18 @@ def is_hub_id(model_id: str) -> bool:
     return bool(slash and owner and name and plain and not suffix and not Path(owner).is_dir())
 
 
-def folder_source(model_id: str, path: Path, revision: str | None = None) -> Source:
+def folder_source(model_id: str, path: Path, revision: str | None = None) -> ModelSource:
     """A diffusers folder, checked for being one."""
     if not (path / "model_index.json").is_file():
         inside = sorted(path.glob("*.safetensors"))
         hint = f"give the file in it: {quoted(inside[0])}" if inside else "give the folder that holds model_index.json"
         raise ModelLoadError(f"{model_id}: not a diffusers folder, it has no model_index.json", hint)
-    refuse_pointers(model_id, path)
+    _refuse_pointers(model_id, path)
     listed = read_json(path / "model_index.json")
-    refuse_code(model_id, listed)
-    refuse_pipeline(model_id, str(listed.get("_class_name")))
-    spare = SPARE if listed["_class_name"] == "StableDiffusionPipeline" else ()
-    parts = [name for name, kind in listed.items() if is_part(kind) and name not in spare]
+    _check_no_custom_code(model_id, listed)
+    _refuse_pipeline(model_id, str(listed.get("_class_name")))
+    spare = _SPARE if listed["_class_name"] == "StableDiffusionPipeline" else ()
+    parts = [name for name, kind in listed.items() if _is_part(kind) and name not in spare]
     missing = [name for name in parts if not (path / name).is_dir()]
     if missing:
         raise ModelLoadError(f"{model_id}: {', '.join(missing)} is missing in the folder")
@@ -117,20 +119,20 @@ def folder_source(model_id: str, path: Path, revision: str | None = None) -> Sou
         raise ModelLoadError(
             f"{model_id}: no .safetensors weights in unet/ or transformer/", "pickled .bin weights are never loaded"
         )
-    refuse_eight_bits(model_id, files)
+    _check_not_eight_bit(model_id, files)
     settings = read_json(path / SETTINGS)
     size = sum(file.stat().st_size for file in files)
-    return Source(model_id, path, revision, None, stored_dtype(files[0]), size, settings)
+    return ModelSource(model_id, path, revision, None, _most_common_dtype(files[0]), size, settings)
 
 
-def refuse_pointers(model_id: str, path: Path) -> None:
+def _refuse_pointers(model_id: str, path: Path) -> None:
     """Refuse a folder in which files are what git leaves in their place until git-lfs has fetched them."""
     for file in sorted(path.rglob("*")):
-        if file.is_file() and file.stat().st_size < POINTER_SIZE and file.read_bytes().startswith(POINTER):
+        if file.is_file() and file.stat().st_size < _POINTER_SIZE and file.read_bytes().startswith(POINTER):
             refuse_lookalike(f"{model_id}: {file.relative_to(path)}", file)
 
 
-def refuse_pipeline(model_id: str, name: str) -> None:
+def _refuse_pipeline(model_id: str, name: str) -> None:
     """Refuse a folder whose pipeline does not draw from text alone; the refiner is the second half of one that does."""
     if name not in PIPELINES:
         raise ModelLoadError(
@@ -139,7 +141,7 @@ def refuse_pipeline(model_id: str, name: str) -> None:
         )
 
 
-def refuse_code(model_id: str, listed: dict[str, Any]) -> None:
+def _check_no_custom_code(model_id: str, listed: dict[str, Any]) -> None:
     """Refuse a model_index.json that names classes outside diffusers and transformers: importing them runs code.
 
     Some versions of diffusers would look for such a class in the model's own .py files.
@@ -148,53 +150,53 @@ def refuse_code(model_id: str, listed: dict[str, Any]) -> None:
 
     for name, kind in listed.items():
         library = kind[0] if isinstance(kind, list) and kind else None
-        known = library in (None, *LIBRARIES) or (str(library).isidentifier() and hasattr(pipelines, str(library)))
+        known = library in (None, *_LIBRARIES) or (str(library).isidentifier() and hasattr(pipelines, str(library)))
         if not known or (name == "_class_name" and not isinstance(kind, str)):
             raise ModelLoadError(f"{model_id}: {name} needs code that is not part of diffusers", "it is never run")
 
 
-def refuse_eight_bits(model_id: str, files: list[Path]) -> None:
+def _check_not_eight_bit(model_id: str, files: list[Path]) -> None:
     """Refuse files that hold a K/V weight in 8 bits: neither its value nor the model's identity could be read.
 
     diffusers leaves such weights as they are in any dtype, and a copy that keeps their scales beside them holds other
     values still. Text encoders and autoencoders may be in 8 bits.
     """
     for file in files:
-        for name, kind in stored_kinds(file).items():
-            if kind.startswith("F8_") and KV.search(name):
+        for name, kind in _dtype_names(file).items():
+            if kind.startswith("F8_") and _KV_KEY.search(name):
                 raise ModelLoadError(
                     f"{model_id}: {name} is stored as {kind}, 8 bits a weight",
                     "take a float16, bfloat16 or float32 copy of the model; --dtype cannot make one of this",
                 )
 
 
-def is_part(kind: Any) -> bool:
+def _is_part(kind: Any) -> bool:
     """Whether an entry of model_index.json stands for a part that is there."""
     return isinstance(kind, list) and bool(kind) and kind[0] is not None
 
 
-def file_source(model_id: str, path: Path, config: str | None, offline: bool) -> Source:
+def _file_source(model_id: str, path: Path, config: str | None, offline: bool) -> ModelSource:
     """A single checkpoint file together with the folder that holds its configuration."""
     refuse_lookalike(model_id, path)
-    refuse_eight_bits(model_id, [path])
-    dtype, folder = stored_dtype(path), find_config(path, config, offline)
-    return Source(model_id, path, None, folder, dtype, path.stat().st_size, read_json(folder / SETTINGS))
+    _check_not_eight_bit(model_id, [path])
+    dtype, folder = _most_common_dtype(path), _resolve_config(path, config, offline)
+    return ModelSource(model_id, path, None, folder, dtype, path.stat().st_size, read_json(folder / SETTINGS))
 
 
-def find_config(path: Path, config: str | None, offline: bool) -> Path:
+def _resolve_config(path: Path, config: str | None, offline: bool) -> Path:
     """The configuration folder of a single file: as given, beside it under its name, or in the Hub's cache."""
     if config is not None:
         folder = expand_user(config)
-        folder = folder if folder.is_dir() else fetch(config, None, offline, weights=False)
-        refuse_code(config, read_json(folder / "model_index.json"))
+        folder = folder if folder.is_dir() else download_snapshot(config, None, offline, weights=False)
+        _check_no_custom_code(config, read_json(folder / "model_index.json"))
         return folder
     beside = path.with_suffix("")
     if (beside / "model_index.json").is_file():
-        refuse_code(str(beside), read_json(beside / "model_index.json"))
+        _check_no_custom_code(str(beside), read_json(beside / "model_index.json"))
         return beside
-    repository = guess_repository(path)
+    repository = _infer_config_repo(path)
     try:
-        return fetch(repository, None, offline=True, weights=False)
+        return download_snapshot(repository, None, offline=True, weights=False)
     except ModelLoadError:
         raise ModelLoadError(
             f"{path.name}: the configuration of its family ({repository}) is not on this machine",
@@ -202,33 +204,33 @@ def find_config(path: Path, config: str | None, offline: bool) -> Path:
         ) from None
 
 
-def guess_repository(path: Path) -> str:
+def _infer_config_repo(path: Path) -> str:
     """The Hub repository whose configuration diffusers would use for this checkpoint."""
     from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
 
-    with reading(str(path)):
+    with wrap_load_errors(str(path)):
         return str(fetch_diffusers_config(load_single_file_checkpoint(str(path)))["pretrained_model_name_or_path"])
 
 
-def load_pipeline(source: Source, dtype: torch.dtype) -> Any:
+def load_pipeline(source: ModelSource, dtype: torch.dtype) -> Any:
     """The diffusers pipeline of `source` in `dtype`, in evaluation mode, from local files alone."""
     import diffusers
 
     options: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
     if source.single_file:
-        family = family_of_file(source.id, tensor_names(source.path))
-        check_config(source, family)
+        family = family_of_file(source.id, _tensor_names(source.path))
+        _check_config_family(source, family)
         kind = getattr(diffusers, family.pipeline_class)
-        with reading(source.id), quiet():
-            more = {**family.pipeline_options, **loose_parts(source, family, dtype), **options}
+        with wrap_load_errors(source.id), quiet():
+            more = {**family.pipeline_options, **_load_missing_components(source, family, dtype), **options}
             pipe = kind.from_single_file(str(source.path), config=str(source.config), **more)
-            return whole(pipe, family)
-    more = {"variant": fp16_only(source.path), **folder_options(source.path)}
-    with reading(source.id), quiet():
+            return _check_fully_loaded(pipe, family)
+    more = {"variant": _only_variant(source.path), **_folder_options(source.path)}
+    with wrap_load_errors(source.id), quiet():
         return diffusers.DiffusionPipeline.from_pretrained(source.path, use_safetensors=True, **more, **options)
 
 
-def whole(pipe: Any, family: Family) -> Any:
+def _check_fully_loaded(pipe: Any, family: Family) -> Any:
     """The pipeline with T5's embedding tied, of which diffusers leaves one copy unread where a file has only the other.
 
     ModelLoadError if anything else was not read.
@@ -243,7 +245,7 @@ def whole(pipe: Any, family: Family) -> Any:
     return pipe
 
 
-def loose_parts(source: Source, family: Family, dtype: torch.dtype) -> dict[str, Any]:
+def _load_missing_components(source: ModelSource, family: Family, dtype: torch.dtype) -> dict[str, Any]:
     """Of a family whose files may hold the transformer alone: that, and the parts that the configuration folder has.
 
     The rest diffusers reads from the file. ModelLoadError if a part is in neither.
@@ -251,7 +253,7 @@ def loose_parts(source: Source, family: Family, dtype: torch.dtype) -> dict[str,
     import diffusers
     import transformers
 
-    folder, names = Path(source.config or ""), tensor_names(source.path)
+    folder, names = Path(source.config or ""), _tensor_names(source.path)
     listed = read_json(folder / "model_index.json")
     missing = [
         part for part, mark in family.single_file_components.items() if not any(name.startswith(mark) for name in names)
@@ -275,7 +277,7 @@ def loose_parts(source: Source, family: Family, dtype: torch.dtype) -> dict[str,
     return parts
 
 
-def check_config(source: Source, family: Family) -> None:
+def _check_config_family(source: ModelSource, family: Family) -> None:
     """Refuse the configuration of another family than the single file's, from which something else would be built."""
     kind = read_json(Path(source.config or "") / "model_index.json").get("_class_name")
     others = {other.pipeline_class for other in FAMILIES} - {family.pipeline_class}
@@ -286,18 +288,18 @@ def check_config(source: Source, family: Family) -> None:
         )
 
 
-def folder_options(folder: Path) -> dict[str, Any]:
+def _folder_options(folder: Path) -> dict[str, Any]:
     """Arguments for the pipeline that the folder lists, without a safety checker: conestool does not measure that.
 
     Nor are parts asked for that the folder lists, lacks and does not need.
     """
     listed = read_json(folder / "model_index.json")
-    absent = {name: None for name in SPARE if name in listed and not any((folder / name).glob("*.json"))}
+    absent = {name: None for name in _SPARE if name in listed and not any((folder / name).glob("*.json"))}
     options = next(family.pipeline_options for family in FAMILIES if family.pipeline_class == listed["_class_name"])
     return {**absent, **options}
 
 
-def fp16_only(folder: Path) -> str | None:
+def _only_variant(folder: Path) -> str | None:
     """The variant "fp16" where a folder holds the denoiser in that variant alone."""
     files = denoiser_files(folder)
     return "fp16" if files and all(".fp16." in file.name for file in files) else None
@@ -305,7 +307,7 @@ def fp16_only(folder: Path) -> str | None:
 
 def denoiser_files(folder: Path) -> list[Path]:
     """The weight files of the denoiser that are loaded from a diffusers folder; a variant only if there is no other."""
-    return [file for name in DENOISERS for file in weight_files(folder / name)]
+    return [file for name in _DENOISERS for file in weight_files(folder / name)]
 
 
 def weight_files(part: Path) -> list[Path]:
@@ -315,7 +317,7 @@ def weight_files(part: Path) -> list[Path]:
     return plain or [file for file in files if ".fp16." in file.name]
 
 
-def original_denoiser(path: Path, denoiser: Any, wanted: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
+def original_denoiser_weights(path: Path, denoiser: Any, wanted: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
     """The `wanted` weights of the denoiser as a single file stores them, under the names that `denoiser` gives them.
 
     By the conversion with which such files are loaded; the tensors are read from the file when they are used.
@@ -333,25 +335,25 @@ def original_denoiser(path: Path, denoiser: Any, wanted: set[str]) -> Iterator[t
     yield from ((name, tensors[name]) for name in wanted.intersection(tensors))
 
 
-def tensor_names(path: Path) -> list[str]:
+def _tensor_names(path: Path) -> list[str]:
     """The names of the tensors in a safetensors file; ModelLoadError if the file is damaged."""
     from safetensors import safe_open
 
-    with reading(str(path)), safe_open(path, "pt") as file:
+    with wrap_load_errors(str(path)), safe_open(path, "pt") as file:
         return list(file.keys())
 
 
-def stored_dtype(path: Path) -> torch.dtype | None:
+def _most_common_dtype(path: Path) -> torch.dtype | None:
     """The dtype that most of a safetensors file's tensors have; ModelLoadError if the file is damaged."""
-    kinds = list(stored_kinds(path).values())
-    return STORED.get(max(set(kinds), key=kinds.count)) if kinds else None
+    kinds = list(_dtype_names(path).values())
+    return STORED_DTYPES.get(max(set(kinds), key=kinds.count)) if kinds else None
 
 
-def stored_kinds(path: Path) -> dict[str, str]:
+def _dtype_names(path: Path) -> dict[str, str]:
     """How a safetensors file stores each of its tensors, such as F16; ModelLoadError if the file is damaged."""
     from safetensors import safe_open
 
-    with reading(str(path)), safe_open(path, "pt") as file:
+    with wrap_load_errors(str(path)), safe_open(path, "pt") as file:
         return {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
 
 
@@ -366,20 +368,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def fetch(model_id: str, revision: str | None, offline: bool, weights: bool = True) -> Path:
+def download_snapshot(model_id: str, revision: str | None, offline: bool, weights: bool = True) -> Path:
     """The local snapshot of a Hub repository, downloaded unless it is cached or `offline` is set."""
     from diffusers import DiffusionPipeline
     from huggingface_hub import snapshot_download
 
     options: dict[str, Any] = {"revision": revision, "local_files_only": offline}
-    with model_errors(model_id, revision, offline), quiet():
+    with wrap_hub_errors(model_id, revision, offline), quiet():
         if weights:
             return Path(DiffusionPipeline.download(model_id, use_safetensors=True, safety_checker=None, **options))
         return Path(snapshot_download(model_id, allow_patterns=["*.json", "*.txt", "*.model"], **options))
 
 
 @contextmanager
-def model_errors(model_id: str, revision: str | None, offline: bool) -> Iterator[None]:
+def wrap_hub_errors(model_id: str, revision: str | None, offline: bool) -> Iterator[None]:
     """What goes wrong between here and the Hub as a ModelLoadError that says what to do."""
     try:
         with hub_errors(model_id, revision, offline, what="model"):
@@ -389,7 +391,7 @@ def model_errors(model_id: str, revision: str | None, offline: bool) -> Iterator
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
+def wrap_load_errors(name: str) -> Iterator[None]:
     """Turn whatever goes wrong while third-party code reads a model into a one-line ModelLoadError."""
     try:
         yield

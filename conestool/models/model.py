@@ -13,7 +13,7 @@ from torch import nn
 from conestool.concept import BaseModelInfo
 from conestool.errors import ModelLoadError
 from conestool.models.families import Family, family_of
-from conestool.models.loading import SETTINGS, is_hub_id, load_pipeline, locate, read_json
+from conestool.models.loading import SETTINGS, is_hub_id, load_pipeline, read_json, resolve_source
 
 __all__ = ["Defaults", "Model"]
 
@@ -66,7 +66,7 @@ class Model:
         from conestool.models.devices import move_to_device, pick_device, pick_dtype
 
         target = pick_device(device)
-        source = locate(model_id, revision=revision, offline=offline, config=config)
+        source = resolve_source(model_id, revision=revision, offline=offline, config=config)
         chosen = pick_dtype(dtype, target, source.stored_dtype, source.size)
         pipe = move_to_device(load_pipeline(source, chosen), target)
         model = cls.from_pipeline(pipe, model_id)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from conestool.errors import ConesError, DeviceError, ModelLoadError, OutOfMemoryError, UsageError
 from conestool.models import loading
 from conestool.models.devices import memory_errors, pick_device, pick_dtype
-from conestool.models.loading import is_hub_id, model_errors
+from conestool.models.loading import is_hub_id, wrap_hub_errors
 from conestool.models.model import Defaults, Model
 from tests.support.tiny_models import make_pipeline, save_pipeline
 
@@ -106,7 +106,7 @@ def test_explains_what_the_hub_answers(cause: str, message: str) -> None:
     kind = getattr(errors, cause)
     answer = kind.__new__(kind)  # its __init__ wants a response of the HTTP library in use
     answer.args = ("the reason\nmore",)
-    with pytest.raises(ModelLoadError, match=message) as caught, model_errors("owner/name", "v9", False):
+    with pytest.raises(ModelLoadError, match=message) as caught, wrap_hub_errors("owner/name", "v9", False):
         raise OSError("Cannot load model") from answer
     assert "\n" not in str(caught.value) and caught.value.hint
 
