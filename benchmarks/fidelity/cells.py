@@ -18,7 +18,7 @@ from benchmarks.fidelity.subjects import Subject
 from conestool.concept import BaseModelInfo, Concept, Cone
 from conestool.evaluation.alignment import Aligner
 from conestool.evaluation.losses import LossProbes, make_probes
-from conestool.evaluation.pictures import Gallery, draw
+from conestool.evaluation.pictures import ReferenceImages, draw
 from conestool.evaluation.prompts import Text, unrelated_nouns
 from conestool.format import dumps
 from conestool.images.class_images import class_images
@@ -204,9 +204,11 @@ class Bench:
         return 1
 
     @cached_property
-    def gallery(self) -> Gallery:
+    def gallery(self) -> ReferenceImages:
         """What pictures are scored against; `bare` has run before."""
-        return Gallery([photo.image for photo in self.photos], self.store.load_pictures(self.bare_key), self.aligners)
+        return ReferenceImages(
+            [photo.image for photo in self.photos], self.store.load_pictures(self.bare_key), self.aligners
+        )
 
     @cached_property
     def texts(self) -> list[Text]:

@@ -20,14 +20,14 @@ from conestool.models.loading import is_hub_id, read_json, wrap_hub_errors, wrap
 
 __all__ = ["ClipAligner", "DinoAligner", "load_aligners", "load_clip", "load_dino"]
 
-DINO = {"vit": "ViTModel", "dinov2": "Dinov2Model"}
-LOCAL: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
-BATCH = 16
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_DINO_CLASSES = {"vit": "ViTModel", "dinov2": "Dinov2Model"}
+_LOCAL_ONLY: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+_BATCH_SIZE = 16
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
-class Eye:
+class _Preprocess:
     """How an encoder wants its pictures: squares of `side` pixels, normalised by `mean` and `std` per channel."""
 
     side: int
@@ -47,7 +47,7 @@ class ClipAligner:
 
     model: Any
     tokenizer: Any
-    eye: Eye
+    preprocess: _Preprocess
     name: str = "CLIP"
 
     @torch.no_grad()
@@ -55,7 +55,7 @@ class ClipAligner:
         """(n, d): projected image embeddings."""
         parts = [
             self.model.visual_projection(self.model.vision_model(pixel_values=part).pooler_output)
-            for part in torch.split(self.eye(images), BATCH)
+            for part in torch.split(self.preprocess(images), _BATCH_SIZE)
         ]
         return torch.cat(parts)
 
@@ -77,13 +77,13 @@ class DinoAligner:
     """DINO-I: mean cosine of a picture to the photos, by the class token of a vision transformer."""
 
     model: Any
-    eye: Eye
+    preprocess: _Preprocess
     name: str = "DINO"
 
     @torch.no_grad()
     def features(self, images: Images) -> Tensor:
         """(n, d): class tokens of the last layer."""
-        parts = torch.split(self.eye(images), BATCH)
+        parts = torch.split(self.preprocess(images), _BATCH_SIZE)
         return torch.cat([self.model(pixel_values=part).last_hidden_state[:, 0] for part in parts])
 
     def image(self, pictures: Images, photos: Images, bare: Images) -> Tensor | None:
@@ -110,25 +110,25 @@ def load_clip(name: str, offline: bool = False) -> ClipAligner:
     """A CLIPModel with its tokenizer; ModelLoadError if it cannot be had or is something else."""
     import transformers
 
-    folder, _ = place(name, offline, ("clip",))
+    folder, _ = _resolve_encoder(name, offline, ("clip",))
     with wrap_load_errors(name), quiet():
-        model = transformers.CLIPModel.from_pretrained(folder, **LOCAL)
+        model = transformers.CLIPModel.from_pretrained(folder, **_LOCAL_ONLY)
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    return ClipAligner(model.eval(), tokenizer, eye_of(folder, model.config.vision_config.image_size))
+    return ClipAligner(model.eval(), tokenizer, _read_preprocess(folder, model.config.vision_config.image_size))
 
 
 def load_dino(name: str, offline: bool = False) -> DinoAligner:
     """A ViTModel or Dinov2Model; ModelLoadError if it cannot be had or is something else."""
     import transformers
 
-    folder, kind = place(name, offline, tuple(DINO))
+    folder, kind = _resolve_encoder(name, offline, tuple(_DINO_CLASSES))
     extra = {"add_pooling_layer": False} if kind == "vit" else {}
     with wrap_load_errors(name), quiet():
-        model = getattr(transformers, DINO[kind]).from_pretrained(folder, **LOCAL, **extra)
-    return DinoAligner(model.eval(), eye_of(folder, model.config.image_size))
+        model = getattr(transformers, _DINO_CLASSES[kind]).from_pretrained(folder, **_LOCAL_ONLY, **extra)
+    return DinoAligner(model.eval(), _read_preprocess(folder, model.config.image_size))
 
 
-def place(name: str, offline: bool, kinds: tuple[str, ...]) -> tuple[Path, str]:
+def _resolve_encoder(name: str, offline: bool, kinds: tuple[str, ...]) -> tuple[Path, str]:
     """The folder of an encoder and its kind, one of `kinds`; only a Hub id is fetched, and not if `offline`."""
     folder = expand_user(name)
     if not folder.is_dir():
@@ -145,8 +145,10 @@ def place(name: str, offline: bool, kinds: tuple[str, ...]) -> tuple[Path, str]:
     return folder, kind
 
 
-def eye_of(folder: Path, side: int) -> Eye:
+def _read_preprocess(folder: Path, side: int) -> _Preprocess:
     """How the encoder in `folder` wants pictures of `side` pixels; CLIP's mean and std where it does not say."""
     told = read_json(folder / "preprocessor_config.json")
-    mean, std = (tuple(map(float, told.get(key, plain))) for key, plain in (("image_mean", MEAN), ("image_std", STD)))
-    return Eye(side, mean, std)
+    mean, std = (
+        tuple(map(float, told.get(key, plain))) for key, plain in (("image_mean", _CLIP_MEAN), ("image_std", _CLIP_STD))
+    )
+    return _Preprocess(side, mean, std)

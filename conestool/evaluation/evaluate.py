@@ -13,7 +13,7 @@ from conestool.apply import check_base
 from conestool.concept import Concept, Cone
 from conestool.evaluation.alignment import Aligner, JudgeAligner
 from conestool.evaluation.losses import LossProbes, make_probes
-from conestool.evaluation.pictures import Gallery, draw
+from conestool.evaluation.pictures import ReferenceImages, draw
 from conestool.evaluation.prompts import TEMPLATES, Text, joined, unrelated_nouns
 from conestool.evaluation.report import ConceptReport, Presence, Report, Row
 from conestool.images.class_images import GROUP_SIZE, class_images
@@ -27,10 +27,10 @@ from conestool.search.parameters import FlatParameters, trainable_kv_weights
 from conestool.search.report import magnitude_mask_like, random_mask_like
 from conestool.search.subject import class_prompts, instance_prompts
 
-__all__ = ["Plan", "evaluate", "held_back"]
+__all__ = ["Plan", "evaluate", "split_by_origin"]
 
-Images = Sequence[Image.Image]
-CONTROL_SEED = 1
+_Images = Sequence[Image.Image]
+_CONTROL_SEED = 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Plan:
 
 
 @dataclass
-class Study:
+class _Evaluation:
     """One evaluation in progress, on a model whose K/V weights are trainable as `params`."""
 
     model: Model
@@ -60,16 +60,16 @@ class Study:
     cone: Cone
     plan: Plan
     aligners: Sequence[Aligner]
-    drawings: Mapping[str, Images]
+    drawings: Mapping[str, _Images]
     tell: Tell
-    sheets: dict[str, list[Images]] = field(init=False, default_factory=dict)
+    sheets: dict[str, list[_Images]] = field(init=False, default_factory=dict)
 
     @property
     def weights(self) -> Tensor:
         """The untouched weights, (n,)."""
         return self.params.weights
 
-    def pictures(self, what: str, weights: Tensor, subject: str) -> Images:
+    def pictures(self, what: str, weights: Tensor, subject: str) -> _Images:
         """The plan's pictures of `subject` at `weights`, with progress under the name of `what`."""
         texts = [str(Text(template, subject)) for template in self.plan.templates]
         total = len(texts) * len(self.plan.seeds)
@@ -86,11 +86,11 @@ class Study:
 
     def concept(self, concept: Concept, photos: Sequence[Photo]) -> ConceptReport:
         """Every row of one concept."""
-        learned, fresh = held_back(concept, photos)
+        learned, fresh = split_by_origin(concept, photos)
         probes = self.probes(concept, [photo.image for photo in fresh or learned])
         mask = self.params.mask_from_indices(concept.indices)
         controls = {
-            "random": self.weights * ~random_mask_like(self.params, mask, CONTROL_SEED),
+            "random": self.weights * ~random_mask_like(self.params, mask, _CONTROL_SEED),
             "largest": self.weights * ~magnitude_mask_like(self.params, mask, self.weights),
         }
         whole = {"all together": self.together()} if len(self.cone.concepts) > 1 else {}
@@ -112,7 +112,7 @@ class Study:
         """The weights with all concepts applied."""
         return self.weights * ~self.params.mask_from_indices(union(self.cone))
 
-    def probes(self, concept: Concept, photos: Images) -> LossProbes:
+    def probes(self, concept: Concept, photos: _Images) -> LossProbes:
         """The losses of one concept."""
         prompt = class_prompts(concept.class_noun)[0]
         others = {text: images for text, images in self.drawings.items() if text not in self.of_classes()}
@@ -125,7 +125,7 @@ class Study:
         return {class_prompts(concept.class_noun)[0] for concept in self.cone.concepts}
 
     def rows(
-        self, concept: Concept, sets: Mapping[str, Tensor], changes: Mapping[str, dict[str, float]], photos: Images
+        self, concept: Concept, sets: Mapping[str, Tensor], changes: Mapping[str, dict[str, float]], photos: _Images
     ) -> list[Row]:
         """Losses of all sets, and pictures of those that say most: the concept with and without identifier, random."""
         noun, phrase, name = concept.class_noun, concept.phrase, concept.name
@@ -138,15 +138,15 @@ class Study:
         if "all together" in sets:
             drawn["all together"] = self.pictures(f"{name}: all together", sets["all together"], phrase)
         self.sheets[name] = [photos, *(drawn[key] for key in ("bare", "random", "no identifier", "concept"))]
-        gallery = Gallery(photos, drawn["bare"], self.aligners)
+        reference = ReferenceImages(photos, drawn["bare"], self.aligners)
         texts = [Text(template, noun) for template in self.plan.templates for _ in self.plan.seeds]
         rows = []
         for key in ("concept", "no identifier", "all together", "random", "largest", "bare"):
             if key in drawn or key in changes:
                 subject = noun if key in ("no identifier", "bare") else phrase
-                score = gallery.score(drawn[key], texts) if key in drawn else Row("", "").score
+                score = reference.score(drawn[key], texts) if key in drawn else Row("", "").score
                 rows.append(Row(key, subject, changes.get(key, {}), score))
-        return [*rows, Row("photos", "", {}, gallery.score_photos())]
+        return [*rows, Row("photos", "", {}, reference.score_photos())]
 
     def presence(self) -> Presence | None:
         """How often each concept's class is seen where all are asked for; None without a judge that knows them."""
@@ -164,10 +164,10 @@ class Study:
         concepts, images = self.cone.concepts, self.sheets["together"]
         seen = [{c.name: judge.presence(group, c.class_noun) for c in concepts} for group in images]
         seen.append({c.name: judge.presence(self.sheets[c.name][0], c.class_noun) for c in concepts})
-        return Presence(sent, len(seeds), *(known(shares) for shares in seen))
+        return Presence(sent, len(seeds), *(_without_none(shares) for shares in seen))
 
 
-def known(shares: Mapping[str, float | None]) -> dict[str, float]:
+def _without_none(shares: Mapping[str, float | None]) -> dict[str, float]:
     """Those that are not None."""
     return {name: share for name, share in shares.items() if share is not None}
 
@@ -181,7 +181,7 @@ def evaluate(
     plan: Plan | None = None,
     allow_base_mismatch: bool = False,
     tell: Tell | None = None,
-) -> tuple[Report, dict[str, list[Images]]]:
+) -> tuple[Report, dict[str, list[_Images]]]:
     """Measure every concept of `cone` on `pipe`, a diffusers pipeline or a Model.
 
     `photos` by concept name, and none where there are none.
@@ -195,17 +195,17 @@ def evaluate(
         name: [image if isinstance(image, Photo) else as_photo(image) for image in images]
         for name, images in photos.items()
     }
-    drawings = draw_drawings(model, cone, plan, tell)
+    drawings = _draw_own_images(model, cone, plan, tell)
     with trainable_kv_weights(model.denoiser) as params:
-        study = Study(model, params, cone, plan, aligners, drawings, tell)
+        study = _Evaluation(model, params, cone, plan, aligners, drawings, tell)
         found = tuple(study.concept(concept, given.get(concept.name, ())) for concept in cone.concepts)
         presence = study.presence()
     names = tuple(aligner.name for aligner in aligners)
-    gaps = missing(found, names, presence)
+    gaps = caveats(found, names, presence)
     return Report(found, tuple(plan.templates), tuple(plan.seeds), names, presence, gaps), study.sheets
 
 
-def draw_drawings(model: Model, cone: Cone, plan: Plan, tell: Tell) -> dict[str, Images]:
+def _draw_own_images(model: Model, cone: Cone, plan: Plan, tell: Tell) -> dict[str, _Images]:
     """By prompt, the model's own pictures of every class and of unrelated nouns, from the cache where they are there.
 
     Of the class, those that the search kept for its own report and did not learn from.
@@ -218,14 +218,14 @@ def draw_drawings(model: Model, cone: Cone, plan: Plan, tell: Tell) -> dict[str,
     nouns = [concept.class_noun for concept in cone.concepts]
     for noun in unrelated_nouns(model.settings, nouns, plan.unrelated):
         wanted[class_prompts(noun)[0]] = (plan.drawings, 0)
-    out: dict[str, Images] = {}
+    out: dict[str, _Images] = {}
     for number, (prompt, (count, seed)) in enumerate(wanted.items(), 1):
         out[prompt] = class_images(model, prompt, count, seed, batch=plan.resources.image_batch_size(GROUP_SIZE))
         tell(Progress("drawings of the model's own", number, len(wanted)))
     return out
 
 
-def held_back(concept: Concept, photos: Sequence[Photo]) -> tuple[list[Photo], list[Photo]]:
+def split_by_origin(concept: Concept, photos: Sequence[Photo]) -> tuple[list[Photo], list[Photo]]:
     """The photos that the search learned from, and those that it did not, by the hashes in the concept's file.
 
     The search holds back the first `held_out` in the order of their hashes (see search.subject.split_photos).
@@ -234,7 +234,7 @@ def held_back(concept: Concept, photos: Sequence[Photo]) -> tuple[list[Photo], l
     return [p for p in photos if p.sha256 in learned], [p for p in photos if p.sha256 not in learned]
 
 
-def missing(found: Sequence[ConceptReport], aligners: Sequence[str], presence: Presence | None) -> tuple[str, ...]:
+def caveats(found: Sequence[ConceptReport], aligners: Sequence[str], presence: Presence | None) -> tuple[str, ...]:
     """What was not measured or has to be read with care, in words."""
     out = []
     for concept in found:

@@ -16,9 +16,9 @@ from conestool.models.model import Model
 from conestool.models.sampling import sample
 from conestool.search.parameters import FlatParameters
 
-__all__ = ["Gallery", "Score", "draw"]
+__all__ = ["ReferenceImages", "Score", "draw"]
 
-Tick = Callable[[int], None]
+_OnPicture = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def draw(
     weights: Tensor,
     texts: Sequence[str],
     seeds: Sequence[int],
-    tick: Tick | None = None,
+    tick: _OnPicture | None = None,
     batch: int = GROUP_SIZE,
 ) -> list[Image.Image]:
     """A picture of each prompt with each seed (prompts outermost) at `weights` (n,), which stay in the model."""
@@ -50,7 +50,7 @@ def draw(
 
 
 @dataclass(frozen=True)
-class Gallery:
+class ReferenceImages:
     """What pictures of one subject are scored against: its photos, the base model's pictures of its class."""
 
     photos: Sequence[Image.Image]
@@ -61,16 +61,16 @@ class Gallery:
         """Alignment of pictures, each with what was asked for (the class noun in the subject's place)."""
         image = {a.name: a.image(pictures, self.photos, self.bare) if self.photos else None for a in self.aligners}
         text = {a.name: a.text(pictures, texts) for a in self.aligners}
-        return summary(image, text)
+        return _summarize(image, text)
 
     def score_photos(self) -> Score:
         """How well the photos align with each other: what a perfect picture of the subject would reach."""
         if len(self.photos) < 2:
             return Score()
-        return summary({a.name: a.image(self.photos, self.photos, self.bare) for a in self.aligners}, {})
+        return _summarize({a.name: a.image(self.photos, self.photos, self.bare) for a in self.aligners}, {})
 
 
-def summary(image: Mapping[str, Tensor | None], text: Mapping[str, Tensor | None]) -> Score:
+def _summarize(image: Mapping[str, Tensor | None], text: Mapping[str, Tensor | None]) -> Score:
     """Means and standard errors of what was measured."""
     values: dict[str, dict[str, float]] = {"image": {}, "text": {}}
     spread: dict[str, dict[str, float]] = {"image": {}, "text": {}}

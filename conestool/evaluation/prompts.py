@@ -19,7 +19,7 @@ TEMPLATES = (
     "a {} at night",
     "a {} on a yellow background",
 )
-NOUNS = ("cat", "car", "house", "tree", "person")
+_COMMON_NOUNS = ("cat", "car", "house", "tree", "person")
 """What models that name no objects of their own are asked for besides the subject."""
 
 
@@ -31,7 +31,7 @@ class Text:
     subject: str
 
     def __str__(self) -> str:
-        return filled(self.template, self.subject)
+        return _fill_template(self.template, self.subject)
 
     @property
     def rest(self) -> str:
@@ -39,7 +39,7 @@ class Text:
         return self.template.replace("{}", " ")
 
 
-def filled(template: str, subject: str) -> str:
+def _fill_template(template: str, subject: str) -> str:
     """The template with the subject in its place, "a" becoming "an" where that is needed."""
     return template.replace("a {}", article(subject)).replace("{}", subject)
 
@@ -59,6 +59,6 @@ def check_templates(texts: Iterable[str]) -> tuple[str, ...]:
 def unrelated_nouns(settings: dict[str, Any], taken: Iterable[str], count: int) -> tuple[str, ...]:
     """`count` nouns that the model knows (by its pocket.json, else common ones) and no subject is."""
     own = settings.get("objects")
-    known = [str(noun) for noun in own] if isinstance(own, list) and own else NOUNS
+    known = [str(noun) for noun in own] if isinstance(own, list) and own else _COMMON_NOUNS
     used = {noun.casefold() for noun in taken}
     return tuple(noun for noun in known if noun.casefold() not in used)[:count]

@@ -108,11 +108,11 @@ class Gates:
         found: list[str] = []
         for kind, least, values in kinds:
             if least is not None:
-                found += below(concept.name, kind, least, values)
+                found += _shortfalls(concept.name, kind, least, values)
         return found
 
 
-def below(name: str, kind: str, least: float, values: dict[str, float]) -> Sequence[str]:
+def _shortfalls(name: str, kind: str, least: float, values: dict[str, float]) -> Sequence[str]:
     """Which of `values` are below `least`; UsageError if there are none."""
     if not values:
         raise UsageError(f"--min-{kind}: it was not measured for {name}", "see what the report says is missing")

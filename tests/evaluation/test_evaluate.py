@@ -12,7 +12,7 @@ from PIL import Image
 from conestool.concept import Cone, Origin
 from conestool.errors import BaseModelMismatchError, PromptError, UsageError
 from conestool.evaluation import Gates, JudgeAligner, Plan, Report, check_templates, evaluate, load_dino
-from conestool.evaluation.evaluate import held_back, missing
+from conestool.evaluation.evaluate import caveats, split_by_origin
 from conestool.evaluation.judge import load_judge
 from conestool.evaluation.prompts import Text, joined, unrelated_nouns
 from conestool.images.photos import Photo, as_photo
@@ -77,7 +77,7 @@ def test_what_was_not_measured_is_said(report: Report) -> None:
     assert set(report.concepts[1].row("concept").losses) == {"class", "unrelated"}
     (text,) = report.missing
     assert text.startswith("hat: no photos")
-    texts = missing(report.concepts, [], None)
+    texts = caveats(report.concepts, [], None)
     assert any("no alignment" in text for text in texts)
     assert any("no presence" in text for text in texts)
 
@@ -93,10 +93,10 @@ def test_presence_is_told_of_all_together_of_the_bare_model_and_of_the_photos(re
 
 def test_photos_of_the_search_flatter_and_say_so(model: Model) -> None:
     concept = known(random_cone(model, "dog"), 0)["dog"]
-    learned, fresh = held_back(concept, photos())
+    learned, fresh = split_by_origin(concept, photos())
     assert (len(learned), len(fresh)) == (4, 0)
     new = as_photo(Image.new("RGB", (32, 32), "pink"))
-    assert held_back(concept, [new])[1] == [new]
+    assert split_by_origin(concept, [new])[1] == [new]
 
 
 def test_gates_name_what_falls_short(report: Report) -> None:
