@@ -61,7 +61,7 @@ def test_copies_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "copy").read_text() == "weights" and not (tmp_path / "copy").samefile(tmp_path / "blob")
 
 
-@pytest.mark.parametrize("stage", ["copy_parts", "patch_shards", "card"])
+@pytest.mark.parametrize("stage", ["_copy_parts", "_patch_shards", "_model_card"])
 def test_a_stopped_folder_never_has_the_name(
     sd1: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:

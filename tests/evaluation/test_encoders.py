@@ -52,13 +52,13 @@ def test_clip_agrees_with_its_own_forward(clip: Path) -> None:
     aligner = load_clip(str(clip))
     text = Text("a {} on the beach", "dog")
     tokens = aligner.tokenizer([str(text)], return_tensors="pt")
-    logits = aligner.model(pixel_values=aligner.eye(pictures()[:1]), **tokens).logits_per_image
+    logits = aligner.model(pixel_values=aligner.preprocess(pictures()[:1]), **tokens).logits_per_image
     expected = float(logits[0, 0].detach() / aligner.model.logit_scale.exp().detach())
     assert float(aligner.text(pictures()[:1], [text])[0]) == pytest.approx(expected, abs=1e-5)  # type: ignore[index]
 
 
 def test_pictures_are_normalised_as_the_folder_says(clip: Path) -> None:
-    seen = load_clip(str(clip)).eye([Image.new("RGB", (32, 32), "white")])
+    seen = load_clip(str(clip)).preprocess([Image.new("RGB", (32, 32), "white")])
     assert torch.allclose(seen, torch.full_like(seen, 2.0))
 
 

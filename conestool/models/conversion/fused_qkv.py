@@ -22,6 +22,7 @@ from conestool.models.kv_weights import canonical_name, unwrap_compiled
 
 __all__ = [
     "DENOISER_PREFIX",
+    "LAYOUTS",
     "KeyMapping",
     "has_layout",
     "key_prefix",
@@ -90,7 +91,7 @@ _FLUX = (
     (r"norm_out\.linear", "final_layer.adaLN_modulation.1"),
     (r"proj_out", "final_layer.linear"),
 )
-_LAYOUTS = {"SD3Transformer2DModel": _SD3, "FluxTransformer2DModel": _FLUX}
+LAYOUTS = {"SD3Transformer2DModel": _SD3, "FluxTransformer2DModel": _FLUX}
 _FUSED_PARAM = re.compile(r"\.(?:to_([qkv])|add_([qkv])_proj|(proj_mlp))\.(?:weight|bias)$")
 
 
@@ -116,7 +117,7 @@ class KeyMapping:
 
 def has_layout(denoiser: Any) -> bool:
     """Whether the denoiser's original layout is one of these."""
-    return _class_name(denoiser) in _LAYOUTS
+    return _class_name(denoiser) in LAYOUTS
 
 
 def _class_name(denoiser: Any) -> str:
@@ -127,7 +128,7 @@ def _class_name(denoiser: Any) -> str:
 def map_key(param: str, denoiser: Any) -> KeyMapping:
     """Where a parameter of `denoiser` lies; UsageError if the layout has no place for it."""
     head, _, tail = param.rpartition(".")
-    rules = _LAYOUTS[_class_name(denoiser)]
+    rules = LAYOUTS[_class_name(denoiser)]
     for pattern, text in rules:
         whole = param if text == "pos_embed" else head
         if found := re.fullmatch(pattern, whole):
