@@ -54,7 +54,7 @@ class Checkpoint:
 def short_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     """T5 reads 32 tokens instead of hundreds, in which these tests would spend most of their time."""
     for family in (PixArtAlpha, StableDiffusion3, Flux):
-        monkeypatch.setattr(family, "tokens", 32)
+        monkeypatch.setattr(family, "max_tokens", 32)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

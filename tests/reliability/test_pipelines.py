@@ -167,7 +167,7 @@ def test_pipelines_hold_under_pipefail(folder: Path) -> None:
         set -euo pipefail
         cones merge a.cone b.cone -o - -q | cones inspect - --json -q | head -c 1 > first
         if cones diff a.cone b.cone -q --json | head -c 1 > second; then exit 9; else test $? = 1; fi
-        cones inspect a.cone --json 2>&1 >third | head -n 1 > fourth
+        cones inspect a.cone --json -v 2>&1 >third | head -n 1 > fourth
     """
     env = environment(PYTHONPATH=str(ROOT), PATH=f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
     done = subprocess.run(["bash", "-c", script], cwd=folder, env=env, capture_output=True, timeout=120, check=False)
@@ -209,11 +209,11 @@ def test_a_picture_takes_the_next_free_name(tmp_path: Path, monkeypatch: pytest.
     from conestool.cli._pictures import settle
 
     monkeypatch.chdir(tmp_path)
-    targets = settle(None, ["a dog"], [0], sheet=False, overwrite=False)
+    targets = settle(None, [("a dog", [0])], sheet=False, overwrite=False)
     Path("a-dog.png").write_bytes(b"of another process")
     assert targets.write(0, b"mine") == Path("a-dog-2.png")
     assert Path("a-dog.png").read_bytes() == b"of another process"
-    named = settle("b.png", ["a dog"], [0], sheet=False, overwrite=False)
+    named = settle("b.png", [("a dog", [0])], sheet=False, overwrite=False)
     Path("b.png").write_bytes(b"of another process")
     with pytest.raises(OutputExistsError):
         named.write(0, b"mine")
