@@ -63,6 +63,7 @@ def show(found: Diff, names: tuple[str, str], layers: bool) -> None:
 
 def metadata_rows(changes: Sequence[Change]) -> list[list[str]]:
     """What differs in the metadata, a row a field; a map such as the losses is one field."""
+    changes = one_line_of_losses(changes)
     several = len({change.key.split(".")[0] for change in changes}) > 1
     rows: dict[str, list[str]] = {}
     for change in changes:
@@ -77,6 +78,13 @@ def metadata_rows(changes: Sequence[Change]) -> list[list[str]]:
     shown = [[field[:LONGEST_VALUE], ", ".join(texts)] for field, texts in list(rows.items())[:MAX_FIELDS]]
     left = len(rows) - len(shown)
     return [*shown, ["", f"{left:,} fields more; --json has them"]] if left else shown
+
+
+def one_line_of_losses(changes: Sequence[Change]) -> list[Change]:
+    """The changes with two of the losses at most: after zeroing the concept, and random weights. --json has all."""
+    told = [change for change in changes if change.key.endswith((".losses.held_out_after", ".losses.random_after"))]
+    with_told = {change.key.rsplit(".", 1)[0] for change in told}
+    return [change for change in changes if change in told or change.key.rsplit(".", 1)[0] not in with_told]
 
 
 def cells(name: str, counts: Counts) -> list[str]:
