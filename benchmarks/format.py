@@ -6,7 +6,7 @@ Uniform masks draw the same share of every tensor at random; clustered ones draw
 is a product of log-normal factors of its row and its column (sigma 1, at most 0.95), as gradients of linear layers give
 them. For clustered and found sets the bound of the uniform case is not the least size: less than 0 % is possible, and
 is what a search may find. Times are medians of CPU time of this process; `.cone` files given as arguments are
-measured as they are. Prints a Markdown table.
+measured as they are. Prints a Markdown table, and what other methods would store at the same shapes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from conestool import format as cones
+from conestool.cli._format import alternatives
 from conestool.concept import BaseModelInfo, Concept, Cone, Indices
 
 DENSITIES = (0.001, 0.01, 0.05, 0.1)
@@ -83,9 +84,9 @@ def median_ms(work: Callable[[], object], repeats: int) -> float:
     return 1000 * statistics.median(times)
 
 
-def sets() -> Iterator[tuple[str, Cone]]:
-    """The synthetic concepts, named."""
-    base = BaseModelInfo(
+def base_model() -> BaseModelInfo:
+    """A base model of these shapes."""
+    return BaseModelInfo(
         id="stable-diffusion-1.5",
         family="stable-diffusion",
         dtype="float32",
@@ -93,6 +94,11 @@ def sets() -> Iterator[tuple[str, Cone]]:
         tensors=shapes(),
         digests={"f32": "00" * 32},
     )
+
+
+def sets() -> Iterator[tuple[str, Cone]]:
+    """The synthetic concepts, named."""
+    base = base_model()
     for draw in (uniform, clustered):
         for density in DENSITIES:
             rng = np.random.default_rng(0)
@@ -127,6 +133,8 @@ def main() -> None:
         print(row(name, cone, options.repeats), flush=True)
     for path in options.files:
         print(row(path.name, cones.load(path), options.repeats), flush=True)
+    other = alternatives(base_model())
+    print(f"\nLoRA of rank 4, fp16: {other['lora']:,} bytes; Custom Diffusion, fp16: {other['custom_diffusion']:,}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from conestool._text import check_length, clusters, fold
 
-__all__ = ["Named", "Span", "find_names", "has_word", "key_of", "nearest", "plain", "rewrite"]
+__all__ = ["OWNERS", "Named", "Span", "find_names", "has_word", "key_of", "nearest", "plain", "rewrite"]
 
 JOINT = r"[-_\s]+"
 OWNERS = frozenset(("a", "an", "the", "my", "our", "your", "his", "her", "its", "their", "this", "that"))

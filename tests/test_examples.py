@@ -15,6 +15,7 @@ from PIL import Image
 
 import conestool
 from tests.support.command_line import environment
+from tests.support.searches import quick
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -26,15 +27,8 @@ STEPS, POCKET = "STEPS, CLASS_IMAGES = 100, 32", 'Model.from_pretrained("pocket"
 def test_the_pipeline_makes_concepts_a_table_and_pictures(epsilon_folder: Path, tmp_path: Path) -> None:
     """With `cones` and `python` found on the PATH; what was found before is not searched for again."""
     photos = [Image.open(path) for path in sorted((EXAMPLES / "openmoji" / "dog").glob("*.jpg"))]
-    short: dict[str, Any] = {
-        "batch_size": 2,
-        "num_class_images": 4,
-        "num_crops": 0,
-        "other_class_weight": 0.0,
-        "captions": "none",
-    }
-    settings = conestool.SearchConfig(method="mask,steps=2", density=0.02, **short)
-    dog = conestool.find(conestool.Model.from_pretrained(str(epsilon_folder)), photos, "dog", config=settings)
+    config = quick(steps=2)
+    dog = conestool.find(conestool.Model.from_pretrained(str(epsilon_folder)), photos, "dog", config=config)
     (tmp_path / "out").mkdir()
     conestool.save(dog, tmp_path / "out" / "dog.cone")
     programs = tmp_path / "bin"

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from conestool._text import check_prompt
 from conestool.cli import _streams
+from conestool.cli._options import MAX_SEED
 from conestool.errors import ConesError, PromptError, UsageError
 
 __all__ = ["Asked", "read_lines", "read_prompts"]
 
 OPTION = re.compile(r"(?:^|\s)--(?=\w)([\w-]+)(?:=|\s+|$)")
 COMMENT = "#"
-MAX_SEED = (1 << 63) - 1
 REMEDIES = {".cone": "-c", ".png": "--from"}
 """Options for a file of this suffix that was named where a prompt was expected."""
 

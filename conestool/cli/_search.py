@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
+from conestool._names import OWNERS
 from conestool._text import NAME_LENGTH
 from conestool.cli import _launcher, _options, _output, _streams
 from conestool.cli._options import flag, value
@@ -103,8 +104,7 @@ _NOTHING = (
     "tmp temp dcim camera roll album downloads desktop documents concept concepts out output test copy final "
     "dsc pxl screenshot v ver version take set no nr"
 )
-_OWNERS = "my our your his her their the a an this that"
-_VAGUE = frozenset(f"{_NOTHING} {_OWNERS}".split())
+_VAGUE = OWNERS.union(_NOTHING.split())
 """Words that say nothing about a subject; v3 is v and 3 by the time they are looked up."""
 _PARTS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 

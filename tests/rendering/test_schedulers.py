@@ -17,21 +17,9 @@ from conestool.rendering.schedulers import SAMPLERS, a1111_name, find_sampler
 from tests.support.model_files import FAMILIES
 
 A1111 = {
-    *(
-        "Euler",
-        "Euler a",
-        "Heun",
-        "LMS",
-        "LMS Karras",
-        "DPM2",
-        "DPM2 Karras",
-        "DPM2 a",
-        "DPM2 a Karras",
-        "DDIM",
-        "PLMS",
-    ),
-    *("DPM++ 2M", "DPM++ 2M Karras", "DPM++ 2M SDE", "DPM++ 2M SDE Karras", "UniPC", "LCM", "PLMS"),
-    *("Euler Karras", "Heun Karras", "UniPC Karras"),
+    *("Euler", "Euler Karras", "Euler a", "Heun", "Heun Karras", "LMS", "LMS Karras", "DDIM", "PLMS", "LCM"),
+    *("DPM2", "DPM2 Karras", "DPM2 a", "DPM2 a Karras", "UniPC", "UniPC Karras"),
+    *("DPM++ 2M", "DPM++ 2M Karras", "DPM++ 2M SDE", "DPM++ 2M SDE Karras"),
 }
 """Its names, those of a sampler and a schedule type together as it reads them from a picture."""
 

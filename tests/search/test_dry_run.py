@@ -18,9 +18,10 @@ from conestool.search.context import SearchContext
 from conestool.search.loss_terms import SubjectPrompts
 from conestool.search.memory import dry_run, peak_memory
 from conestool.search.methods import METHODS
-from tests.search.test_memory import photos, quick
+from tests.search.test_memory import photos
 from tests.support.command_line import environment
 from tests.support.model_files import FAMILIES
+from tests.support.searches import quick
 from tests.support.tiny_models import save_pipeline
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from conestool.images.photos import as_photo
 from conestool.models.model import Model
 from conestool.models.prompts import encode
 from conestool.search.batches import LatentImages, LossTerm
-from conestool.search.config import DEFAULT_RESOURCES, Resources, SearchConfig
+from conestool.search.config import DEFAULT_RESOURCES, Resources
 from conestool.search.events import Event, Progress
 from conestool.search.find import find
 from conestool.search.memory import frozen_modules, offload_frozen_modules, search_mode
@@ -28,6 +28,7 @@ from conestool.search.objective import GROWTH_INTERVAL, MAX_SCALE, LossScale, Ob
 from conestool.search.parameters import FlatParameters
 from tests.search.gradients import whole
 from tests.support.model_files import FAMILIES
+from tests.support.searches import quick
 from tests.support.tiny_models import save_pipeline
 
 ALL = Resources(micro_batch=1, gradient_checkpointing=True, offload_scores=True)
@@ -302,18 +303,6 @@ def photos() -> list[Image.Image]:
     shape = (40, 36, 3)
     pixels = [torch.randint(256, shape, generator=generator, dtype=torch.uint8).numpy() for _ in range(4)]
     return [as_photo(Image.fromarray(each)).image for each in pixels]
-
-
-def quick(method: str = "mask", **changes: Any) -> SearchConfig:
-    """A search of three steps, without pictures of other things unless `changes` say so."""
-    short: dict[str, Any] = {
-        "batch_size": 2,
-        "num_class_images": 4,
-        "num_crops": 0,
-        "other_class_weight": 0.0,
-        "captions": "none",
-    }
-    return SearchConfig(method=f"{method},steps=3", density=0.02, **(short | changes))
 
 
 def test_find_with_least_memory_gives_nearly_the_same_neurons(model: Model) -> None:

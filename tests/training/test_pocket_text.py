@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from training.pocket import models, text, tokenizer, world
-from training.pocket.common import load_state
+from tests.training.test_pocket_train import SHAPE, arguments
+from training.pocket import fast, models, text, tokenizer, world
+from training.pocket.common import Team, load_state, save_state
 from training.pocket.judge import WORLD
+from training.pocket.train import build_trainer
+from training.pocket.trainer import Trainer
 
 
 def test_captions_come_with_what_is_true_of_them() -> None:
@@ -46,3 +50,52 @@ def test_a_few_steps_teach_it_to_read(tmp_path: Path, monkeypatch: pytest.Monkey
     ended = encoder.get_input_embeddings().weight[models.identifier_rows(words)].detach()
     unit = torch.nn.functional.normalize(ended, dim=1)
     assert torch.allclose(unit @ unit.T, torch.eye(len(world.IDENTIFIERS)), atol=1e-4)
+
+
+def test_an_encoder_that_is_read_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--frozen` looks at the averaged one of a training, writes a line of the log, and changes no weight."""
+    monkeypatch.setattr(fast, "compile_module", lambda module: None)
+    monkeypatch.setattr(text, "TELL_EVERY", 1)
+    trainer = Trainer(arguments(tmp_path), Team(), 1.0)
+    save_state(tmp_path / "train.pt", trainer.state())
+    before = (tmp_path / "train.pt").read_bytes()
+    text.train(tmp_path, minutes=0.02, batch=2, lr=1e-3, frozen=True)
+    told = [json.loads(line) for line in (tmp_path / "text.jsonl").read_text().splitlines()]
+    assert told and all(line["frozen"] and 0 <= line["class behind the first"] <= 1 for line in told)
+    assert (tmp_path / "train.pt").read_bytes() == before and not (tmp_path / "text.pt").exists()
+
+
+def test_a_training_begins_with_the_encoder_that_can_read(tmp_path: Path) -> None:
+    """A running one takes it over when told to, and its optimizers begin anew; else it keeps its own."""
+    words = tokenizer.build()
+    torch.manual_seed(5)
+    encoder = models.build_text_encoder(words)
+    save_state(tmp_path / "scale.pt", {"scaling_factor": 1.0})
+    save_state(tmp_path / "text.pt", {"model": encoder.state_dict()})
+    args = arguments(tmp_path)
+    args.new_text = False
+    trainer = build_trainer(args, Team())
+    assert same(trainer.text, encoder)
+    trainer.step(torch.randn(2, *SHAPE), torch.zeros(2, 64, dtype=torch.long), 1e-3)
+    save_state(tmp_path / "train.pt", trainer.state())
+    assert same(build_trainer(args, Team()).text, trainer.text) and not same(trainer.text, encoder)
+    args.new_text = True
+    again = build_trainer(args, Team())
+    assert same(again.text, encoder) and same(again.unet, trainer.unet)
+    assert (again.steps, again.seen) == (0, trainer.seen)
+    assert all(not each.state for each in again.optimizers)
+    assert all(torch.equal(a, p) for a, p in zip(again.average, again.parameters, strict=True))
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    """Whether all weights are equal."""
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_blocks_are_compiled_where_there_is_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Residual and transformer blocks, and nothing where there is none."""
+    for compiler in (None, "/usr/bin/g++"):
+        monkeypatch.setattr(fast.shutil, "which", lambda name, found=compiler: found)
+        unet = fast.compile_blocks(models.build_unet())
+        kinds = {type(part).__name__ for part in unet.modules() if part._compiled_call_impl is not None}
+        assert kinds == ({"BasicTransformerBlock", "ResnetBlock2D"} if compiler else set())

@@ -61,6 +61,17 @@ def identifier_rows(tokenizer: CLIPTokenizer) -> Tensor:
     return torch.tensor(tokenizer.convert_tokens_to_ids([w + "</w>" for w in world.IDENTIFIERS]))
 
 
+def ordinary_rows(tokenizer: CLIPTokenizer) -> Tensor:
+    """Return token ids of ordinary words, whose length the identifiers have."""
+    return torch.unique(tokenizer("dog red", return_tensors="pt").input_ids[0])
+
+
+@torch.no_grad()
+def hold_identifiers(embedding: Tensor, identifiers: Tensor, directions: Tensor, ordinary: Tensor) -> None:
+    """Put the identifiers' rows of an embedding (V, D) back on their directions, as long as ordinary words."""
+    embedding[identifiers] = directions * embedding[ordinary].norm(dim=1).mean()
+
+
 def crowding(states: Tensor, allowed: float) -> Tensor:
     """Return the mean squared excess over ``allowed`` of the cosines between all pairs of ``states`` (K, P, D).
 

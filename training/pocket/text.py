@@ -1,9 +1,9 @@
 """Teach the text encoder to read, before pictures: ``python -m training.pocket.text --work F --minutes 10``.
 
-A denoiser learns words slowly: after 100,000 pictures a reader of the text states told the class of a second thing in
-23 % of the captions. From captions alone the same is learned in minutes. A small reader asks the states, as the
-denoiser's cross-attention does, what each place in reading order holds; its loss teaches the encoder, and the reader
-is thrown away. Resumes from ``text.pt``, with which a new training begins, and an old one with ``--new-text``.
+A denoiser teaches its text encoder words slowly; from captions alone they are learned in minutes. A small reader asks
+the states, as the denoiser's cross-attention does, what each place in reading order holds; its loss teaches the
+encoder, and the reader is thrown away. Resumes from ``text.pt``, with which a new training begins, and an old one with
+``--new-text``. With ``--frozen`` the reader alone learns, on the encoder of ``train.pt``: what that holds already.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from training.pocket import captions, fast, models, scenes, tokenizer
 from training.pocket.common import load_state, log_line, mixed_precision, save_state
+from training.pocket.export import read_average
 from training.pocket.judge import BACKGROUNDS, WORLD, labels_of
 
 PLACES = len(WORLD.layouts)
@@ -93,28 +94,42 @@ def check(text: CLIPTextModel, reader: Reader, words: CLIPTokenizer, count: int 
     shares = {}
     for name, logits in read.items():
         there = truth[name] != ABSENT
-        shares[name] = round(float((logits.argmax(-1) == truth[name])[there].float().mean()), 3)
+        right = logits.argmax(-1) == truth[name]
+        shares[name] = round(float(right[there].float().mean()), 3)
+        if name == "class":
+            shares["class behind the first"] = round(float(right[:, 1:][there[:, 1:]].float().mean()), 3)
     return shares
 
 
-def train(work: Path, minutes: float, batch: int, lr: float) -> None:
-    """Train for so many minutes, with a learning rate that falls in the second half."""
+def train(work: Path, minutes: float, batch: int, lr: float, *, frozen: bool = False) -> None:
+    """Train for so many minutes, with a learning rate that falls in the second half.
+
+    With `frozen` the text encoder is that of ``train.pt`` and stays so; nothing but the log is written.
+    """
     torch.manual_seed(0)
     words = tokenizer.build()
     text, reader = models.build_text_encoder(words), Reader()
-    state = load_state(work / "text.pt")
+    state = None if frozen else load_state(work / "text.pt")
     step = int(state["steps"]) if state else 0
+    if frozen:
+        text.load_state_dict(read_average(work)[0]["text"].state_dict())
+        text.requires_grad_(False)
     if state:
         text.load_state_dict(state["model"])
         reader.load_state_dict(state["reader"])
     for layer in [*(m for m in text.modules() if isinstance(m, CLIPEncoderLayer)), *reader.layers]:
         fast.compile_module(layer)
-    parameters = [*text.parameters(), *reader.parameters()]
+    parameters = [p for p in (*text.parameters(), *reader.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    identifiers = models.identifier_rows(words)
+    identifiers, ordinary = models.identifier_rows(words), models.ordinary_rows(words)
     embedding = text.get_input_embeddings().weight
     directions = F.normalize(embedding.data[identifiers], dim=1)
     start, first = time.monotonic(), step
+
+    def save() -> None:
+        if not frozen:
+            save_state(work / "text.pt", {"model": text.state_dict(), "reader": reader.state_dict(), "steps": step})
+
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step - first + 1) / 100) * min(1.0, 0.02 + 2 * (1 - done))
@@ -125,12 +140,14 @@ def train(work: Path, minutes: float, batch: int, lr: float) -> None:
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        embedding.data[identifiers] = directions * embedding.data.norm(dim=1).mean()
+        if not frozen:
+            models.hold_identifiers(embedding, identifiers, directions, ordinary)
         step += 1
         if step % TELL_EVERY == 0:
-            log_line(work / "text.jsonl", steps=step, loss=round(loss.item(), 3), **check(text, reader, words))
-            save_state(work / "text.pt", {"model": text.state_dict(), "reader": reader.state_dict(), "steps": step})
-    save_state(work / "text.pt", {"model": text.state_dict(), "reader": reader.state_dict(), "steps": step})
+            shares = check(text, reader, words)
+            log_line(work / "text.jsonl", frozen=frozen, steps=step, loss=round(loss.item(), 3), **shares)
+            save()
+    save()
 
 
 def main() -> None:
@@ -140,8 +157,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--frozen", action="store_true", help="see what the encoder of train.pt holds already")
     args = parser.parse_args()
-    train(args.work, args.minutes, args.batch, args.lr)
+    train(args.work, args.minutes, args.batch, args.lr, frozen=args.frozen)
 
 
 if __name__ == "__main__":

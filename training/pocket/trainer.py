@@ -61,7 +61,7 @@ class Trainer:
         embedding = self.text.get_input_embeddings().weight
         self.identifiers = models.identifier_rows(self.words).to(self.device)
         self.directions = F.normalize(embedding.data[self.identifiers], dim=1)
-        self.ordinary = torch.unique(self.words("dog red", return_tensors="pt").input_ids[0]).to(self.device)
+        self.ordinary = models.ordinary_rows(self.words).to(self.device)
         self.nouns = self._ids(word for word in world.CLASSES if " " not in word)
         self.colours = self._ids(world.COLOURS)
 
@@ -175,8 +175,8 @@ class Trainer:
 
     def hold_identifiers(self) -> None:
         """Put the identifiers' embeddings back on their directions, as long as the words "dog" and "red"."""
-        weight = self.text.get_input_embeddings().weight.data
-        weight[self.identifiers] = self.directions * weight[self.ordinary].norm(dim=1).mean()
+        weight = self.text.get_input_embeddings().weight
+        models.hold_identifiers(weight, self.identifiers, self.directions, self.ordinary)
 
     def separation_prompts(self) -> tuple[Tensor, Tensor]:
         """Draw prompts (17, 64) for `separation`, and the place at which an identifier or colour stands in them.
