@@ -88,9 +88,10 @@ def _check(value: Any) -> None:
         if any(len(place) > 1 and list(place) != sorted(place) for place in maps):
             raise FormatError("msgpack is not canonical (keys in order)")
         inner = [item for place in level for item in (place.values() if type(place) is dict else place)]
-        if not _TYPES.issuperset(map(type, inner)):
+        kinds = set(map(type, inner))
+        if not kinds <= _TYPES:
             raise FormatError("not valid msgpack (a timestamp, which is an ext type)")
-        if not all(isfinite(item) for item in inner if type(item) is float):
+        if float in kinds and not all(isfinite(item) for item in inner if type(item) is float):
             raise FormatError("a number is not finite")
         level = [item for item in inner if item and type(item) in (dict, list)]
     if level:

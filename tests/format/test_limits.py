@@ -21,7 +21,10 @@ MIB = 2**20
 
 
 def peak(path: Path) -> tuple[float, int]:
-    """CPU time, in that of ten million additions, and bytes of memory that reading a file takes in its own process."""
+    """CPU time, in that of ten million additions, and bytes of memory that reading a file takes in its own process.
+
+    The least of five times and of four, in turn: other work only ever adds to them.
+    """
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(path)], capture_output=True, text=True, check=True, timeout=120
     )
@@ -39,15 +42,22 @@ vectors = Path("spec/vectors/valid/smallest.cone")
 load(vectors)
 def most():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
-before, start = most(), time.process_time()
-try:
-    load(sys.argv[1])
-except FormatError:
-    pass
-reading, size = time.process_time() - start, most() - before
-start = time.process_time()
-sum(range(10_000_000))
-print(reading / (time.process_time() - start), size)
+def seconds(work):
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+def read():
+    try:
+        load(sys.argv[1])
+    except FormatError:
+        pass
+before = most()
+reading, adding = [seconds(read)], []
+size = most() - before
+for _ in range(4):
+    adding.append(seconds(lambda: sum(range(10_000_000))))
+    reading.append(seconds(read))
+print(min(reading) / min(adding), size)
 """
 
 
@@ -67,9 +77,9 @@ def with_header(value: Any) -> bytes:
 
 @pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("item", "most"), [({}, 4), ([], 4), ({"a": None}, 4), ([[[[]]]], 8), (0.5, 1)])
+@pytest.mark.parametrize(("item", "most"), [({}, 1.5), ([], 2), ({"a": None}, 2), ([[[[]]]], 4), (0.5, 0.5)])
 def test_a_header_of_a_mebibyte_opens_at_once(item: Any, most: float, tmp_path: Path) -> None:
-    """Whatever it is full of, in the time of ten million additions: about a tenth of a second."""
+    """Whatever it is full of; ten million additions take a fifth of a second where these limits were 0.1 to 0.8 s."""
     path = tmp_path / "full.cone"
     path.write_bytes(with_header([item] * ((MIB - 2000) // len(pack(item)))))
     times, size = peak(path)
