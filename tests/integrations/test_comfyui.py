@@ -43,7 +43,8 @@ PACK = Path(__file__).parents[2] / "integrations" / "comfyui"
 DRIVER = Path(__file__).with_name("comfyui_driver.py")
 COMFYUI = os.environ.get("COMFYUI_PATH")
 inside = pytest.mark.skipif(
-    COMFYUI is None, reason="ComfyUI itself was not run: COMFYUI_PATH names no checkout of it (integrations/comfyui/README.md)"
+    COMFYUI is None,
+    reason="ComfyUI itself was not run: COMFYUI_PATH names no checkout of it (integrations/comfyui/README.md)",
 )
 REAL = {
     **{name: (UNet2DConditionModel, config) for name, config in UNETS.items()},
