@@ -23,9 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conestool import ops
+from conestool import _layers, ops
 from conestool._atomic import write_atomic
-from conestool.cli import _layers
 from conestool.cli._plot import FULLEST, crowding, map_png
 from conestool.concept import Concept, Cone
 from conestool.format import load

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from conestool.search.methods.mask import MaskConfig
     from conestool.search.methods.taylor import TaylorConfig
     from conestool.search.methods.tstat import TStatConfig
+    from conestool.search.preview import Preview, preview
     from conestool.search.tune import TuneConfig, tune
 
 __version__ = "0.1.0"
@@ -48,6 +49,7 @@ __all__ = [
     "MaskConfig",
     "Model",
     "Origin",
+    "Preview",
     "Resources",
     "SearchConfig",
     "TStatConfig",
@@ -64,6 +66,7 @@ __all__ = [
     "load_cones",
     "loads",
     "merge",
+    "preview",
     "render",
     "save",
     "tune",
@@ -86,6 +89,7 @@ HOMES = {
     "conestool.search.methods.mask": ("MaskConfig",),
     "conestool.search.methods.taylor": ("TaylorConfig",),
     "conestool.search.methods.tstat": ("TStatConfig",),
+    "conestool.search.preview": ("Preview", "preview"),
     "conestool.search.tune": ("TuneConfig", "tune"),
 }
 

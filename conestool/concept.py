@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from conestool._html import concept_html
+from conestool._layers import layer_name
 from conestool._names import has_word, nearest, rewrite
 from conestool._text import check_name, check_prompt, check_words, fold, fold_ascii
 from conestool.errors import NameClashError, PromptError, UsageError
@@ -206,6 +208,10 @@ class Concept:
         """Name, words, neurons and base model."""
         return f"Concept({summary(self)})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: name, words, neurons, losses, and a bar for each layer."""
+        return repr_html(self.info)
+
     @property
     def neurons(self) -> int:
         """Number of concept neurons."""
@@ -271,6 +277,10 @@ class Cone:
         parts = (f"{one.name}: {one.phrase!r}, {one.neurons:,} neurons" for one in self.concepts)
         return f"Cone({'; '.join(parts)}; on {self.base.id!r})"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: every concept."""
+        return "".join(repr_html(one.info) for one in self.concepts)
+
     @property
     def base(self) -> BaseModelInfo:
         """The base model of the first concept; those of the others match it (merge sees to that)."""
@@ -316,6 +326,25 @@ def summary(concept: Concept | ConceptInfo) -> str:
         f"{concept.name!r}: {concept.phrase!r}, {concept.neurons:,} neurons ({concept.density:.2%}) "
         f"on {concept.base.id!r}, id {concept.id[:10]}"
     )
+
+
+def repr_html(concept: ConceptInfo) -> str:
+    """Name, words, neurons, losses and layers as HTML; whatever the texts hold stays text."""
+    found = concept.origin.losses
+    pairs = {
+        "photos": (found and found.held_out_before, found and found.held_out_after),
+        "random weights": (found and found.held_out_before, found and found.random_after),
+        "class": (found and found.class_before, found and found.class_after),
+    }
+    losses = [f"{name} {after / before - 1:+.1%}" for name, (before, after) in pairs.items() if before and after]
+    rows = {
+        "in a prompt": concept.phrase,
+        "neurons": f"{concept.neurons:,} ({concept.density:.2%} of the K/V weights of {concept.base.id})",
+        "loss": ", ".join(losses) or "not measured",
+        "warnings": "; ".join(concept.origin.warnings),
+    }
+    sizes = {param: numel(shape) for param, shape in concept.base.tensors.items()}
+    return concept_html(concept.name, rows, concept.counts, sizes)
 
 
 def content_id(indices: Mapping[str, Indices], tensors: Mapping[str, list[int]]) -> str:
@@ -398,8 +427,3 @@ def is_numpy_scalar(value: Any) -> bool:
 def numel(shape: Iterable[int]) -> int:
     """Number of weights of a tensor; 1 for a shape without dimensions."""
     return prod(shape)
-
-
-def layer_name(param: str) -> str:
-    """The attention layer of a K/V param name: all before `.to_k.weight` and the like."""
-    return param.rsplit(".", 2)[0]

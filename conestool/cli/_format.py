@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from conestool.cli import _layers, _output
+from conestool import _layers
+from conestool.cli import _output
 from conestool.concept import BaseModelInfo, Losses, Origin
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from conestool import _layers
 from conestool._text import clean
-from conestool.cli import _layers, _output
+from conestool.cli import _output
 from conestool.concept import Concept
 from conestool.errors import UsageError
 

@@ -95,7 +95,7 @@ def cells(name: str, counts: Counts) -> list[str]:
 
 def ordered(layers: Mapping[str, Counts]) -> dict[str, Counts]:
     """The layers under their short names, in the order of the network."""
-    from conestool.cli import _layers
+    from conestool import _layers
 
     joint = _layers.is_joint(layers)
     return {_layers.label(layer, joint): layers[layer] for layer in sorted(layers, key=_layers.natural)}

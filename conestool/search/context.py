@@ -14,10 +14,14 @@ __all__ = ["SearchContext"]
 
 @dataclass(frozen=True, kw_only=True)
 class SearchContext:
-    """The base model, how it is searched, with how much memory and with whom, and who hears of it."""
+    """The base model, how it is searched, with how much memory and with whom, and who hears of it.
+
+    Every `sample_every` steps the search draws what it has found; 0: never.
+    """
 
     model: Model
     config: SearchConfig = field(default_factory=SearchConfig)
     resources: Resources = DEFAULT_RESOURCES
     callback: Callback = no_callback
     processes: DistributedState = SINGLE_PROCESS
+    sample_every: int = 0

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from conestool._bars import bars
 
-__all__ = ["Callback", "Event", "LogEvent", "Progress", "no_callback", "shown"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Callback", "Event", "LogEvent", "Progress", "Samples", "no_callback", "shown"]
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` steps of `stage` are finished; `loss` is the latest L_con where there is one."""
+    """`done` of `total` steps of `stage` are finished; `loss` is the latest L_con where there is one.
+
+    `density` is the share of the K/V weights that the method would zero now, where it has a number of its own.
+    """
 
     stage: str
     done: int
     total: int
     loss: float | None = None
+    density: float | None = None
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,17 @@ class LogEvent:
     warning: bool = False
 
 
-Event = Progress | LogEvent
+@dataclass(frozen=True)
+class Samples:
+    """What the model draws after `done` of `total` steps: a picture of each of the `prompts`, seed 0."""
+
+    done: int
+    total: int
+    prompts: Sequence[str]
+    images: Sequence[Image]
+
+
+Event = Progress | LogEvent | Samples
 Callback = Callable[[Event], None]
 
 
@@ -41,6 +59,8 @@ def shown() -> Callback:
     def show(event: Event) -> None:
         if isinstance(event, LogEvent):
             view.say(f"warning: {event.text}" if event.warning else event.text)
+        elif isinstance(event, Samples):
+            view.show(f"after {event.done} of {event.total} steps", event.images)
         else:
             view.update(event.stage, event.done, event.total, "" if event.loss is None else f"loss {event.loss:.4f}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def find(
     resume_from_checkpoint: bool = False,
     resources: Resources = DEFAULT_RESOURCES,
     processes: DistributedState = SINGLE_PROCESS,
+    sample_every: int = 0,
 ) -> Cone:
     """Search the K/V weights of `pipe` for those that make it draw the subject of `images` when zeroed.
 
@@ -57,12 +59,20 @@ def find(
     saves itself there every half minute and when interrupted; `resume_from_checkpoint` continues from it, with the same
     result; the file is the caller's to delete once the concept is safe. `resources` say with how much memory to make
     do; of several `processes`, each with its own copy of the model and the same arguments, each returns the same
-    concept. Raises PhotoError without images, UsageError for a configuration that makes no sense, NonFiniteError if
+    concept. Every `sample_every` steps the subject is drawn, and `callback` gets the pictures (`Samples`); the result
+    is the same. Raises PhotoError without images, UsageError for a configuration that makes no sense, NonFiniteError if
     weights, latents, losses or gradients are not finite.
     """
     config, callback = config or SearchConfig(), callback or shown()
     method_config, model = resolve_method(config.method), Model.from_pipeline(pipe)
-    context = SearchContext(model=model, config=config, resources=resources, callback=callback, processes=processes)
+    context = SearchContext(
+        model=model,
+        config=config,
+        resources=resources,
+        callback=callback,
+        processes=processes,
+        sample_every=sample_every,
+    )
     photos = [image if isinstance(image, Photo) else as_photo(image) for image in images]
     if not photos:
         raise PhotoError("no photos", "give 3 to 5 photos of the subject")
@@ -89,12 +99,13 @@ def find(
         }
         key = config_hash([facts, subject.identifier, split.captions, info.digests])
         checkpoint = Checkpoint(checkpoint_path, processes.assert_equal(key))
-        with offload_frozen_modules(model):
-            run_loop(context, method, [objective], checkpoint, resume_from_checkpoint)
+        prompts = subject.instance_prompts[:1]
+        with nullcontext() if sample_every else offload_frozen_modules(model):
+            curve = run_loop(context, method, [objective], checkpoint, resume_from_checkpoint, prompts)
             batch = objective.selection_batch(NUM_EVAL_SAMPLES)
             selection = select_density(objective, method.ranking(), config.density, batch)
             losses = evaluate_losses(objective, eval_batches, selection.mask, config.seed)
-        facts["parameters"]["density_rule"] = selection.rule
+        facts["parameters"] |= {"density_rule": selection.rule, "loss_curve": curve}
         origin = Origin(**facts, losses=losses, warnings=quality_warnings(losses))
         indices = params.indices_from_mask(selection.mask)
     concept = Concept(subject.name, subject.class_noun, subject.identifier, indices, info, origin)

@@ -14,41 +14,60 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from conestool._atomic import write_atomic
 from conestool.errors import UsageError
+from conestool.models.sampling import sample
 from conestool.search.context import SearchContext
-from conestool.search.events import LogEvent, Progress
+from conestool.search.events import LogEvent, Progress, Samples
 from conestool.search.methods.base import Method
 from conestool.search.objective import LossScale, Objective
+from conestool.search.parameters import topk_mask
 
-__all__ = ["SAVE_SECONDS", "Checkpoint", "config_hash", "run_loop"]
+__all__ = ["SAVE_SECONDS", "Checkpoint", "config_hash", "loss_curve", "run_loop"]
 
 SAVE_SECONDS = 30.0
+_CURVE = 48
+"""Points of a loss curve at most."""
+_SAMPLE_DENSITY = 0.01
+"""At which samples are drawn of a method without a number of its own, where none is given."""
 
 
 def run_loop(
-    context: SearchContext, method: Method, objectives: Sequence[Objective], checkpoint: Checkpoint, resume: bool
-) -> None:
-    """Step `method`, which works on `objectives`, to its end.
+    context: SearchContext,
+    method: Method,
+    objectives: Sequence[Objective],
+    checkpoint: Checkpoint,
+    resume: bool,
+    prompts: Sequence[str] = (),
+) -> list[float]:
+    """Step `method`, which works on `objectives`, to its end; returns the loss curve (see `loss_curve`).
 
+    The `prompts` are drawn at the start, every `context.sample_every` steps, and at the end; that changes nothing else.
     Where `checkpoint` has a path, it is written every half minute, at the end of a run longer than that, and on Ctrl-C,
     which waits for the step to end (a second one does not wait, and leaves the last written state). Of several
     processes all stop after the same step, and the first alone reads and writes the state.
     """
-    search = _SearchState(method, [objective.scale for objective in objectives])
     steps, callback, processes = method.config.steps, context.callback, context.processes
+    losses = torch.full((steps,), torch.nan, dtype=torch.float64)
+    search = _SearchState(method, [objective.scale for objective in objectives], losses)
     begun = time.monotonic()
     with _catch_sigint() as wanted:
         done = _load_checkpoint(context, search, checkpoint) if checkpoint.path and resume else 0
         last = time.monotonic()
+        _draw_samples(context, method, objectives[0], done, prompts)
         while done < steps:
-            loss = method.step(done)
+            losses[done] = loss = method.step(done)
             done += 1
-            callback(Progress("search", done, steps, loss))
+            count = method.count()
+            density = None if count is None else count / len(objectives[0].weights)
+            callback(Progress("search", done, steps, loss, density))
+            if done == steps or (context.sample_every and done % context.sample_every == 0):
+                _draw_samples(context, method, objectives[0], done, prompts)
             stop = processes.any(wanted())
             if stop or time.monotonic() - last > SAVE_SECONDS:
                 _save_checkpoint(context, search, checkpoint, done)
@@ -57,14 +76,41 @@ def run_loop(
                 raise KeyboardInterrupt
     if time.monotonic() - begun > SAVE_SECONDS:
         _save_checkpoint(context, search, checkpoint, done)
+    return loss_curve(losses)
+
+
+def loss_curve(losses: Tensor) -> list[float]:
+    """L_con of all steps (n,) in 48 points at most, each the mean of as many neighbouring steps, in four digits."""
+    parts = torch.tensor_split(losses, min(_CURVE, len(losses)))
+    return [float(f"{float(part.mean()):.4g}") for part in parts]
+
+
+@torch.no_grad()
+def _draw_samples(
+    context: SearchContext, method: Method, objective: Objective, done: int, prompts: Sequence[str]
+) -> None:
+    """Draw the `prompts` with what the method would zero now, if samples are wanted; the first process does."""
+    if not (context.sample_every and prompts and context.processes.is_main_process):
+        return
+    weights, mask = objective.weights, None
+    if done:
+        ranking = method.ranking()
+        share = round((context.config.density or _SAMPLE_DENSITY) * len(weights))
+        count = share if context.config.density or ranking.count is None else ranking.count
+        mask = topk_mask(ranking.scores, count) if count else None
+    objective.params.set_(weights if mask is None else weights * ~mask)
+    batch = context.resources.image_batch_size(len(prompts))
+    images = sample(context.model, prompts, [0] * len(prompts), batch=batch)
+    context.callback(Samples(done, method.config.steps, prompts, images))
 
 
 @dataclass(frozen=True)
 class _SearchState:
-    """A method with the loss scales of its objectives: all that a search is between two steps."""
+    """A method with the loss scales of its objectives, and its losses: all that a search is between two steps."""
 
     method: Method
     scales: Sequence[LossScale]
+    losses: Tensor
 
     def state_dict(self) -> dict[str, Tensor]:
         """The tensors that `load_state_dict` needs to resume from here."""
@@ -73,11 +119,12 @@ class _SearchState:
             for number, scale in enumerate(self.scales)
             for name, value in scale.state_dict().items()
         )
-        return {**self.method.state_dict(), **dict(named)}
+        return {**self.method.state_dict(), **dict(named), "losses": self.losses}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Resume from `state`."""
         self.method.load_state_dict(state)
+        self.losses.copy_(state["losses"])
         for number, scale in enumerate(self.scales):
             scale.load_state_dict({name.removesuffix(f".{number}"): value for name, value in state.items()})
 

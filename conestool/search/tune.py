@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from conestool.search.objective import Objective
 from conestool.search.parameters import FlatParameters
 from conestool.search.prior_images import draw_prior_images
 from conestool.search.report import EvalBatches, evaluate_losses, quality_warnings, random_mask_like
-from conestool.search.subject import split_photos
+from conestool.search.subject import instance_prompts, split_photos
 
 __all__ = [
     "NUM_COMPARED",
@@ -108,19 +109,25 @@ def tune(
     resume_from_checkpoint: bool = False,
     resources: Resources = DEFAULT_RESOURCES,
     processes: DistributedState = SINGLE_PROCESS,
+    sample_every: int = 0,
 ) -> Cone:
     """Improve the concepts of `cone` together, so that each still draws its subject while all are zeroed.
 
     `photos_by_name` has photos of every concept's subject. Every neuron keeps its owner; newly zeroed ones go to the
     concept whose loss asked for them, and reopened ones leave all their owners. If that does not lower the sum of L_con
     on the photos it learned from, the cone comes back as it was, with a warning. `pipe`, `callback`, `checkpoint_path`,
-    `resume_from_checkpoint`, `resources` and `processes` are those of `find`, and so are the errors, with
-    BaseModelMismatchError for a model that the concepts were not found on; the weights of `pipe` are bit-identical
-    afterwards.
+    `resume_from_checkpoint`, `resources`, `processes` and `sample_every` are those of `find`, and so are the
+    errors, with BaseModelMismatchError for a model that the concepts were not found on; the weights of `pipe` are
+    bit-identical afterwards.
     """
     config, callback, model = config or TuneConfig(), callback or shown(), Model.from_pipeline(pipe)
     context = SearchContext(
-        model=model, config=config.subject_config, resources=resources, callback=callback, processes=processes
+        model=model,
+        config=config.subject_config,
+        resources=resources,
+        callback=callback,
+        processes=processes,
+        sample_every=sample_every,
     )
     photos = match_photos(cone, photos_by_name)
     check_weights(model)
@@ -133,14 +140,18 @@ def tune(
         key = processes.assert_equal(config_hash([*facts, [each.id for each in cone.concepts]]))
         objectives = [each.objective for each in subjects]
         mask = JointMask(objectives, owned, config.mask)
-        with offload_frozen_modules(model):
-            run_loop(context, mask, objectives, Checkpoint(checkpoint_path, key), resume_from_checkpoint)
+        prompts = [instance_prompts(each.phrase)[0] for each in cone.concepts]
+        with nullcontext() if sample_every else offload_frozen_modules(model):
+            checkpoint = Checkpoint(checkpoint_path, key)
+            curve = run_loop(context, mask, objectives, checkpoint, resume_from_checkpoint, prompts)
             owners = mask.assign_owners()
             if torch.equal(owners, owned) or not loss_is_lower(objectives, owned.any(0), mask.mask):
                 text = "tuning did not lower the loss: the concepts stay as they were; try more or smaller steps"
                 callback(LogEvent(text, warning=True))
                 return cone
-            return _build_result(cone, subjects, owned, owners, config)
+            return _build_result(
+                cone, subjects, owned, owners, {**config.record(), "loss_curve": curve}, config.search.seed
+            )
 
 
 def match_photos(cone: Cone, given: Mapping[str, Sequence[Photo | Image.Image]]) -> dict[str, list[Photo]]:
@@ -215,10 +226,10 @@ def loss_is_lower(objectives: Sequence[Objective], before: Tensor, after: Tensor
 
 
 def _build_result(
-    cone: Cone, subjects: Sequence[TunedConcept], before: Tensor, after: Tensor, config: TuneConfig
+    cone: Cone, subjects: Sequence[TunedConcept], before: Tensor, after: Tensor, how: Mapping[str, Any], seed: int
 ) -> Cone:
-    """The cone with the concepts' new sets; `before` and `after` are boolean, (concepts, n)."""
-    params, seed = subjects[0].objective.params, config.search.seed
+    """The cone with the concepts' new sets; `before` and `after` are boolean, (concepts, n), `how` is recorded."""
+    params = subjects[0].objective.params
     merged, tuned = before.any(0), after.any(0)
     concepts = []
     for subject, old, new in zip(subjects, before, after, strict=True):
@@ -230,7 +241,7 @@ def _build_result(
             "alone_tuned": new,
         }
         facts = {
-            **config.record(),
+            **how,
             "seed": seed,
             "with": [name for name in cone.names if name != subject.concept.name],
             "photos": list(subject.photos),

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conestool.cli import _layers, _output, _plot, _streams
+from conestool import _layers
+from conestool.cli import _output, _plot, _streams
 from conestool.cli._format import verdict
 from conestool.cli._options import Wanted, parse_wanted
 from conestool.cli._pictures import free, settle, slug

@@ -43,6 +43,10 @@ class Method(ABC):
     def ranking(self) -> Ranking:
         """The result so far."""
 
+    def count(self) -> int | None:
+        """How many weights the method would zero now; None if it has no number of its own."""
+        return None
+
     def state_dict(self) -> dict[str, Tensor]:
         """All that changes from step to step."""
         return {name: torch.as_tensor(getattr(self, name)) for name in self.state_names}

@@ -92,9 +92,13 @@ class JointMask(Method):
         self.gates[unowned] = 1.0 if config.reopen_only else (self.gates[unowned] + config.l1).clamp_(max=1)
         return total / len(self.objectives)
 
+    def count(self) -> int:
+        """The gates below 1/2."""
+        return int(self.mask.sum())
+
     def ranking(self) -> Ranking:
         """How far each gate fell; those that fell below 1/2 are zeroed."""
-        return Ranking(1 - self.gates, int(self.mask.sum()))
+        return Ranking(1 - self.gates, self.count())
 
     def assign_owners(self) -> Tensor:
         """What each concept zeroes now, boolean, (concepts, n).

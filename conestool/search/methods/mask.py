@@ -146,16 +146,19 @@ class LearnedMask(Method):
             adam_step_(gates, exp_avg, exp_avg_sq, bias, left * config.lr, floor, left * config.l1)
         return loss
 
+    def count(self) -> int:
+        """The gates below 1/2."""
+        return int((self.gates < 0.5).sum())
+
     def ranking(self) -> Ranking:
         """How far each gate fell; those that fell below 1/2 are the method's own choice.
 
         Among gates that can go no further the running mean of theta * dL_con/dtheta decides, for other densities.
         """
-        scores, count = 1 - self.gates, 0
+        scores = 1 - self.gates
         least, most = (float(end) for end in self.exp_avg.aminmax())
         share = _TIE / max(-least, most, 1e-30)
         for score, gate, mean in _chunks(scores, self.gates, self.exp_avg):
             ends = (gate <= 0) | (gate >= 1)
             score.addcmul_(ends.float(), mean, value=share)
-            count += int((gate < 0.5).sum())
-        return Ranking(scores, count)
+        return Ranking(scores, self.count())

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from math import prod
 
-from conestool.concept import layer_name
-
 __all__ = [
     "Detail",
     "block_of",
@@ -21,6 +19,12 @@ __all__ = [
     "natural",
     "projection",
 ]
+
+
+def layer_name(param: str) -> str:
+    """The attention layer of a K/V param name: all before `.to_k.weight` and the like."""
+    return param.rsplit(".", 2)[0]
+
 
 SHORT = {
     "down_blocks": "down",
