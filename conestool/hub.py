@@ -38,6 +38,7 @@ __all__ = [
     "pull",
     "push",
     "read_cone",
+    "split_address",
 ]
 
 MAIN = "main"
@@ -129,6 +130,18 @@ def check_repository(repository: str) -> None:
     """UsageError unless it is the name of a repository."""
     if not is_repository(repository):
         raise UsageError(f"{repository}: not a repository of the Hub", "write owner/name, as in its address")
+
+
+def split_address(text: str) -> tuple[str, str | None, str | None]:
+    """Repository, file and revision of `hf:owner/name/dog.cone@branch`, with `hf:` or without.
+
+    None for what is left out. UsageError if it does not begin with owner/name.
+    """
+    name, _, revision = text.replace("\\", "/").removeprefix("hf:").partition("@")
+    owner, _, rest = name.partition("/")
+    repository, _, file = rest.partition("/")
+    check_repository(f"{owner}/{repository}")
+    return f"{owner}/{repository}", file or None, revision or None
 
 
 def plain_name(name: str) -> bool:

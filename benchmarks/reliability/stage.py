@@ -50,7 +50,7 @@ class Command:
         return [*(word.replace("_", " ").format(inputs=inputs) for word in self.line.split()), *more]
 
 
-FIND = "find {inputs}/photos -o dog.cone --num-class-images 4 --steps 4 --density 0.05 --captions none --no-samples"
+FIND = "find {inputs}/photos -o dog.cone --num-class-images 4 --steps 4 --density 0.05 --captions none --no-sheet"
 FIND += " --other-class-weight 0"
 PICTURES = tuple(f"drawn/a-dog-in-a-hat-{seed}.png" for seed in (0, 1))
 ORDER = ("find", "merge", "apply", "render", "tune", "eval", "pull")

@@ -15,9 +15,12 @@ from conestool.cli import _options
 
 __all__ = ["NAMES", "Command", "Group"]
 
-NAMES = ("find", "inspect", "merge", "tune", "extract", "diff", "apply", "render", "eval", "pull", "push", "doctor")
+NAMES = (
+    *("find", "inspect", "list", "report", "merge", "tune", "extract", "diff", "apply", "render", "eval"),
+    *("pull", "push", "doctor"),
+)
 """All commands in the order of the help; each is the function of that name in the module of that name."""
-FUNCTIONS = {"eval": "evaluate"}
+FUNCTIONS = {"eval": "evaluate", "list": "list_cones"}
 """Except where a function of that name would hide Python's own."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 
 from conestool._text import code, markdown, quoted
@@ -11,7 +11,7 @@ from conestool.cli import _format, _output
 from conestool.cli._format import ConceptFacts, FileFacts
 from conestool.concept import BaseModelInfo
 
-__all__ = ["MARK", "card", "license_of", "public_base"]
+__all__ = ["MARK", "card", "license_of", "picture_name", "public_base"]
 
 MARK = "<!-- Written by cones push, and anew with every push. Delete this line and it is left alone. -->"
 TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -19,8 +19,11 @@ PLAIN = re.compile(r"[\w./-]+")
 TAGS = ["conestool", "concept-neurons", "text-to-image"]
 
 
-def card(repository: str, files: Sequence[FileFacts], license: str | None) -> str:
-    """README.md for a repository that holds these files; `license` is the Hub's identifier of one."""
+def card(repository: str, files: Sequence[FileFacts], license: str | None, there: Collection[str] = ()) -> str:
+    """README.md for a repository that holds these files; `license` is the Hub's identifier of one.
+
+    Of the names that are `there` the card shows those of pictures of the concepts.
+    """
     from huggingface_hub import ModelCard, ModelCardData
 
     from conestool.hub import is_repository
@@ -37,12 +40,18 @@ def card(repository: str, files: Sequence[FileFacts], license: str | None) -> st
         bases={one.base.structure + str(one.base.digests): one.base for one in files}.values(),
         facts=facts,
         changes=changes,
+        picture=lambda concept: name if (name := picture_name(concept.id)) in there else None,
         public_base=public_base,
         percent=_output.percent,
         markdown=markdown,
         code=code,
     )
     return str(made)
+
+
+def picture_name(concept_id: str) -> str:
+    """Where a repository has the pictures of a concept."""
+    return f"pictures/{concept_id[:16]}.png"
 
 
 def license_of(text: str) -> str | None:

@@ -292,7 +292,7 @@ def times(factor: float) -> str:
 def show_layers(facts: FileFacts) -> None:
     """Density per layer as bars, a column of them per concept, as wide as the terminal allows."""
     sizes = {param: prod(shape) for param, shape in facts.base.tensors.items()}
-    detail = choose_detail(sizes)
+    detail = choose_detail(sizes, _output.verbose())
     whole = _layers.by_layer(sizes, detail)
     parts = [_layers.by_layer(complete(c.counts, sizes), detail) for c in facts.concepts]
     density = [{name: part[name] / whole[name] for name in whole} for part in parts]
@@ -306,9 +306,9 @@ def show_layers(facts: FileFacts) -> None:
     _output.table(rows, right=range(1, 2 * len(parts), 2))
 
 
-def choose_detail(params: Iterable[str]) -> _layers.Detail:
-    """Every K and V with -v; else layers, or blocks where there are many layers."""
-    if _output.verbose():
+def choose_detail(params: Iterable[str], verbose: bool) -> _layers.Detail:
+    """Every K and V if `verbose`; else layers, or blocks where there are many layers."""
+    if verbose:
         return _layers.Detail.PARAM
     many = len({_layers.layer_name(param) for param in params}) > MANY_LAYERS
     return _layers.Detail.BLOCK if many else _layers.Detail.LAYER

@@ -22,13 +22,19 @@ from conestool.errors import UsageError
 from conestool.search.config import Config, MethodConfig
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from conestool.concept import Cone
     from conestool.images.photos import Photo
     from conestool.models.model import Model
-    from conestool.search.events import Event
+    from conestool.search.events import Event, Samples
+    from conestool.search.tracking import SearchLog
 
 __all__ = [
+    "SamplesOption",
     "Stages",
+    "TrackOption",
+    "Watcher",
     "check_stdin",
     "checkpoint_path_of",
     "guess_noun",
@@ -41,6 +47,81 @@ __all__ = [
 
 _WORTH_SAYING = 20.0
 """Seconds from which on a stage says beforehand what it will take, where no bar shows it."""
+
+
+_WATCHING = "Watching"
+SamplesOption = Annotated[
+    int | None,
+    value("--samples", metavar="N", text="Draw it every N steps, into dog-samples.png.", min=1, panel=_WATCHING),
+]
+TrackOption = Annotated[
+    str | None,
+    value("--track", metavar="KIND", text="Log to dog-log: tensorboard, wandb or jsonl.", panel=_WATCHING),
+]
+
+
+class Watcher:
+    """A callback that puts what a search draws into one growing picture beside the output, and logs it.
+
+    Use it as a context manager. UsageError if there is no file beside which to write, or something is there already:
+    a resumed search goes on with it.
+    """
+
+    def __init__(self, output: Path, every: int | None, track: str | None, *, overwrite: bool, resume: bool) -> None:
+        if str(output) == _streams.STDIO and (every or track):
+            raise UsageError("--samples and --track: stdout has no place beside it", "name the output with -o")
+        from conestool.cli._report import samples_path
+
+        self.every, self.track = every or 0, track
+        self.drawn: list[Samples] = []
+        self.path, self.folder = samples_path(output), output.with_name(f"{output.stem}-log")
+        self.before: Image | None = None
+        self.log: SearchLog | None = None
+        if not _launcher.rank():
+            _streams.check_outputs([self.path] * bool(every), "a PNG", overwrite=overwrite or resume)
+            _streams.check_outputs([self.folder] * bool(track), "a log", overwrite=overwrite or resume, folder=True)
+            self.before = self.strip if every and resume else None
+
+    @property
+    def strip(self) -> Image | None:
+        """The strip as it is in its file, if there is one."""
+        from conestool.cli._report import read_strip
+
+        return read_strip(self.path)
+
+    def __enter__(self) -> Watcher:
+        if self.track and not _launcher.rank():
+            from conestool.search.tracking import SearchLog
+
+            self.log = SearchLog(self.track, self.folder)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.log:
+            self.log.tracker.finish()
+
+    def __call__(self, event: Event) -> None:
+        """Take in one event."""
+        from conestool.search.events import Samples
+
+        if self.log:
+            self.log(event)
+        if isinstance(event, Samples):
+            self.drawn.append(event)
+            from conestool._atomic import write_atomic
+            from conestool.rendering.png import plain_png
+            from conestool.rendering.samples import strip
+
+            write_atomic(self.path, plain_png(strip(self.drawn, self.before)), overwrite=True)
+
+    def end(self, cone: Cone) -> None:
+        """Log the losses of the report."""
+        if self.log:
+            step = self.drawn[-1].total if self.drawn else 0
+            found = {each.name: each.origin.losses for each in cone.concepts}
+            for name, losses in found.items():
+                values = losses.model_dump(exclude_none=True) if losses else {}
+                self.log.tracker.log({f"{name}/{key}": each for key, each in values.items()}, step=step or None)
 
 
 class Stages:
@@ -63,10 +144,11 @@ class Stages:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        from conestool.search.events import LogEvent
+        from conestool.search.events import LogEvent, Samples
 
         if isinstance(event, LogEvent):
             (_output.warn if event.warning else _output.say)(event.text)
+        if isinstance(event, LogEvent | Samples):
             return
         if event.stage != self.stage:
             self.open(event.stage, event.done, event.total)
@@ -225,6 +307,7 @@ def run_search(
     checkpoint: Path | None,
     *given: Any,
     resume: bool,
+    watcher: Watcher,
     recorded: tuple[str, str | None] | None = None,
     **named: Any,
 ) -> tuple[Model, Cone]:
@@ -237,9 +320,16 @@ def run_search(
     try:
         where, processes = _launcher.join(where)
         base = _options.open_model(where, recorded)
-        with Stages() as stages:
-            saving = {"checkpoint_path": checkpoint, "resume_from_checkpoint": resume}
-            return base, search(base, *given, callback=stages, processes=processes, **saving, **named)
+        saving = {"checkpoint_path": checkpoint, "resume_from_checkpoint": resume, "sample_every": watcher.every}
+        with Stages() as stages, watcher:
+
+            def tell(event: Event) -> None:
+                stages(event)
+                watcher(event)
+
+            cone = search(base, *given, callback=tell, processes=processes, **saving, **named)
+            watcher.end(cone)
+            return base, cone
     except KeyboardInterrupt:
         _tell_resume(checkpoint)
         raise

@@ -67,7 +67,7 @@ class Group:
 
 
 def choose(
-    asked: Sequence[Asked], named: Sequence[str], none: bool, seeds: range
+    asked: Sequence[Asked], named: Sequence[str], none: bool, seeds: range, offline: bool = False
 ) -> tuple[list[Chosen], Sequence[Named]]:
     """The concepts for every prompt: none, those of the files `named` for it, or those that the prompt's words name.
 
@@ -83,7 +83,7 @@ def choose(
         files = (*named, *each.cones)
         if files and not none:
             if files not in known:
-                known[files] = load_named(files)
+                known[files] = load_named(files, offline)
             cone, strength, names = known[files]
             chosen = replace(chosen, cone=cone, strength=strength, files=names)
         elif not none:
@@ -127,12 +127,12 @@ def check_named(chosen: Sequence[Chosen], offers: Sequence[Named], literal: bool
             say(f"note: {each.prompt!r} names no concept; {known}")
 
 
-def choose_ids(ids: Sequence[str], named: Sequence[str]) -> tuple[Cone | None, tuple[str, ...]]:
+def choose_ids(ids: Sequence[str], named: Sequence[str], offline: bool = False) -> tuple[Cone | None, tuple[str, ...]]:
     """The concepts with these exact ids, from the files `named`, or from wherever `render` looks for concepts."""
     if named:
         if any(_options.parse_wanted(text).strength != 1 for text in named):
             raise UsageError("--from: the picture's own strengths hold", "leave out the strength after -c")
-        cone, _, files = load_named(named)
+        cone, _, files = load_named(named, offline)
         return cone, files
     from conestool.rendering import find_ids
 
@@ -140,12 +140,12 @@ def choose_ids(ids: Sequence[str], named: Sequence[str]) -> tuple[Cone | None, t
     return found.cone, tuple(map(str, found.files))
 
 
-def load_named(named: Sequence[str]) -> tuple[Cone, dict[str, float], tuple[str, ...]]:
+def load_named(named: Sequence[str], offline: bool = False) -> tuple[Cone, dict[str, float], tuple[str, ...]]:
     """The files given with -c merged, the strength of each of their concepts, and their names."""
     from conestool import ops
 
     wanted = [_options.parse_wanted(text) for text in named]
-    cones = _streams.load_cones([one.path for one in wanted])
+    cones = _streams.load_cones([one.path for one in wanted], offline)
     names = tuple(_streams.shown_name(one.path) for one in wanted)
     return ops.merge(*cones, names=names), _options.strengths(wanted, cones), names
 

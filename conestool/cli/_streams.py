@@ -18,8 +18,10 @@ from conestool.errors import InputError, PromptError, UsageError
 
 if TYPE_CHECKING:
     from conestool.concept import Cone
+    from conestool.hub import Pulled
 
 __all__ = [
+    "HUB",
     "STDIO",
     "check_outputs",
     "decode_lines",
@@ -27,6 +29,7 @@ __all__ = [
     "emit_json",
     "emit_paths",
     "expand_paths",
+    "fetch",
     "let_go",
     "load_cone",
     "load_cones",
@@ -37,6 +40,9 @@ __all__ = [
 
 STDIO = "-"
 """The path that means stdin or stdout."""
+
+HUB = "hf:"
+"""What begins the name of a file on the Hub: hf:owner/name, hf:owner/name/dog.cone, hf:owner/name@branch."""
 
 MOST = 1 << 28
 """Bytes of stdin that are read, and one more: the limit of a .cone file (conestool.format.limits.MAX_FILE_BYTES)."""
@@ -85,19 +91,29 @@ def expand_paths(paths: Sequence[Path]) -> list[Path]:
     return out
 
 
-def load_cone(path: str | Path) -> Cone:
-    """The cone in the file `path`, or on stdin for `-`."""
+def load_cone(path: str | Path, offline: bool = False) -> Cone:
+    """The cone in the file `path`, on stdin for `-`, or on the Hub for hf:owner/name, from the cache if `offline`."""
     from conestool import format as cones
 
     if str(path) == STDIO:
         return cones.loads(read_bytes("a .cone file"), "stdin")
+    if str(path).startswith(HUB):
+        return fetch(path, offline).cone
     return cones.load(path)
 
 
-def load_cones(paths: Sequence[str | Path]) -> list[Cone]:
-    """The cones in `paths`; stdin can be only one of them."""
+def fetch(path: str | Path, offline: bool = False) -> Pulled:
+    """The .cone file on the Hub that hf:owner/name names, from the cache if `offline`."""
+    from conestool import hub
+
+    repository, file, revision = hub.split_address(str(path))
+    return hub.pull(repository, file, revision=revision, offline=offline)
+
+
+def load_cones(paths: Sequence[str | Path], offline: bool = False) -> list[Cone]:
+    """The cones in `paths` as of `load_cone`; stdin can be only one of them."""
     refuse_twice_stdin(paths)
-    return [load_cone(path) for path in paths]
+    return [load_cone(path, offline) for path in paths]
 
 
 def shown_name(path: str | Path) -> str:

@@ -26,7 +26,16 @@ from conestool.cli._options import (
     flag,
     value,
 )
-from conestool.cli._search import check_stdin, checkpoint_path_of, read_photos, run_search, with_config
+from conestool.cli._search import (
+    SamplesOption,
+    TrackOption,
+    Watcher,
+    check_stdin,
+    checkpoint_path_of,
+    read_photos,
+    run_search,
+    with_config,
+)
 from conestool.search.config import Resources, SearchConfig
 
 if TYPE_CHECKING:
@@ -57,6 +66,9 @@ def find(
     identifier: Annotated[
         str | None, value("--identifier", metavar="WORD", text="Rare word for it. Default: chosen by the name.")
     ] = None,
+    preview: Annotated[
+        bool, flag("--preview", text="Show what will be learned from, in dog-preview.png, and stop.")
+    ] = False,
     dry_run: Annotated[
         bool, flag("--dry-run", text="Run a few steps, say what time and memory all will take, stop.")
     ] = False,
@@ -80,17 +92,20 @@ def find(
     notes: Annotated[str | None, value("--notes", metavar="TEXT", text="Free text.", panel=_STORED)] = None,
     author: Annotated[str | None, value("--author", metavar="TEXT", text="Who made it.", panel=_STORED)] = None,
     license: Annotated[str | None, value("--license", metavar="TEXT", text="Its license.", panel=_STORED)] = None,
-    no_samples: Annotated[bool, flag("--no-samples", text="Draw no sheet of pictures beside the file.")] = False,
+    samples: SamplesOption = None,
+    track: TrackOption = None,
+    report: Annotated[bool, flag("--report", text="Write dog-report.html, as cones report does.")] = False,
+    no_sheet: Annotated[bool, flag("--no-sheet", text="Draw no sheet of pictures beside the file.")] = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Find the concept neurons of a subject, from 3 to 5 photos.
 
     Name and class noun come from the output's name (my-dog.cone: a dog), or the photos' folder. Pictures of the subject
-    go into dog-samples.png beside dog.cone.
+    go into dog-sheet.png beside dog.cone.
     """
     from conestool.cli import _options, _search
-    from conestool.cli._samples import samples_path
+    from conestool.cli._report import report_path
     from conestool.cli.merge import save
     from conestool.concept import check_name, check_words
     from conestool.errors import UsageError
@@ -101,8 +116,16 @@ def find(
     paths = _streams.expand_paths(photos)
     name, class_noun = _search.resolve_names(paths, output, name, class_noun)
     path = output_path(output, name)
-    sheet = None if no_samples or dry_run or str(path) == _streams.STDIO else samples_path(path)
-    _streams.check_outputs([path, *([sheet] if sheet else [])], "a .cone file", overwrite=overwrite)
+    stdout = str(path) == _streams.STDIO
+    if stdout and (preview or report):
+        raise UsageError("-o -: stdout has no place beside it", "name the output, as --preview and --report need it")
+    alone = preview or dry_run
+    sheet = None if no_sheet or alone or stdout else path.with_name(f"{path.stem}-sheet.png")
+    page = report_path(path) if report and not alone else None
+    shown = path.with_name(f"{path.stem}-preview.png") if preview else path
+    written = [shown, *(each for each in (sheet, page) if each)]
+    _streams.check_outputs(written, "a .cone file", overwrite=overwrite)
+    watcher = Watcher(path, None if alone else samples, None if alone else track, overwrite=overwrite, resume=resume)
     check_name(name)
     check_words("class noun", class_noun)
     if identifier is not None:
@@ -127,18 +150,23 @@ def find(
         "class_images": [photo.image for photo in read_photos([class_images], skip_broken)] if class_images else None,
         "resources": resources,
     }
+    if preview:
+        _show_preview(where, images, words, search_config, resources, shown, overwrite=overwrite, json=json)
+        return
     if dry_run:
         _show_dry_run(where, images, words, json=json, **given)
         return
     checkpoint = checkpoint_path_of(path)
-    base, cone = run_search(find_neurons, where, checkpoint, images, resume=resume, **words, **given)
+    base, cone = run_search(find_neurons, where, checkpoint, images, resume=resume, watcher=watcher, **words, **given)
     if _launcher.rank():
         return
     cone = _with_texts(cone, texts)
     save(cone, path, overwrite=overwrite, json=json)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
-    _report(cone, path, _write_samples(base, cone, images, sheet, overwrite) if sheet else None, json=json)
+    if sheet or page:
+        sheet, page = _write_pictures(base, cone, images, path, sheet, page, overwrite)
+    _report(cone, path, sheet, page, json=json)
 
 
 def output_path(output: Path | None, name: str) -> Path:
@@ -189,20 +217,71 @@ def _with_texts(cone: Cone, texts: dict[str, str]) -> Cone:
     return replace(cone, concepts=tuple(concepts))
 
 
-def _write_samples(base: Model, cone: Cone, photos: Sequence[Photo], path: Path, overwrite: bool) -> Path | None:
-    """Draw the sheet and write it; None, with a warning, if there is too little memory: the concept is safe already."""
+def _show_preview(
+    where: Where,
+    images: Sequence[Photo],
+    words: dict[str, Any],
+    config: SearchConfig,
+    resources: Resources,
+    path: Path,
+    *,
+    overwrite: bool,
+    json: bool,
+) -> None:
+    """Show what a search would learn from, as a picture and in words, and how to correct it."""
     from conestool._atomic import write_atomic
-    from conestool.cli._samples import draw_samples
+    from conestool.cli import _options
+    from conestool.cli._search import Stages
+    from conestool.rendering.png import plain_png
+    from conestool.rendering.samples import preview_sheet
+    from conestool.search.preview import preview
+
+    base = _options.open_model(where)
+    with Stages() as stages, _output.waiting("looking at the photos"):
+        found = preview(base, images, **words, config=config, callback=stages, resources=resources)
+    for each in found.photos:
+        use = "held out" if each.held_out else f"{_output.amount(len(each.crops), 'crop')} too"
+        _output.say(f"{each.photo.name}: {each.photo.caption or 'no caption'}; {use}")
+        for text in each.advice:
+            _output.warn(f"{each.photo.name}: {text}")
+    first = Path(found.photos[0].photo.name)
+    _output.say(f"to correct a caption, write it into {first.with_suffix('.txt')} beside {first}, and so on")
+    written = write_atomic(path, plain_png(preview_sheet(found)), overwrite=overwrite)
+    if json:
+        _streams.emit_json(found.record() | {"preview": str(written)})
+    else:
+        _streams.emit_paths([written])
+
+
+def _write_pictures(
+    base: Model, cone: Cone, photos: Sequence[Photo], path: Path, sheet: Path | None, page: Path | None, overwrite: bool
+) -> tuple[Path | None, Path | None]:
+    """Draw the concept, and write sheet and report; with too little memory neither: the concept is safe already."""
+    from conestool import format as cones
+    from conestool._atomic import write_atomic
+    from conestool.cli import _report
+    from conestool.cli.report import draw_shown
     from conestool.errors import DeviceError
+    from conestool.rendering.png import plain_png
+    from conestool.rendering.samples import showcase_sheet
 
+    (concept,) = cone.concepts
     try:
-        return write_atomic(path, draw_samples(base, cone, photos), overwrite=overwrite)
+        known = {concept.id: _report.Shown(samples=_report.read_strip(_report.samples_path(path)))}
+        shown = draw_shown(base, cone.concepts, known)
     except DeviceError as error:
-        _output.warn(f"no sample pictures: {error}")
-        return None
+        _output.warn(f"no pictures: {error}")
+        return None, None
+    case = shown[concept.id].showcase
+    if sheet and case:
+        write_atomic(sheet, plain_png(showcase_sheet(case, [photo.image for photo in photos])), overwrite=overwrite)
+    if page:
+        made = _report.report_html([(str(path), len(cones.dumps(cone)), cone)], shown)
+        write_atomic(page, made.encode(), overwrite=overwrite)
+    return sheet, page
 
 
-def _report(cone: Cone, path: Path, samples: Path | None, *, json: bool) -> None:
+def _report(cone: Cone, path: Path, sheet: Path | None, page: Path | None, *, json: bool) -> None:
     """What was found, how good it is, and what to do next."""
     from conestool import format as cones
     from conestool._text import quoted
@@ -212,11 +291,12 @@ def _report(cone: Cone, path: Path, samples: Path | None, *, json: bool) -> None
     name = "stdout" if str(path) == _streams.STDIO else str(path)
     facts = _format.facts_of(name, len(cones.dumps(cone)), cone)
     _format.show_found(facts)
-    if samples:
-        _output.say(f"samples: {samples}")
+    for what, made in (("sheet", sheet), ("report", page)):
+        if made:
+            _output.say(f"{what}: {made}")
     if str(path) != _streams.STDIO:
         given = () if path.parent == Path() and path.suffix == ".cone" else ("-c", path)
         prompt = f"{article(cone.names[0])} on the beach"
         _output.say(f"next: cones render {quoted(prompt, *given)} --compare")
     if json:
-        _streams.emit_json(_format.file_record(facts) | {"samples": str(samples) if samples else None})
+        _streams.emit_json(_format.file_record(facts) | {"sheet": sheet and str(sheet), "report": page and str(page)})

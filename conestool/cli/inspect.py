@@ -35,12 +35,13 @@ def inspect(
     from conestool.cli import _format, _options
 
     if not model:
-        _options.warn_unused("without --model", {"--revision": revision, "--config": config, "--offline": offline})
+        _options.warn_unused("without --model", {"--revision": revision, "--config": config})
     if not plot:
         _options.warn_unused("without --plot", {"--overwrite": overwrite})
     check_plot(files, plot, overwrite=overwrite, json=json)
     _streams.refuse_twice_stdin(files)
     data = {str(path): _streams.read_bytes("a .cone file") for path in files if str(path) == _streams.STDIO}
+    data |= {str(path): _streams.fetch(path, offline).data for path in files if str(path).startswith(_streams.HUB)}
     facts = [gather(path, data.get(str(path))) for path in files]
     for number, one in enumerate(facts):
         if number:
@@ -77,7 +78,8 @@ def gather(path: Path, data: bytes | None) -> FileFacts:
     from conestool.cli import _format
 
     if data is not None:
-        return _format.facts_of("stdin", len(data), cones.loads(data, "stdin"))
+        name = _streams.shown_name(path)
+        return _format.facts_of(name, len(data), cones.loads(data, name))
     return _format.facts_of_header(str(path), cones.read_header(path))
 
 

@@ -17,7 +17,7 @@ __all__ = ["pull"]
 
 
 def pull(
-    repository: Annotated[str, typer.Argument(metavar="REPO", help="Repository on the Hub, owner/name.")],
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="owner/name, or hf:owner/name/dog.cone@branch.")],
     file: Annotated[str | None, typer.Argument(metavar="FILE", help="Its .cone file. Default: the only one.")] = None,
     output: Annotated[
         Path | None, value("-o", "--output", metavar="F", text="Default: the file's name; - is stdout.")
@@ -38,7 +38,8 @@ def pull(
 
     if json and str(output) == _streams.STDIO:
         raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give one of them a file")
-    hub.check_repository(repository)
+    repository, inside, at = hub.split_address(repository)
+    file, revision = file or inside, revision or at
     if output is not None:
         _streams.check_outputs([output], "a .cone file", overwrite=overwrite)
     with _output.waiting(f"fetching from {repository}"):

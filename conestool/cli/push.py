@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from conestool.cli import _output, _streams
-from conestool.cli._options import Json, Overwrite, flag, value
+from conestool.cli._options import DeviceOption, Json, ModelOption, Overwrite, flag, value
 
 if TYPE_CHECKING:
     from conestool.cli._format import FileFacts
@@ -35,10 +35,15 @@ def push(
     repository: Annotated[str, typer.Argument(metavar="REPO", help="Repository on the Hub, owner/name.")],
     private: Annotated[bool, flag("--private", text="Make a new repository private.")] = False,
     license: Annotated[str | None, value("--license", metavar="ID", text="For the card, as the Hub names it.")] = None,
+    pictures: Annotated[
+        bool, flag("--pictures", text="Draw each concept beside the base model, for the card.")
+    ] = False,
     message: Annotated[str | None, value("--message", metavar="TEXT", text="Of the commit. Default: made up.")] = None,
     revision: Annotated[
         str | None, value("--revision", metavar="R", text="Branch, made if it is not there. Default: main.")
     ] = None,
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -48,17 +53,20 @@ def push(
     else wrote one. Needs a login that may write: hf auth login, or HF_TOKEN.
     """
     from conestool import hub
-    from conestool.cli import _output
+    from conestool.cli import _options, _output
 
     hub.check_repository(repository)
     uploads = read(files)
     warn_of_folders(uploads)
+    drawn = draw(uploads, model, device) if pictures else {}
+    _options.warn_unused("without --pictures", {"--model": model and not pictures})
     with _output.waiting(f"uploading to {repository}"):
         target = hub.open_target(repository, branch=revision, private=private)
         if not overwrite:
             target.refuse_existing(upload.name for upload in uploads)
-        card = make_card(target, uploads, license)
+        card = make_card(target, uploads, license, target.files | drawn.keys())
         data = {upload.name: upload.data for upload in uploads} | ({} if card is None else {hub.CARD: card.encode()})
+        data |= {name: picture for name, picture in drawn.items() if overwrite or name not in target.files}
         done = hub.push(
             target, data, message or f"Add {', '.join(upload.name for upload in uploads)}", overwrite=overwrite
         )
@@ -123,8 +131,27 @@ def warn_of_folders(uploads: Sequence[Upload]) -> None:
             )
 
 
-def make_card(target: Target, uploads: Sequence[Upload], license: str | None) -> str | None:
-    """The model card of all .cone files that the branch will hold; None if its README.md was written by others."""
+def draw(uploads: Sequence[Upload], model: str | None, device: str) -> dict[str, bytes]:
+    """A sheet of pictures of every concept, by its name in the repository."""
+    from conestool.cli import _card, _options
+    from conestool.cli.report import draw_shown
+    from conestool.rendering.png import plain_png
+    from conestool.rendering.samples import showcase_sheet
+
+    known = uploads[0].cone.base
+    base = _options.open_model(_options.Where(model, device, "auto"), (known.id, known.revision))
+    shown = draw_shown(base, [concept for upload in uploads for concept in upload.cone.concepts])
+    cases = {key: each.showcase for key, each in shown.items()}
+    return {_card.picture_name(key): plain_png(showcase_sheet(case)) for key, case in cases.items() if case}
+
+
+def make_card(
+    target: Target, uploads: Sequence[Upload], license: str | None, there: Collection[str] = ()
+) -> str | None:
+    """The model card of all .cone files that the branch will hold, with the pictures that are `there`.
+
+    None if its README.md was written by others.
+    """
     from conestool import hub
     from conestool.cli import _card, _format
 
@@ -137,7 +164,7 @@ def make_card(target: Target, uploads: Sequence[Upload], license: str | None) ->
         license = license or _card.license_of(text)
     facts = [_format.facts_of(upload.name, len(upload.data), upload.cone) for upload in uploads]
     facts += others(target, {upload.name for upload in uploads})
-    return _card.card(target.repository, sorted(facts, key=lambda one: one.path), license)
+    return _card.card(target.repository, sorted(facts, key=lambda one: one.path), license, there)
 
 
 def refuse_license(target: Target, license: str | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,10 +31,11 @@ from conestool.cli._prompts import read_prompts
 from conestool.errors import UsageError
 
 if TYPE_CHECKING:
+    from conestool.cli._axes import Axes, Cell
     from conestool.cli._options import Where
     from conestool.cli._pictures import Targets
     from conestool.cli._prompts import Asked
-    from conestool.cli._selection import Chosen
+    from conestool.cli._selection import Chosen, Group
     from conestool.models.model import Model
     from conestool.rendering import Rendering
 
@@ -92,6 +93,14 @@ def render(
     ] = None,
     grid: Annotated[bool, flag("--grid", text="One sheet of all pictures.", panel=OUTPUT)] = False,
     compare: Annotated[bool, flag("--compare", text="A sheet with the base model beside.", panel=OUTPUT)] = False,
+    x: Annotated[
+        str | None,
+        value("--x", metavar="AXIS", text="Columns of a sheet: strength=0:1:5, seed=0:4, guidance=3,7.", panel=OUTPUT),
+    ] = None,
+    y: Annotated[
+        str | None,
+        value("--y", metavar="AXIS", text="Rows: as --x, or file=a.cone,b.cone, method=mask,cones.", panel=OUTPUT),
+    ] = None,
     number: Annotated[
         int, value("-n", "--number", metavar="N", text="Pictures per prompt.", min=1, max=MAX_COUNT, panel=PICTURE)
     ] = 1,
@@ -143,7 +152,14 @@ def render(
     given = {key: each for key, each in given.items() if each is not None}
     first, where = seed or 0, _options.Where(model, device, dtype.value, revision, config, offline)
     look = Look(range(first, first + number), literal, allow_base_mismatch, batch, given)
-    destination = Destination(output, grid, compare, overwrite, json)
+    from conestool.cli._axes import parse_axes
+
+    axes = parse_axes(x, y)
+    if axes and (compare or number > 1 or no_cones):
+        raise UsageError(
+            "--x and --y: a sheet of its own", "leave out --compare, --no-cones and -n; --y seed=0:3 is -n 4"
+        )
+    destination = Destination(output, grid or bool(axes), compare, overwrite, json)
     refuse_contradictions(cones, no_cones, destination, require)
     _options.warn_unused("with --no-cones", {"--literal": literal and no_cones})
     _options.warn_unused("with --compare, which is a sheet", {"--grid": grid and compare})
@@ -151,7 +167,7 @@ def render(
     _streams.refuse_twice_stdin([*(prompts or ()), *([prompt_file] if prompt_file else []), *files])
     if picture is None:
         asked = read_prompts(prompts or [], prompt_file)
-        draw_prompts(asked, cones or [], no_cones, require, look, destination, where)
+        draw_prompts(asked, cones or [], no_cones, require, look, destination, where, axes)
         return
     if prompts or prompt_file or no_cones or literal or require or destination.sheet or number > 1:
         raise UsageError("--from: repeats a picture, its prompt and concepts", "leave out prompts, -n and sheets")
@@ -186,11 +202,14 @@ def draw_prompts(
     look: Look,
     destination: Destination,
     where: Where,
+    axes: Axes | None = None,
 ) -> None:
-    """Draw every prompt, as files or on one sheet."""
-    from conestool.cli import _pictures, _selection
+    """Draw every prompt, as files or on one sheet, with `axes` a cell for each of their values."""
+    from conestool.cli import _axes, _pictures, _selection
 
-    chosen, offers = _selection.choose(asked, cones, none, look.seeds)
+    cells = _axes.cells(asked, cones, axes, look.options) if axes else []
+    asked = [cell.asked for cell in cells] or asked
+    chosen, offers = _selection.choose(asked, () if axes else cones, none, look.seeds, where.offline)
     jobs = [(each.prompt, each.seeds) for each in chosen]
     settled = _pictures.settle(destination.output, jobs, sheet=destination.sheet, overwrite=destination.overwrite)
     settled.check()
@@ -199,7 +218,9 @@ def draw_prompts(
     base = _selection.open_base(chosen, where)
     _selection.tell(chosen, base, look.literal)
     tell_unused(base, chosen, look)
-    if destination.sheet:
+    if axes:
+        records = draw_axes(base, chosen, look, cells, axes, settled)
+    elif destination.sheet:
         records = draw_sheet(base, chosen, look, destination.compare, settled)
     else:
         records = draw_files(base, chosen, look, settled)
@@ -242,28 +263,53 @@ def draw_sheet(base: Model, chosen: list[Chosen], look: Look, compare: bool, tar
     return [{"file": str(file), "pictures": [each.record for each in [*bare, *drawn]]}]
 
 
+def draw_axes(
+    base: Model, chosen: list[Chosen], look: Look, cells: Sequence[Cell], axes: Axes, targets: Targets
+) -> list[dict[str, Any]]:
+    """Draw a picture for each cell and write all as one sheet, labelled by what differs."""
+    from conestool.cli._selection import Group
+    from conestool.rendering import sheet_bytes
+
+    drawn: list[Rendering] = []
+    with progress("pictures", len(cells)) as tick:
+        for number, (each, cell) in enumerate(zip(chosen, cells, strict=True)):
+            own = replace(look, options=look.options | cell.options)
+            drawn += draw_group(base, Group((each.prompt,), each), own, after(tick, number))
+    wide = len(axes.columns)
+    rows = [drawn[start : start + wide] for start in range(0, len(drawn), wide)]
+    labels = [cells[start].row for start in range(0, len(cells), wide)]
+    file = targets.write(0, sheet_bytes(rows, labels, axes.columns))
+    return [{"file": str(file), "pictures": [each.record for each in drawn]}]
+
+
 def draw(base: Model, chosen: Sequence[Chosen], look: Look, title: str) -> Iterator[Rendering]:
     """The pictures of every prompt with every seed, in order, with a bar."""
     from conestool.cli import _selection
-    from conestool.rendering import render as render_pictures
 
     count, done = len(look.seeds), 0
     with progress(title, len(chosen) * count) as tick:
         for group in _selection.groups(chosen, max(1, look.batch // count)):
-            own = {} if group.like.negative is None else {"negative": group.like.negative}
-            yield from render_pictures(
-                base,
-                group.prompts,
-                group.like.cone,
-                strength=group.like.strength,
-                seeds=group.like.seeds,
-                literal=look.literal,
-                batch=look.batch,
-                allow_base_mismatch=look.allow_base_mismatch,
-                progress=after(tick, done),
-                **(look.options | own),
-            )
+            yield from draw_group(base, group, look, after(tick, done))
             done += len(group.prompts) * count
+
+
+def draw_group(base: Model, group: Group, look: Look, told: Callable[[int, int], None]) -> list[Rendering]:
+    """The pictures of prompts that share concepts and seeds."""
+    from conestool.rendering import render as render_pictures
+
+    own = {} if group.like.negative is None else {"negative": group.like.negative}
+    return render_pictures(
+        base,
+        group.prompts,
+        group.like.cone,
+        strength=group.like.strength,
+        seeds=group.like.seeds,
+        literal=look.literal,
+        batch=look.batch,
+        allow_base_mismatch=look.allow_base_mismatch,
+        progress=told,
+        **(look.options | own),
+    )
 
 
 def repeat(picture: Path, cones: list[str], look: Look, destination: Destination, where: Where) -> None:
@@ -280,7 +326,7 @@ def repeat(picture: Path, cones: list[str], look: Look, destination: Destination
     )
     settled.check()
     base = _options.open_model(where, (records[0]["model"]["id"], records[0]["model"]["revision"]))
-    drawn = list(draw_again(base, records, cones, look))
+    drawn = list(draw_again(base, records, cones, look, where.offline))
     if "rows" not in sheet:
         file = settled.write(0, _pictures.png_of(drawn[0]))
         finish([{"file": str(file), **drawn[0].record}], destination.json)
@@ -291,12 +337,14 @@ def repeat(picture: Path, cones: list[str], look: Look, destination: Destination
     finish([{"file": str(file), "pictures": [each.record for each in drawn]}], destination.json)
 
 
-def draw_again(base: Model, records: Sequence[dict[str, Any]], cones: list[str], look: Look) -> Iterator[Rendering]:
+def draw_again(
+    base: Model, records: Sequence[dict[str, Any]], cones: list[str], look: Look, offline: bool
+) -> Iterator[Rendering]:
     """The pictures of the records, in order, with a bar."""
     from conestool.cli import _selection
     from conestool.rendering import replay
 
-    found = [_selection.choose_ids([used["id"] for used in record["concepts"]], cones) for record in records]
+    found = [_selection.choose_ids([used["id"] for used in record["concepts"]], cones, offline) for record in records]
     for record, (_, files) in zip(records, found, strict=True):
         _output.say(f"{', '.join(files) or 'base model'}: {record['sent']}")
     with progress("pictures", len(records)) as tick:

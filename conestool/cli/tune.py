@@ -24,7 +24,16 @@ from conestool.cli._options import (
     flag,
     value,
 )
-from conestool.cli._search import check_stdin, checkpoint_path_of, read_photos, run_search, with_config
+from conestool.cli._search import (
+    SamplesOption,
+    TrackOption,
+    Watcher,
+    check_stdin,
+    checkpoint_path_of,
+    read_photos,
+    run_search,
+    with_config,
+)
 from conestool.search.config import Resources, SearchConfig
 
 if TYPE_CHECKING:
@@ -65,6 +74,8 @@ def tune(
         value("--composite-weight", metavar="X", text="Weight of scenes with all subjects.", panel=_TUNING, min=0.0),
     ] = None,
     search_config: SearchConfig,
+    samples: SamplesOption = None,
+    track: TrackOption = None,
     model: ModelOption = None,
     revision: Revision = None,
     config: Config = None,
@@ -90,6 +101,7 @@ def tune(
     cone = ops.merge(*_streams.load_cones(files), names=[_streams.shown_name(file) for file in files])
     path = output or _default_output(cone.names)
     _streams.check_outputs([path], "a .cone file", overwrite=overwrite)
+    watcher = Watcher(path, samples, track, overwrite=overwrite, resume=resume)
     images = _read_all_photos(cone, _parse_photos(photos), skip_broken, search_config.captions != "none")
     where = _options.Where(model, device, dtype.value, revision, config, offline)
     checkpoint = checkpoint_path_of(path)
@@ -108,6 +120,7 @@ def tune(
         cone,
         images,
         resume=resume,
+        watcher=watcher,
         recorded=(cone.base.id, cone.base.revision),
         config=tune_config,
         resources=resources,

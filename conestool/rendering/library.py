@@ -14,10 +14,10 @@ from conestool._names import find_names, key_of
 from conestool._text import quoted
 from conestool.concept import Cone
 from conestool.errors import FormatError, NameClashError, UsageError
-from conestool.format import load, read_header
+from conestool.format import Header, load, read_header
 from conestool.ops import merge
 
-__all__ = ["Offer", "Selection", "Shelf", "find_cones", "find_ids", "scan", "search_folders"]
+__all__ = ["Offer", "Selection", "Shelf", "find_cones", "find_ids", "headers", "scan", "search_folders"]
 
 
 @dataclass(frozen=True)
@@ -138,18 +138,25 @@ def search_folders() -> list[Path]:
 
 def scan(folders: Sequence[str | Path] | None = None) -> Shelf:
     """Read the headers of all `.cone` files in `folders`; what cannot be read becomes a note."""
-    shelves, notes = [], []
-    for folder in search_folders() if folders is None else map(Path, folders):
-        offers: list[Offer] = []
-        for file in visible(folder, "*.cone"):
-            try:
-                header = read_header(file)
-            except (FormatError, UsageError, OSError) as error:
-                notes.append(f"passed over {error}")
-                continue
-            offers += [Offer(file, c.name, c.id, c.identifier, c.class_noun) for c in header.concepts]
-        shelves.append(tuple(offers))
+    shelves, notes = [], list[str]()
+    for folder in search_folders() if folders is None else folders:
+        found, bad = headers([folder])
+        notes += bad
+        shelves.append(
+            tuple(Offer(file, c.name, c.id, c.identifier, c.class_noun) for file, head in found for c in head.concepts)
+        )
     return Shelf(tuple(shelves), tuple(notes))
+
+
+def headers(folders: Sequence[str | Path]) -> tuple[list[tuple[Path, Header]], list[str]]:
+    """The headers of all `.cone` files in `folders`, and a note on each file that cannot be read."""
+    found, notes = [], []
+    for file in (file for folder in folders for file in visible(Path(folder), "*.cone")):
+        try:
+            found.append((file, read_header(file)))
+        except (FormatError, UsageError, OSError) as error:
+            notes.append(f"passed over {error}")
+    return found, notes
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from conestool._text import clean
 from conestool.errors import InputError
 
-__all__ = ["PictureRecord", "UsedConcept", "parameters", "png_bytes", "read_record"]
+__all__ = ["PictureRecord", "UsedConcept", "parameters", "plain_png", "png_bytes", "read_record"]
 
 LIMIT = 1 << 20
 """Characters of a picture's record, and of each line for other programs."""
@@ -92,6 +92,13 @@ def png_bytes(image: Image.Image, record: dict[str, Any]) -> bytes:
     text.add_text("cones", json.dumps(record, sort_keys=True, separators=(",", ":")))
     out = io.BytesIO()
     image.save(out, "PNG", pnginfo=text)
+    return out.getvalue()
+
+
+def plain_png(image: Image.Image) -> bytes:
+    """The picture as PNG without a record."""
+    out = io.BytesIO()
+    image.save(out, "PNG")
     return out.getvalue()
 
 

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from conestool.search.events import Samples
     from conestool.search.preview import Preview
 
-__all__ = ["SCENES", "STRENGTHS", "Showcase", "draw_showcase", "preview_sheet", "showcase_sheet", "strip"]
+__all__ = ["PICTURES", "SCENES", "STRENGTHS", "Showcase", "draw_showcase", "preview_sheet", "showcase_sheet", "strip"]
 
 SCENES = ("a photo of {}", "{} on the beach", "{} in the snow", "{} on a table")
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+PICTURES = 2 * len(SCENES) + len(STRENGTHS) - 1
+"""Pictures that are drawn of one concept; strength 1 is there already."""
 _WIDE = 8
 """Pictures beside each other in a strip."""
 
@@ -49,10 +51,10 @@ def draw_showcase(
     from conestool.rendering.drawing import render
     from conestool.search.subject import article
 
-    total, done = 2 * len(SCENES) + len(STRENGTHS) - 1, list[int]()
+    done = list[int]()
 
     def draw(words: str, scenes: Sequence[str], strength: float | None) -> list[Rendering]:
-        told = None if progress is None else lambda count, _: progress(sum(done) + count, total)
+        told = None if progress is None else lambda count, _: progress(sum(done) + count, PICTURES)
         drawn = render(
             model,
             [scene.format(article(words)) for scene in scenes],

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from conestool.errors import PhotoError
 from conestool.images.class_images import GROUP_SIZE
@@ -24,10 +26,11 @@ from conestool.search.subject import captioned_prompts, class_prompts, crops, no
 
 __all__ = ["PhotoPreview", "Preview", "preview"]
 
-_TWINS, _FLAT, _SMALL, _ALIKE = 0.1, 0.06, 0.4, 0.08
+_TWINS, _FLAT, _SMALL, _ALIKE, _DISTINCT = 0.1, 0.06, 0.3, 0.08, 0.15
 """Our choices, on pixels from 0 to 1: the root-mean-square difference of thumbnails below which two photos are twins;
 the share of the contrast that fine detail has in 128 pixels, below which a photo is blurred; the part of the side that
-a subject should take; and the difference in colour up to which backgrounds are one."""
+a subject should take; the difference in colour up to which backgrounds are one; and the one from which a pixel is not
+of a photo's plain ground."""
 _THUMBNAIL, _SHARP = 16, 128
 """Sides of the pictures in which twins and blur are looked for."""
 
@@ -125,10 +128,7 @@ def preview(
         prompts = captioned_prompts(subject.instance_prompts, subject.phrase, class_noun, photo.caption)
         kept = id(photo.image) in held
         cut = [] if kept else [square(crop, image.width) for crop in crops(photo, config.num_crops, config.seed)]
-        advice = [
-            *_photo_advice(photo, image, bounding_square(mask)[2] / len(mask)),
-            *_twin_advice(number, photos, squares),
-        ]
+        advice = [*_photo_advice(photo, image, mask), *_twin_advice(number, photos, squares)]
         shown_photos.append(
             PhotoPreview(
                 photo=photo,
@@ -153,8 +153,19 @@ def _pixels(image: Image.Image) -> NDArray[np.float32]:
     return np.asarray(image).astype(np.float32) / np.float32(255)
 
 
-def _photo_advice(photo: Photo, image: Image.Image, spread: float) -> list[str]:
-    """What to do about one photo; `spread` is the part of the side over which its subject spreads."""
+def _spread(image: Image.Image, mask: Tensor) -> float:
+    """The part of the side that the subject takes: what the `mask` (h, w) says, or less where a plain ground shows it.
+
+    A small model expects its subjects in one size, and its mask then says little of how large they are.
+    """
+    pixels = _pixels(image)
+    ground = np.median(np.concatenate([pixels[[0, -1]].reshape(-1, 3), pixels[:, [0, -1]].reshape(-1, 3)]), axis=0)
+    distinct = torch.from_numpy(np.abs(pixels - ground).max(2) > _DISTINCT)
+    return min(bounding_square(each)[2] / len(each) for each in (mask, distinct))
+
+
+def _photo_advice(photo: Photo, image: Image.Image, mask: Tensor) -> list[str]:
+    """What to do about one photo."""
     found = []
     if min(photo.image.size) < image.width:
         found.append(f"{min(photo.image.size)} pixels, enlarged to the model's {image.width}: take a larger one")
@@ -164,7 +175,7 @@ def _photo_advice(photo: Photo, image: Image.Image, spread: float) -> list[str]:
     )
     if float((_pixels(fine) - _pixels(coarse)).std()) < _FLAT * float(_pixels(fine).std()):
         found.append("blurred: take a sharper one")
-    if spread < _SMALL:
+    if (spread := _spread(image, mask)) < _SMALL:
         found.append(f"the subject seems to take {spread:.0%} of the side: crop closer to it")
     return found
 

@@ -59,6 +59,18 @@ def test_several_files_must_be_named(hub: Hub, cones: Cones, work: Path) -> None
     assert cones_format.load(work / "mine.cone").names == ("dog",)
 
 
+def test_one_name_says_where_a_file_is(hub: Hub, cones: Cones, work: Path) -> None:
+    """hf:owner/name, with a file and a branch or without; pull takes it, and every command that takes a .cone file."""
+    assert cones("pull", f"hf:{MANY}/dog.cone").lines == ["dog.cone"]
+    assert cones("pull", f"{ONE}@v2").lines == ["hat.cone"]
+    merged = cones("merge", f"hf:{ONE}", f"hf:{ONE}/hat.cone@v2", "-o", "both.cone")
+    assert merged.code == 0 and cones_format.load(work / "both.cone").names == ("dog", "hat"), merged.err
+    shown = cones("report", f"hf:{ONE}", "--no-pictures", "--offline", "-o", "-")
+    assert shown.code == 0 and b"<h1>dog</h1>" in shown.out
+    several, none = cones("report", f"hf:{MANY}", "--no-pictures"), cones("render", "a dog", "-c", "hf:owner/none")
+    assert several.code == 2 and "bad.cone, dog.cone" in several.err and none.code == 7
+
+
 def test_a_damaged_file_never_lands(hub: Hub, cones: Cones, work: Path) -> None:
     """Exit code 4, also with --overwrite over a good one, which stays."""
     (work / "bad.cone").write_bytes(b"mine")

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
+from conestool import Model, save
 from conestool.concept import BaseModelInfo, Concept
 from conestool.errors import HubError
 from conestool.hub import open_target, push
 from tests.cli.conftest import Cones
 from tests.support.command_line import base, concept, save_cone
 from tests.support.hub_server import TOKEN, WRITER, Hub, serving
+from tests.support.tiny_models import random_cone
 
 NAME = "owner/dog"
 EVIL = "\x1b]0;x\x07 <script> | [a](javascript:b) `c`\n# d\u202e"
@@ -37,9 +40,22 @@ def dog(work: Path, cones: Cones) -> Path:
     return save_cone(work / "dog.cone", concept(warnings=["weak"], held_out=1))
 
 
+def test_the_card_shows_pictures(hub: Hub, epsilon_folder: Path, work: Path, cones: Cones) -> None:
+    """Those of the report, without photos; a later push without them keeps what is there."""
+    model = Model.from_pretrained(str(epsilon_folder), device="cpu")
+    save(random_cone(model, "dog"), work / "dog.cone")
+    for options in (("--pictures", "--model", epsilon_folder), ("--overwrite",)):
+        done = cones("push", "dog.cone", NAME, *options)
+        assert done.code == 0, done.err
+    (picture,) = hub.repositories[NAME]["main"].glob("pictures/*.png")
+    assert f"](pictures/{picture.name})" in there(hub)["README.md"].decode()
+    with Image.open(picture) as image:
+        assert image.width > 5 * 256
+
+
 def there(hub: Hub, name: str = NAME, branch: str = "main") -> dict[str, bytes]:
     """The files of a branch."""
-    return {file.name: file.read_bytes() for file in hub.repositories[name][branch].iterdir()}
+    return {file.name: file.read_bytes() for file in hub.repositories[name][branch].glob("*.*")}
 
 
 def test_a_new_repository_holds_the_same_bytes_and_a_card(hub: Hub, dog: Path, cones: Cones) -> None:

@@ -148,7 +148,9 @@ class Writing(BaseHTTPRequestHandler):
             value = line["value"]
             large = line["key"] == "lfsFile"
             data = self.served.stored[value["oid"]] if large else base64.b64decode(value["content"])
-            (self.served.repositories[repository][branch] / value["path"]).write_bytes(data)
+            file = self.served.repositories[repository][branch] / value["path"]
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(data)
         key = repository, branch
         self.served.commits[key] = self.served.commits.get(key, 0) + 1
         commit = self.served.head(repository, branch)

@@ -1,0 +1,255 @@
+"""A report of .cone files as one HTML page, by the template report.html: nothing is fetched, every text is escaped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conestool import __version__, _layers
+from conestool._html import data_uri
+from conestool._text import clean, quoted
+from conestool.cli import _format, _output
+from conestool.cli._card import public_base
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from conestool.concept import Concept, Cone
+    from conestool.rendering.drawing import Rendering
+    from conestool.rendering.samples import Showcase
+
+__all__ = ["Shown", "read_strip", "report_html", "report_path", "samples_path"]
+
+_MEANING = {
+    "held_out": "Photos that the search never saw. The further it falls, the better the model knows the subject.",
+    "crops": "Crops of the photos that the search did not see; no photo was held out. A weaker proof than new photos.",
+    "random": "The same photos with as many weights at random positions zeroed. It should hardly move: if it falls as "
+    "far, nothing was found.",
+    "no_identifier": "The same photos without the word {identifier}. It should hardly move: the concept is to wait for "
+    "its word.",
+    "class": "Pictures of any {noun}, by the base model. It should hardly rise: other subjects are to look as before.",
+}
+"""What each loss says, in the order of `_format.changes`."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The pictures that a report has of one concept; photos only where somebody asked for them."""
+
+    showcase: Showcase | None = None
+    photos: Sequence[Image] = ()
+    samples: Image | None = None
+
+
+def report_path(output: Path) -> Path:
+    """Where the report of `dog.cone` goes: dog-report.html beside it."""
+    return output.with_name(f"{output.stem}-report.html")
+
+
+def samples_path(output: Path) -> Path:
+    """Where the strip of `dog.cone` goes, and where its report looks for it: dog-samples.png beside it."""
+    return output.with_name(f"{output.stem}-samples.png")
+
+
+def read_strip(path: Path) -> Image | None:
+    """The strip that a search left, if there is one that can be read; a warning for another file in its place."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        if path.exists():
+            _output.warn(f"{path}: not a PNG that can be read, left out")
+        return None
+
+
+def report_html(
+    files: Sequence[tuple[str, int, Cone]],
+    shown: Mapping[str, Shown],
+    together: Sequence[Rendering] = (),
+) -> str:
+    """The page for files (path, bytes, cone); `shown` has pictures by content id, `together` is of all concepts."""
+    from jinja2 import Environment
+
+    template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+    sections = [
+        _section(path, size, concept, shown.get(concept.id, Shown()))
+        for path, size, cone in files
+        for concept in cone.concepts
+    ]
+    names = [each["name"] for each in sections]
+    title = ", ".join(names[:4]) + (" and more" if len(names) > 4 else "")
+    return page.render(
+        title=title, concepts=sections, together=[_figure(each) for each in together], version=__version__
+    )
+
+
+def _section(path: str, size: int, concept: Concept, shown: Shown) -> dict[str, Any]:
+    """All that the template says of one concept, texts cleaned."""
+    origin, base = concept.origin, concept.base
+    facts = _format.facts_of(path, size, _alone(concept))
+    verdict = _format.verdict(origin.losses, concept.identifier, concept.class_noun) if origin.losses else None
+    word, _, rest = (verdict or "").partition(": " if verdict and ": " in verdict else ", ")
+    case = shown.showcase
+    return {
+        "name": clean(concept.name, 80),
+        "phrase": clean(concept.phrase),
+        "noun": clean(concept.class_noun),
+        "neurons": f"{concept.neurons:,}",
+        "density": _output.percent(concept.density),
+        "word": word,
+        "verdict": clean(rest).replace(" %", "\N{NO-BREAK SPACE}%"),
+        "warnings": [clean(text) for text in origin.warnings[: _format.WARNINGS]],
+        "photos": [data_uri(photo) for photo in shown.photos],
+        "bare": [_figure(each) for each in case.bare] if case else [],
+        "scenes": [_figure(each) for each in case.scenes] if case else [],
+        "strengths": [_figure(each) for each in case.strengths] if case else [],
+        "samples": data_uri(shown.samples, 2400) if shown.samples else None,
+        "curve": _curve(origin.parameters),
+        "losses": _loss_rows(concept),
+        "layers": _layer_rows(concept),
+        "kinds": _format.where(facts.concepts[0], facts),
+        "map": _map(concept),
+        "facts": [
+            ("file", f"{clean(path)}, {_output.size(size)}"),
+            ("base model", f"{public_base(base)} ({base.family}, {base.dtype})"),
+            ("found by", _format.found_by(facts.concepts[0])),
+            *((key, clean(getattr(origin, key))) for key in ("author", "license", "notes") if getattr(origin, key)),
+            ("content id", concept.id),
+        ],
+        "sizes": [text.strip().split("  ", 1) for _, text in _format.size_rows(facts)],
+        "settings": sorted(
+            (clean(key, 60), clean(value, 120)) for key, value in origin.parameters.items() if key not in _NOT_SETTINGS
+        ),
+        "versions": ", ".join(f"{clean(key, 40)} {clean(value, 40)}" for key, value in origin.versions.items()),
+        "command": clean(quoted(*_find_command(path, concept))),
+    }
+
+
+_NOT_SETTINGS = ("loss_curve", "tune")
+
+
+def _alone(concept: Concept) -> Cone:
+    """A cone of one."""
+    from conestool.concept import Cone
+
+    return Cone((concept,))
+
+
+def _figure(drawn: Rendering) -> dict[str, Any]:
+    """A picture with its prompt, seed and strengths."""
+    used = drawn.record["concepts"]
+    strength = used[0]["strength"] if used else None
+    by = f"with {' and '.join(each['name'] for each in used)}" if used else "by the base model"
+    at = f" at strength {strength:g}" if strength not in (None, 1) else ""
+    alt = f"{drawn.record['sent']}, drawn {by}{at}, seed {drawn.record['seed']}"
+    return {"src": data_uri(drawn.image), "prompt": drawn.record["sent"], "alt": alt, "strength": strength}
+
+
+def _loss_rows(concept: Concept) -> list[dict[str, Any]]:
+    """The losses with their changes, 0 to 1 as the length of a bar, and what each means."""
+    losses, words = concept.origin.losses, {"identifier": concept.identifier, "noun": concept.class_noun}
+    if losses is None:
+        return []
+    found = _format.changes(losses, concept.class_noun, concept.origin.held_out)
+    keys = {"new crops": "crops", "held-out photos": "held_out", "random indices": "random"}
+    keys |= {"no identifier": "no_identifier"}
+    changes = [after / before - 1 if before else 0.0 for _, before, after in found]
+    most = max((abs(each) for each in changes), default=0.0) or 1.0
+    return [
+        {
+            "what": clean(what),
+            "before": f"{before:.4f}",
+            "after": f"{after:.4f}",
+            "change": _output.percent(change, signed=True),
+            "length": round(50 * abs(change) / most, 1),
+            "falls": change < 0,
+            "main": number == 0,
+            "meaning": clean(_MEANING[keys.get(what, "class")].format(**words)),
+        }
+        for number, ((what, before, after), change) in enumerate(zip(found, changes, strict=True))
+    ]
+
+
+def _curve(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The loss curve as points of a drawing 600 wide and 160 high; None if the file has none that can be drawn."""
+    values, steps = parameters.get("loss_curve"), parameters.get("steps")
+    if not isinstance(values, list) or not 2 <= len(values) <= 1000:
+        return None
+    if not all(isinstance(each, float) and math.isfinite(each) for each in values):
+        return None
+    low, high = min(values), max(values)
+    points = [
+        (600 * place / (len(values) - 1), 150 - 140 * (value - low) / ((high - low) or 1.0))
+        for place, value in enumerate(values)
+    ]
+    return {
+        "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points),
+        "low": f"{low:.3g}",
+        "high": f"{high:.3g}",
+        "first": f"{values[0]:.3g}",
+        "last": f"{values[-1]:.3g}",
+        "steps": steps if isinstance(steps, int) else len(values),
+    }
+
+
+def _layer_rows(concept: Concept) -> list[dict[str, Any]]:
+    """Of each layer, or block where there are many, the share of K and of V that is zeroed, and its length as a bar."""
+    sizes = {param: prod(shape) for param, shape in concept.base.tensors.items()}
+    counts = {param: len(values) for param, values in concept.indices.items()}
+    detail = _format.choose_detail(sizes, verbose=False)
+    rows: dict[str, dict[str, float]] = {}
+    for letter in ("K", "V"):
+        own = {param: size for param, size in sizes.items() if _layers.projection(param)[-1] == letter}
+        whole = _layers.by_layer(own, detail)
+        found = _layers.by_layer(_format.complete({p: counts.get(p, 0) for p in own}, own), detail)
+        for name in whole:
+            rows.setdefault(name, {})[letter] = found[name] / max(1, whole[name])
+    most = max((share for row in rows.values() for share in row.values()), default=0.0) or 1.0
+    return [
+        {
+            "name": clean(name, 60),
+            "cells": [(letter, _output.percent(share), round(100 * share / most, 1)) for letter, share in row.items()],
+        }
+        for name, row in rows.items()
+    ]
+
+
+def _map(concept: Concept) -> str | None:
+    """The layer map as a picture; None where it would be too large."""
+    from conestool.cli._plot import LARGEST, draw_map, group, size_of_map
+
+    wide, high = size_of_map(group(concept.base.tensors))
+    return data_uri(draw_map(concept), 4000) if wide * high <= LARGEST // 10 else None
+
+
+def _find_command(path: str, concept: Concept) -> list[str]:
+    """A command that would find the concept again, from what the file says; what is a default is left out."""
+    from conestool.search.config import SearchConfig
+    from conestool.search.methods import METHODS
+
+    origin, known = concept.origin, concept.origin.parameters
+    words = ["cones", "find", "PHOTOS", "-o", Path(path).name, "--name", concept.name]
+    words += ["--class-noun", concept.class_noun, "--identifier", concept.identifier]
+    words += [] if concept.base.id == "pocket" else ["--model", public_base(concept.base)]
+    words += ["--seed", str(origin.seed)] if origin.seed else []
+    for each in fields(SearchConfig):
+        value = known.get(each.name, each.default)
+        value = tuple(value) if isinstance(value, list) else value
+        if each.name not in ("method", "seed") and value not in (None, each.default):
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{each.name.replace('_', '-')}", *map(str, values)]
+    config = METHODS.get(origin.method or "")
+    changed = (
+        [f"{f.name}={known[f.name]}" for f in fields(config) if f.name in known and known[f.name] != f.default]
+        if config
+        else []
+    )
+    method = ",".join([origin.method or "mask", *changed])
+    return words + ([] if method == SearchConfig.method else ["--method", method])

@@ -1,0 +1,148 @@
+"""`cones report`: .cone files as one HTML page, to judge them by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from conestool.cli import _output, _streams
+from conestool.cli._options import (
+    AllowBaseMismatch,
+    Config,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    Json,
+    ModelOption,
+    Offline,
+    Overwrite,
+    Revision,
+    flag,
+    value,
+)
+
+if TYPE_CHECKING:
+    from conestool.cli._report import Shown
+    from conestool.concept import Concept, Cone
+    from conestool.models.model import Model
+    from conestool.rendering.drawing import Rendering
+
+__all__ = ["draw_shown", "report"]
+
+
+def report(
+    files: Annotated[list[str], typer.Argument(metavar="F...", help=".cone files, or hf:owner/name; - reads stdin.")],
+    output: Annotated[
+        Path | None, value("-o", "--output", metavar="OUT", text="Default: dog-report.html; - is stdout.")
+    ] = None,
+    photos: Annotated[
+        list[str] | None,
+        value("--photos", metavar="[NAME=]DIR", text="Show photos too; of several, by name or subfolder."),
+    ] = None,
+    no_pictures: Annotated[bool, flag("--no-pictures", text="Draw none: no base model is needed.")] = False,
+    model: ModelOption = None,
+    revision: Revision = None,
+    config: Config = None,
+    offline: Offline = False,
+    allow_base_mismatch: AllowBaseMismatch = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = Dtype.auto,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Write a page that shows and explains concepts.
+
+    Pictures with and without each, its losses beside their controls, the loss curve, where its neurons lie. One HTML
+    file that fetches nothing; dog-samples.png beside dog.cone goes in as well. Photos are private, and stay out unless
+    --photos names them.
+    """
+    from conestool import ops
+    from conestool._atomic import write_atomic
+    from conestool.cli import _options, _report
+    from conestool.cli.eval import read_photos
+    from conestool.cli.merge import default_output
+    from conestool.errors import NameClashError, UsageError
+
+    if json and str(output) == _streams.STDIO:
+        raise UsageError("-o -: stdout cannot carry the page and JSON", "give the page a file")
+    cones, names = _streams.load_cones(files, offline), [_streams.shown_name(file) for file in files]
+    everything = [concept for cone in cones for concept in cone.concepts]
+    path = output or _report.report_path(default_output([each.name for each in everything]))
+    _streams.check_outputs([path], "a page", overwrite=overwrite)
+    try:
+        merged = ops.merge(*cones, names=names)
+    except NameClashError:  # versions of one subject, beside each other
+        merged = cones[0]
+    photos_of = {name: [photo.image for photo in found] for name, found in read_photos(merged, photos or []).items()}
+    pairs = [(each, file) for file, cone in zip(files, cones, strict=True) for each in cone.concepts]
+    known = {
+        each.id: _report.Shown(
+            photos=photos_of.get(each.name, ()), samples=_report.read_strip(_report.samples_path(Path(file)))
+        )
+        for each, file in pairs
+    }
+    together: list[Rendering] = []
+    if not no_pictures:
+        where = _options.Where(model, device, dtype.value, revision, config, offline)
+        try:
+            base = _options.open_model(where, (merged.base.id, merged.base.revision))
+        except UsageError as error:
+            raise UsageError(str(error), "name the base model with --model, or use --no-pictures") from error
+        known = draw_shown(base, everything, known, allow_base_mismatch=allow_base_mismatch)
+        if len(merged.concepts) > 1:
+            together = draw_together(base, merged, allow_base_mismatch)
+    sized = [(name, len(_dumps(cone)), cone) for name, cone in zip(names, cones, strict=True)]
+    page = _report.report_html(sized, known, together).encode()
+    if str(path) == _streams.STDIO:
+        _streams.emit_bytes(page, "a page")
+        return
+    written = write_atomic(path, page, overwrite=overwrite)
+    if json:
+        _streams.emit_json({"output": str(written), "bytes": len(page), "concepts": [each.name for each in everything]})
+    else:
+        _streams.emit_paths([written])
+
+
+def draw_shown(
+    base: Model,
+    concepts: Sequence[Concept],
+    known: Mapping[str, Shown] | None = None,
+    *,
+    allow_base_mismatch: bool = False,
+) -> dict[str, Shown]:
+    """The pictures of every concept by its id, beside those that are `known`."""
+    from dataclasses import replace
+
+    from conestool.cli._report import Shown
+    from conestool.rendering.samples import PICTURES, draw_showcase
+
+    shown: dict[str, Shown] = {}
+    with _output.progress("pictures", PICTURES * len(concepts)) as tick:
+        for number, concept in enumerate(concepts):
+            told = _output.after(tick, PICTURES * number)
+            case = draw_showcase(base, concept, allow_base_mismatch=allow_base_mismatch, progress=told)
+            shown[concept.id] = replace((known or {}).get(concept.id, Shown()), showcase=case)
+    return shown
+
+
+def draw_together(base: Model, cone: Cone, allow_base_mismatch: bool) -> list[Rendering]:
+    """Four pictures of all concepts at once."""
+    from conestool.rendering.drawing import render
+    from conestool.search.subject import joined
+
+    prompt, seeds = f"a photo of {joined([concept.phrase for concept in cone.concepts])}", range(4)
+    with _output.progress("all together", len(seeds)) as tick:
+        told = _output.after(tick, 0)
+        return render(
+            base, prompt, cone, seeds=seeds, literal=True, allow_base_mismatch=allow_base_mismatch, progress=told
+        )
+
+
+def _dumps(cone: Cone) -> bytes:
+    """The cone as a file has it."""
+    from conestool import format as cones
+
+    return cones.dumps(cone)
