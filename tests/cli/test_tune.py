@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from conestool import format as cones_format
 from conestool.models.model import Model
@@ -33,11 +34,13 @@ def test_tune_writes_beside_and_reports_every_subject(
 ) -> None:
     """stderr has the losses beside their controls, stdout the JSON that agrees with the file; no checkpoint stays."""
     monkeypatch.setattr("conestool.search.loss_terms.NUM_EVAL_SAMPLES", 8)
-    done = cones("tune", "both.cone", *PHOTOS, *TUNE, "--reopen-only", "--json", "-v")
+    done = cones("tune", "both.cone", *PHOTOS, *TUNE, "--reopen-only", "--samples", "3", "--json", "-v")
     assert (done.code, done.json["output"]) == (0, "dog+hat-tuned.cone")
     for text in ("dog: 3 photos", "hat: 3 photos", "merged", "tuned", "random", "reopened"):
         assert text in done.err
     assert list(here.glob("*.checkpoint")) == []
+    with Image.open(here / "dog+hat-tuned-samples.png") as strip:  # a row for each subject
+        assert strip.width > 2 * 256 and strip.height > 2 * 256
     cone, record = cones_format.load(here / "dog+hat-tuned.cone"), done.json["tune"]["dog"]
     assert cone.names == ("dog", "hat")
     assert record["kept"] + record["zeroed"] == cone["dog"].neurons
