@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from conestool.cli.main import run
+from tests.support.command_line import Cones, Outcome
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -16,19 +19,19 @@ settings.load_profile("shared")
 
 
 LONGEST = (
-    "test_readme.py",
+    "end_to_end/test_readme.py",
     "search/test_distributed.py",
-    "reliability/test_interruptions.py",
-    "test_families.py",
-    "test_tasks.py",
-    "test_examples.py",
-    "reliability/test_memory.py",
+    "hostile/test_interruptions.py",
+    "end_to_end/test_families.py",
+    "end_to_end/test_tasks.py",
+    "end_to_end/test_examples.py",
+    "hostile/test_out_of_memory.py",
     "search/test_dry_run.py",
     "search/test_memory.py",
-    "cli/test_interrupt.py",
+    "end_to_end/test_interrupt.py",
     "search/test_find.py",
-    "cli/test_heavy.py",
-    "reliability/test_numbers.py",
+    "end_to_end/test_heavy.py",
+    "search/test_numbers.py",
 )
 """Files that take longest, each in one process: begun last, they would leave the other process without work."""
 
@@ -48,6 +51,29 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("CONES_MODEL", raising=False)
     monkeypatch.delenv("CONES_PATH", raising=False)
     return folder
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """The empty folder in which `cones` runs."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def cones(capfdbinary: pytest.CaptureFixture[bytes], work: Path, monkeypatch: pytest.MonkeyPatch) -> Cones:
+    """Call with the words of a command line, which runs in this process, in `work`."""
+    monkeypatch.chdir(work)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    def call(*words: str | Path) -> Outcome:
+        capfdbinary.readouterr()
+        code = run([str(word) for word in words])
+        out, err = capfdbinary.readouterr()
+        return Outcome(code, out, err.decode())
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Text of strangers: prompts that can be used, and texts that a file can hold; tests/reliability attacks the rest."""
+"""Text of strangers: prompts that can be used, and texts that a file can hold; tests/hostile attacks the rest."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from typing import Any
 from benchmarks.reliability.tally import State, Tally, code
 from tests.hostile.compare_readers import Verdict, judge
 from tests.hostile.source import Source
-from tests.reliability.memory import limit_memory
+from tests.hostile.memory import limit_memory
 
 CHUNK = 2000
 SECONDS = 1.0

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.reliability.bad_photos import BOMBS, Maker, jpeg, odd_folder, png
-from tests.reliability.reading import measured
+from tests.hostile.bad_photos import BOMBS, Maker, jpeg, odd_folder, png
+from tests.hostile.reading import measured
 
 __all__ = ["CASES", "LARGE"]
 

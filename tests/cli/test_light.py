@@ -12,8 +12,7 @@ from PIL import Image
 from conestool import format as cones_format
 from conestool.cli.merge import PAIRED
 from conestool.concept import Losses
-from tests.cli.conftest import Cones
-from tests.support.command_line import base, concept, save_cone
+from tests.support.command_line import Cones, base, concept, save_cone
 
 HEADER_FLIP = 200
 

@@ -14,8 +14,7 @@ from conestool import errors
 from conestool.cli import main
 from conestool.cli._options import note_fallback
 from conestool.cli.main import describe
-from tests.cli.conftest import Cones
-from tests.support.command_line import environment
+from tests.support.command_line import Cones, environment
 
 CODES = {
     errors.UsageError: 2,

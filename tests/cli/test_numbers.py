@@ -9,8 +9,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from conestool.cli._app import FUNCTIONS, NAMES
-from tests.cli.conftest import Cones
-from tests.support.command_line import concept, save_cone
+from tests.support.command_line import Cones, concept, save_cone
 
 HUGE = str(10**20)
 NEEDED = {"tune": ("--photos", "x=.")}

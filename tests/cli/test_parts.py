@@ -25,8 +25,7 @@ from conestool.concept import Losses
 from conestool.errors import PromptError, UsageError
 from conestool.format import limits
 from conestool.search.config import Resources, SearchConfig
-from tests.cli.conftest import Cones
-from tests.support.command_line import concept
+from tests.support.command_line import Cones, concept
 
 
 @pytest.mark.parametrize(

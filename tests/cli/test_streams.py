@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from conestool import format as cones_format
-from tests.reliability.process import cones, on_terminal
 from tests.support.command_line import COMMAND, concept, environment, run_process, save_cone
+from tests.support.process import cones, on_terminal
 
 ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(os.name != "posix", reason="forks")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,9 @@ import numpy as np
 from conestool import format as cones
 from conestool.concept import BaseModelInfo, Concept, Cone, Losses, Origin
 
-__all__ = ["COMMAND", "base", "concept", "environment", "run_process", "save_cone"]
+__all__ = ["COMMAND", "ROOT", "Cones", "Outcome", "base", "concept", "environment", "run_process", "save_cone"]
 
+ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "conestool.cli")
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 SHAPES = {
@@ -23,6 +27,29 @@ SHAPES = {
     f"{BLOCK}.attn2.to_k.weight": [32, 64],
     f"{BLOCK}.attn2.to_v.weight": [32, 64],
 }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one command line left: exit code, bytes on stdout, text on stderr."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines on stdout."""
+        return self.out.decode().splitlines()
+
+    @property
+    def json(self) -> Any:
+        """stdout as JSON."""
+        return json.loads(self.out)
+
+
+Cones = Callable[..., Outcome]
+"""The fixture `cones`: called with the words of a command line, it runs the command in this process."""
 
 
 def base(name: str = "toy", seed: int = 0) -> BaseModelInfo:
@@ -81,7 +108,7 @@ def run_process(*arguments: str | Path, cwd: Path, stdin: bytes | None = b"", **
         cwd=cwd,
         input=stdin,
         capture_output=True,
-        env=environment(PYTHONPATH=str(Path(__file__).parents[2]), **env),
+        env=environment(PYTHONPATH=str(ROOT), **env),
         timeout=120,
         check=False,
     )

@@ -9,8 +9,8 @@ from PIL import Image
 
 from conestool import format as cones_format
 from conestool.models.model import Model
-from tests.cli.conftest import Cones
-from tests.cli.test_heavy import draw_photos
+from tests.end_to_end.test_heavy import draw_photos
+from tests.support.command_line import Cones
 from tests.support.tiny_models import random_cone
 
 TUNE = ("--num-class-images", "4", "--steps", "3", "--lr", "0.2", "--device", "cpu", "--captions", "none")

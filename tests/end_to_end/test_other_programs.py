@@ -12,10 +12,8 @@ from conestool import format as cones_format
 from conestool.models.conversion.fused_qkv import LAYOUTS
 from conestool.models.families import FAMILIES
 from conestool.models.model import Model
-from tests.cli.conftest import Cones, cones, work
+from tests.support.command_line import Cones
 from tests.support.tiny_models import random_cone
-
-__all__ = ["cones", "work"]
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "other-programs.md").read_text(encoding="utf-8")

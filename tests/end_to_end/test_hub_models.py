@@ -9,11 +9,9 @@ import pytest
 
 from conestool import format as cones_format
 from conestool.models.model import Model
-from tests.cli.conftest import Cones, cones, work
+from tests.support.command_line import Cones
 from tests.support.hub_server import TOKEN, Hub, serving
 from tests.support.tiny_models import random_cone
-
-__all__ = ["cones", "work"]
 
 NAME, GATED = "owner/name", "owner/gated"
 

@@ -16,8 +16,8 @@ from PIL import Image
 from conestool.errors import PhotoError
 from conestool.images import photos as reading
 from conestool.images.photos import KEPT_PIXELS, as_photo, read_photo, read_photos
-from tests.reliability.bad_photos import BOMBS, claim_jpeg, corrupt_exif, jpeg, mutate, odd_folder, png, zeros
-from tests.reliability.reading import measured
+from tests.hostile.bad_photos import BOMBS, claim_jpeg, corrupt_exif, jpeg, mutate, odd_folder, png, zeros
+from tests.hostile.reading import measured
 
 SECONDS = 60
 BASE = 100

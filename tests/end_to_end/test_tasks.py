@@ -15,15 +15,13 @@ from PIL import Image
 import conestool
 from conestool import format as cones_format
 from conestool.models.model import Model
-from tests.cli.conftest import Cones, Outcome, cones, work
+from tests.support.command_line import Cones, Outcome
 from tests.support.hub_server import WRITER, Hub, serving
 from tests.support.ldm_writer import save_original
 from tests.support.model_files import FAMILIES
 from tests.support.tiny_models import random_cone, save
 
-__all__ = ["cones", "work"]
-
-PAGES = Path(__file__).parents[1] / "docs" / "tasks"
+PAGES = Path(__file__).parents[2] / "docs" / "tasks"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 QUICK = ["--steps", "2", "--density", "0.02", "--other-class-weight", "0"]

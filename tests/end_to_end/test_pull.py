@@ -10,8 +10,7 @@ import pytest
 
 from conestool import format as cones_format
 from conestool.format import limits
-from tests.cli.conftest import Cones
-from tests.support.command_line import concept, save_cone
+from tests.support.command_line import Cones, concept, save_cone
 from tests.support.hub_server import TOKEN, Hub, serving
 
 ONE, MANY, GATED, EMPTY = "owner/one", "owner/many", "owner/gated", "owner/empty"

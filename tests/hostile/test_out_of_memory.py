@@ -37,7 +37,7 @@ def starved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     for number, photo in enumerate(photos()):
         photo.save(folder / "photos" / f"{number}.png")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.reliability.starving", str(folder)],
+        [sys.executable, "-m", "tests.hostile.starving", str(folder)],
         input=json.dumps(list(COMMANDS.values())),
         env=environment(PYTHONPATH=str(ROOT), CONES_CACHE=str(folder / "cache"), MALLOC_ARENA_MAX="1"),
         capture_output=True,

@@ -14,8 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from conestool.cli import _output
-from tests.reliability.process import cones, on_terminal
 from tests.support.command_line import COMMAND, concept, environment, save_cone
+from tests.support.process import cones, on_terminal
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
 ROOT = Path(__file__).parents[2]

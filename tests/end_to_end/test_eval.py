@@ -10,8 +10,8 @@ from conestool import format as cones_format
 from conestool.cli.eval import read_photos
 from conestool.concept import Cone
 from conestool.models.model import Model
-from tests.cli.conftest import Cones
-from tests.cli.test_heavy import draw_photos
+from tests.end_to_end.test_heavy import draw_photos
+from tests.support.command_line import Cones
 from tests.support.encoders import save_clip
 from tests.support.tiny_models import random_cone
 

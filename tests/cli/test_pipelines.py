@@ -19,9 +19,8 @@ from conestool import _atomic
 from conestool import format as cones_format
 from conestool.errors import OutputExistsError
 from conestool.models import cache
-from tests.cli.conftest import Cones
-from tests.reliability.process import cones
-from tests.support.command_line import concept, environment, save_cone
+from tests.support.command_line import Cones, concept, environment, save_cone
+from tests.support.process import cones
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
 ROOT = Path(__file__).parents[2]

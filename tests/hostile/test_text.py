@@ -22,10 +22,9 @@ from conestool import _text
 from conestool.cli import _output, _plot
 from conestool.concept import Cone
 from conestool.errors import UsageError
-from tests.cli.conftest import Cones
-from tests.reliability import process
-from tests.reliability.hostile import MILLION, POISON, forge, forge_at, leaks, on_screen, places, plain
-from tests.support.command_line import concept, save_cone
+from tests.hostile.texts import MILLION, POISON, forge, forge_at, leaks, on_screen, places, plain
+from tests.support import process
+from tests.support.command_line import Cones, concept, save_cone
 from tests.support.forging import join, parts
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")

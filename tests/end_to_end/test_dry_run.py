@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.cli.conftest import Cones
 from tests.search.test_memory import photos
+from tests.support.command_line import Cones
 
 
 def test_a_dry_run_estimates_and_writes_nothing(cones: Cones, work: Path, epsilon_folder: Path) -> None:

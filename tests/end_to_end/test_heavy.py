@@ -15,8 +15,7 @@ from conestool import format as cones_format
 from conestool.concept import Cone
 from conestool.errors import InputError
 from conestool.rendering import read_record, read_sheet
-from tests.cli.conftest import Cones
-from tests.support.command_line import concept, save_cone
+from tests.support.command_line import Cones, concept, save_cone
 from tests.support.tiny_models import random_cone
 
 SHORT = ("--num-class-images", "4", "--steps", "4", "--density", "0.02", "--device", "cpu")

@@ -23,12 +23,10 @@ from conestool.models.dit import Flux, PixArtAlpha, StableDiffusion3
 from conestool.models.families import family_of
 from conestool.models.model import Model
 from conestool.models.sampling import sample
-from tests.cli.conftest import Cones, cones, work
+from tests.support.command_line import Cones
 from tests.support.ldm_writer import save_original
 from tests.support.model_files import FAMILIES, change_denoiser, denoiser_file, recast
 from tests.support.tiny_models import random_cone, save
-
-__all__ = ["cones", "work"]
 
 FIND = ("--steps", "2", "--density", "0.02", "--class-images", "dog", "--other-class-weight", "0", "--device", "cpu")
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}

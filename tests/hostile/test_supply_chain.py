@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 from conestool.errors import ModelLoadError
 from conestool.models.loading import folder_source
-from tests.cli.conftest import Cones
+from tests.support.command_line import Cones
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "conestool"

@@ -1,4 +1,4 @@
-"""Commands in processes that may allocate little more than they hold: `python -m tests.reliability.starving FOLDER`.
+"""Commands in processes that may allocate little more than they hold: `python -m tests.hostile.starving FOLDER`.
 
 Each command of the standard input, a JSON list of lists of words, runs in a fork of a process that has loaded
 everything already; the output is a JSON list of exit codes and of what was said.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from conestool.cli.main import run
 from conestool.models.model import Model
-from tests.reliability.memory import limit_memory
+from tests.hostile.memory import limit_memory
 
 SPARE = 48 << 20
 """Bytes that may be allocated."""

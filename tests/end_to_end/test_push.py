@@ -16,8 +16,7 @@ from conestool import Model, save
 from conestool.concept import BaseModelInfo, Concept
 from conestool.errors import HubError
 from conestool.hub import open_target, push
-from tests.cli.conftest import Cones
-from tests.support.command_line import base, concept, save_cone
+from tests.support.command_line import Cones, base, concept, save_cone
 from tests.support.hub_server import TOKEN, WRITER, Hub, serving
 from tests.support.tiny_models import random_cone
 

@@ -17,7 +17,7 @@ import conestool
 from tests.support.command_line import environment
 from tests.support.searches import quick
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 STEPS, POCKET = "STEPS, CLASS_IMAGES = 100, 32", 'Model.from_pretrained("pocket")'
 

@@ -17,9 +17,8 @@ from conestool.cli import _options
 from conestool.concept import Cone
 from conestool.errors import UsageError
 from conestool.models.model import Model
-from tests.cli.conftest import Cones
-from tests.reliability.hostile import POISON, WORDS, forge, leaks
-from tests.support.command_line import concept, save_cone
+from tests.hostile.texts import POISON, WORDS, forge, leaks
+from tests.support.command_line import Cones, concept, save_cone
 from tests.support.tiny_models import random_cone
 
 FIND = ("--num-class-images", "4", "--steps", "2", "--density", "0.02", "--device", "cpu")

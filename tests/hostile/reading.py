@@ -1,6 +1,6 @@
 """Read photo folders in children of a small process, and tell what came of it and what it cost.
 
-`python -m tests.reliability.reading SECONDS FOLDER...` writes one JSON record a folder: photos, notes, error, seconds
+`python -m tests.hostile.reading SECONDS FOLDER...` writes one JSON record a folder: photos, notes, error, seconds
 of CPU, and the peak of resident memory in MiB. A child that takes more than SECONDS of wall clock is killed, and one
 that wants more than CAP of memory does not get it.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 from conestool.errors import PhotoError
 from conestool.images.photos import read_photos
-from tests.reliability.memory import limit_memory
+from tests.hostile.memory import limit_memory
 
 __all__ = ["measured"]
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 def measured(folders: Sequence[Path], seconds: int) -> list[dict[str, Any]]:
     """The records of `folders`, read in a process of its own."""
-    command = [sys.executable, "-m", "tests.reliability.reading", str(seconds), *map(str, folders)]
+    command = [sys.executable, "-m", "tests.hostile.reading", str(seconds), *map(str, folders)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=seconds * len(folders) + 60)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
