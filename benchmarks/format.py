@@ -62,7 +62,7 @@ def clustered(shape: list[int], density: float, rng: np.random.Generator) -> Ind
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (low, middle) if np.minimum(product * middle, 0.95).mean() > density else (middle, high)
-    return np.flatnonzero(rng.random(shape) < np.minimum(product * high, 0.95))
+    return np.flatnonzero(rng.random(shape) < np.minimum(product * high, 0.95)).astype(np.int32)
 
 
 def bound(concept: Concept) -> float:

@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import combinations
 from math import prod
 from pathlib import Path
@@ -142,7 +143,7 @@ def measure(model: Model, concept: Concept, photos: Path) -> dict[str, Callable[
         "strength": lambda: on(lambda s, mask: [{"strength": x, "change": change(s, mask, x)} for x in STRENGTHS]),
     }
     for precision in PRECISIONS:
-        rows[precision] = lambda precision=precision: at_precision(model, concept, photos, precision)
+        rows[precision] = partial(at_precision, model, concept, photos, precision)
     return rows
 
 

@@ -15,6 +15,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def ceiling(bench: Bench, names: Sequence[str], cone: Cone) -> dict[str, Any]:
         for index in range(bench.args.ceiling_steps):
             for group in optimizer.param_groups:
                 group["lr"] = bench.args.ceiling_rate * (1 - index / bench.args.ceiling_steps)
-            weights.grad = sum(gathered(each.objective, weights, index) for each in subjects)
+            weights.grad = torch.stack([gathered(each.objective, weights, index) for each in subjects]).sum(0)
             optimizer.step()
         losses = {each.concept.name: each.objective.loss(weights, each.eval_batches.held_out) for each in subjects}
         texts = [rewrite(text, cone.concepts) for text in texts_of(bench, names)]
@@ -197,7 +198,7 @@ def group(bench: Bench, count: int) -> None:
     files = {kind: bench.args.out / f"{count}-{kind}.cone" for kind in bench.args.tunings}
     bench.row(f"{count} overlap", lambda: overlaps(cone))
     for kind, file in files.items():
-        bench.row(f"{count} {kind}", lambda kind=kind, file=file: tuned(bench, cone, file, kind == "reopened"))
+        bench.row(f"{count} {kind}", partial(tuned, bench, cone, file, kind == "reopened"))
     if bench.args.ceiling_steps:
         bench.row(f"{count} ceiling", lambda: ceiling(bench, names, cone))
     if bench.args.renders:
@@ -205,7 +206,7 @@ def group(bench: Bench, count: int) -> None:
             show_scenes(bench, cone)
         cones = {"bare": None, "merged": cone, **{kind: load(file) for kind, file in files.items()}}
         for kind, each in cones.items():
-            bench.row(f"{count} present {kind}", lambda each=each, kind=kind: present(bench, names, each, kind))
+            bench.row(f"{count} present {kind}", partial(present, bench, names, each, kind))
 
 
 def losses_of(rows: dict[str, Any], count: int, name: str, prefix: str = "") -> dict[str, float]:

@@ -28,9 +28,9 @@ LONGEST = (
     "hostile/test_out_of_memory.py",
     "search/test_dry_run.py",
     "search/test_memory.py",
-    "end_to_end/test_interrupt.py",
     "search/test_find.py",
-    "end_to_end/test_heavy.py",
+    "end_to_end/test_find.py",
+    "end_to_end/test_render.py",
     "search/test_numbers.py",
 )
 """Files that take longest, each in one process: begun last, they would leave the other process without work."""

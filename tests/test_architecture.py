@@ -89,6 +89,15 @@ def test_headers_are_read_without_numpy(command: str, folder: Path) -> None:
         assert commands & modules == {"conestool.cli.inspect"}
 
 
+def test_choosing_files_and_rewriting_prompts_need_no_torch() -> None:
+    """From Python too: records and sheets among what starts light."""
+    code = (
+        "import sys, conestool.rendering as r; r.find_cones('a dog'), r.rewrite, r.png_bytes, r.grid;"
+        f"sys.exit(bool({HEAVY - {'huggingface_hub'}!r} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0
+
+
 def run_apart(command: str, folder: Path, **variables: str) -> tuple[int, set[str]]:
     """The exit code of a command line in a process of its own, and the modules that it imported."""
     script = (

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from conestool import _atomic
 from conestool._atomic import DAY, ENDING, atomic_file, atomic_folder, check_output, write_atomic
 from conestool.errors import OutputExistsError, UsageError
 
@@ -28,25 +29,34 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_writes_a_new_file(tmp_path: Path) -> None:
-    """With the permissions of any new file, and nothing left beside it."""
-    path = write_atomic(tmp_path / "a.cone", b"data")
-    (tmp_path / "plain").write_bytes(b"")
-    assert path.read_bytes() == b"data"
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
-    assert [name for name in names(tmp_path) if "cache" not in name] == ["a.cone", "plain"]
-
-
-def test_refuses_an_existing_file(tmp_path: Path) -> None:
-    """Unless forced; the old content stays."""
-    path = tmp_path / "a"
-    write_atomic(path, b"old")
+def test_writes_a_new_file(out: Path) -> None:
+    """With the permissions of any new file, and nothing left beside it; an existing one is replaced only if forced."""
+    path = write_atomic(out / "a", b"old")
+    (out / "plain").write_bytes(b"")
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((out / "plain").stat().st_mode)
     with pytest.raises(OutputExistsError, match="exists already") as caught:
         write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
     assert caught.value.hint and "--overwrite" in caught.value.hint
+    with pytest.raises(RuntimeError), atomic_file(path, overwrite=True) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
     write_atomic(path, b"new", overwrite=True)
-    assert path.read_bytes() == b"new"
+    assert path.read_bytes() == b"new" and names(out) == ["a", "plain"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_writes_through_links_and_to_devices(out: Path) -> None:
+    """A link stays a link, a dangling one is something there, and a device is not replaced by a file."""
+    (out / "target").write_bytes(b"old")
+    (out / "link").symlink_to(out / "target")
+    write_atomic(out / "link", b"new", overwrite=True)
+    assert (out / "link").is_symlink() and (out / "target").read_bytes() == b"new"
+    (out / "dangling").symlink_to(out / "nothing")
+    with pytest.raises(OutputExistsError):
+        write_atomic(out / "dangling", b"new")
+    write_atomic("/dev/null", b"data")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
 def test_refuses_folders_and_missing_folders(tmp_path: Path) -> None:
@@ -72,84 +82,33 @@ def test_refuses_a_folder_without_permission(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
-    """And no temporary file."""
-    path = tmp_path / "a"
-    path.write_bytes(b"old")
-    with pytest.raises(RuntimeError), atomic_file(path, overwrite=True) as temporary:
-        temporary.write_bytes(b"half")
-        raise RuntimeError
-    assert path.read_bytes() == b"old"
-    assert [name for name in names(tmp_path) if "cache" not in name] == ["a"]
-
-
 def test_a_full_disk_is_a_usage_error(tmp_path: Path) -> None:
-    """An error of the system names the output; one about another file passes."""
+    """An error of the system names the output, also where the system names the file that is read; others pass."""
     with pytest.raises(UsageError, match="a: cannot be written: No space left"), atomic_file(tmp_path / "a"):
-        raise OSError(28, "No space left on device")
+        raise OSError(28, "No space left on device", "/elsewhere/model.safetensors")
     with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "a"):
         open("/nowhere/at/all")  # noqa: PTH123, SIM115
     assert not (tmp_path / "a").exists()
 
 
-def test_writes_through_a_link(tmp_path: Path) -> None:
-    """A link stays a link."""
-    (tmp_path / "target").write_bytes(b"old")
-    (tmp_path / "link").symlink_to(tmp_path / "target")
-    write_atomic(tmp_path / "link", b"new", overwrite=True)
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "target").read_bytes() == b"new"
-
-
-def test_a_dangling_link_is_something_there(tmp_path: Path) -> None:
-    """It is not written through unasked."""
-    (tmp_path / "link").symlink_to(tmp_path / "nothing")
-    with pytest.raises(OutputExistsError):
-        write_atomic(tmp_path / "link", b"new")
-
-
-@pytest.mark.skipif(not Path("/dev/null").exists(), reason="no /dev/null")
-def test_a_device_is_written_to() -> None:
-    """And not replaced by a file."""
-    write_atomic("/dev/null", b"data")
-    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
-
-
-def test_a_folder_appears_whole(tmp_path: Path) -> None:
-    """It is not there before the end of the block, and the temporary one not after."""
-    target = tmp_path / "out"
+def test_a_folder_appears_whole(out: Path) -> None:
+    """Not before the end of the block, with the permissions of new files, replaced as a whole if forced."""
+    target = out / "made"
     with atomic_folder(target) as folder:
-        (folder / "a").write_bytes(b"1")
+        (folder / "old").write_bytes(b"1")
+        (folder / "old").chmod(0o600)
         assert not target.exists()
-    assert names(target) == ["a"]
+    (out / "plain").write_bytes(b"")
+    assert len({stat.S_IMODE(path.stat().st_mode) for path in (out / "plain", target / "old")}) == 1
     with pytest.raises(OutputExistsError), atomic_folder(target):
         raise AssertionError
-    assert [name for name in names(tmp_path) if "cache" not in name] == ["out"]
-
-
-def test_files_in_a_folder_have_the_permissions_of_new_files(tmp_path: Path) -> None:
-    """Whatever the library that wrote them thought of others."""
-    (tmp_path / "plain").write_bytes(b"")
-    with atomic_folder(tmp_path / "out") as folder:
-        (folder / "private").write_bytes(b"")
-        (folder / "private").chmod(0o600)
-    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "plain", tmp_path / "out" / "private")}
-    assert len(modes) == 1
-
-
-def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    """With overwrite; a failure leaves the old one."""
-    target = tmp_path / "out"
-    target.mkdir()
-    (target / "old").write_bytes(b"")
     with pytest.raises(RuntimeError), atomic_folder(target, overwrite=True) as folder:
         (folder / "new").write_bytes(b"")
         raise RuntimeError
     assert names(target) == ["old"]
     with atomic_folder(target, overwrite=True) as folder:
         (folder / "new").write_bytes(b"")
-    assert names(target) == ["new"]
-    assert [name for name in names(tmp_path) if "cache" not in name] == ["out"]
+    assert names(target) == ["new"] and names(out) == ["made", "plain"]
 
 
 def stray(folder: Path) -> Path:
@@ -166,21 +125,14 @@ def age(work: Path, days: float) -> None:
         os.utime(path, (0, path.stat().st_mtime - days * DAY))
 
 
-def test_the_next_write_removes_what_is_a_day_old(out: Path) -> None:
-    """Whatever file it writes; what is younger may belong to a living writer."""
+def test_the_next_write_removes_what_is_a_day_old(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the clock of the file system; what is younger may belong to a living writer."""
     old, young = stray(out), stray(out)
     age(old, 1.01)
     age(young, 0.99)
-    write_atomic(out / "hat.cone", b"new")
-    assert names(out) == [young.name, "hat.cone"]
-
-
-def test_the_clock_of_this_computer_does_not_matter(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ages are measured by the file system's."""
-    work = stray(out)
     monkeypatch.setattr(time, "time", lambda: 4e9)
     write_atomic(out / "hat.cone", b"new")
-    assert work.exists()
+    assert names(out) == [young.name, "hat.cone"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no pipes with names there, and links need rights")
@@ -249,6 +201,10 @@ def test_a_name_taken_meanwhile_is_not_written_over(out: Path) -> None:
         path.write_bytes(b"another's")
     assert path.read_bytes() == b"another's"
     assert names(out) == ["dog.cone"]
+    other = write_atomic(out / "other", b"not seen by the check")
+    with pytest.raises(OutputExistsError):
+        _atomic._move_to_free(other, path, path)
+    assert other.is_file()
 
 
 def test_bytes_that_the_disk_did_not_take_replace_nothing(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,12 +219,6 @@ def test_bytes_that_the_disk_did_not_take_replace_nothing(out: Path, monkeypatch
         write_atomic(path, b"new", overwrite=True)
     assert path.read_bytes() == b"old"
     assert names(out) == ["dog.cone"]
-
-
-def test_a_full_disk_is_told_as_such_while_copying(out: Path) -> None:
-    """Although the system names the file that is read."""
-    with pytest.raises(UsageError, match="a: cannot be written: No space left"), atomic_file(out / "a"):
-        raise OSError(errno.ENOSPC, "No space left on device", "/elsewhere/model.safetensors")
 
 
 def test_a_long_name_in_any_alphabet(out: Path) -> None:

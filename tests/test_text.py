@@ -8,20 +8,14 @@ from conestool import _text
 from conestool.errors import PromptError, UsageError
 
 
-def test_refuses_an_empty_prompt() -> None:
-    """White space is no prompt; around and between words it does not matter."""
-    with pytest.raises(PromptError, match="empty") as caught:
-        _text.check_prompt(" \n\t")
-    assert caught.value.exit_code == 3
+def test_a_prompt_has_one_to_ten_thousand_characters() -> None:
+    """White space is no prompt, and around and between words it does not matter; undecoded bytes are none either."""
     assert _text.check_prompt("  a \n dog ") == "a dog"
-
-
-def test_a_prompt_has_ten_thousand_characters_at_most() -> None:
-    """One more is refused, and so are bytes that the locale could not decode."""
     assert len(_text.check_prompt("x" * 10_000)) == 10_000
-    for prompt in ("x" * 10_001, "caf\udce9"):
-        with pytest.raises(PromptError):
+    for prompt in (" \n\t", "x" * 10_001, "caf\udce9"):
+        with pytest.raises(PromptError) as caught:
             _text.check_prompt(prompt)
+        assert caught.value.exit_code == 3
 
 
 def test_notes_are_kept_as_they_are_or_refused() -> None:
@@ -32,10 +26,13 @@ def test_notes_are_kept_as_they_are_or_refused() -> None:
             _text.check_stored("--notes", notes)
 
 
-def test_long_text_says_how_much_is_missing() -> None:
-    """Cut after the characters given, 2,000 unless told."""
+def test_clean_text_is_one_line_that_says_how_much_is_missing() -> None:
+    """What a terminal would act on is gone, line breaks are spaces, and it is cut after 2,000 unless told."""
+    assert _text.clean("Käse\n猫\tx") == "Käse 猫 x"
+    assert _text.clean("a\x1b[31mb\x07\x9b1mc\u202ed\u200be\udc80f") == "a[31mb1mcdef"
     assert _text.clean("abcdef", 2) == "ab... (4 more characters)"
     assert _text.clean("x" * 2_000) == "x" * 2_000
+    assert _text.cut_bytes("猫猫猫", 8) == "猫猫"
 
 
 @pytest.mark.parametrize(
@@ -51,8 +48,3 @@ def test_long_text_says_how_much_is_missing() -> None:
 def test_quoting(word: str, shown: str) -> None:
     """As shlex does it, or with octal escapes where a terminal would act on the word."""
     assert _text.quoted(word) == shown
-
-
-def test_a_name_is_cut_in_bytes_between_characters() -> None:
-    """猫 takes three bytes: two of them fit into eight."""
-    assert _text.cut_bytes("猫猫猫", 8) == "猫猫"

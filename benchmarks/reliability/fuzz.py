@@ -32,8 +32,8 @@ from typing import Any
 
 from benchmarks.reliability.tally import State, Tally, code
 from tests.hostile.compare_readers import Verdict, judge
-from tests.hostile.source import Source
 from tests.hostile.memory import limit_memory
+from tests.hostile.source import Source
 
 CHUNK = 2000
 SECONDS = 1.0

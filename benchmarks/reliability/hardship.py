@@ -40,7 +40,8 @@ def variants(names: tuple[str, ...] = ORDER) -> list[Command]:
 
 def full_disk(stage: Stage, names: tuple[str, ...] = ORDER, free: tuple[int, ...] = FREE) -> Result:
     """Each command with an old output on a disk with little space left, then once more with enough of it."""
-    problems, how, tried = [], "", 0
+    problems: list[str] = []
+    how, tried = "", 0
     for command, kib in itertools.product(variants(names), free):
         tried += 1
         with stage.place() as place:
@@ -108,7 +109,7 @@ def fill(stream: int) -> None:
 
 def read_only(stage: Stage, names: tuple[str, ...] = ORDER) -> Result:
     """Each command where its folder may be read alone; then where the cache may not be written, which stops nothing."""
-    problems = []
+    problems: list[str] = []
     for command in variants(names):
         with stage.place() as place:
             place.put_old(command)
@@ -240,7 +241,7 @@ def delete(victim: Path, number: int) -> Callable[[int], None]:
 
 def clock_jumps(stage: Stage, names: tuple[str, ...] = ORDER) -> Result:
     """Each command while the clock jumps by years at every look, beside a cache and strays from other times."""
-    problems = []
+    problems: list[str] = []
     for command in variants(names):
         with stage.place() as place:
             plain = start(stage, place, command.arguments(stage.inputs)).wait()
@@ -267,7 +268,7 @@ def company(stage: Stage, names: tuple[str, ...] = ORDER, size: int = 4) -> Resu
 
     With --overwrite all succeed; without, an output that is there already is never replaced.
     """
-    problems = []
+    problems: list[str] = []
     for command, overwrite in itertools.product(variants(names), (True, False)):
         lines = [command, command.twin]
         whole = [written_by(stage, line) for line in lines]

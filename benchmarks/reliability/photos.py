@@ -12,6 +12,7 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -26,10 +27,10 @@ SIDE = 13_000
 
 def bomb(depth: int, colour: int) -> Maker:
     """A folder with one black PNG of 169 million pixels."""
-    return lambda folder: (folder / "a.png").write_bytes(png(SIDE, SIDE, depth=depth, colour=colour)) and None
+    return lambda folder: (folder / "a.png").write_bytes(png(SIDE, SIDE, depth=depth, colour=colour))
 
 
-def picture(name: str, mode: str = "RGB", **options: object) -> Maker:
+def picture(name: str, mode: str = "RGB", **options: Any) -> Maker:
     """A folder with one picture of noise, 100 million pixels."""
     return lambda folder: Image.effect_noise(HUNDRED, 60).convert(mode).save(folder / name, **options)
 
@@ -48,7 +49,7 @@ def crowd(folder: Path) -> None:
 
 
 CASES: dict[str, Maker] = {name: make for name, (make, _) in BOMBS.items()} | {
-    "what is no file": lambda folder: odd_folder(folder) and None,
+    "what is no file": odd_folder,
 }
 EMPTY = ("what is no file", "100,000 texts")
 HEAVY = ("bomb, 16-bit grey", "bomb, 8-bit RGBA", "bomb, 16-bit RGBA")

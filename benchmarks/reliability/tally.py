@@ -72,7 +72,7 @@ class State:
         """From the file."""
         data = json.loads(path.read_text(encoding="utf-8"))
         tally = {**data.pop("tally")}
-        counters = {key: Counter(tally.pop(key)) for key in ("made", "accepted", "rules")}
+        counters: dict[str, Any] = {key: Counter(tally.pop(key)) for key in ("made", "accepted", "rules")}
         return cls(
             **{key: data[key] for key in ("seed", "count", "chunk", "code", "done")}, tally=Tally(**tally, **counters)
         )

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import process
 from tests.hostile.texts import POISON, leaks, on_screen, places, plain, poisoned
+from tests.support import process
 from tests.support.command_line import concept, save_cone
 from tests.support.forging import join, mend, parts
 from tests.support.hub_server import WRITER, Hub, serving

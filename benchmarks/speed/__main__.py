@@ -84,11 +84,12 @@ def of_steps(args: argparse.Namespace, base: str, key: str) -> Iterator[Job]:
     setup, weights = setup_of(args, base), Once(setup_of(args, base).weights)
     yield f"{key}/flops", lambda: {"bare": flops(setup, weights())}
     for number in range(args.rounds):
-        yield f"{key}/{number}", lambda number=number: one_round(setup, weights(), args.kinds, number)
+        yield f"{key}/{number}", partial(one_round, setup, weights, args.kinds, number)
 
 
-def one_round(setup: Setup, unet: Any, kinds: Sequence[str], number: int) -> dict[str, Any]:
+def one_round(setup: Setup, weights: Once, kinds: Sequence[str], number: int) -> dict[str, Any]:
     """Seconds of one step of each kind; on CUDA after some that are not counted."""
+    unet = weights()
     turn = number % len(kinds)
     warm = 4 if setup.device.startswith("cuda") else 0
     found: dict[str, Any] = {}
@@ -106,7 +107,11 @@ def of_profile(args: argparse.Namespace, base: str, key: str) -> Iterator[Job]:
     """Where a step of the default method goes, and the loop without the denoiser's passes."""
     weights = Once(setup_of(args, base).weights)
     for kind in ("find mask", "loop mask"):
-        yield f"{key}/{kind}", lambda kind=kind: profiled(setup_of(args, base), kind, weights())
+
+        def work(kind: str = kind) -> dict[str, Any]:
+            return profiled(setup_of(args, base), kind, weights())
+
+        yield f"{key}/{kind}", work
 
 
 def of_memory(args: argparse.Namespace, base: str, key: str) -> Iterator[Job]:
@@ -126,7 +131,11 @@ def of_kept(args: argparse.Namespace, base: str, key: str) -> Iterator[Job]:
     for dtype in ("float32", "bfloat16"):
         for kind in ("bare", "lora", "full"):
             it = replace(setup, dtype=DTYPES[dtype])
-            yield f"kept/{base}/{kind}-{dtype}", lambda kind=kind, it=it: {"bytes": kept_bytes(kind, it)}
+
+            def work(kind: str = kind, it: Setup = it) -> dict[str, Any]:
+                return {"bytes": kept_bytes(kind, it)}
+
+            yield f"kept/{base}/{kind}-{dtype}", work
 
 
 def of_render(args: argparse.Namespace, base: str, key: str) -> Iterator[Job]:
@@ -160,7 +169,13 @@ def of_files(args: argparse.Namespace) -> Iterator[Job]:
     for number in range(args.rounds):
         for part, work in parts.items():
             if ("start" in args.parts) if part == "start" else ("files" in args.parts):
-                yield f"{part}/{number}", lambda part=part, work=work: (part != "start" and made(), work())[1]
+
+                def timed(part: str = part, work: Callable[[], dict[str, float]] = work) -> dict[str, float]:
+                    if part != "start":
+                        made()
+                    return work()
+
+                yield f"{part}/{number}", timed
     place.cleanup()
 
 
@@ -168,7 +183,8 @@ class Once:
     """Calls `make` when it is first needed, and never again."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        self.make, self.made = make, []
+        self.make = make
+        self.made: list[Any] = []
 
     def __call__(self) -> Any:
         """What was made."""

@@ -53,7 +53,7 @@ def one_round(folder: Path, steps: int, number: int) -> dict[str, float]:
 
 def search(folder: Path, policy: str, steps: int) -> float:
     """Seconds of a whole command, whose class images are given."""
-    words = ("find", str(PHOTOS), "--class-images", str(PHOTOS), "--captions", "none")
+    words: tuple[str, ...] = ("find", str(PHOTOS), "--class-images", str(PHOTOS), "--captions", "none")
     words += ("--prior-loss-weight", "0", "--unbound-weight", "0", "--other-class-weight", "0")
     command = [sys.executable, "-m", "conestool", *words, "--steps", str(steps), "--model", "pocket"]
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_", "KMP_"))}

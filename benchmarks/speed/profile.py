@@ -27,7 +27,7 @@ def profiled(setup: Setup, kind: str, unet: Any) -> dict[str, Any]:
             taken = seconds(step, setup.device)
 
     def own(event: Any) -> float:
-        return (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6
+        return float(event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6
 
     events = sorted(told.key_averages(), key=own, reverse=True)
     rows = [[event.key, event.count, own(event)] for event in events[:ROWS]]

@@ -44,7 +44,7 @@ class Shape:
     def conditioning(self, count: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Conditioning:
         """Random text states of a prompt of 77 tokens, `count` times."""
         draw = torch.Generator().manual_seed(1)
-        sizes = {"embeds": (count, TOKENS, self.config["cross_attention_dim"])}
+        sizes: dict[str, tuple[int, ...]] = {"embeds": (count, TOKENS, self.config["cross_attention_dim"])}
         sizes |= {name: (count, width) for name, width in self.extra.items()}
         made = {name: torch.randn(size, generator=draw).to(device, dtype) for name, size in sizes.items()}
         return Conditioning(made.pop("embeds"), made)

@@ -91,7 +91,7 @@ class FlatParameters:
 
         hooks = []
         for number, parameter in missing.items():
-            hook = parameter.register_post_accumulate_grad_hook(partial(give, number))  # type: ignore[no-untyped-call]
+            hook = parameter.register_post_accumulate_grad_hook(partial(give, number))
             hooks.append(hook)
         try:
             yield

@@ -102,7 +102,7 @@ def decode_concept(concept: dict[str, Any], tensors: list[tuple[str, list[int]]]
         encoded = name.encode()
         stream.update(struct.pack("<Q", len(encoded)) + encoded)
         stream.update(struct.pack(f"<{len(shape) + 2}Q", len(shape), *shape, k))
-        stream.update(found.astype("<u4", copy=False))
+        stream.update(found.astype("<u4", copy=False).data)
     if stream.digest() != concept["id"]:
         raise RuleError(35, "content id", concept["id"], stream.digest())
     words = concept["name"], concept["class_noun"], concept["identifier"]

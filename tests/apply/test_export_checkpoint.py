@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,18 +12,21 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from conestool.apply import apply_cones, checkpoint_notes, write_checkpoint
-from conestool.apply.export_checkpoint import original_state_dict
 from conestool.errors import ModelLoadError, UsageError
-from conestool.models._logging import quiet
 from conestool.models.model import Model
 from conestool.models.sampling import sample
-from tests.apply.conftest import make_sdxl
 from tests.support.ldm_writer import save_original
 from tests.support.tiny_models import make_vae, random_cone
 
-SETTINGS = {"steps": 2, "guidance": 2.0, "size": (32, 32)}
+SETTINGS: dict[str, Any] = {"steps": 2, "guidance": 2.0, "size": (32, 32)}
 PARAM = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.weight"
 ORIGINAL = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_k.weight"
+
+
+def folder_of(model: Model) -> Path:
+    """Where the model came from."""
+    assert model.path is not None
+    return model.path
 
 
 def drawn(model: Model) -> bytes:
@@ -49,12 +53,6 @@ def test_a_folder_becomes_a_checkpoint_that_draws_alike(
                 assert torch.equal(loaded.pipe.components[name].state_dict()[key], value), key
         expected = drawn(model)
     assert drawn(loaded) == expected != drawn(model)
-
-
-def folder_of(model: Model) -> Path:
-    """Where the model came from."""
-    assert model.path is not None
-    return model.path
 
 
 def test_a_pipeline_in_memory_becomes_the_same_checkpoint(sd2: Model, tmp_path: Path) -> None:
@@ -126,20 +124,3 @@ def test_refuses_parts_without_a_place(sd1: Model, tmp_path: Path, monkeypatch: 
     with pytest.raises(UsageError, match="t5"):
         write_checkpoint(sd1, cone, tmp_path / "out.safetensors")
     assert [item.name for item in tmp_path.iterdir() if "out" in item.name] == []
-
-
-def test_two_text_encoders_go_where_sdxl_has_them(tmp_path: Path) -> None:
-    """U-Net, autoencoder and both encoders of SDXL, read back by diffusers' own pipeline class."""
-    pipe = make_sdxl(tmp_path / "base")
-    parts = {name: pipe.components[name].state_dict() for name in ("vae", "text_encoder", "text_encoder_2")}
-    tensors = original_state_dict(pipe, pipe.unet.state_dict(), parts)
-    save_file(tensors, tmp_path / "xl.safetensors")
-    with quiet():
-        pipe.save_pretrained(tmp_path / "base")
-        loaded = type(pipe).from_single_file(
-            str(tmp_path / "xl.safetensors"), config=str(tmp_path / "base"), local_files_only=True
-        )
-    for name in ("unet", *parts):
-        state = loaded.components[name].state_dict()
-        for key, value in pipe.components[name].state_dict().items():
-            assert torch.equal(state[key], value), (name, key)

@@ -41,24 +41,20 @@ def test_keeps_the_shards_and_links_what_is_unchanged(sd1: Model, tmp_path: Path
         assert list(written.keys()) == list(stored.keys()) and written.metadata() == stored.metadata()
 
 
-def test_a_link_to_a_link_is_a_link_to_the_file(tmp_path: Path) -> None:
-    """The Hub's cache holds links to blobs; where no hard link can be made the file is copied."""
-    (tmp_path / "blob").write_text("weights")
+def test_a_link_to_a_link_is_a_link_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub's cache holds links to blobs; where no hard link can be made, as on another disk, the file is copied."""
+    blob, copy = tmp_path / "blob", tmp_path / "copy"
+    blob.write_text("weights")
     (tmp_path / "snapshot").symlink_to("blob")
     copy_or_link(tmp_path / "snapshot", tmp_path / "linked", link=True)
-    assert not (tmp_path / "linked").is_symlink() and (tmp_path / "linked").samefile(tmp_path / "blob")
-
-
-def test_copies_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another file system, or one without hard links."""
+    assert not (tmp_path / "linked").is_symlink() and (tmp_path / "linked").samefile(blob)
 
     def refuse(self: Path, target: Path) -> None:
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    (tmp_path / "blob").write_text("weights")
-    copy_or_link(tmp_path / "blob", tmp_path / "copy", link=True)
-    assert (tmp_path / "copy").read_text() == "weights" and not (tmp_path / "copy").samefile(tmp_path / "blob")
+    copy_or_link(blob, copy, link=True)
+    assert copy.read_text() == "weights" and not copy.samefile(blob)
 
 
 @pytest.mark.parametrize("stage", ["_copy_parts", "_patch_shards", "_model_card"])

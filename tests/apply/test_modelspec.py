@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 
 from conestool.apply import sidecar_path, write_checkpoint, write_denoiser, write_lora, write_sidecar
-from conestool.errors import OutputExistsError, UsageError
+from conestool.errors import OutputExistsError
 from conestool.models.model import Model
 from tests.support.model_files import FAMILIES, VARIANTS
 from tests.support.tiny_models import random_cone
@@ -55,7 +55,10 @@ def forge_shows(metadata: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("family", EXPECTED)
 def test_a_lora_says_what_it_belongs_to(tmp_path: Path, family: str) -> None:
-    """In ModelSpec's keys and in kohya's, so that Forge sorts it; with the words that draw the subject."""
+    """In ModelSpec's keys and in kohya's, so that Forge sorts it; with the words that draw the subject.
+
+    The JSON beside it has the keys of A1111 1.10 and InvokeAI 6.14; a family without a name there is guessed.
+    """
     architecture, implementation, module, version, shown = EXPECTED[family]
     model = make(family, tmp_path)
     cone = random_cone(model, "dog", "hat")
@@ -69,11 +72,20 @@ def test_a_lora_says_what_it_belongs_to(tmp_path: Path, family: str) -> None:
     assert (found["ss_network_dim"], found["ss_network_alpha"], found["ss_output_name"]) == ("2", "2", "my dog")
     assert json.loads(found["ss_tag_frequency"]) == {"dog": {"sks dog": 1}, "hat": {"zwx hat": 1}}
     assert forge_shows(found) == (shown or "Unknown")
+    path = write_sidecar(model, cone, tmp_path / "my.dog.safetensors")
+    assert path == tmp_path / "my.dog.json" == sidecar_path(tmp_path / "my.dog.safetensors")
+    beside = json.loads(path.read_text(encoding="utf-8"))
+    assert beside.get("sd version") == shown
+    assert beside["activation text"] == "sks dog, zwx hat" and "dog, hat on pipeline" in beside["description"]
+    with pytest.raises(OutputExistsError):
+        write_sidecar(model, cone, tmp_path / "my.dog.safetensors")
+    write_sidecar(model, cone, tmp_path / "my.dog.safetensors", overwrite=True)
 
 
 @pytest.mark.parametrize(
     ("family", "config", "expected"),
     [
+        ("pixart", {}, "pixart"),
         ("sd2", {"prediction_type": "epsilon"}, "stable-diffusion-v2-512"),
         ("sd3", {"dual_attention_layers": ()}, "stable-diffusion-3-5-large"),
         ("sd3", {"dual_attention_layers": (), "qk_norm": None}, "stable-diffusion-3-medium"),
@@ -99,27 +111,3 @@ def test_a_checkpoint_and_a_denoiser_say_it_too(tmp_path: Path) -> None:
         assert found["modelspec.architecture"] == "stable-diffusion-v1"
         assert (found["modelspec.title"], found["modelspec.trigger_phrase"]) == ("pipeline with dog", "sks dog")
     assert checkpoint["modelspec.implementation"] == STABILITY and denoiser["modelspec.implementation"] == "diffusers"
-
-
-@pytest.mark.parametrize("family", EXPECTED)
-def test_the_json_beside_a_file_is_what_programs_show(tmp_path: Path, family: str) -> None:
-    """By the keys of A1111 1.10 and InvokeAI 6.14; a family without a name there is left to their own guess."""
-    model = make(family, tmp_path)
-    cone = random_cone(model, "dog", "hat")
-    path = write_sidecar(model, cone, tmp_path / "my.dog.safetensors")
-    assert path == tmp_path / "my.dog.json" == sidecar_path(tmp_path / "my.dog.safetensors")
-    found = json.loads(path.read_text(encoding="utf-8"))
-    assert found.get("sd version") == EXPECTED[family][4]
-    assert found["activation text"] == "sks dog, zwx hat" and "dog, hat on pipeline" in found["description"]
-    with pytest.raises(OutputExistsError):
-        write_sidecar(model, cone, tmp_path / "my.dog.safetensors")
-    write_sidecar(model, cone, tmp_path / "my.dog.safetensors", overwrite=True)
-
-
-def test_pixart_has_an_architecture_for_its_denoiser(tmp_path: Path) -> None:
-    """Its family's name; a LoRA of it is refused."""
-    model = make("pixart", tmp_path)
-    found = told(write_denoiser(model, random_cone(model), tmp_path / "dit.safetensors"))
-    assert found["modelspec.architecture"] == "pixart"
-    with pytest.raises(UsageError):
-        write_lora(model, random_cone(model), tmp_path / "lora.safetensors")

@@ -38,8 +38,8 @@ def test_chance_is_the_product_of_the_densities() -> None:
     """10 and 20 of 1,024 weights share 200 / 1,024 by chance; a tensor that one lacks counts nothing."""
     one, other = concept(), concept("hat", "zwx")
     first, second = list(one.base.tensors)[:2]
-    a = replace(one, indices={first: np.arange(10), second: np.arange(5)})
-    b = replace(other, indices={first: np.arange(20)})
+    a = replace(one, indices={first: np.arange(10, dtype=np.int32), second: np.arange(5, dtype=np.int32)})
+    b = replace(other, indices={first: np.arange(20, dtype=np.int32)})
     assert chance(a, b) == pytest.approx(200 / 1024)
 
 

@@ -1,4 +1,4 @@
-"""Every way to stop has its exit code and its message."""
+"""Every way to stop has its exit code and its message; numbers out of range are refused; the reference is current."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import re
 import subprocess
 import sys
 import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from conestool import errors
 from conestool.cli import main
+from conestool.cli._app import FUNCTIONS, NAMES
 from conestool.cli._options import note_fallback
 from conestool.cli.main import describe
-from tests.support.command_line import Cones, environment
+from tests.support.command_line import ROOT, Cones, concept, environment, save_cone
 
 CODES = {
     errors.UsageError: 2,
@@ -32,10 +36,34 @@ CODES = {
 }
 
 
-@pytest.mark.parametrize(("kind", "code"), CODES.items())
-def test_errors_keep_message_hint_and_code(kind: type[errors.ConesError], code: int) -> None:
-    """What the library raises is what the user reads."""
-    assert describe(kind("what", "how")) == ("what", "how", code)
+def test_every_error_keeps_message_hint_and_code() -> None:
+    """What the library raises is what the user reads; a new exception class needs a code from 2 to 7."""
+    assert all(describe(kind("what", "how")) == ("what", "how", code) for kind, code in CODES.items())
+    classes = [each for each in map(vars(errors).get, errors.__all__) if isinstance(each, type)]
+    public = {each for each in classes if issubclass(each, errors.ConesError)} - {errors.ConesError, errors.InputError}
+    assert public == CODES.keys() | {errors.OutOfMemoryError}
+
+
+TORCHS = type("OutOfMemoryError", (RuntimeError,), {})
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "hint", "code"),
+    [
+        (KeyboardInterrupt(), "", "", 130),
+        (BrokenPipeError(), "^$", "^None$", 0),
+        (MemoryError(), "out of memory", ".", 6),
+        (TORCHS("CUDA out of memory"), "out of memory", ".", 6),
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), "out of memory", ".", 6),
+        (OSError(errno.ENOSPC, "No space left on device", "a.png"), "a.png: No space left on device$", "", 2),
+        (ValueError("first\nsecond"), "a bug in cones: ValueError: first$", "--traceback", 70),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_other_ways_to_stop(error: BaseException, message: str, hint: str, code: int) -> None:
+    """Ctrl-C, a closed pipe, memory of the machine or a device, a full disk, and a bug in one line."""
+    told = describe(error)
+    assert told[2] == code and re.match(message, told[0]) and re.search(hint, str(told[1]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the OpenMP that PyTorch brings there")
@@ -50,25 +78,16 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(given: str
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
 
 
-def test_every_error_has_a_code_in_the_contract() -> None:
-    """A new exception class needs a code from 2 to 7."""
-    classes = [each for each in map(vars(errors).get, errors.__all__) if isinstance(each, type)]
-    public = {each for each in classes if issubclass(each, errors.ConesError)} - {errors.ConesError, errors.InputError}
-    assert public == CODES.keys() | {errors.OutOfMemoryError}
-
-
 @pytest.mark.parametrize("name", main.HELPS)
 def test_what_helps_against_out_of_memory_are_options_of_that_command(name: str, cones: Cones) -> None:
     """None is named that the command lacks, that is in use already, or that cannot help where memory ran out."""
     known = cones(name, "--help").out.decode()
     on_device = describe(errors.OutOfMemoryError("cuda is out of memory"), [name])
     assert on_device[::2] == ("cuda is out of memory", 6)
-    for word in re.findall(r"--[a-z-]+", str(on_device[1])):
-        assert word in known
+    assert all(word in known for word in re.findall(r"--[a-z-]+", str(on_device[1])))
     on_cpu = describe(MemoryError("bad"), [name, "--dtype", "bfloat16", "--micro-batch=1"])
-    assert on_cpu[2] == 6
     named = set(re.findall(r"--[a-z-]+", str(on_cpu[1])))
-    assert not named & {"--device", "--offload-scores", "--dtype", "--micro-batch"}
+    assert on_cpu[2] == 6 and not named & {"--device", "--offload-scores", "--dtype", "--micro-batch"}
 
 
 def test_render_is_told_of_its_batch_only_if_it_has_one() -> None:
@@ -76,41 +95,6 @@ def test_render_is_told_of_its_batch_only_if_it_has_one() -> None:
     error = errors.OutOfMemoryError("cuda is out of memory")
     assert "--batch 1" not in str(describe(error, ["render", "a dog"])[1])
     assert "--batch 1" in str(describe(error, ["render", "a dog", "--batch", "8"])[1])
-
-
-def test_interruption() -> None:
-    """Ctrl-C is 130."""
-    assert describe(KeyboardInterrupt())[2] == 130
-
-
-def test_closed_pipe_says_nothing() -> None:
-    """BrokenPipeError has no message and no failure."""
-    assert describe(BrokenPipeError()) == ("", None, 0)
-
-
-def test_memory_of_the_machine_and_of_a_device() -> None:
-    """MemoryError, torch's own error by its name, and the CPU allocator's RuntimeError are all 6."""
-    torchs = type("OutOfMemoryError", (RuntimeError,), {})
-    for error in (MemoryError(), torchs("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: not enough memory")):
-        message, hint, code = describe(error)
-        assert code == 6
-        assert message.startswith("out of memory")
-        assert hint
-
-
-def test_system_errors_name_the_file() -> None:
-    """A full disk is no bug of ours."""
-    assert describe(OSError(errno.ENOSPC, "No space left on device", "a.png"))[::2] == (
-        "a.png: No space left on device",
-        2,
-    )
-
-
-def test_bug_asks_for_a_report() -> None:
-    """Anything else is 70, in one line."""
-    message, hint, code = describe(ValueError("first\nsecond"))
-    assert (message, code) == ("a bug in cones: ValueError: first", 70)
-    assert "--traceback" in str(hint)
 
 
 def test_only_our_own_warnings_are_shown(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,3 +114,43 @@ def test_the_fallback_of_mps_to_the_cpu_is_noted(
     monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", value)
     note_fallback(device)
     assert ("MPS_FALLBACK=1" in capsys.readouterr().err) is noted
+
+
+def integers() -> list[tuple[str, str, Any]]:
+    """Command, option and what typer knows of it, for every option that takes a whole number.
+
+    typer.Option takes the first name of an option in an annotation for its default, until it builds the command.
+    """
+    found = []
+    for name in NAMES:
+        function = getattr(import_module(f"conestool.cli.{name}"), FUNCTIONS.get(name, name))
+        for hint in get_type_hints(function, include_extras=True).values():
+            kind, *notes = get_args(hint) or (hint,)
+            if notes and int in (kind, *get_args(kind)):
+                found.append((name, notes[0].default, notes[0]))
+    return found
+
+
+def test_integers_out_of_range_are_refused(cones: Cones, work: Path) -> None:
+    """Exit code 2, with the name of the option or its field, before anything else is looked at.
+
+    Every option has both ends; those of `find` and `tune` are of a configuration, which knows its ranges.
+    """
+    found = integers()
+    assert {("render", "--seed"), ("render", "-n"), ("find", "--seed"), ("apply", "--rank")} <= {e[:2] for e in found}
+    assert not [e for e in found if e[0] not in ("find", "tune") and None in (e[2].min, e[2].max)]
+    save_cone(work / "x", concept("x"))
+    for command, option, _ in found:
+        for number in (10**20, -(10**20)):
+            words = [f"{option}={number}"] if option.startswith("--") else [option, str(number)]
+            done = cones(command, "x", *(("--photos", "x=.") if command == "tune" else ()), *words)
+            assert done.code == 2, (command, words)
+            assert option.lstrip("-").replace("-", "_") in done.err.replace("-", "_"), (command, words)
+
+
+def test_reference_is_current() -> None:
+    """docs/cli.md is what scripts/cli_reference.py writes, with a section a command; run it after changing one."""
+    command = [sys.executable, str(ROOT / "scripts" / "cli_reference.py"), "--check"]
+    assert subprocess.run(command, env=environment(PYTHONPATH=str(ROOT)), timeout=60, check=False).returncode == 0
+    lines = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").splitlines()
+    assert {line.removeprefix("## cones ") for line in lines if line.startswith("## cones ")} == set(NAMES)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 
 from conestool.cli import _output
@@ -11,16 +14,6 @@ from conestool.cli import _output
 def normal() -> None:
     """Every test begins without -q and -v."""
     _output.configure(_output.NORMAL)
-
-
-def test_clean_drops_what_a_terminal_would_act_on() -> None:
-    """Escapes, bells, C1 controls, bidirectional overrides, zero-width and undecodable characters go."""
-    assert _output.clean("a\x1b[31mb\x07\x9b1mc\u202ed\u200be\udc80f") == "a[31mb1mcdef"
-
-
-def test_clean_keeps_text_and_one_line() -> None:
-    """Words of any language stay; line breaks and tabs become spaces."""
-    assert _output.clean("Käse\n猫\tx") == "Käse 猫 x"
 
 
 def test_rich_markup_is_shown_as_typed(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,44 +45,25 @@ def test_table_aligns_wide_and_narrow_characters(capfd: pytest.CaptureFixture[st
     assert capfd.readouterr().err == "  name      n\n  猫        1\n  ab    1,000\n"
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(812, "812 B"), (41_234, "41.2 kB"), (999_600, "1.0 MB"), (3_100_000, "3.1 MB"), (112_000, "112 kB")],
-)
-def test_size(count: int, text: str) -> None:
-    """Decimal units, three figures at most."""
-    assert _output.size(count) == text
+SIGNED = partial(_output.percent, signed=True)
+EIGHT = partial(_output.bar, columns=8)
 
 
 @pytest.mark.parametrize(
-    ("fraction", "text"), [(0.0065, "0.65 %"), (0.00031, "0.031 %"), (0.123, "12.3 %"), (1.0, "100.0 %"), (0.0, "0 %")]
+    ("write", "rows"),
+    [
+        (_output.size, {812: "812 B", 41_234: "41.2 kB", 999_600: "1.0 MB", 3_100_000: "3.1 MB", 112_000: "112 kB"}),
+        (_output.percent, {0.0065: "0.65 %", 0.00031: "0.031 %", 0.123: "12.3 %", 1.0: "100.0 %", 0.0: "0 %"}),
+        (SIGNED, {-0.184: "-18.4 %", 0.002: "+0.2 %"}),
+        (_output.duration, {48: "48 s", 59.7: "1 min 00 s", 200: "3 min 20 s", 3900: "1 h 05 min"}),
+        (EIGHT, {0: "", 1e-9: "▏", 1: "█" * 8, 2: "█" * 8}),
+    ],
 )
-def test_percent(fraction: float, text: str) -> None:
-    """As many digits as matter."""
-    assert _output.percent(fraction) == text
-
-
-def test_signed_percent() -> None:
-    """Changes carry their sign."""
-    assert (_output.percent(-0.184, signed=True), _output.percent(0.002, signed=True)) == ("-18.4 %", "+0.2 %")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(48, "48 s"), (59.7, "1 min 00 s"), (200, "3 min 20 s"), (3900, "1 h 05 min")]
-)
-def test_duration(seconds: float, text: str) -> None:
-    """Seconds, minutes, hours."""
-    assert _output.duration(seconds) == text
-
-
-def test_bar_is_never_empty_for_something() -> None:
-    """Nothing has no bar, a little has an eighth of a cell, all fills the cells."""
-    assert (_output.bar(0, 8), _output.bar(1e-9, 8), _output.bar(1, 8), _output.bar(2, 8)) == (
-        "",
-        "▏",
-        "█" * 8,
-        "█" * 8,
-    )
+def test_numbers_are_written_with_as_many_digits_as_matter(
+    write: Callable[[float], str], rows: dict[float, str]
+) -> None:
+    """Decimal units, three figures at most; a little of something has an eighth of a cell."""
+    assert {number: write(number) for number in rows} == rows
 
 
 def test_plain_progress_prints_a_line_now_and_then(
@@ -97,7 +71,7 @@ def test_plain_progress_prints_a_line_now_and_then(
 ) -> None:
     """Steps, loss and time left, no more than a line every ten seconds."""
     clock = iter([0.0, 4.0, 11.0, 12.0])
-    monkeypatch.setattr(_output.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("conestool.cli._output.time.monotonic", lambda: next(clock))
     with _output.progress("search", 4) as tick:
         for done in (1, 2, 3):
             tick(done, "loss 0.1000")

@@ -1,9 +1,10 @@
-"""The small parts of the command line: file names, strengths, layer names, heat maps, sizes."""
+"""The small parts of the command line: file names, strengths, layer names, heat maps, names, verdicts."""
 
 from __future__ import annotations
 
 import inspect
 import io
+import os
 import re
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,16 +13,17 @@ import numpy as np
 import pytest
 
 from conestool import _layers
-from conestool.cli import _output, _plot, _streams
+from conestool.cli import _plot, _streams
 from conestool.cli._format import verdict
 from conestool.cli._options import Wanted, parse_wanted
 from conestool.cli._pictures import free, settle, slug
 from conestool.cli._plot import heat
 from conestool.cli._prompts import Asked, parse_line, read_lines, read_prompts
-from conestool.cli._search import checkpoint_path_of, with_config
+from conestool.cli._search import checkpoint_path_of, guess_noun, name_from_path, resolve_names, with_config
 from conestool.cli.find import output_path
+from conestool.cli.merge import default_output
 from conestool.cli.render import parse_size
-from conestool.concept import Losses
+from conestool.concept import Losses, check_name
 from conestool.errors import PromptError, UsageError
 from conestool.format import limits
 from conestool.search.config import Resources, SearchConfig
@@ -30,55 +32,61 @@ from tests.support.command_line import Cones, concept
 
 @pytest.mark.parametrize(
     ("prompt", "name"),
-    [("a dog in a hat", "a-dog-in-a-hat"), ("Größe, 2×!", "grösse-2"), ("../../etc", "etc"), ("🐶", "picture")],
+    [
+        ("a dog in a hat", "a-dog-in-a-hat"),
+        ("Größe, 2×!", "grösse-2"),
+        ("../../etc", "etc"),
+        ("🐶", "picture"),
+        ("word " * 30, "-".join(["word"] * 12)),
+    ],
 )
 def test_slug_is_a_safe_file_name(prompt: str, name: str) -> None:
-    """Words joined by hyphens: no path, no punctuation, never empty."""
+    """Words joined by hyphens, cut between them: no path, no punctuation, never empty."""
     assert slug(prompt) == name
 
 
-def test_slug_is_cut_between_words() -> None:
-    """At most 60 characters."""
-    name = slug("word " * 30)
-    assert len(name) <= 60
-    assert name.endswith("-word")
+def test_names_of_wide_letters_fit_the_file_system() -> None:
+    """Names count in bytes: long ones of three or four bytes a letter are cut."""
+    assert len(os.fsencode(default_output(["ねこ" * 16, "いぬ" * 16, "𠮷" * 60]))) <= 255
+    assert len(os.fsencode(slug("𠮷" * 60) + "-12-345.png")) <= 255
 
 
-def test_names_of_several_pictures_tell_prompt_and_seed() -> None:
-    """Numbered by prompt, and by seed where a prompt has several."""
+def test_names_of_pictures(tmp_path: Path) -> None:
+    """Numbered by prompt, and by seed where a prompt has several; the first free one; PNG and nothing else."""
     targets = settle("out/", [("a dog", (3, 4)), ("a hat", (3, 4))], sheet=False, overwrite=False)
     assert [path.name for path in targets.paths] == ["1-a-dog-3.png", "1-a-dog-4.png", "2-a-hat-3.png", "2-a-hat-4.png"]
-
-
-def test_free_name_is_the_first_that_is_not_there(tmp_path: Path) -> None:
-    """x, x-2, x-3."""
     for name in ("x.png", "x-2.png"):
         (tmp_path / name).touch()
     assert free(tmp_path / "x.png") == tmp_path / "x-3.png"
-
-
-def test_pictures_are_png() -> None:
-    """Another ending is refused rather than given a PNG under a false name."""
     with pytest.raises(UsageError, match="PNG"):
         settle("x.jpg", [("a dog", [0])], sheet=False, overwrite=False)
 
 
-def test_strength_follows_the_last_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """dog.cone:0.5, unless a file has that very name."""
+def test_a_numbered_name_taken_meanwhile_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two commands that draw the same prompt at once both keep their pictures; a name that was given is refused."""
     monkeypatch.chdir(tmp_path)
-    assert parse_wanted("dog.cone") == Wanted(Path("dog.cone"))
-    assert parse_wanted("dog.cone:0.5") == Wanted(Path("dog.cone"), 0.5)
-    assert parse_wanted("-:0.5") == Wanted(Path("-"), 0.5)
-    assert parse_wanted("C:dog.cone") == Wanted(Path("C:dog.cone"))
+    ours = settle(None, [("a dog", [0])], sheet=False, overwrite=False)
+    named = settle("a-dog.png", [("a dog", [0])], sheet=False, overwrite=False)
+    Path("a-dog.png").write_bytes(b"another's")
+    assert ours.write(0, b"mine") == Path("a-dog-2.png")
+    assert Path("a-dog-2.png").read_bytes() == b"mine"
+    with pytest.raises(UsageError, match="exists already"):
+        named.write(0, b"mine")
+    assert Path("a-dog.png").read_bytes() == b"another's"
+
+
+def test_strength_follows_the_last_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dog.cone:0.5, 0 to 1, unless a file has that very name."""
+    monkeypatch.chdir(tmp_path)
+    rows = {"dog.cone": None, "dog.cone:0.5": 0.5, "-:0.5": 0.5, "C:dog.cone": None}
+    for text, strength in rows.items():
+        path = Path(text.removesuffix(":0.5"))
+        assert parse_wanted(text) == (Wanted(path) if strength is None else Wanted(path, strength))
+    for text in ("dog.cone:1.5", "dog.cone:-1", "dog.cone:nan"):
+        with pytest.raises(UsageError, match="out of range"):
+            parse_wanted(text)
     Path("dog:0.5").touch()
     assert parse_wanted("dog:0.5") == Wanted(Path("dog:0.5"))
-
-
-@pytest.mark.parametrize("text", ["dog.cone:1.5", "dog.cone:-1", "dog.cone:nan"])
-def test_strength_out_of_range_is_refused(text: str) -> None:
-    """0 to 1."""
-    with pytest.raises(UsageError, match="out of range"):
-        parse_wanted(text)
 
 
 def test_size() -> None:
@@ -97,8 +105,57 @@ def test_find_writes_into_a_folder_and_saves_beside_the_output(tmp_path: Path) -
     assert checkpoint_path_of(Path("-")) is None
 
 
-def test_options_become_a_checked_configuration() -> None:
-    """One for each field but those skipped, which keep their defaults."""
+@pytest.mark.parametrize(
+    ("text", "noun", "name"),
+    [
+        ("dog", "dog", "dog"),
+        ("my-dog", "dog", "my-dog"),
+        ("dog2", "dog", "dog2"),
+        ("Dog_v3", "dog", "Dog-v3"),
+        ("teddy-bear", "teddy bear", "teddy-bear"),
+        ("köder", "köder", "köder"),
+        ("my dog (2)", "dog", "my-dog-2"),
+    ],
+)
+def test_names_and_nouns_that_nobody_typed(text: str, noun: str, name: str) -> None:
+    """Owners, numbers and capitals say nothing of the class; the name keeps every word and can be a concept's."""
+    assert (guess_noun(text), name_from_path(Path(text))) == (noun, name)
+    check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("photos", "output", "given", "found"),
+    [
+        ("photos", "dog.cone", (None, None), ("dog", "dog")),
+        ("hat", None, (None, None), ("hat", "hat")),
+        ("hat/.", "-", (None, None), ("hat", "hat")),
+        ("hat", "out.cone", (None, None), ("hat", "hat")),
+        ("x", "dog.cone", ("rex", None), ("rex", "dog")),
+        ("x", "rex.cone", (None, "dog"), ("rex", "dog")),
+        ("photos", None, (None, "top hat"), ("top-hat", "top hat")),
+        ("photos", None, (None, None), None),
+    ],
+)
+def test_output_names_the_concept_before_the_folder_does(
+    photos: str,
+    output: str | None,
+    given: tuple[str | None, str | None],
+    found: tuple[str, str] | None,
+    tmp_path: Path,
+) -> None:
+    """What is given is taken; nobody wants a concept of the class "photos", and the hint shows the way."""
+    (tmp_path / photos).mkdir()
+    ask = [tmp_path / photos], Path(output) if output else None, *given
+    if found:
+        assert resolve_names(*ask) == found
+        return
+    with pytest.raises(UsageError, match="cannot tell") as caught:
+        resolve_names(*ask)
+    assert "-o dog.cone" in str(caught.value.hint)
+
+
+def test_options_become_a_checked_configuration(cones: Cones) -> None:
+    """One for each field but those skipped, which keep their defaults; each is an option of `find`."""
 
     @with_config(SearchConfig, "search_config", "Search", skip=("density",))
     def command(name: str, search_config: SearchConfig) -> tuple[str, SearchConfig]:
@@ -110,10 +167,6 @@ def test_options_become_a_checked_configuration() -> None:
     assert command(name="x", **(given | {"seed": 3})) == ("x", SearchConfig(seed=3))
     with pytest.raises(UsageError, match="batch_size is 0, but must be from 1 to 10,000"):
         command(name="x", **(given | {"batch_size": 0}))
-
-
-def test_every_setting_is_an_option_of_find(cones: Cones) -> None:
-    """With its default where it has one."""
     text = cones("find", "--help").out.decode()
     for each in (*fields(SearchConfig), *fields(Resources)):
         assert f"--{each.name.replace('_', '-')} " in text
@@ -161,21 +214,6 @@ def test_layers_are_in_the_order_of_the_network() -> None:
     assert list(_layers.by_layer(counts).items()) == list(names.items())
 
 
-def test_heat_is_the_share_of_weights_in_a_cell() -> None:
-    """A 60 x 400 matrix in 30 x 200 cells of 2 x 2 weights: three of the first four zeroed are 0.75."""
-    share = heat(np.array([0, 1, 400, 60 * 400 - 1], dtype=np.int64), [60, 400])
-    assert share.shape == (30, 200)
-    assert share[0, 0] == pytest.approx(0.75)
-    assert share[29, 199] == pytest.approx(0.25)
-    assert share.sum() == pytest.approx(1.0)
-
-
-def test_heat_of_a_small_matrix_is_the_matrix() -> None:
-    """A matrix smaller than the grid keeps its own cells."""
-    share = heat(np.array([5], dtype=np.int64), [2, 4])
-    assert share.tolist() == [[0, 0, 0, 0], [0, 1, 0, 0]]
-
-
 def test_kinds_count_where_neurons_lie() -> None:
     """Three of four neurons in self-attention's V; densities by hand."""
     tensors = {"a.attn1.to_k.weight": [2, 2], "a.attn1.to_v.weight": [3, 2], "a.attn2.to_k.weight": [2, 5]}
@@ -184,53 +222,35 @@ def test_kinds_count_where_neurons_lie() -> None:
     assert {kind: each["density"] for kind, each in kinds.items()} == {"self K": 0, "self V": 0.5, "cross K": 0.1}
 
 
+def test_heat_is_the_share_of_weights_in_a_cell() -> None:
+    """A 60 x 400 matrix in 30 x 200 cells of 2 x 2 weights: three of the first four zeroed are 0.75.
+
+    A matrix smaller than the grid keeps its own cells.
+    """
+    share = heat(np.array([0, 1, 400, 60 * 400 - 1], dtype=np.int32), [60, 400])
+    assert share.shape == (30, 200)
+    assert (share[0, 0], share[29, 199], share.sum()) == pytest.approx((0.75, 0.25, 1.0))
+    assert heat(np.array([5], dtype=np.int32), [2, 4]).tolist() == [[0, 0, 0, 0], [0, 1, 0, 0]]
+
+
 def test_crowding_tells_a_full_row_from_scattered_neurons() -> None:
     """One whole row of 32: all neurons are in the fullest tenth of rows (3 of 32), 3 of 32 in that of columns."""
-    row = np.arange(5 * 32, 6 * 32, dtype=np.int64)
+    row = np.arange(5 * 32, 6 * 32, dtype=np.int32)
     one = concept()
     found = _plot.crowding(replace(one, indices={next(iter(one.base.tensors)): row}))
-    assert found["rows"] == 1
-    assert found["columns"] == pytest.approx(3 / 32)
+    assert (found["rows"], found["columns"]) == pytest.approx((1, 3 / 32))
     assert 3 / 32 < found["random rows"] < 0.5
 
 
 def test_endless_stdin_is_read_only_up_to_the_limit_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list longer than that is refused, and the cap is that of the format."""
+    """A list longer than that is refused, and the cap is that of the format, which the streams must not import."""
+    assert limits.MAX_FILE_BYTES == _streams.MOST
     monkeypatch.setattr(_streams, "MOST", 10)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a dog\n" * 100)))
     with pytest.raises(PromptError, match="more than"):
         read_lines("-")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a dog\n" * 100)))
     assert len(_streams.read_bytes("a .cone file")) == 11
-
-
-def test_stdin_may_be_as_long_as_a_file() -> None:
-    """One limit in two places, since the streams must not import the format."""
-    assert limits.MAX_FILE_BYTES == _streams.MOST
-
-
-def test_a_numbered_name_taken_meanwhile_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two commands that draw the same prompt at once both keep their pictures; a name that was given is refused."""
-    monkeypatch.chdir(tmp_path)
-    ours = settle(None, [("a dog", [0])], sheet=False, overwrite=False)
-    named = settle("a-dog.png", [("a dog", [0])], sheet=False, overwrite=False)
-    Path("a-dog.png").write_bytes(b"another's")
-    assert ours.write(0, b"mine") == Path("a-dog-2.png")
-    assert Path("a-dog-2.png").read_bytes() == b"mine"
-    with pytest.raises(UsageError, match="exists already"):
-        named.write(0, b"mine")
-    assert Path("a-dog.png").read_bytes() == b"another's"
-
-
-def test_a_full_stderr_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line is lost, the work is not."""
-
-    class Full(io.StringIO):
-        def flush(self) -> None:
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("sys.stderr", Full())
-    _output.warn("something")
 
 
 def test_a_prompt_line_has_options_of_its_own() -> None:

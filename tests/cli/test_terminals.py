@@ -1,10 +1,11 @@
-"""Terminals that are narrow or get bytes, locales that are not UTF-8, and names that are not either."""
+"""Terminals that are narrow or get bytes, and locales that are not UTF-8."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -14,11 +15,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from conestool.cli import _output
-from tests.support.command_line import COMMAND, concept, environment, save_cone
+from conestool.cli._app import NAMES
+from tests.support.command_line import COMMAND, ROOT, concept, environment, run_process, save_cone
 from tests.support.process import cones, on_terminal
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="forks")
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -43,16 +44,30 @@ def test_binary_is_kept_from_a_terminal(line: str, folder: Path) -> None:
     """Refused before any work."""
     screen = on_terminal(*line.split(), cwd=folder)
     assert screen.code == 2
-    assert b"will not write" in screen.out
+    assert b"will not write" in screen.out and b"CONE\r" not in screen.out
 
 
-@pytest.mark.parametrize("columns", [1, 40])
-@pytest.mark.parametrize("line", ["inspect long.cone", "diff long.cone b.cone", "merge long.cone b.cone a.cone"])
+def test_stdin_that_is_a_terminal_is_not_waited_for(folder: Path) -> None:
+    """`inspect -` typed by hand says what it wants instead of hanging."""
+    done = on_terminal("inspect", "-", cwd=folder)
+    assert done.code == 3 and b"pipe it in" in done.out
+
+
+def test_colour_on_a_terminal_and_none_with_no_color(folder: Path) -> None:
+    command = ("inspect", "a.cone")
+    assert b"\x1b[" in on_terminal(*command, cwd=folder).out
+    assert b"\x1b" not in on_terminal(*command, cwd=folder, NO_COLOR="1").out
+    assert b"\x1b" not in on_terminal(*command, cwd=folder, TERM="dumb").out
+
+
+@pytest.mark.parametrize("columns", [1, 40, 80])
+@pytest.mark.parametrize(
+    "line", ["inspect long.cone --layers", "diff long.cone b.cone", "merge long.cone b.cone a.cone"]
+)
 def test_tables_stay_in_a_narrow_terminal(line: str, columns: int, folder: Path) -> None:
-    """Wide characters count twice; no line of a table goes past the edge, whatever the width."""
+    """Wide characters count twice; no line of a table and no bar goes past the edge, whatever the width."""
     name = "ねこ" * 16
     save_cone(folder / "long.cone", concept(name, "vlk", seed=3, notes="ねこ" * 90, method="word " * 30))
-    (folder / f"dog+hat+{name}.cone").unlink(missing_ok=True)
     screen = on_terminal(*line.split(), cwd=folder, columns=columns, NO_COLOR="1")
     assert screen.code in (0, 1), screen.out
     rows = [row for row in screen.out.decode().splitlines() if row.startswith("  ") or line.startswith("diff")]
@@ -83,9 +98,7 @@ def test_bars_fit_forty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         tick(999, "loss 0.1234")
     with _output.waiting("loading " + "x" * 500):
         time.sleep(0.1)
-    text = (
-        out.getvalue().replace("\x1b[?25l", "").replace("\x1b[?25h", "").replace("\x1b[2K", "").replace("\x1b[1A", "")
-    )
+    text = re.sub(r"\x1b\[(\?25[lh]|2K|1A)", "", out.getvalue())
     assert "class images" in text and "loading" in text
     assert max(cell_len(line) for part in text.split("\n") for line in part.split("\r")) <= 40
 
@@ -103,7 +116,7 @@ def test_other_locales(locale: dict[str, str], folder: Path) -> None:
     save_cone(folder / "x.cone", concept("ねこ", "vlk", seed=3, notes="Käse ☃"))
     path = os.fsencode(folder) + b"/d\xf6g \xe7\x8c\xab.cone"
     Path(os.fsdecode(path)).write_bytes((folder / "x.cone").read_bytes())
-    command = [*COMMAND, "inspect", path, "--json", "-v"]
+    command: list[str | bytes] = [*COMMAND, "inspect", path, "--json", "-v"]
     env = environment(PYTHONPATH=str(ROOT)) | locale
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
@@ -112,18 +125,13 @@ def test_other_locales(locale: dict[str, str], folder: Path) -> None:
     assert b"neurons" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["", "find", "render", "inspect", "merge", "diff", "extract", "apply", "doctor"])
+def test_ascii_locale_gets_ascii_bars(folder: Path) -> None:
+    done = run_process("inspect", "a.cone", "--layers", cwd=folder, PYTHONIOENCODING="ascii")
+    assert b"####" in done.stderr and b"\\u" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["", *NAMES])
 def test_help_needs_no_more_than_ascii(command: str, tmp_path: Path) -> None:
-    """Every help page can be shown anywhere."""
     done = cones(*command.split(), "--help", cwd=tmp_path, encoding="ascii")
     assert done.code == 0, done.err
     assert done.out.isascii() and b"Usage" in done.out
-
-
-def test_a_path_in_json_is_the_path(folder: Path) -> None:
-    """Bytes that are no UTF-8 come back as Python and other readers of surrogates decode them."""
-    name = os.fsdecode(b"d\xf6g.cone")
-    save_cone(folder / name, concept())
-    done = cones("inspect", name, "--json", "-q", cwd=folder)
-    assert done.out.isascii()
-    assert os.fsencode(json.loads(done.out)[0]["file"]) == b"d\xf6g.cone"

@@ -31,7 +31,8 @@ def table() -> tuple[list[str], dict[tuple[str, str], list[str]]]:
     """The programs, and by family and output what the table says of each."""
     lines = PAGE[PAGE.index("| base model | output |") :].split("\n\n")[0].splitlines()
     head, _, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    rows, family = {}, ""
+    rows: dict[tuple[str, str], list[str]] = {}
+    family = ""
     for name, outputs, *cells in body:
         family = name or family
         rows |= {(family, output): cells for output in outputs.split(", ")}

@@ -64,13 +64,9 @@ def test_every_row_has_its_controls(report: Report) -> None:
     assert dog.row("concept").losses != dog.row("random").losses != dog.row("largest").losses
     assert dog.row("concept").subject == f"{dog.identifier} dog"
     assert dog.row("bare").subject == "dog"
+    assert (dog.photos, dog.unseen) == (1, 1), "losses are of photos that the search did not see"
+    assert (report.concepts[1].photos, report.concepts[1].unseen) == (0, 0)
     assert all("DINO" in dog.row(name).score.image for name in ("concept", "no identifier", "random", "bare", "photos"))
-
-
-def test_losses_are_of_photos_that_the_search_did_not_see(report: Report) -> None:
-    dog, hat = report.concepts
-    assert (dog.photos, dog.unseen) == (1, 1)
-    assert (hat.photos, hat.unseen) == (0, 0)
 
 
 def test_what_was_not_measured_is_said(report: Report) -> None:
@@ -114,25 +110,19 @@ def test_gates_name_what_falls_short(report: Report) -> None:
         Gates(gain=0.5).failures(report)
 
 
-def test_a_concept_of_another_model_is_refused(model: Model, v_folder: Path) -> None:
+def test_what_cannot_be_measured_is_refused(model: Model, v_folder: Path) -> None:
     other = Model.from_pretrained(str(v_folder))
     with pytest.raises(BaseModelMismatchError):
         evaluate(other, random_cone(model, "dog"), {}, plan=PLAN)
+    for texts in ([], ["a dog"], [" "]):
+        with pytest.raises(PromptError):
+            check_templates(texts)
 
 
-def test_prompts_are_filled_with_the_right_article() -> None:
+def test_prompts_have_the_right_article_and_other_nouns() -> None:
     assert str(Text("a photo of a {}", "apple")) == "a photo of an apple"
     assert str(Text("my {} at night", "sks dog")) == "my sks dog at night"
     assert joined(["sks dog", "apple", "cat"]) == "a sks dog, an apple and a cat"
     assert joined(["dog"]) == "a dog"
-
-
-@pytest.mark.parametrize("texts", [[], ["a dog"], [" "]])
-def test_prompts_without_a_place_for_the_subject_are_refused(texts: list[str]) -> None:
-    with pytest.raises(PromptError):
-        check_templates(texts)
-
-
-def test_unrelated_nouns_leave_the_subjects_out() -> None:
     assert unrelated_nouns({"objects": ["dog", "cat", "car"]}, ["Cat"], 2) == ("dog", "car")
     assert "cat" not in unrelated_nouns({}, ["cat"], 5)

@@ -19,7 +19,7 @@ from conestool.format import gaps
 from conestool.format.tensor_table import Row, check_row, raw_length
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "spec" / "vectors"))
-import reference
+import reference  # type: ignore[import-not-found]
 
 sys.path.pop(0)
 
@@ -87,7 +87,7 @@ def test_any_bytes_are_a_set_or_an_error(k: int, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("density", [0.001, 0.01, 0.05, 0.1])
 def test_uniform_sets_are_within_five_percent_of_the_bound(density: float) -> None:
-    """On a quarter of the widths of Stable Diffusion 1.5."""
+    """On a quarter of the widths of Stable Diffusion 1.5; a dense set takes less than a bit a weight."""
     rng = np.random.default_rng(0)
     shapes = [[width, inputs] for width in (320, 640, 1280) for inputs in (width, 768)] * 2
     coded, size, bound = b"", 0, 0.0
@@ -98,17 +98,5 @@ def test_uniform_sets_are_within_five_percent_of_the_bound(density: float) -> No
         coded, size = coded + quotients.tobytes(), size + len(planes)
         bound += (lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)) / log(2) / 8
     assert 0.99 < (size + len(gaps.compress(coded))) / bound < 1.05
-
-
-def test_dense_sets_take_less_than_a_bit_a_weight() -> None:
-    """Most weights, or all: nothing is gained by a bitmap."""
-    rng = np.random.default_rng(0)
-    most, every = (gaps.encode(array(np.flatnonzero(rng.random(100_000) < p)), 100_000) for p in (0.9, 1.0))
-    assert len(gaps.compress(most[1].tobytes())) < 100_000 / 8
-    assert len(gaps.compress(every[1].tobytes())) < 100
-
-
-def test_a_frame_of_another_size_is_refused() -> None:
-    """The declared size decides, before anything is decompressed."""
-    with pytest.raises(FormatError, match="zstd frame of 67108864 bytes, expected 8"):
-        gaps.decompress(memoryview(gaps.compress(bytes(2**26))), 8)
+    most, every = (gaps.encode(array(np.flatnonzero(rng.random(100_000) < p)), 100_000)[1] for p in (0.9, 1.0))
+    assert len(gaps.compress(most.tobytes())) < 100_000 / 8 and len(gaps.compress(every.tobytes())) < 100

@@ -24,17 +24,6 @@ def places(value: Any) -> Iterator[Place]:
             yield from places(value[key])
 
 
-def in_field(data: bytes, rng: random.Random) -> bytes:
-    """Any value of the header, deep ones as often as others, set to another or left out."""
-    header, sections = parts(data)
-    place, key = rng.choice(list(places(header)))
-    if rng.random() < 0.1:
-        del place[key]
-    else:
-        place[key] = copy.deepcopy(rng.choice(VALUES))
-    return mend(join(header, sections, data))
-
-
 def in_encoding(data: bytes, rng: random.Random) -> bytes:
     """One value or map of the header in msgpack that isn't canonical, or isn't allowed."""
     header, sections = parts(data)
@@ -163,10 +152,10 @@ def frame(content: bytes, rng: random.Random) -> bytes:
     start = bytes([flag << 6 | single << 5 | rng.choice((0, 0, 0, 0, 4, 8, 16)) | dictionary])
     start += b"" if single else bytes([rng.choice((0, 1, 8, 0x50, 0x88, 0x89, 0xFF))])
     start += bytes((0, 1, 2, 4)[dictionary] - 1) + rng.choice((b"\0", b"\0", b"\1")) if dictionary else b""
-    whole = MAGIC + start + declared + blocks(content, rng)
+    whole: bytes = MAGIC + start + declared + blocks(content, rng)
     around = rng.randrange(12)
     if around == 0:
-        return whole + rng.choice((b"\0", MAGIC, whole, b"\x50\x2a\x4d\x18\0\0\0\0", bytes(4)))
+        return bytes(whole + rng.choice((b"\0", MAGIC, whole, b"\x50\x2a\x4d\x18\0\0\0\0", bytes(4))))
     if around == 1:
         return b"\x5f\x2a\x4d\x18" + struct.pack("<I", rng.choice((0, 1, 2**31))) + whole
     return whole[: -rng.randrange(1, 5)] if around == 2 else whole

@@ -10,13 +10,14 @@ import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 __all__ = ["BOMBS", "Maker", "chunk", "claim_jpeg", "corrupt_exif", "jpeg", "mutate", "odd_folder", "png", "zeros"]
 
 MIB = 1 << 20
-Maker = Callable[[Path], None]
+Maker = Callable[[Path], object]
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -40,7 +41,7 @@ def png(width: int, height: int, *, depth: int = 8, colour: int = 2, data: bytes
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def jpeg(size: tuple[int, int] = (64, 48), **options: object) -> bytes:
+def jpeg(size: tuple[int, int] = (64, 48), **options: Any) -> bytes:
     """A JPEG of noise."""
     out = BytesIO()
     Image.effect_noise(size, 60).convert("RGB").save(out, "JPEG", **options)
@@ -86,7 +87,7 @@ def text_png(kind: bytes, head: bytes, size: int, count: int = 1) -> bytes:
 
 def file_of(name: str, make: Callable[[], bytes]) -> Maker:
     """A folder with one file."""
-    return lambda folder: (folder / name).write_bytes(make()) and None
+    return lambda folder: (folder / name).write_bytes(make())
 
 
 LARGE, TEXT = "too large, the most is", "broken image: "

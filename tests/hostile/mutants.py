@@ -56,17 +56,10 @@ def in_header(data: bytes, rng: random.Random) -> bytes:
 
 
 def in_tree(data: bytes, rng: random.Random) -> bytes:
-    """Change, drop, add, repeat or swap values of the header."""
+    """Change, drop, add, repeat or swap values of the header, deep ones as often as others."""
     header, sections = parts(data)
     for _ in range(rng.choice((1, 1, 1, 2))):
-        place: Any = header
-        while True:
-            keys = sorted(place) if isinstance(place, dict) else list(range(len(place)))
-            key = rng.choice(keys) if keys else None
-            if key is None or not isinstance(place[key], dict | list) or rng.random() < 0.15:
-                break
-            place = place[key]
-        change(place, key, rng)
+        change(*rng.choice(list(attacks.places(header))), rng)
     changed = join(header, sections, data)
     return mend(changed) if rng.random() < 0.9 else changed
 
@@ -75,7 +68,7 @@ def change(place: Any, key: Any, rng: random.Random) -> None:
     """Change an array or map at a key."""
     kind = rng.randrange(8)
     value = copy.deepcopy(rng.choice(VALUES))
-    if key is None or kind == 0:
+    if kind == 0:
         if isinstance(place, dict):
             place[rng.choice(KEYS)] = value
         else:
@@ -132,10 +125,9 @@ WAYS: dict[Callable[[bytes, random.Random], bytes], int] = {
     anywhere: 1,
     in_preamble: 1,
     in_header: 3,
-    in_tree: 4,
+    in_tree: 7,
     in_sections: 3,
     in_pieces: 7,
-    attacks.in_field: 3,
     attacks.in_encoding: 2,
     attacks.in_layout: 2,
     attacks.in_names: 2,

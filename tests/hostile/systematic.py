@@ -6,6 +6,7 @@ import copy
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def preambles(data: bytes) -> Iterator[Task]:
     """Every value of every byte of the preamble, the CRC put right."""
     for at in range(20):
         for value in range(256):
-            yield "every preamble byte", lambda at=at, value=value: sealed(data, at, value)
+            yield "every preamble byte", partial(sealed, data, at, value)
 
 
 def sealed(data: bytes, at: int, value: int) -> bytes:
@@ -54,7 +55,7 @@ def sealed(data: bytes, at: int, value: int) -> bytes:
 def cuts(data: bytes) -> Iterator[Task]:
     """Every beginning of a file."""
     for size in range(len(data)):
-        yield "every length", lambda size=size: data[:size]
+        yield "every length", partial(data.__getitem__, slice(size))
 
 
 def flips(data: bytes) -> Iterator[Task]:
@@ -63,10 +64,8 @@ def flips(data: bytes) -> Iterator[Task]:
     header, rest = data[20 : 20 + size], data[20 + size :]
     for bit in range(8 * size):
         at, mask = bit // 8, 1 << bit % 8
-        yield (
-            "every header bit",
-            lambda at=at, mask=mask: join(header[:at] + bytes([header[at] ^ mask]) + header[at + 1 :], [rest], data),
-        )
+        changed = header[:at] + bytes([header[at] ^ mask]) + header[at + 1 :]
+        yield "every header bit", partial(join, changed, [rest], data)
 
 
 def fields(data: bytes) -> Iterator[Task]:
@@ -74,7 +73,7 @@ def fields(data: bytes) -> Iterator[Task]:
     header, _ = parts(data)
     for number in range(len(list(places(header)))):
         for value in (None, *([value] for value in VALUES)):
-            yield "every field and value", lambda number=number, value=value: with_field(data, number, value)
+            yield "every field and value", partial(with_field, data, number, value)
 
 
 def with_field(data: bytes, number: int, value: list[Any] | None) -> bytes:

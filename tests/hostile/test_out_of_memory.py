@@ -14,8 +14,8 @@ import pytest
 from conestool import format as cones
 from conestool.cli.main import HELPS
 from conestool.models.model import Model
-from tests.search.test_memory import photos
 from tests.support.command_line import environment
+from tests.support.photos import noisy_photos as photos
 from tests.support.tiny_models import random_cone
 
 ROOT = Path(__file__).parents[2]

@@ -52,14 +52,10 @@ def test_of_two_things_the_one_asked_for_is_found(pocket: Model) -> None:
     assert torch.equal(diffedit_mask(pocket, [image, image], [prompt, prompt], instead, batch=1)[0], dog)
 
 
-def test_values_are_parted_where_two_kinds_of_them_differ() -> None:
-    """Many small and few large: the threshold is the largest of the small."""
+def test_the_threshold_and_the_extent_of_a_mask() -> None:
+    """The largest of many small values; of a square its middle and side; one cell, and none, taken for the whole."""
     assert otsu_threshold(torch.tensor([5.0, 1.0, 1.1, 0.9, 5.2, 1.0])) == pytest.approx(1.1)
     assert otsu_threshold(torch.ones(4)) == 1.0
-
-
-def test_the_extent_of_a_mask() -> None:
-    """A square: its middle and side; one cell, and none, which is taken for the whole."""
     mask = torch.zeros(8, 8, dtype=torch.bool)
     mask[1:5, 3:7] = True
     row, column, side = bounding_square(mask)

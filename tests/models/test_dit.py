@@ -58,7 +58,7 @@ def test_a_search_asks_what_the_pipeline_asks(model: Model) -> None:
     (theirs, answer), _ = calls_of(model, lambda: sample(model, ["a sks dog"], [5], steps=2, guidance=1.0))
     schedule, noise = schedule_of(model), initial_noise(model, [torch.Generator().manual_seed(5)], (32, 32))
     last = torch.tensor([len(schedule) - 1])
-    at = {"model": model, "schedule": schedule, "noisy_latents": noise, "t": last}
+    at: dict[str, Any] = {"model": model, "schedule": schedule, "noisy_latents": noise, "t": last}
     ours: list[Tensor] = []
     [(told, _)] = calls_of(model, lambda: ours.append(predict_noise(**at, cond=encode(model, ["a sks dog"]))))
     for name, value in theirs.items():
@@ -70,18 +70,16 @@ def test_a_search_asks_what_the_pipeline_asks(model: Model) -> None:
     assert torch.equal(ours[0], whole[:, : noise.shape[1]]) and ours[0].shape == noise.shape
 
 
-def test_which_weights_count(model: Model) -> None:
-    """K and V of self- and cross-attention; of both streams of joint attention, and of both kinds of block."""
-    parts = {name.rsplit(".", 2)[1] for name in kv_weights(model.denoiser)}
+def test_which_weights_count_and_come_back(model: Model) -> None:
+    """K and V of self- and cross-attention; of both streams of joint attention, and of both kinds of block.
+
+    Applied at a strength, every one of them differs; afterwards every bit is back.
+    """
+    weights = kv_weights(model.denoiser)
+    parts = {name.rsplit(".", 2)[1] for name in weights}
     joint = model.family.name != "pixart"
     assert parts == {"to_k", "to_v"} | ({"add_k_proj", "add_v_proj"} if joint else set())
-    count = {"pixart": 2 * 2 * 2, "stable-diffusion-3": 2 * 4 + 2, "flux": 4 + 2 * 2}[model.family.name]
-    assert len(kv_weights(model.denoiser)) == count
-
-
-def test_applied_restores_every_bit(model: Model) -> None:
-    """Strength and all; within, every parameter of the concept differs."""
-    weights = kv_weights(model.denoiser)
+    assert len(weights) == {"pixart": 2 * 2 * 2, "stable-diffusion-3": 2 * 4 + 2, "flux": 4 + 2 * 2}[model.family.name]
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     with apply_cones(model, random_cone(model, density=0.1), strength=0.7):
         assert not any(torch.equal(weight, before[name]) for name, weight in weights.items())
@@ -144,18 +142,20 @@ def test_identifiers_are_single_tokens_for_every_encoder(model: Model) -> None:
     assert not is_one_token(model, "cthulhu")
 
 
-def test_sizes_are_multiples_of_a_patch(model: Model) -> None:
-    """Two latents of four pixels; the pipelines would round in silence or fail."""
+def test_refuses_what_its_pipeline_would_round_ignore_or_fail_at(model: Model) -> None:
+    """Sizes that are no multiples of a patch, samplers of another kind of noise, and what one family lacks."""
     with pytest.raises(UsageError, match="multiples of 8"):
         sample(model, ["a dog"], [0], size=(36, 32))
     assert sample(model, ["a dog"], [0], steps=2, guidance=1.0, size=(40, 32))[0].size == (40, 32)
-
-
-def test_a_scheduler_of_another_kind_of_noise_is_refused(model: Model) -> None:
-    """Flow models with a DDIM sampler, or the reverse, would draw noise without a word."""
     other = "FlowMatchEulerDiscrete" if model.family.name == "pixart" else "DDIM"
     with pytest.raises(UsageError, match="another kind of noise"):
         render(model, ["a dog"], scheduler=other)
+    if type(model.family).__name__ == "PixArtAlpha":
+        with pytest.raises(UsageError, match="one step"):
+            sample(model, ["a dog"], [0], steps=1)
+    if model.family.name == "flux":
+        with pytest.raises(UsageError, match="no negative prompt"):
+            sample(model, ["a dog"], [0], negative="blur")
 
 
 @pytest.mark.parametrize("model", ["pixart"], indirect=True)
@@ -163,20 +163,6 @@ def test_alpha_is_told_how_photos_were_framed(model: Model) -> None:
     """Its own height and width, and the ratio of the square that is shown."""
     told = micro_conditioning(model, [MicroConditioning.centre_crop((60, 40), 32), MicroConditioning.uncropped(32)])
     assert told["resolution"].tolist() == [[40, 60], [32, 32]] and told["aspect_ratio"].tolist() == [[1], [1]]
-
-
-@pytest.mark.parametrize("model", ["pixart"], indirect=True)
-def test_one_step_of_alpha_needs_a_distilled_scheduler(model: Model) -> None:
-    """The pipeline would end in an IndexError."""
-    with pytest.raises(UsageError, match="one step"):
-        sample(model, ["a dog"], [0], steps=1)
-
-
-@pytest.mark.parametrize("model", ["flux"], indirect=True)
-def test_flux_has_no_negative_prompt(model: Model) -> None:
-    """It says so instead of ignoring it."""
-    with pytest.raises(UsageError, match="no negative prompt"):
-        sample(model, ["a dog"], [0], negative="blur")
 
 
 @pytest.mark.parametrize("model", ["sd3"], indirect=True)

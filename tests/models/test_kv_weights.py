@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
@@ -31,7 +33,8 @@ def test_finds_k_and_v_of_self_and_cross_attention(unet: UNet2DConditionModel) -
 def test_compiled_and_lora_wrapped_denoisers_have_the_same_names(unet: UNet2DConditionModel) -> None:
     """Neither torch.compile's nor peft's additions to a name count, and LoRA's own matrices are not K/V weights."""
     names = list(kv_weights(unet))
-    assert list(kv_weights(torch.compile(unet))) == names
+    compiled: Any = torch.compile(unet)
+    assert list(kv_weights(compiled)) == names
     for module in unet.modules():
         if hasattr(module, "to_k"):
             wrapped = nn.Module()
@@ -40,26 +43,16 @@ def test_compiled_and_lora_wrapped_denoisers_have_the_same_names(unet: UNet2DCon
     assert list(kv_weights(unet)) == names
 
 
-def test_refuses_what_cannot_be_shut_scalar_by_scalar(unet: UNet2DConditionModel) -> None:
-    """Fused, offloaded and quantised weights, each with what to do."""
+def test_refuses_what_cannot_be_zeroed_scalar_by_scalar(unet: UNet2DConditionModel) -> None:
+    """Fused, offloaded and quantised weights, each with what to do, and a denoiser without attention."""
     with pytest.raises(UsageError, match="offloaded"):
         kv_weights(make_unet(0, cross=16).to("meta"))
     with pytest.raises(UsageError, match="float64"):
         kv_weights(make_unet(0, cross=16).double())
+    shape: dict[str, Any] = {"sample_size": 8, "block_out_channels": (8, 8), "norm_num_groups": 4}
+    kinds = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    with pytest.raises(UsageError, match="no K/V projections"):
+        kv_weights(UNet2DModel(**shape, **kinds, add_attention=False))
     unet.fuse_qkv_projections()
     with pytest.raises(UsageError, match="fuses K and V"):
         kv_weights(unet)
-
-
-def test_refuses_a_denoiser_without_attention() -> None:
-    """No K/V projection, no concept."""
-    plain = UNet2DModel(
-        sample_size=8,
-        block_out_channels=(8, 8),
-        down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2,
-        norm_num_groups=4,
-        add_attention=False,
-    )
-    with pytest.raises(UsageError, match="no K/V projections"):
-        kv_weights(plain)

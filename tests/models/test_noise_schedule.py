@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def model(epsilon_folder: Path) -> Model:
 
 
 @pytest.mark.parametrize("kind", [DDIMScheduler, EulerDiscreteScheduler, EulerAncestralDiscreteScheduler])
-def test_schedule_is_that_of_training_whatever_the_sampler(model: Model, kind: type) -> None:
+def test_schedule_is_that_of_training_whatever_the_sampler(model: Model, kind: Any) -> None:
     """Samplers that rescale their inputs do not change the training noise."""
     model.pipe.scheduler = kind.from_config(model.pipe.scheduler.config)
     schedule = schedule_of(model)
@@ -78,17 +79,13 @@ def test_a_perfect_answer_recovers_the_latents(prediction: str) -> None:
 
 
 def test_flow_schedule_is_linear_and_shifted(model: Model) -> None:
-    """Sigma runs to 1, a shift of 3 moves the middle to 3/4, and the model is called with 1000 sigma."""
+    """Sigma runs to 1, a shift of 3 moves the middle to 3/4; an unknown schedule is refused."""
     model.pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     schedule = schedule_of(model)
     assert schedule.prediction == "flow" and float(schedule.sigmas[-1]) == 1.0
     torch.testing.assert_close(schedule.sigmas[499], torch.tensor(0.75))
     torch.testing.assert_close(schedule.timesteps, 1000 * schedule.sigmas)
     torch.testing.assert_close(schedule.alphas, 1 - schedule.sigmas)
-
-
-def test_refuses_a_schedule_it_does_not_know(model: Model) -> None:
-    """Better no loss than a wrong one."""
     model.pipe.scheduler = EDMEulerScheduler()
     with pytest.raises(ModelLoadError, match="EDMEulerScheduler"):
         schedule_of(model)

@@ -118,12 +118,3 @@ def test_a_single_file_with_the_configuration_of_another_family(model: Model, tm
     with pytest.raises(ModelLoadError, match="it holds stable-diffusion-xl, and its configuration") as caught:
         Model.from_pretrained(str(file), config=str(v_folder))
     assert "--config" in str(caught.value.hint)
-
-
-def test_a_denoiser_alone_is_no_checkpoint(model: Model, tmp_path: Path, v_folder: Path) -> None:
-    """What `apply` writes as one file lacks autoencoder and text encoders; the message says so."""
-    from safetensors.torch import save_file
-
-    save_file(model.denoiser.state_dict(), tmp_path / "unet.safetensors")
-    with pytest.raises(ModelLoadError, match="a denoiser alone, as diffusers names it"):
-        Model.from_pretrained(str(tmp_path / "unet.safetensors"), config=str(v_folder))

@@ -1,4 +1,7 @@
-"""Single-file checkpoints in the original layout: the same model as the folder, and never a surprise download."""
+"""Single-file checkpoints in the original layout: where their configuration comes from, and what is written of them.
+
+That they are the model of the folder is tests/end_to_end/test_families.py's to show.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,7 @@ import torch
 
 from conestool.apply import apply_cones, write_denoiser, write_folder
 from conestool.errors import ModelLoadError
-from conestool.fingerprint import Level, match
 from conestool.models.model import Model
-from conestool.models.sampling import sample
 from tests.support.ldm_writer import save_original
 from tests.support.tiny_models import random_cone, save_pipeline
 
@@ -27,25 +28,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(folder: Path) -> Path:
     """The same model as one file in the original layout."""
     return save_original(Model.from_pretrained(str(folder)).pipe, folder.with_name("model.safetensors"))
-
-
-def test_is_the_same_model_as_the_folder(folder: Path, checkpoint: Path) -> None:
-    """Equal digests, equal pictures."""
-    whole, single = Model.from_pretrained(str(folder)), Model.from_pretrained(str(checkpoint), config=str(folder))
-    assert single.info.digests == whole.info.digests and single.info.tensors == whole.info.tensors
-    settings = {"steps": 3, "guidance": 2.0, "size": (32, 32)}
-    [expected], [drawn] = (sample(model, ["a dog"], [0], **settings) for model in (whole, single))
-    assert drawn.tobytes() == expected.tobytes()
-
-
-def test_a_half_checkpoint_is_equal_at_float16(folder: Path, checkpoint: Path) -> None:
-    """Packaging and dtype together change nothing."""
-    half = Model.from_pretrained(str(folder), dtype="float16").pipe
-    file = save_original(half, checkpoint.with_name("half.safetensors"))
-    model = Model.from_pretrained(str(file), config=str(folder))
-    assert (model.dtype, model.stored_dtype) == (torch.float32, torch.float16)
-    found = match(Model.from_pretrained(str(folder)).info, model.info)
-    assert found.level is Level.EQUAL_AT and found.rung == "f16"
 
 
 def test_finds_the_configuration_beside_the_file(folder: Path, checkpoint: Path, tmp_path: Path) -> None:

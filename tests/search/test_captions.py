@@ -34,20 +34,13 @@ def on(colour: str | tuple[int, int, int]) -> Photo:
 
 
 def test_pocket_recognises_plain_backgrounds(pocket: Model) -> None:
+    """With less memory too; a caption that is given stays."""
     colours = {"red": (214, 30, 36), "yellow": (250, 215, 20), "green": (40, 160, 50)}
-    told = caption_photos(SearchContext(model=pocket), [on(colour) for colour in colours.values()], "bear")
-    assert [photo.caption for photo in told] == [f"on a {colour} background" for colour in colours]
-
-
-def test_less_memory_gives_the_same_words(pocket: Model) -> None:
-    photos = [on((214, 30, 36)), on((60, 60, 60))]
+    photos = [*map(on, colours.values()), replace(on("red"), caption="on a sofa")]
+    told = caption_photos(SearchContext(model=pocket), photos, "bear")
+    assert [photo.caption for photo in told] == [*(f"on a {name} background" for name in colours), "on a sofa"]
     few = SearchContext(model=pocket, resources=Resources(micro_batch=1))
-    assert caption_photos(few, photos, "bear") == caption_photos(SearchContext(model=pocket), photos, "bear")
-
-
-def test_a_given_caption_stays(pocket: Model) -> None:
-    photo = replace(on("red"), caption="on a sofa")
-    assert caption_photos(SearchContext(model=pocket), [photo], "bear") == [photo]
+    assert caption_photos(few, photos, "bear") == told
 
 
 def test_phrases_are_the_models_own_or_common_ones(pocket: Model, epsilon_folder: Path) -> None:

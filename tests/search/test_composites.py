@@ -22,8 +22,7 @@ from conestool.search.loss_terms import prepare
 from conestool.search.parameters import trainable_kv_weights
 from conestool.search.prior_images import draw_prior_images, num_images_to_draw, num_scene_images
 from conestool.search.subject import split_photos
-from tests.search.test_memory import photos
-from tests.support.tiny_models import save_pipeline
+from tests.support.photos import noisy_photos as photos
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji"
 OTHERS = ("tree", "cup", "car", "boat", "star")
@@ -39,9 +38,9 @@ FEW = SearchConfig(
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """A tiny model."""
-    return Model.from_pretrained(str(save_pipeline(tmp_path_factory.mktemp("scenes") / "base")))
+def model(epsilon_folder: Path) -> Model:
+    """A tiny model that names no objects."""
+    return Model.from_pretrained(str(epsilon_folder))
 
 
 def test_scenes_show_the_subject_at_every_place_beside_others() -> None:

@@ -18,29 +18,15 @@ from conestool.models.model import Model
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState, join
 from conestool.search.find import find
 from conestool.search.methods import METHODS
-from tests.search.test_memory import photos
 from tests.search.together import shared, tuned_together
 from tests.support.command_line import environment
-from tests.support.tiny_models import random_cone, save_pipeline
+from tests.support.photos import noisy_photos as photos
+from tests.support.photos import save_noisy_photos
+from tests.support.tiny_models import random_cone
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
-FIND = (
-    "find",
-    "photos",
-    "-o",
-    "dog.cone",
-    "--steps",
-    "2",
-    "--density",
-    "0.02",
-    "--class-images",
-    "photos",
-    "--captions",
-    "none",
-    "--other-class-weight",
-    "0",
-)
+FIND = "find photos -o dog.cone --steps 2 --density 0.02 --class-images photos --captions none --other-class-weight 0"
 SAME = 0.99
 """The least share of indices in common: sums in another order may tip a weight that stands on an edge."""
 
@@ -52,16 +38,15 @@ def launch(*words: str, cwd: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def base(epsilon_folder: Path) -> Path:
     """A small model."""
-    return save_pipeline(tmp_path_factory.mktemp("together") / "model")
+    return epsilon_folder
 
 
 @pytest.fixture(scope="module")
-def made(base: Path) -> Path:
+def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left of `together`."""
-    folder = base.parent / "made"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("made")
     done = launch("tests.search.together", str(base), str(folder), cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
@@ -124,17 +109,15 @@ def test_processes_with_different_photos_are_refused(made: Path) -> None:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, base: Path) -> Path:
+def desk(tmp_path: Path) -> Path:
     """A folder with photos."""
-    (tmp_path / "photos").mkdir()
-    for number, photo in enumerate(photos()):
-        photo.save(tmp_path / "photos" / f"{number}.png")
+    save_noisy_photos(tmp_path / "photos")
     return tmp_path
 
 
 def test_the_command_speaks_and_writes_once(desk: Path, base: Path) -> None:
     """`torchrun -m conestool find`: one JSON on stdout, each line of the report once, and the file."""
-    done = launch("conestool", *FIND, "--model", str(base), "--json", "-v", cwd=desk)
+    done = launch("conestool", *FIND.split(), "--model", str(base), "--json", "-v", cwd=desk)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["file"] == "dog.cone"
     assert done.stderr.count("4 photos of 'dog'") == 1
@@ -150,7 +133,7 @@ def test_an_error_in_one_process_ends_all_and_is_said_once(desk: Path, base: Pat
         "sys.argv[1:] = [word.replace('MODEL', 'nowhere' if os.environ['RANK'] == '1' else sys.argv[-1])"
         " for word in sys.argv[1:-1]]\nmain()\n"
     )
-    words = (*LAUNCH[:-1], str(script), *FIND, "--model", "./MODEL", str(base))
+    words = (*LAUNCH[:-1], str(script), *FIND.split(), "--model", "./MODEL", str(base))
     done = subprocess.run(
         [word.replace("./MODEL", "MODEL") for word in words],
         cwd=desk,
@@ -174,21 +157,17 @@ def test_rows_are_dealt_out_evenly_and_completely() -> None:
     assert SINGLE_PROCESS.shard(4).tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("command", ["render", "merge", "eval"])
-def test_other_commands_are_refused_under_a_launcher(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_what_makes_no_sense_under_a_launcher_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Several processes would each do all of the work and write the same file."""
+    """Several processes would each do all of the work and write the same file, or meet on one device."""
     from conestool.cli.main import run
 
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert run([command, "x"]) == 2
-    assert f"{command} is work for one process" in capsys.readouterr().err
-
-
-def test_a_device_named_outright_is_refused_under_a_launcher() -> None:
-    """All processes would meet on it."""
     for name in ("cuda:1", "mps"):
         with pytest.raises(UsageError, match=name):
             join(name)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for command in ("render", "merge", "eval"):
+        assert run([command, "x"]) == 2
+        assert f"{command} is work for one process" in capsys.readouterr().err

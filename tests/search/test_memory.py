@@ -8,35 +8,34 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conestool.errors import NonFiniteError, UsageError
 from conestool.format import dumps
-from conestool.images.photos import as_photo
 from conestool.models.model import Model
 from conestool.models.prompts import encode
 from conestool.search.batches import LatentImages, LossTerm
 from conestool.search.config import DEFAULT_RESOURCES, Resources
 from conestool.search.events import Event, Progress
 from conestool.search.find import find
-from conestool.search.memory import frozen_modules, offload_frozen_modules, search_mode
+from conestool.search.memory import frozen_modules, offload_frozen_modules, recompute_activations, search_mode
 from conestool.search.methods import METHODS, make_method, mask
 from conestool.search.objective import GROWTH_INTERVAL, MAX_SCALE, LossScale, Objective
 from conestool.search.parameters import FlatParameters
 from tests.search.gradients import whole
 from tests.support.model_files import FAMILIES
+from tests.support.photos import noisy_photos as photos
 from tests.support.searches import quick
-from tests.support.tiny_models import save_pipeline
 
 ALL = Resources(micro_batch=1, gradient_checkpointing=True, offload_scores=True)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_pipeline(tmp_path_factory.mktemp("tiny") / "model")
+def folder(epsilon_folder: Path) -> Path:
+    return epsilon_folder
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +142,10 @@ def test_float16_gradients_vanish_unscaled_and_are_right_scaled(folder: Path) ->
 
 
 def test_an_overflow_halves_the_scale_and_repeats_the_batch(folder: Path) -> None:
-    """Until it fits; the result is that of the scale that fits, and an overflow at 1 is the model's own."""
+    """Until it fits; the result is that of the scale that fits, and an overflow at 1 is the model's own.
+
+    It grows again after a hundred batches without overflow; float32 and bfloat16 have the range.
+    """
     exact = gradient(Model.from_pretrained(str(folder)), weight=1e5)[0]
     half = Model.from_pretrained(str(folder), dtype="float16")
     with search_mode(half, DEFAULT_RESOURCES) as params:
@@ -157,23 +159,16 @@ def test_an_overflow_halves_the_scale_and_repeats_the_batch(folder: Path) -> Non
         assert again == asked.scale
         with pytest.raises(NonFiniteError, match="float16"):
             whole(objective(half, params, weight=1e12), asked.weights * kept)
-
-
-def test_the_scale_grows_again_and_stays_one_where_none_is_needed() -> None:
-    """After a hundred batches without overflow; float32 and bfloat16 have the range."""
-    scale = LossScale(True, MAX_SCALE / 4)
+    scales = LossScale(True, MAX_SCALE / 4), LossScale.of(torch.float32), LossScale.of(torch.bfloat16)
     for _ in range(GROWTH_INTERVAL):
-        scale.update()
-    assert scale.value == MAX_SCALE / 2
-    for dtype in (torch.float32, torch.bfloat16):
-        scale = LossScale.of(dtype)
-        for _ in range(GROWTH_INTERVAL):
+        for scale in scales:
             scale.update()
-        assert (scale.value, scale.state_dict()) == (1, {})
+    assert [scale.value for scale in scales] == [MAX_SCALE / 2, 1, 1]
+    assert not scales[1].state_dict() and not scales[2].state_dict()
 
 
 def test_checkpointing_keeps_fewer_activations_and_is_off_afterwards(model: Model) -> None:
-    """Fewer than half the bytes that the backward pass needs."""
+    """Fewer than half the bytes that the backward pass needs; where there is none, it is refused."""
     saved = []
     for resources in (DEFAULT_RESOURCES, Resources(gradient_checkpointing=True)):
         sizes: dict[int, int] = {}
@@ -192,19 +187,10 @@ def test_checkpointing_keeps_fewer_activations_and_is_off_afterwards(model: Mode
         saved.append(sum(sizes.values()))
     assert saved[1] < saved[0] / 2
     assert not model.denoiser.is_gradient_checkpointing
-
-
-def test_a_denoiser_without_checkpointing_is_refused() -> None:
-    """With what to do instead."""
-    from diffusers import AutoencoderTiny
-
-    from conestool.search.memory import recompute_activations
-
-    class Plain(AutoencoderTiny):  # type: ignore[misc]
-        _supports_gradient_checkpointing = False
-
-    with pytest.raises(UsageError, match="Plain cannot recompute"), recompute_activations(Plain()):
-        pass
+    plain = AutoencoderTiny()
+    plain._supports_gradient_checkpointing = False
+    with pytest.raises(UsageError, match="AutoencoderTiny cannot recompute"):
+        recompute_activations(plain).__enter__()
 
 
 def test_only_kv_weights_get_gradients_in_the_backward_pass(model: Model) -> None:
@@ -297,14 +283,6 @@ def test_what_the_loop_does_not_need_leaves_the_device_and_comes_back(model: Mod
         assert parts["vae"].sent == ["cpu", "meta"]
 
 
-def photos() -> list[Image.Image]:
-    """Four noisy photos."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (40, 36, 3)
-    pixels = [torch.randint(256, shape, generator=generator, dtype=torch.uint8).numpy() for _ in range(4)]
-    return [as_photo(Image.fromarray(each)).image for each in pixels]
-
-
 def test_find_with_least_memory_gives_nearly_the_same_neurons(model: Model) -> None:
     """At least 95 % of the indices in common, and a file that does not say how little memory it took."""
     whole, small = (find(model, photos(), "dog", config=quick(), resources=each) for each in (DEFAULT_RESOURCES, ALL))
@@ -347,7 +325,7 @@ class Calls(TorchFunctionMode):
 SDPA = F.scaled_dot_product_attention
 
 
-class NoDoubles(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class NoDoubles(TorchDispatchMode):
     """Fails as an Apple GPU does: wherever a tensor of float64 is made."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -364,11 +342,11 @@ def test_no_float64_is_made_on_the_way(model: Model, method: str) -> None:
     """By a whole search, encoding and report included, and drawing in one of them, as MPS has none."""
     drawn = method == "mask"
     pictures, config = None if drawn else photos(), quick(method, other_class_weight=float(drawn))
-    with NoDoubles():  # type: ignore[no-untyped-call]
+    with NoDoubles():
         assert find(model, photos(), "dog", config=config, class_images=pictures).concepts
 
 
 def test_the_float64_trap_works() -> None:
     """It sees what a cast makes."""
-    with NoDoubles(), pytest.raises(TypeError, match="float64"):  # type: ignore[no-untyped-call]
+    with NoDoubles(), pytest.raises(TypeError, match="float64"):
         torch.zeros(1).double()

@@ -18,17 +18,16 @@ def unet() -> nn.Module:
     return made
 
 
-def test_write_then_read_is_identity(unet: nn.Module) -> None:
+def test_what_is_written_is_read(unet: nn.Module) -> None:
+    """Vectors and masks; only K/V weights get gradients meanwhile."""
     with trainable_kv_weights(unet) as params:
         vector = torch.arange(float(sum(params.sizes)))
         params.set_(vector)
         assert torch.equal(params.get(), vector)
-
-
-def test_mask_from_indices_undoes_indices_from_mask(unet: nn.Module) -> None:
-    with trainable_kv_weights(unet) as params:
         mask = torch.rand(sum(params.sizes), generator=torch.Generator().manual_seed(0)) < 0.1
         assert torch.equal(params.mask_from_indices(params.indices_from_mask(mask)), mask)
+        wanted = {id(parameter) for parameter in kv_weights(unet).values()}
+        assert {id(p) for p in unet.parameters() if p.requires_grad} == wanted
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -44,12 +43,6 @@ def test_trainable_weights_come_back_bit_for_bit_after_an_exception(dtype: torch
     assert all(parameter.requires_grad and parameter.grad is None for parameter in unet.parameters())
 
 
-def test_only_kv_weights_get_gradients_meanwhile(unet: nn.Module) -> None:
-    with trainable_kv_weights(unet):
-        wanted = {id(parameter) for parameter in kv_weights(unet).values()}
-        assert {id(p) for p in unet.parameters() if p.requires_grad} == wanted
-
-
 def test_gradients_from_before_are_not_taken_for_those_of_a_pass(unet: nn.Module) -> None:
     """A training loop that left its gradients on the pipeline changes nothing in the first step."""
     for parameter in unet.parameters():
@@ -57,7 +50,7 @@ def test_gradients_from_before_are_not_taken_for_those_of_a_pass(unet: nn.Module
     with trainable_kv_weights(unet) as params:
         given: dict[int, torch.Tensor] = {}
         with params.stream_gradients(given.__setitem__):
-            torch.stack([each.sum() for each in params.parameters.values()]).mul(3).sum().backward()  # type: ignore[no-untyped-call]
+            torch.stack([each.sum() for each in params.parameters.values()]).mul(3).sum().backward()
         assert all(bool((part == 3).all()) for part in given.values())
         assert len(given) == len(params.sizes)
 
@@ -92,16 +85,14 @@ def test_top_is_right_wherever_the_threshold_lies(count: int) -> None:
     assert torch.equal(topk_mask(scores, count).nonzero().flatten(), wanted.sort().values)
 
 
-def test_random_control_has_the_same_count_in_every_parameter() -> None:
+def test_controls_have_the_same_count_in_every_parameter() -> None:
+    """Random ones by the seed, and the largest of every parameter."""
     params = FlatParameters({"a": nn.Parameter(torch.zeros(30)), "b": nn.Parameter(torch.zeros(40))})
     mask = torch.arange(70) % 7 == 0
     control = random_mask_like(params, mask, seed=3)
     assert params.count_per_parameter(control) == params.count_per_parameter(mask)
     assert torch.equal(control, random_mask_like(params, mask, seed=3))
     assert not torch.equal(control, random_mask_like(params, mask, seed=4))
-
-
-def test_magnitude_control_takes_the_largest_of_every_parameter() -> None:
     params = FlatParameters({"a": nn.Parameter(torch.zeros(3)), "b": nn.Parameter(torch.zeros(3))})
     weights = torch.tensor([1.0, -5.0, 2.0, 100.0, 50.0, -200.0])
     mask = torch.tensor([True, False, False, True, True, False])

@@ -22,16 +22,15 @@ from conestool.search.objective import Objective
 from conestool.search.parameters import FlatParameters, trainable_kv_weights
 from conestool.search.prior_images import draw_prior_images, num_images_to_draw, preserved_classes
 from conestool.search.subject import split_photos
-from tests.search.test_memory import photos
-from tests.support.tiny_models import save_pipeline
+from tests.support.photos import noisy_photos as photos
 
 FEW = SearchConfig(batch_size=2, num_class_images=4, num_crops=0, captions="none")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def model(epsilon_folder: Path) -> Model:
     """A tiny model that names no objects."""
-    return Model.from_pretrained(str(save_pipeline(tmp_path_factory.mktemp("priors") / "base")))
+    return Model.from_pretrained(str(epsilon_folder))
 
 
 def context_of(model: Model, **changes: Any) -> SearchContext:

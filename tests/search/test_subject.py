@@ -33,24 +33,15 @@ def test_one_of_four_or_more_photos_is_held_out(count: int, held_out: int) -> No
 
 
 def test_held_out_photos_are_never_learned_from() -> None:
-    photos = make_photos(5)
-    parts = split_photos(photos, SearchConfig(num_crops=0, num_validation_images=2))
+    """In whatever order they come, and never all of them."""
+    photos, config = make_photos(5), SearchConfig(num_crops=0, num_validation_images=2)
+    parts, turned = split_photos(photos, config), split_photos(photos[::-1], config)
     learned = {as_photo(image).sha256 for image in parts.train}
     reported = {as_photo(image).sha256 for image in parts.validation}
-    assert len(reported) == 2
+    assert len(reported) == 2 and not learned & reported
     assert learned | reported == {photo.sha256 for photo in photos}
-    assert not learned & reported
-
-
-def test_all_photos_can_never_be_held_out() -> None:
+    assert [image.tobytes() for image in parts.train] == [image.tobytes() for image in turned.train]
     assert len(split_photos(make_photos(3), SearchConfig(num_crops=0, num_validation_images=9)).train) == 1
-
-
-def test_the_order_of_photos_does_not_matter() -> None:
-    photos = make_photos(5)
-    config = SearchConfig(num_crops=1)
-    first, second = split_photos(photos, config), split_photos(photos[::-1], config)
-    assert [image.tobytes() for image in first.train] == [image.tobytes() for image in second.train]
 
 
 def test_crops_keep_at_least_four_fifths_of_each_side_and_repeat_by_seed() -> None:
@@ -70,6 +61,7 @@ def test_a_crop_has_the_caption_of_its_photo() -> None:
 
 
 def test_a_caption_stands_behind_the_prompts_or_is_the_prompt_if_it_names_the_noun() -> None:
+    assert instance_prompts("sks dog")[0] == "a photo of a sks dog" and class_prompts("owl")[0] == "a photo of an owl"
     prompts = instance_prompts("sks owl")
     assert captioned_prompts(prompts, "sks owl", "owl", "") == prompts
     assert captioned_prompts(prompts, "sks owl", "owl", "on a table")[0] == "a photo of a sks owl on a table"
@@ -77,11 +69,6 @@ def test_a_caption_stands_behind_the_prompts_or_is_the_prompt_if_it_names_the_no
     assert own == ["a sks owl beside another owl"] * len(prompts)
     assert captioned_prompts(prompts, "sks owl", "owl", "my brown Owl")[0] == "my brown sks owl"
     assert captioned_prompts(prompts, "owl", "owl", "an owl in a fowl house")[0] == "an owl in a fowl house"
-
-
-def test_prompts_name_identifier_and_noun() -> None:
-    assert instance_prompts("sks dog")[0] == "a photo of a sks dog"
-    assert class_prompts("owl")[0] == "a photo of an owl"
 
 
 @pytest.mark.parametrize(("count", "begins"), [(1, "one photo only"), (2, "2 photos only"), (3, ""), (5, "")])

@@ -21,7 +21,7 @@ from conestool.search.find import find
 from conestool.search.methods import METHODS
 from conestool.search.methods.joint_mask import JointMaskConfig
 from conestool.search.tune import TuneConfig, tune
-from tests.search.test_memory import photos
+from tests.support.photos import noisy_photos as photos
 from tests.support.searches import quick
 from tests.support.tiny_models import random_cone
 

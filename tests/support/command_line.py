@@ -73,7 +73,7 @@ def concept(
     indices = {}
     for param, (rows, columns) in SHAPES.items():
         size = rows * columns
-        indices[param] = np.sort(rng.choice(size, max(1, int(share * size)), replace=False)).astype(np.int64)
+        indices[param] = np.sort(rng.choice(size, max(1, int(share * size)), replace=False)).astype(np.int32)
     known = {
         "instance_prompt": f"a photo of a {identifier} {name}",
         "class_prompt": f"a photo of a {name}",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import PIL.ImageFont
 import rich.console
@@ -133,15 +133,15 @@ def body(arguments: list[str], streams: dict[int, int | None], encoding: str) ->
     """Make Python's streams anew, run the command line and return its exit code."""
     from conestool.cli.main import main
 
-    def text(number: int, mode: str, errors: str) -> io.TextIOWrapper | None:
+    def text(number: int, mode: str, errors: str) -> Any:
         if streams[number] is None:
             return None
-        raw: BinaryIO = os.fdopen(number, mode, closefd=False)
+        raw: Any = os.fdopen(number, mode, closefd=False)
         return io.TextIOWrapper(raw, encoding, errors, line_buffering=number == 2)
 
-    sys.stdin = text(0, "rb", "surrogateescape")  # type: ignore[assignment]
-    sys.stdout = text(1, "wb", "strict")  # type: ignore[assignment]
-    sys.stderr = text(2, "wb", "backslashreplace")  # type: ignore[assignment]
+    sys.stdin = text(0, "rb", "surrogateescape")
+    sys.stdout = text(1, "wb", "strict")
+    sys.stderr = text(2, "wb", "backslashreplace")
     sys.argv = ["cones", *arguments]
     try:
         main()

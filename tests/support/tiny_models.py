@@ -173,7 +173,7 @@ def random_cone(model: Any, *names: str, density: float = 0.05, seed: int = 0) -
         for param, shape in info.tensors.items():
             size = int(np.prod(shape))
             chosen = rng.choice(size, max(1, int(size * density)), replace=False)
-            indices[param] = np.sort(chosen).astype(np.int64)
+            indices[param] = np.sort(chosen).astype(np.int32)
         identifier = ("sks", "zwx", "qyx", "vlk")[number]
         concepts.append(Concept(name, name.split()[-1], identifier, indices, info))
     return Cone(tuple(concepts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from training.pocket import captions, scenes, tokenizer, world
 from training.pocket.world import Scene, Thing
@@ -34,8 +35,14 @@ def test_captions_say_only_what_is_there() -> None:
 def test_rich_captions_name_everything_that_can_be_named() -> None:
     """One animal in a hat, all of whose attributes stand in the text."""
     hat = Thing(kind="cap", main="blue", second="white", pattern="two bands", outline="flat")
-    face = {"ears": "floppy", "ear_colour": "black", "muzzle": "pale", "eyes": "big", "outline": "outlined"}
-    dog = Thing(kind="dog", main="red", second="black", pattern="patch", headwear=hat, **face)
+    face: dict[str, Any] = {
+        "ears": "floppy",
+        "ear_colour": "black",
+        "muzzle": "pale",
+        "eyes": "big",
+        "outline": "outlined",
+    }
+    dog = Thing(kind="dog", main="red", second="black", pattern="patch", headwear=hat, outline="outlined", **face)
     text = captions.caption(Scene(things=(dog,), background="snow"), random.Random(0), identifiers=0, rich=1)
     for words in (
         "outlined red dog",

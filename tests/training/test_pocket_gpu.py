@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_workers_draw_scenes_of_their_own(bank: SpriteBank) -> None:
     assert int(first.background_counts.sum()) == 8
 
 
-def small_state() -> dict[str, object]:
+def small_state() -> dict[str, Any]:
     """What ``train.pt`` holds of a small model after some steps of AdamW and Muon."""
     from training.pocket.optimizer import Muon
 

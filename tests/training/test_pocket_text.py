@@ -32,7 +32,7 @@ def test_captions_come_with_what_is_true_of_them() -> None:
 
 def test_a_few_steps_teach_it_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the same captions again and again, to keep it short; the identifiers stay where they are."""
-    monkeypatch.setattr(text.fast, "compile_module", lambda module: None)
+    monkeypatch.setattr(fast, "compile_module", lambda module: None)
     draw = text.draw
     monkeypatch.setattr(text, "draw", lambda count, seed, words, rich=1.0: draw(count, 1, words, rich))
     monkeypatch.setattr(text, "TELL_EVERY", 1000)
@@ -95,7 +95,7 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 def test_blocks_are_compiled_where_there_is_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Residual and transformer blocks, and nothing where there is none."""
     for compiler in (None, "/usr/bin/g++"):
-        monkeypatch.setattr(fast.shutil, "which", lambda name, found=compiler: found)
+        monkeypatch.setattr("training.pocket.fast.shutil.which", lambda name, found=compiler: found)
         unet = fast.compile_blocks(models.build_unet())
         kinds = {type(part).__name__ for part in unet.modules() if part._compiled_call_impl is not None}
         assert kinds == ({"BasicTransformerBlock", "ResnetBlock2D"} if compiler else set())

@@ -42,7 +42,8 @@ class Twins:
     size, leads = 2, True
 
     def __init__(self, ahead: float) -> None:
-        self.ahead, self.calls = ahead, []
+        self.ahead = ahead
+        self.calls: list[str] = []
 
     def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """Note the call."""
@@ -85,7 +86,7 @@ def test_muon_finds_a_minimum() -> None:
     for step in range(300):
         for group in muon.param_groups:
             group["lr"] = 0.3 * (1 - step / 300)
-        loss = sum(((w - a) ** 2).mean() for w, a in zip(weights, aims, strict=True))
+        loss = torch.stack([((w - a) ** 2).mean() for w, a in zip(weights, aims, strict=True)]).sum()
         muon.zero_grad()
         torch.autograd.backward(loss)
         muon.step()

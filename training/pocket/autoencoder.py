@@ -147,7 +147,7 @@ class Trainer:
             self.model.load_state_dict(known["model"])
             self.light.load_state_dict(known["light"])
         for part in (self.model, self.light):
-            part.to(self.device, memory_format=torch.channels_last)
+            part.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         trained = [self.model.decoder] if args.decoder else [self.model.encoder, self.light]
         self.parameters = [p for part in trained for p in part.parameters()]
         self.seen = int(state["seen"]) if state else 0
@@ -174,7 +174,8 @@ class Trainer:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return the pictures of this stage's decoder."""
-        return self.model.decoder(latents) if self.args.decoder else self.light(latents)
+        decoded: Tensor = self.model.decoder(latents) if self.args.decoder else self.light(latents)
+        return decoded
 
     def loss(self, images: Tensor) -> Tensor:
         """Return the likeness of decoded pictures; in the first stage with a pull of the latents to deviation 1."""

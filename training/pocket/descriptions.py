@@ -75,7 +75,8 @@ class Descriptions(IterableDataset[Description]):
         kinds = np.array([BACKGROUNDS.index(scene.background) for scene in drawn])
         tokens = self.words([captions.caption(scene, rng) for scene in drawn])
         rows, counts = np.argsort(kinds, kind="stable"), np.bincount(kinds, minlength=len(BACKGROUNDS))
-        return Description(*(torch.from_numpy(v) for v in (sprites, place, rows, counts)), tokens)
+        sprite, where, row, count = (torch.from_numpy(values) for values in (sprites, place, rows, counts))
+        return Description(sprite, where, row, count, tokens)
 
     def __iter__(self) -> Iterator[Description]:
         worker = get_worker_info()

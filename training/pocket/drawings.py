@@ -614,7 +614,7 @@ def all_drawings() -> list[Drawing]:
 def _pixels(svg: str, size: int) -> NDArray[np.float32]:
     """Rasterise to premultiplied RGBA in [0, 1]: (size, size, 4)."""
     data = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size)
-    rgba = np.asarray(Image.open(io.BytesIO(bytes(data))).convert("RGBA"), dtype=np.float32) / 255
+    rgba = np.asarray(Image.open(io.BytesIO(bytes(data))).convert("RGBA"), dtype=np.float32) / np.float32(255)
     rgba[..., :3] *= rgba[..., 3:]
     return rgba
 

@@ -74,7 +74,7 @@ class _Convolve(torch.autograd.Function):
 
 
 def _conv_forward(self: nn.Conv2d, x: Tensor) -> Tensor:
-    out: Tensor = _Convolve.apply(x, self.weight, self.bias, self.stride[0])
+    out: Tensor = _Convolve.apply(x, self.weight, self.bias, self.stride[0])  # type: ignore[no-untyped-call]
     return out
 
 
@@ -89,7 +89,8 @@ class MatmulProcessor:
         heads = attn.heads
 
         def split(x: Tensor) -> Tensor:
-            return x.unflatten(2, (heads, -1)).transpose(1, 2)
+            parted: Tensor = x.unflatten(2, (heads, -1)).transpose(1, 2)
+            return parted
 
         query, key, value = split(attn.to_q(hidden_states)), split(attn.to_k(context)), split(attn.to_v(context))
         weights = torch.softmax(query @ key.transpose(2, 3) * attn.scale, dim=3, dtype=query.dtype)

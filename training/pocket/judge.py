@@ -148,7 +148,7 @@ def train(work: Path, minutes: float, batch: int, lr: float) -> None:
     """Train for so many minutes, with a learning rate that falls to nearly nothing."""
     torch.manual_seed(0)
     bank, vae = SpriteBank(work / "sprites.npy"), load_autoencoder(work)
-    judge = AttributeJudge(WORLD).to(memory_format=torch.channels_last)
+    judge = AttributeJudge(WORLD).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.05)
     state = load_state(work / "judge.pt")
     step = 0

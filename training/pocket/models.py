@@ -63,7 +63,8 @@ def identifier_rows(tokenizer: CLIPTokenizer) -> Tensor:
 
 def ordinary_rows(tokenizer: CLIPTokenizer) -> Tensor:
     """Return token ids of ordinary words, whose length the identifiers have."""
-    return torch.unique(tokenizer("dog red", return_tensors="pt").input_ids[0])
+    rows: Tensor = torch.unique(tokenizer("dog red", return_tensors="pt").input_ids[0])
+    return rows
 
 
 @torch.no_grad()

@@ -25,7 +25,8 @@ def orthogonalize(matrix: Tensor) -> Tensor:
     for _ in range(ITERATIONS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    found: Tensor = x.T if tall else x
+    return found
 
 
 class Muon(torch.optim.Optimizer):
@@ -60,7 +61,8 @@ class Muon(torch.optim.Optimizer):
 def matrices_and_rest(modules: torch.nn.Module, spared: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Split the trained parameters into Muon's matrices and what AdamW gets: vectors and the ``spared`` ones."""
     names = {id(p) for p in spared}
-    matrices, rest = [], []
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
     for parameter in modules.parameters():
         if parameter.requires_grad:
             (rest if parameter.ndim < 2 or id(parameter) in names else matrices).append(parameter)

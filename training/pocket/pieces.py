@@ -107,8 +107,8 @@ def unpack(packed: dict[str, Tensor]) -> dict[str, Any] | None:
     tree: dict[tuple[int, int], dict[str, dict[str, Tensor]]] = {}
     for name, tensor in packed.items():
         if name.startswith("optimizer/"):
-            _, number, row, key, part = name.split("/")
-            tree.setdefault((int(number), int(row)), {}).setdefault(key, {})[part] = tensor
+            _, group, at, key, part = name.split("/")
+            tree.setdefault((int(group), int(at)), {}).setdefault(key, {})[part] = tensor
     optimizers: list[dict[str, Any]] = [{"state": {}, "param_groups": groups} for groups in facts["groups"]]
     for (number, row), keys in tree.items():
         values = {key: parts["as is"] for key, parts in keys.items() if "as is" in parts}

@@ -86,7 +86,7 @@ def loss_of(read: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-@torch.compiler.set_stance("force_eager")
+@torch.compiler.set_stance("force_eager")  # type: ignore[untyped-decorator]
 def check(text: CLIPTextModel, reader: Reader, words: CLIPTokenizer, count: int = 256) -> dict[str, float]:
     """Return the share that is read right of each attribute, from captions that name everything."""
     ids, truth = draw(count, HELD_OUT_SEED, words, rich=1.0)

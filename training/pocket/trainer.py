@@ -284,7 +284,7 @@ class Trainer:
         return loss.item()
 
     @torch.no_grad()
-    @torch.compiler.set_stance("force_eager")
+    @torch.compiler.set_stance("force_eager")  # type: ignore[untyped-decorator]
     def held_out_loss(self, latents: Tensor, tokens: Tensor) -> tuple[float, float]:
         """Return the averaged weights' loss on held-out scenes with fixed noise: weighted, and at high noise."""
         current = [p.detach().clone() for p in self.parameters]

@@ -16,7 +16,6 @@ from torch import Tensor
 from conestool.apply import apply_cones, checkpoint_notes, write_checkpoint, write_lora
 from conestool.apply.export_lora import Target, kohya_name, named
 from conestool.errors import ModelLoadError, UsageError
-from conestool.models._logging import quiet
 from conestool.models.conversion.fused_qkv import DENOISER_PREFIX, to_original_state_dict
 from conestool.models.model import Model
 from tests.support.model_files import FAMILIES, VARIANTS
@@ -67,30 +66,19 @@ def converted(family: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("family", KNOWN)
 def test_every_tensor_comes_back_under_its_name(family: str) -> None:
-    """At the real widths; names and shapes are those of the published files."""
+    """At the real widths; names and shapes are those of the published files, and every row returns to its place.
+
+    What no original module has is not dropped in silence.
+    """
     denoiser = real_width(family)
     state = denoiser.state_dict()
     original = to_original_state_dict(state, denoiser)
-    for name, shape in KNOWN[family].items():
-        assert tuple(original[name].shape) == shape, name
+    assert {name: tuple(original[name].shape) for name in KNOWN[family]} == KNOWN[family]
     back = converted(family, original)
     assert {key: value.shape for key, value in back.items()} == {key: value.shape for key, value in state.items()}
-
-
-@pytest.mark.parametrize("family", KNOWN)
-def test_every_row_comes_back_to_its_place(family: str) -> None:
-    """Values too: all rows of the real width, one column of each matrix."""
-    denoiser = real_width(family)
-    columns = {key: torch.randn(value.shape[:1]) for key, value in denoiser.state_dict().items()}
+    columns = {key: torch.randn(value.shape[:1]) for key, value in state.items()}
     back = converted(family, to_original_state_dict(columns, denoiser))
-    assert back.keys() == columns.keys()
-    assert all(torch.equal(back[key], value) for key, value in columns.items())
-
-
-@pytest.mark.parametrize("family", KNOWN)
-def test_refuses_a_tensor_without_a_place(family: str) -> None:
-    """What no original module has is not dropped in silence."""
-    denoiser = real_width(family)
+    assert back.keys() == columns.keys() and all(torch.equal(back[key], value) for key, value in columns.items())
     for key in ("transformer_blocks.0.attn.extra.weight", "transformer_blocks.0.ff.net.1.weight"):
         with pytest.raises(UsageError, match=key):
             to_original_state_dict({key: torch.zeros(1)}, denoiser)
@@ -120,17 +108,6 @@ def same_parts(one: Any, other: Any) -> None:
             state = other.components[name].state_dict()
             for key, value in part.state_dict().items():
                 assert torch.equal(state[key], value), (name, key)
-
-
-def test_diffusers_reads_the_checkpoint_of_sd3(models: dict[str, Model], tmp_path: Path) -> None:
-    """Every part of it, by `from_single_file` as anyone would call it."""
-    model = models["sd3"]
-    cone = random_cone(model, density=0.3)
-    out = write_checkpoint(model, cone, tmp_path / "out.safetensors")
-    with quiet():
-        loaded = type(model.pipe).from_single_file(str(out), config=str(model.path), local_files_only=True)
-    with apply_cones(model, cone):
-        same_parts(model.pipe, loaded)
 
 
 @pytest.mark.parametrize("family", KNOWN)
@@ -172,18 +149,6 @@ def test_says_what_a_file_and_its_configuration_lack(models: dict[str, Model], t
     save_file(to_original_state_dict(schnell.state_dict(), schnell), file)
     with pytest.raises(ModelLoadError, match="no tensor guidance_in"):
         Model.from_pretrained(str(file), config=str(models["flux"].path))
-
-
-def test_refuses_a_transformer_in_eight_bits(models: dict[str, Model], tmp_path: Path) -> None:
-    """Its scalars cannot be read and set one by one; before anything is loaded."""
-    denoiser: Any = models["flux"].denoiser
-    state = {
-        key: value.to(torch.float8_e4m3fn)
-        for key, value in to_original_state_dict(denoiser.state_dict(), denoiser).items()
-    }
-    save_file(state, tmp_path / "eight.safetensors")
-    with pytest.raises(ModelLoadError, match="stored as F8_E4M3"):
-        Model.from_pretrained(str(tmp_path / "eight.safetensors"), config=str(models["flux"].path))
 
 
 def test_notes_what_programs_cannot_tell(models: dict[str, Model], tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from conestool.models.conversion.ldm import (
     unet_state_dict,
     vae_state_dict,
 )
-from tests.support.real_models import shrunk
 from tests.support.tiny_models import make_text_encoder, make_tokenizer, make_vae
 
 KNOWN = {
@@ -71,7 +70,7 @@ def test_every_unet_tensor_has_its_original_name(family: str) -> None:
 def test_levels_may_have_different_numbers_of_layers() -> None:
     """Blocks are counted, not computed from one number: two layers, then one, then three."""
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**shrunk("sd1", 16) | {"layers_per_block": (2, 1, 3, 1)})
+        unet = UNet2DConditionModel(**UNETS["sd1"] | {"layers_per_block": (2, 1, 3, 1)})
     names = unet_names(unet.config)
     assert names["down_blocks.1.resnets.0"] == "input_blocks.4.0"
     assert names["down_blocks.2.attentions.0"] == "input_blocks.6.1"
@@ -79,6 +78,9 @@ def test_levels_may_have_different_numbers_of_layers() -> None:
     assert names["up_blocks.1.upsamplers.0.conv"] == "output_blocks.5.2.conv"
     original = unet_state_dict(unet.state_dict(), unet.config)
     assert len(original) == len(unet.state_dict())
+
+
+CONFIG = {"mid_block_type": "UNetMidBlock2DCrossAttn", "class_embed_type": None, **UNETS["sd1"]}
 
 
 @pytest.mark.parametrize(
@@ -92,17 +94,15 @@ def test_levels_may_have_different_numbers_of_layers() -> None:
 )
 def test_refuses_blocks_without_a_place(change: dict[str, Any], word: str) -> None:
     """What the layout cannot hold is named."""
-    config = {"mid_block_type": "UNetMidBlock2DCrossAttn", "class_embed_type": None, **UNETS["sd1"], **change}
     with pytest.raises(UsageError, match=word):
-        unet_names(config)
+        unet_names(CONFIG | change)
 
 
-def test_refuses_a_tensor_without_a_place() -> None:
+@pytest.mark.parametrize("key", ["time_embedding.cond_proj.weight", "down_blocks.0.resnets.0.extra.weight", "weight"])
+def test_refuses_a_tensor_without_a_place(key: str) -> None:
     """A parameter that no original module has is not dropped in silence."""
-    names_of = {**UNETS["sd1"], "mid_block_type": "UNetMidBlock2DCrossAttn"}
-    for key in ("time_embedding.cond_proj.weight", "down_blocks.0.resnets.0.extra.weight", "weight"):
-        with pytest.raises(UsageError, match=key):
-            unet_state_dict({key: torch.zeros(1)}, names_of)
+    with pytest.raises(UsageError, match=key):
+        unet_state_dict({key: torch.zeros(1)}, CONFIG)
 
 
 @pytest.mark.parametrize("deprecated", [False, True])
@@ -124,24 +124,16 @@ def test_the_autoencoder_is_read_back(deprecated: bool) -> None:
 
 
 @pytest.mark.parametrize("projection", [False, True])
-def test_open_clip_is_read_back(projection: bool, tmp_path: Path) -> None:
-    """Stacked Q, K and V come apart again; the projection returns transposed."""
+def test_text_encoders_are_read_back(projection: bool, tmp_path: Path) -> None:
+    """OpenCLIP: stacked Q, K and V come apart again, the projection returns transposed. CLIP keeps its names."""
     encoder = make_text_encoder(0, make_tokenizer(tmp_path))
-    state = {f"text_model.{key}": value for key, value in encoder.state_dict().items()}
+    plain = encoder.state_dict()
+    state = {f"text_model.{key}": value for key, value in plain.items()}
+    assert clip_state_dict(plain).keys() == clip_state_dict(state).keys() == state.keys()
     if projection:
         state["text_projection.weight"] = torch.randn(16, 16)
     original = open_clip_state_dict(state)
     assert original["transformer.resblocks.1.attn.in_proj_weight"].shape == (48, 16)
     prefix = "conditioner.embedders.1.model." if projection else "cond_stage_model.model."
     back = reader.convert_open_clip_checkpoint(encoder, prefixed(prefix, original), prefix=prefix)
-    assert back.keys() == state.keys()
-    assert all(back[key].equal(value) for key, value in state.items())
-
-
-def test_clip_keeps_its_names_below_text_model() -> None:
-    """Whether the file has the outer name already or not."""
-    value = torch.zeros(1)
-    assert clip_state_dict({"final_layer_norm.bias": value}) == clip_state_dict(
-        {"text_model.final_layer_norm.bias": value}
-    )
-    assert list(clip_state_dict({"final_layer_norm.bias": value})) == ["text_model.final_layer_norm.bias"]
+    assert back.keys() == state.keys() and all(back[key].equal(value) for key, value in state.items())
