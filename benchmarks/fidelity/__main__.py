@@ -13,7 +13,7 @@ from benchmarks.fidelity.plan import AUTO, CEILINGS, DENSITIES, Ceiling, Options
 from benchmarks.fidelity.report import best_rates, write_page
 from benchmarks.fidelity.store import CELL_FOLDER, Store
 from benchmarks.fidelity.subjects import DEVELOPMENT, EXAMPLES, TEST, subject_of
-from conestool.evaluation import TEMPLATES, check_templates, load_aligners
+from conestool.evaluation import TEMPLATES, check_templates, load_metrics
 from conestool.models.model import Model
 from conestool.search.methods import METHODS
 
@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> Iterator[str]:
     model = Model.from_pretrained(args.model)
     info = model.info
     store = Store(args.out / CELL_FOLDER / info.digests["f32"][:12])
-    aligners, options = load_aligners(model.settings, args.clip, args.dino), options_of(args)
-    benches = {n: Bench(model, info, subject_of(n, args.root), options, store, aligners) for n in args.subjects}
+    metrics, options = load_metrics(model.settings, args.clip, args.dino), options_of(args)
+    benches = {n: Bench(model, info, subject_of(n, args.root), options, store, metrics) for n in args.subjects}
     for name, bench in benches.items():
         if bench.options.renders and bench.bare():
             yield f"{name}: base model"

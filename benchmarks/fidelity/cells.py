@@ -16,10 +16,10 @@ from benchmarks.fidelity.plan import Ceiling, Options, Search, Variant, parse_de
 from benchmarks.fidelity.store import Store
 from benchmarks.fidelity.subjects import Subject
 from conestool.concept import BaseModelInfo, Concept, Cone
-from conestool.evaluation.alignment import Aligner
+from conestool.evaluation.alignment import ImageMetric
 from conestool.evaluation.losses import LossProbes, make_probes
 from conestool.evaluation.pictures import ReferenceImages, draw
-from conestool.evaluation.prompts import Text, unrelated_nouns
+from conestool.evaluation.prompts import Prompt, unrelated_nouns
 from conestool.format import dumps
 from conestool.images.class_images import class_images
 from conestool.images.photos import Photo, read_photos
@@ -60,7 +60,7 @@ class Bench:
     subject: Subject
     options: Options
     store: Store
-    aligners: Sequence[Aligner] = ()
+    metrics: Sequence[ImageMetric] = ()
     captioned: dict[tuple[str, int], list[Photo]] = field(default_factory=dict)
 
     @cached_property
@@ -197,7 +197,7 @@ class Bench:
             images = self.drawn(params, params.get(), False)
         self.store.save_pictures(self.bare_key, images)
         gallery = self.gallery
-        record = {"kind": "bare", "score": asdict(gallery.score(gallery.bare, self.texts))}
+        record = {"kind": "bare", "score": asdict(gallery.score(gallery.base_images, self.texts))}
         self.store.save(
             self.bare_key, record | {"photos": asdict(gallery.score_photos())} | self.who(0, "bare", "bare")
         )
@@ -207,14 +207,14 @@ class Bench:
     def gallery(self) -> ReferenceImages:
         """What pictures are scored against; `bare` has run before."""
         return ReferenceImages(
-            [photo.image for photo in self.photos], self.store.load_pictures(self.bare_key), self.aligners
+            [photo.image for photo in self.photos], self.store.load_pictures(self.bare_key), self.metrics
         )
 
     @cached_property
-    def texts(self) -> list[Text]:
+    def texts(self) -> list[Prompt]:
         """What every picture was asked for, the class noun in the subject's place."""
         return [
-            Text(template, self.subject.noun)
+            Prompt(template, self.subject.noun)
             for template in self.options.templates
             for _ in range(self.options.renders)
         ]
@@ -223,7 +223,7 @@ class Bench:
         """Pictures of every template at `weights`; the untouched weights are back afterwards."""
         noun = self.subject.noun
         subject = f"{self.words.identifier} {noun}" if identifier else noun
-        texts = [str(Text(template, subject)) for template in self.options.templates]
+        texts = [str(Prompt(template, subject)) for template in self.options.templates]
         return draw(self.model, params, weights, texts, range(self.options.renders))
 
     def pictures(

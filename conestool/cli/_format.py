@@ -321,7 +321,7 @@ NAMES = {
     "all together": "  all concepts together",
     "random": "random indices",
     "largest": "largest weights",
-    "bare": "base model",
+    "base model": "base model",
     "photos": "the photos themselves",
 }
 
@@ -329,11 +329,11 @@ NAMES = {
 def show_report(report: Report) -> None:
     """A table per concept, the presence of all, and what was not measured."""
     for concept in report.concepts:
-        show_evaluated(concept, report.aligners)
+        show_evaluated(concept, report.metrics)
     found = report.presence
     if found:
         _output.say(f"{found.prompt}: the class is seen in, of {_output.amount(found.pictures, 'picture')}", "bold")
-        parts = (found.concepts, found.bare, found.photos)
+        parts = (found.concepts, found.base_model, found.photos)
         rows = [["", "all concepts", "base model", "the photos"]]
         rows += [[name, *(_output.percent(p[name]) if name in p else "" for p in parts)] for name in found.concepts]
         _output.table(rows, right=(1, 2, 3))
@@ -341,13 +341,13 @@ def show_report(report: Report) -> None:
         _output.say(f"note: {text}")
 
 
-def show_evaluated(concept: ConceptReport, aligners: tuple[str, ...]) -> None:
+def show_evaluated(concept: ConceptReport, metrics: tuple[str, ...]) -> None:
     """The changes of the losses and the alignment of pictures, a row for each set of weights."""
     unseen = " that the search did not see" if concept.unseen else " that the search learned from"
     told = f", losses on {_output.amount(concept.photos, 'photo')}{unseen}" if concept.photos else ""
     _output.say(f"{concept.name}: {concept.identifier} {concept.class_noun}{told}", "bold")
     losses = [key for key in LOSSES if key in concept.before]
-    measures = [(kind, name) for name in aligners for kind in ("image", "text") if has(concept, kind, name)]
+    measures = [(kind, name) for name in metrics for kind in ("image", "text") if has(concept, kind, name)]
     head = ["loss on", *(LOSSES[key] for key in losses), *(f"{kind} ({name})" for kind, name in measures)]
     rows = [[NAMES[row.name], *cells(row, losses, measures)] for row in concept.rows if row.losses or measures]
     _output.table([head, *rows], right=range(1, len(head)))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from conestool.concept import Cone
-    from conestool.evaluation import Aligner, Plan, Report
+    from conestool.evaluation import ImageMetric, Plan, Report
     from conestool.images.photos import Photo
     from conestool.models.model import Model
 
@@ -107,14 +107,14 @@ def evaluate(
     templates = read_templates(prompts)
     where = _options.Where(model, device, dtype.value, revision, config, offline)
     base = _options.open_model(where, (cone.base.id, cone.base.revision))
-    from conestool.evaluation import Gates, load_aligners
+    from conestool.evaluation import Gates, load_metrics
 
     gates = Gates(min_gain, min_image, min_text)
     plan = make_plan(templates, quick, range(seed, seed + (number or 2)), micro_batch)
     with _output.waiting("loading what judges pictures"):
-        aligners = load_aligners(base.settings, clip, dino, offline)
-    gates.check(cone.names, shown, bool(aligners))
-    report, sheets = run(base, cone, shown, aligners, plan, allow_base_mismatch)
+        metrics = load_metrics(base.settings, clip, dino, offline)
+    gates.check(cone.names, shown, bool(metrics))
+    report, sheets = run(base, cone, shown, metrics, plan, allow_base_mismatch)
     _format.show_report(report)
     written = write_sheets(sheets, targets, plan, overwrite)
     if json:
@@ -181,14 +181,14 @@ def make_plan(
 
 
 def run(
-    base: Model, cone: Cone, photos: dict[str, list[Photo]], aligners: list[Aligner], plan: Plan, allow: bool
+    base: Model, cone: Cone, photos: dict[str, list[Photo]], metrics: list[ImageMetric], plan: Plan, allow: bool
 ) -> tuple[Report, dict[str, list[Sequence[Image]]]]:
     """The evaluation with its progress shown."""
     from conestool.cli._search import Stages
     from conestool.evaluation import evaluate as measure
 
     with Stages() as stages:
-        return measure(base, cone, photos, aligners=aligners, plan=plan, allow_base_mismatch=allow, tell=stages)
+        return measure(base, cone, photos, metrics=metrics, plan=plan, allow_base_mismatch=allow, tell=stages)
 
 
 def sheet_paths(cone: Cone, folder: Path | None, overwrite: bool) -> dict[str, Path]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from conestool.evaluation.alignment import Aligner, JudgeAligner, judge_for
-from conestool.evaluation.encoders import load_aligners, load_clip, load_dino
+from conestool.evaluation.alignment import ImageMetric, JudgeMetric, judge_for
+from conestool.evaluation.encoders import load_clip, load_dino, load_metrics
 from conestool.evaluation.evaluate import Plan, evaluate
 from conestool.evaluation.prompts import TEMPLATES, check_templates
 from conestool.evaluation.report import ConceptReport, Gates, Presence, Report, Row
 
 __all__ = [
     "TEMPLATES",
-    "Aligner",
     "ConceptReport",
     "Gates",
-    "JudgeAligner",
+    "ImageMetric",
+    "JudgeMetric",
     "Plan",
     "Presence",
     "Report",
@@ -21,7 +21,7 @@ __all__ = [
     "check_templates",
     "evaluate",
     "judge_for",
-    "load_aligners",
     "load_clip",
     "load_dino",
+    "load_metrics",
 ]

@@ -13,30 +13,30 @@ from PIL import Image
 from torch import Tensor
 
 from conestool.evaluation.judge import SIDE, Judge, load_judge
-from conestool.evaluation.prompts import Text
+from conestool.evaluation.prompts import Prompt
 from conestool.images.photos import square
 
-__all__ = ["SIDE", "Aligner", "JudgeAligner", "cosines", "judge_for", "pixels"]
+__all__ = ["SIDE", "ImageMetric", "JudgeMetric", "cosines", "judge_for", "pixels"]
 
 Images = Sequence[Image.Image]
 
 
-class Aligner(Protocol):
+class ImageMetric(Protocol):
     """Scores pictures; higher is better. A measure that it does not have is None."""
 
     name: str
 
-    def image(self, pictures: Images, photos: Images, bare: Images) -> Tensor | None:
-        """How much each picture (n,) shows the subject of `photos`; `bare` are the base model's own of its class."""
+    def image(self, pictures: Images, photos: Images, base_images: Images) -> Tensor | None:
+        """How much each picture (n,) shows the subject of `photos`; `base_images` are the base model's of its class."""
         ...
 
-    def text(self, pictures: Images, texts: Sequence[Text]) -> Tensor | None:
+    def text(self, pictures: Images, prompts: Sequence[Prompt]) -> Tensor | None:
         """How much each picture (n,) shows what its prompt says; NaN where the prompt says nothing that can be seen."""
         ...
 
 
 @dataclass
-class JudgeAligner:
+class JudgeMetric:
     """Pocket's judge, in both measures of our own definition.
 
     Image: how close the middle of the picture is to that of the photos, as the mean of two cosines, both centred on the
@@ -64,20 +64,20 @@ class JudgeAligner:
         drawn = torch.cat([F.normalize(part.std((2, 3)), dim=1) for part in stages[:2]], 1)
         return there - there @ self.place @ self.place.T, drawn
 
-    def image(self, pictures: Images, photos: Images, bare: Images) -> Tensor | None:
+    def image(self, pictures: Images, photos: Images, base_images: Images) -> Tensor | None:
         """See the class."""
-        groups = zip(self.features(pictures), self.features(photos), self.features(bare), strict=True)
+        groups = zip(self.features(pictures), self.features(photos), self.features(base_images), strict=True)
         pairs = [cosines(seen - own.mean(0), real - own.mean(0), pictures is photos) for seen, real, own in groups]
         return torch.stack(pairs).mean(0)
 
     @torch.no_grad()
-    def text(self, pictures: Images, texts: Sequence[Text]) -> Tensor | None:
+    def text(self, pictures: Images, prompts: Sequence[Prompt]) -> Tensor | None:
         """See the class; the mean where a prompt names several."""
         nouns, places, colours = self.judge(pixels(pictures, SIDE))
         heads = (nouns.sigmoid(), places.softmax(1), colours.softmax(1))
         scores = []
-        for row, text in enumerate(texts):
-            found = [heads[head][row, list(columns)].max() for head, columns in self.asked(text.rest)]
+        for row, prompt in enumerate(prompts):
+            found = [heads[head][row, list(columns)].max() for head, columns in self.asked(prompt.background_text)]
             scores.append(torch.stack(found).mean() if found else torch.tensor(torch.nan))
         return torch.stack(scores)
 
@@ -111,13 +111,13 @@ class JudgeAligner:
         return float((logits.amax(1) > 0).float().mean())
 
 
-def judge_for(settings: dict[str, Any]) -> JudgeAligner | None:
+def judge_for(settings: dict[str, Any]) -> JudgeMetric | None:
     """The packaged judge, if it knows the objects that a model's pocket.json lists; else None."""
     objects = settings.get("objects")
     if not isinstance(objects, list) or not objects:
         return None
     judge = load_judge()
-    return JudgeAligner(judge) if set(map(str, objects)) <= set(judge.labels.nouns) else None
+    return JudgeMetric(judge) if set(map(str, objects)) <= set(judge.labels.nouns) else None
 
 
 def cosines(pictures: Tensor, photos: Tensor, same: bool = False) -> Tensor:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from conestool._atomic import expand_user
 from conestool.errors import ModelLoadError, UsageError
-from conestool.evaluation.alignment import Aligner, Images, cosines, judge_for, pixels
-from conestool.evaluation.prompts import Text
+from conestool.evaluation.alignment import ImageMetric, Images, cosines, judge_for, pixels
+from conestool.evaluation.prompts import Prompt
 from conestool.models._logging import quiet
 from conestool.models.loading import is_hub_id, read_json, wrap_hub_errors, wrap_load_errors
 
-__all__ = ["ClipAligner", "DinoAligner", "load_aligners", "load_clip", "load_dino"]
+__all__ = ["ClipMetric", "DinoMetric", "load_clip", "load_dino", "load_metrics"]
 
 _DINO_CLASSES = {"vit": "ViTModel", "dinov2": "Dinov2Model"}
 _LOCAL_ONLY: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
@@ -42,7 +42,7 @@ class _Preprocess:
 
 
 @dataclass
-class ClipAligner:
+class ClipMetric:
     """CLIP-I: mean cosine of a picture to the photos. CLIP-T: its cosine to the prompt with the class noun."""
 
     model: Any
@@ -59,21 +59,21 @@ class ClipAligner:
         ]
         return torch.cat(parts)
 
-    def image(self, pictures: Images, photos: Images, bare: Images) -> Tensor | None:
-        """CLIP-I; `bare` has no part in it."""
+    def image(self, pictures: Images, photos: Images, base_images: Images) -> Tensor | None:
+        """CLIP-I; `base_images` has no part in it."""
         return cosines(self.features(pictures), self.features(photos), pictures is photos)
 
     @torch.no_grad()
-    def text(self, pictures: Images, texts: Sequence[Text]) -> Tensor | None:
+    def text(self, pictures: Images, prompts: Sequence[Prompt]) -> Tensor | None:
         """CLIP-T."""
-        words = [str(text) for text in texts]
+        words = [str(prompt) for prompt in prompts]
         tokens = self.tokenizer(words, padding=True, truncation=True, return_tensors="pt")
         found = self.model.text_projection(self.model.text_model(**tokens).pooler_output)
         return F.cosine_similarity(self.features(pictures), found)
 
 
 @dataclass
-class DinoAligner:
+class DinoMetric:
     """DINO-I: mean cosine of a picture to the photos, by the class token of a vision transformer."""
 
     model: Any
@@ -86,19 +86,21 @@ class DinoAligner:
         parts = torch.split(self.preprocess(images), _BATCH_SIZE)
         return torch.cat([self.model(pixel_values=part).last_hidden_state[:, 0] for part in parts])
 
-    def image(self, pictures: Images, photos: Images, bare: Images) -> Tensor | None:
-        """DINO-I; `bare` has no part in it."""
+    def image(self, pictures: Images, photos: Images, base_images: Images) -> Tensor | None:
+        """DINO-I; `base_images` has no part in it."""
         return cosines(self.features(pictures), self.features(photos), pictures is photos)
 
-    def text(self, pictures: Images, texts: Sequence[Text]) -> Tensor | None:
+    def text(self, pictures: Images, prompts: Sequence[Prompt]) -> Tensor | None:
         """None: it reads no text."""
         return None
 
 
-def load_aligners(settings: dict[str, Any], clip: str | None, dino: str | None, offline: bool = False) -> list[Aligner]:
+def load_metrics(
+    settings: dict[str, Any], clip: str | None, dino: str | None, offline: bool = False
+) -> list[ImageMetric]:
     """Pocket's judge where it knows what a model with this pocket.json draws, and the encoders that are named."""
     judge = judge_for(settings)
-    found: list[Aligner] = [judge] if judge else []
+    found: list[ImageMetric] = [judge] if judge else []
     if clip is not None:
         found.append(load_clip(clip, offline))
     if dino is not None:
@@ -106,7 +108,7 @@ def load_aligners(settings: dict[str, Any], clip: str | None, dino: str | None, 
     return found
 
 
-def load_clip(name: str, offline: bool = False) -> ClipAligner:
+def load_clip(name: str, offline: bool = False) -> ClipMetric:
     """A CLIPModel with its tokenizer; ModelLoadError if it cannot be had or is something else."""
     import transformers
 
@@ -114,10 +116,10 @@ def load_clip(name: str, offline: bool = False) -> ClipAligner:
     with wrap_load_errors(name), quiet():
         model = transformers.CLIPModel.from_pretrained(folder, **_LOCAL_ONLY)
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    return ClipAligner(model.eval(), tokenizer, _read_preprocess(folder, model.config.vision_config.image_size))
+    return ClipMetric(model.eval(), tokenizer, _read_preprocess(folder, model.config.vision_config.image_size))
 
 
-def load_dino(name: str, offline: bool = False) -> DinoAligner:
+def load_dino(name: str, offline: bool = False) -> DinoMetric:
     """A ViTModel or Dinov2Model; ModelLoadError if it cannot be had or is something else."""
     import transformers
 
@@ -125,7 +127,7 @@ def load_dino(name: str, offline: bool = False) -> DinoAligner:
     extra = {"add_pooling_layer": False} if kind == "vit" else {}
     with wrap_load_errors(name), quiet():
         model = getattr(transformers, _DINO_CLASSES[kind]).from_pretrained(folder, **_LOCAL_ONLY, **extra)
-    return DinoAligner(model.eval(), _read_preprocess(folder, model.config.image_size))
+    return DinoMetric(model.eval(), _read_preprocess(folder, model.config.image_size))
 
 
 def _resolve_encoder(name: str, offline: bool, kinds: tuple[str, ...]) -> tuple[Path, str]:

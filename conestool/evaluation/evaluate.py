@@ -11,10 +11,10 @@ from torch import Tensor
 
 from conestool.apply import check_base
 from conestool.concept import Concept, Cone
-from conestool.evaluation.alignment import Aligner, JudgeAligner
+from conestool.evaluation.alignment import ImageMetric, JudgeMetric
 from conestool.evaluation.losses import LossProbes, make_probes
 from conestool.evaluation.pictures import ReferenceImages, draw
-from conestool.evaluation.prompts import TEMPLATES, Text, joined, unrelated_nouns
+from conestool.evaluation.prompts import TEMPLATES, Prompt, joined, unrelated_nouns
 from conestool.evaluation.report import ConceptReport, Presence, Report, Row
 from conestool.images.class_images import GROUP_SIZE, class_images
 from conestool.images.photos import Photo, as_photo
@@ -59,7 +59,7 @@ class _Evaluation:
     params: FlatParameters
     cone: Cone
     plan: Plan
-    aligners: Sequence[Aligner]
+    metrics: Sequence[ImageMetric]
     drawings: Mapping[str, _Images]
     tell: Tell
     sheets: dict[str, list[_Images]] = field(init=False, default_factory=dict)
@@ -71,7 +71,7 @@ class _Evaluation:
 
     def pictures(self, what: str, weights: Tensor, subject: str) -> _Images:
         """The plan's pictures of `subject` at `weights`, with progress under the name of `what`."""
-        texts = [str(Text(template, subject)) for template in self.plan.templates]
+        texts = [str(Prompt(template, subject)) for template in self.plan.templates]
         total = len(texts) * len(self.plan.seeds)
 
         def tick(done: int) -> None:
@@ -133,24 +133,24 @@ class _Evaluation:
             "concept": self.pictures(f"{name}: pictures", sets["concept"], phrase),
             "no identifier": self.pictures(f"{name}: no identifier", sets["concept"], noun),
             "random": self.pictures(f"{name}: random indices", sets["random"], phrase),
-            "bare": self.pictures(f"{name}: base model", self.weights, noun),
+            "base model": self.pictures(f"{name}: base model", self.weights, noun),
         }
         if "all together" in sets:
             drawn["all together"] = self.pictures(f"{name}: all together", sets["all together"], phrase)
-        self.sheets[name] = [photos, *(drawn[key] for key in ("bare", "random", "no identifier", "concept"))]
-        reference = ReferenceImages(photos, drawn["bare"], self.aligners)
-        texts = [Text(template, noun) for template in self.plan.templates for _ in self.plan.seeds]
+        self.sheets[name] = [photos, *(drawn[key] for key in ("base model", "random", "no identifier", "concept"))]
+        reference = ReferenceImages(photos, drawn["base model"], self.metrics)
+        texts = [Prompt(template, noun) for template in self.plan.templates for _ in self.plan.seeds]
         rows = []
-        for key in ("concept", "no identifier", "all together", "random", "largest", "bare"):
+        for key in ("concept", "no identifier", "all together", "random", "largest", "base model"):
             if key in drawn or key in changes:
-                subject = noun if key in ("no identifier", "bare") else phrase
+                subject = noun if key in ("no identifier", "base model") else phrase
                 score = reference.score(drawn[key], texts) if key in drawn else Row("", "").score
                 rows.append(Row(key, subject, changes.get(key, {}), score))
         return [*rows, Row("photos", "", {}, reference.score_photos())]
 
     def presence(self) -> Presence | None:
         """How often each concept's class is seen where all are asked for; None without a judge that knows them."""
-        judge = next((aligner for aligner in self.aligners if isinstance(aligner, JudgeAligner)), None)
+        judge = next((metric for metric in self.metrics if isinstance(metric, JudgeMetric)), None)
         if judge is None or len(self.cone.concepts) < 2:
             return None
         sent = joined([concept.phrase for concept in self.cone.concepts])
@@ -177,7 +177,7 @@ def evaluate(
     cone: Cone,
     photos: Mapping[str, Sequence[Photo | Image.Image]],
     *,
-    aligners: Sequence[Aligner] = (),
+    metrics: Sequence[ImageMetric] = (),
     plan: Plan | None = None,
     allow_base_mismatch: bool = False,
     tell: Tell | None = None,
@@ -185,8 +185,8 @@ def evaluate(
     """Measure every concept of `cone` on `pipe`, a diffusers pipeline or a Model.
 
     `photos` by concept name, and none where there are none.
-    Also returns the pictures: by concept, rows of photos, bare, random, no identifier and concept; under "together"
-    those of all concepts at once and of the base model. The model's weights are bit-identical afterwards.
+    Also returns the pictures: by concept, rows of photos, base model, random, no identifier and concept; under
+    "together" those of all concepts at once and of the base model. The model's weights are bit-identical afterwards.
     BaseModelMismatchError unless `allow_base_mismatch` if a concept was found on another model.
     """
     model, plan, tell = Model.from_pipeline(pipe), plan or Plan(), tell or shown()
@@ -197,10 +197,10 @@ def evaluate(
     }
     drawings = _draw_own_images(model, cone, plan, tell)
     with trainable_kv_weights(model.denoiser) as params:
-        study = _Evaluation(model, params, cone, plan, aligners, drawings, tell)
+        study = _Evaluation(model, params, cone, plan, metrics, drawings, tell)
         found = tuple(study.concept(concept, given.get(concept.name, ())) for concept in cone.concepts)
         presence = study.presence()
-    names = tuple(aligner.name for aligner in aligners)
+    names = tuple(metric.name for metric in metrics)
     gaps = caveats(found, names, presence)
     return Report(found, tuple(plan.templates), tuple(plan.seeds), names, presence, gaps), study.sheets
 
@@ -234,7 +234,7 @@ def split_by_origin(concept: Concept, photos: Sequence[Photo]) -> tuple[list[Pho
     return [p for p in photos if p.sha256 in learned], [p for p in photos if p.sha256 not in learned]
 
 
-def caveats(found: Sequence[ConceptReport], aligners: Sequence[str], presence: Presence | None) -> tuple[str, ...]:
+def caveats(found: Sequence[ConceptReport], metrics: Sequence[str], presence: Presence | None) -> tuple[str, ...]:
     """What was not measured or has to be read with care, in words."""
     out = []
     for concept in found:
@@ -242,7 +242,7 @@ def caveats(found: Sequence[ConceptReport], aligners: Sequence[str], presence: P
             out.append(f"{concept.name}: no photos, so no loss on them and no image alignment; give them with --photos")
         elif not concept.unseen:
             out.append(f"{concept.name}: the search learned from all these photos, so their loss flatters it")
-    if not aligners:
+    if not metrics:
         out.append("no alignment of pictures: the judge knows pocket's alone; name encoders with --clip and --dino")
     if len(found) > 1 and presence is None:
         out.append("no presence of each subject: only pocket's judge tells it")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from PIL import Image
 from torch import Tensor
 
-from conestool.evaluation.alignment import Aligner
-from conestool.evaluation.prompts import Text
+from conestool.evaluation.alignment import ImageMetric
+from conestool.evaluation.prompts import Prompt
 from conestool.images.class_images import GROUP_SIZE
 from conestool.models.model import Model
 from conestool.models.sampling import sample
@@ -23,7 +23,7 @@ _OnPicture = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Score:
-    """Means over pictures by aligner: `image` the subject, `text` the rest of the prompt; what was not measured lacks.
+    """Means over pictures by metric: `image` the subject, `text` the rest of the prompt; what was not measured lacks.
 
     `spread` holds the standard errors of both, under the same names.
     """
@@ -54,20 +54,20 @@ class ReferenceImages:
     """What pictures of one subject are scored against: its photos, the base model's pictures of its class."""
 
     photos: Sequence[Image.Image]
-    bare: Sequence[Image.Image]
-    aligners: Sequence[Aligner]
+    base_images: Sequence[Image.Image]
+    metrics: Sequence[ImageMetric]
 
-    def score(self, pictures: Sequence[Image.Image], texts: Sequence[Text]) -> Score:
+    def score(self, pictures: Sequence[Image.Image], prompts: Sequence[Prompt]) -> Score:
         """Alignment of pictures, each with what was asked for (the class noun in the subject's place)."""
-        image = {a.name: a.image(pictures, self.photos, self.bare) if self.photos else None for a in self.aligners}
-        text = {a.name: a.text(pictures, texts) for a in self.aligners}
+        image = {m.name: m.image(pictures, self.photos, self.base_images) for m in self.metrics if self.photos}
+        text = {m.name: m.text(pictures, prompts) for m in self.metrics}
         return _summarize(image, text)
 
     def score_photos(self) -> Score:
         """How well the photos align with each other: what a perfect picture of the subject would reach."""
         if len(self.photos) < 2:
             return Score()
-        return _summarize({a.name: a.image(self.photos, self.photos, self.bare) for a in self.aligners}, {})
+        return _summarize({m.name: m.image(self.photos, self.photos, self.base_images) for m in self.metrics}, {})
 
 
 def _summarize(image: Mapping[str, Tensor | None], text: Mapping[str, Tensor | None]) -> Score:

@@ -10,7 +10,7 @@ from conestool._text import check_prompt
 from conestool.errors import PromptError
 from conestool.search.subject import article, joined
 
-__all__ = ["TEMPLATES", "Text", "check_templates", "joined", "unrelated_nouns"]
+__all__ = ["TEMPLATES", "Prompt", "check_templates", "joined", "unrelated_nouns"]
 
 TEMPLATES = (
     "a photo of a {}",
@@ -24,7 +24,7 @@ _COMMON_NOUNS = ("cat", "car", "house", "tree", "person")
 
 
 @dataclass(frozen=True)
-class Text:
+class Prompt:
     """One prompt: the template, and what stands for the subject in it ("sks dog", or the class noun alone)."""
 
     template: str
@@ -34,7 +34,7 @@ class Text:
         return _fill_template(self.template, self.subject)
 
     @property
-    def rest(self) -> str:
+    def background_text(self) -> str:
         """What the prompt says besides the subject."""
         return self.template.replace("{}", " ")
 

@@ -30,7 +30,7 @@ class ConceptReport:
     """One concept: `photos` are those it was measured on, `unseen` how many of them the search did not learn from.
 
     `before` are the untouched model's losses; rows are named concept, no identifier, random, largest, all together,
-    bare and photos.
+    base model and photos.
     """
 
     name: str
@@ -51,14 +51,14 @@ class ConceptReport:
 class Presence:
     """Shares of pictures in which the judge sees each concept's class.
 
-    In those of `prompt` with all `concepts` applied, in the `bare` model's, and in the concept's own `photos`: where it
+    In those of `prompt` with all `concepts` applied, in the `base_model`'s, and in the concept's own `photos`: where it
     does not see the class even there, its share with the concepts applied says nothing.
     """
 
     prompt: str
     pictures: int
     concepts: dict[str, float]
-    bare: dict[str, float]
+    base_model: dict[str, float]
     photos: dict[str, float]
 
 
@@ -69,7 +69,7 @@ class Report:
     concepts: tuple[ConceptReport, ...]
     templates: tuple[str, ...]
     seeds: tuple[int, ...]
-    aligners: tuple[str, ...]
+    metrics: tuple[str, ...]
     presence: Presence | None = None
     missing: tuple[str, ...] = ()
 
@@ -86,14 +86,14 @@ class Gates:
     image: float | None = None
     text: float | None = None
 
-    def check(self, names: Iterable[str], photos: Container[str], aligners: bool) -> None:
-        """Raise UsageError, before any work, for a gate on what cannot be measured with these photos and aligners."""
+    def check(self, names: Iterable[str], photos: Container[str], metrics: bool) -> None:
+        """Raise UsageError, before any work, for a gate on what cannot be measured with these photos and metrics."""
         bare = next((name for name in names if name not in photos), None)
         for kind, wanted in (("gain", self.gain), ("image", self.image)):
             if wanted is not None and bare is not None:
                 raise UsageError(f"--min-{kind}: there are no photos of {bare}", "give them with --photos")
         for kind, wanted in (("image", self.image), ("text", self.text)):
-            if wanted is not None and not aligners:
+            if wanted is not None and not metrics:
                 raise UsageError(f"--min-{kind}: nothing here measures it", "name an encoder with --clip or --dino")
 
     def failures(self, report: Report) -> list[str]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from conestool.errors import ModelLoadError, UsageError
 from conestool.evaluation.encoders import load_clip, load_dino
-from conestool.evaluation.prompts import Text
+from conestool.evaluation.prompts import Prompt
 from tests.support.encoders import save_clip, save_dino
 
 COLOURS = ("red", "teal", "white")
@@ -32,34 +32,34 @@ def test_dino_gives_cosines_and_reads_no_text(tmp_path: Path, second: bool) -> N
     assert scores is not None
     assert scores[0] == pytest.approx(1, abs=1e-4)
     assert bool((scores[1:] < 1).all())
-    assert dino.text(pictures(), [Text("a {}", "dog")] * 3) is None
+    assert dino.text(pictures(), [Prompt("a {}", "dog")] * 3) is None
 
 
 def test_clip_scores_pictures_against_photos_and_text(clip: Path) -> None:
-    aligner = load_clip(str(clip), offline=True)
-    scores = aligner.image(pictures(), pictures()[1:2], [])
+    metric = load_clip(str(clip), offline=True)
+    scores = metric.image(pictures(), pictures()[1:2], [])
     assert scores is not None
     assert scores[1] == pytest.approx(1, abs=1e-4)
-    texts = [Text("a {} on the beach", "dog"), Text("a {} at night", "dog"), Text("a {}", "cat")]
-    found = aligner.text(pictures(), texts)
+    texts = [Prompt("a {} on the beach", "dog"), Prompt("a {} at night", "dog"), Prompt("a {}", "cat")]
+    found = metric.text(pictures(), texts)
     assert found is not None
-    swapped = aligner.text(pictures(), texts[::-1])
+    swapped = metric.text(pictures(), texts[::-1])
     assert swapped is not None and not torch.allclose(found, swapped)
     photos = pictures()[:2]
-    alone = aligner.image(photos, photos, [])
+    alone = metric.image(photos, photos, [])
     assert alone is not None and float(alone.max()) < 0.9999, "photos are not compared with themselves"
-    seen = aligner.preprocess([Image.new("RGB", (32, 32), "white")])
+    seen = metric.preprocess([Image.new("RGB", (32, 32), "white")])
     assert torch.allclose(seen, torch.full_like(seen, 2.0)), "normalised as the folder says"
 
 
 def test_clip_agrees_with_its_own_forward(clip: Path) -> None:
     """The cosine of picture and text is the logit of CLIPModel divided by its scale."""
-    aligner = load_clip(str(clip))
-    text = Text("a {} on the beach", "dog")
-    tokens = aligner.tokenizer([str(text)], return_tensors="pt")
-    logits = aligner.model(pixel_values=aligner.preprocess(pictures()[:1]), **tokens).logits_per_image
-    expected = float(logits[0, 0].detach() / aligner.model.logit_scale.exp().detach())
-    assert float(aligner.text(pictures()[:1], [text])[0]) == pytest.approx(expected, abs=1e-5)  # type: ignore[index]
+    metric = load_clip(str(clip))
+    text = Prompt("a {} on the beach", "dog")
+    tokens = metric.tokenizer([str(text)], return_tensors="pt")
+    logits = metric.model(pixel_values=metric.preprocess(pictures()[:1]), **tokens).logits_per_image
+    expected = float(logits[0, 0].detach() / metric.model.logit_scale.exp().detach())
+    assert float(metric.text(pictures()[:1], [text])[0]) == pytest.approx(expected, abs=1e-5)  # type: ignore[index]
 
 
 def test_other_models_missing_folders_and_pickled_weights_are_refused(clip: Path, tmp_path: Path) -> None:

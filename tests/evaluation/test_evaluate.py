@@ -11,10 +11,10 @@ from PIL import Image
 
 from conestool.concept import Cone, Origin
 from conestool.errors import BaseModelMismatchError, PromptError, UsageError
-from conestool.evaluation import Gates, JudgeAligner, Plan, Report, check_templates, evaluate, load_dino
+from conestool.evaluation import Gates, JudgeMetric, Plan, Report, check_templates, evaluate, load_dino
 from conestool.evaluation.evaluate import caveats, split_by_origin
 from conestool.evaluation.judge import load_judge
-from conestool.evaluation.prompts import Text, joined, unrelated_nouns
+from conestool.evaluation.prompts import Prompt, joined, unrelated_nouns
 from conestool.images.photos import Photo, as_photo
 from conestool.models.model import Model
 from tests.support.encoders import save_dino
@@ -48,7 +48,7 @@ def report(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Report:
         model.pipe,
         cone,
         {"dog": [photo.image for photo in photos()]},
-        aligners=[JudgeAligner(load_judge()), dino],
+        metrics=[JudgeMetric(load_judge()), dino],
         plan=PLAN,
     )
     assert all(torch.equal(value, before[name]) for name, value in model.denoiser.state_dict().items())
@@ -58,15 +58,17 @@ def report(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 def test_every_row_has_its_controls(report: Report) -> None:
     dog = report.concepts[0]
-    names = ["concept", "no identifier", "all together", "random", "largest", "bare", "photos"]
+    names = ["concept", "no identifier", "all together", "random", "largest", "base model", "photos"]
     assert [row.name for row in dog.rows] == names
     assert set(dog.row("concept").losses) == {"held_out", "no_identifier", "class", "unrelated"}
     assert dog.row("concept").losses != dog.row("random").losses != dog.row("largest").losses
     assert dog.row("concept").subject == f"{dog.identifier} dog"
-    assert dog.row("bare").subject == "dog"
+    assert dog.row("base model").subject == "dog"
     assert (dog.photos, dog.unseen) == (1, 1), "losses are of photos that the search did not see"
     assert (report.concepts[1].photos, report.concepts[1].unseen) == (0, 0)
-    assert all("DINO" in dog.row(name).score.image for name in ("concept", "no identifier", "random", "bare", "photos"))
+    assert all(
+        "DINO" in dog.row(name).score.image for name in ("concept", "no identifier", "random", "base model", "photos")
+    )
 
 
 def test_what_was_not_measured_is_said(report: Report) -> None:
@@ -84,7 +86,7 @@ def test_presence_is_told_of_all_together_of_the_bare_model_and_of_the_photos(re
     dog, hat = report.concepts
     assert found.prompt == f"a {dog.identifier} dog and a {hat.identifier} hat"
     assert found.pictures == 2
-    assert (set(found.concepts), set(found.bare), set(found.photos)) == ({"dog", "hat"}, {"dog", "hat"}, {"dog"})
+    assert (set(found.concepts), set(found.base_model), set(found.photos)) == ({"dog", "hat"}, {"dog", "hat"}, {"dog"})
 
 
 def test_photos_of_the_search_flatter_and_say_so(model: Model) -> None:
@@ -120,8 +122,8 @@ def test_what_cannot_be_measured_is_refused(model: Model, v_folder: Path) -> Non
 
 
 def test_prompts_have_the_right_article_and_other_nouns() -> None:
-    assert str(Text("a photo of a {}", "apple")) == "a photo of an apple"
-    assert str(Text("my {} at night", "sks dog")) == "my sks dog at night"
+    assert str(Prompt("a photo of a {}", "apple")) == "a photo of an apple"
+    assert str(Prompt("my {} at night", "sks dog")) == "my sks dog at night"
     assert joined(["sks dog", "apple", "cat"]) == "a sks dog, an apple and a cat"
     assert joined(["dog"]) == "a dog"
     assert unrelated_nouns({"objects": ["dog", "cat", "car"]}, ["Cat"], 2) == ("dog", "car")

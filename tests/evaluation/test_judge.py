@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from conestool.errors import ModelLoadError
-from conestool.evaluation.alignment import JudgeAligner, judge_for
+from conestool.evaluation.alignment import JudgeMetric, judge_for
 from conestool.evaluation.judge import judge_path, load_judge, save_judge
-from conestool.evaluation.prompts import Text
+from conestool.evaluation.prompts import Prompt
 from conestool.models.model import Model
 from conestool.models.sampling import sample
 
@@ -19,8 +19,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji"
 
 
 @pytest.fixture(scope="module")
-def judge() -> JudgeAligner:
-    return JudgeAligner(load_judge())
+def judge() -> JudgeMetric:
+    return JudgeMetric(load_judge())
 
 
 def photos(name: str) -> list[Image.Image]:
@@ -32,7 +32,7 @@ def recoloured(images: list[Image.Image]) -> list[Image.Image]:
     return [Image.merge("RGB", [image.getchannel(name) for name in "BRG"]) for image in images]
 
 
-def test_the_file_holds_the_judge_and_its_words(judge: JudgeAligner, tmp_path: Path) -> None:
+def test_the_file_holds_the_judge_and_its_words(judge: JudgeMetric, tmp_path: Path) -> None:
     path = tmp_path / "judge.safetensors"
     path.write_bytes(save_judge(judge.judge))
     again = load_judge(path)
@@ -63,17 +63,24 @@ def test_it_serves_models_whose_objects_it_knows() -> None:
         ("a {} in a green field", [(1, ("field",))]),
     ],
 )
-def test_the_rest_of_a_prompt_is_read(judge: JudgeAligner, template: str, wanted: list[object]) -> None:
+def test_the_rest_of_a_prompt_is_read(judge: JudgeMetric, template: str, wanted: list[object]) -> None:
     labels = judge.judge.labels
     heads = (labels.nouns, labels.places, labels.colours)
-    found = [(head, tuple(heads[head][i] for i in columns)) for head, columns in judge.asked(Text(template, "").rest)]
+    found = [
+        (head, tuple(heads[head][i] for i in columns))
+        for head, columns in judge.asked(Prompt(template, "").background_text)
+    ]
     assert found == wanted
 
 
-def test_text_alignment_tells_backgrounds(judge: JudgeAligner) -> None:
+def test_text_alignment_tells_backgrounds(judge: JudgeMetric) -> None:
     """The first photo of the dog is at night, the fourth on yellow."""
     night, _, _, yellow, _ = photos("dog")
-    texts = [Text("a {} at night", "dog"), Text("a {} on a yellow background", "dog"), Text("a photo of a {}", "dog")]
+    texts = [
+        Prompt("a {} at night", "dog"),
+        Prompt("a {} on a yellow background", "dog"),
+        Prompt("a photo of a {}", "dog"),
+    ]
     right = judge.text([night, yellow, night], texts)
     wrong = judge.text([yellow, night, night], texts)
     assert right is not None and wrong is not None
@@ -81,7 +88,7 @@ def test_text_alignment_tells_backgrounds(judge: JudgeAligner) -> None:
     assert bool(right[2].isnan())
 
 
-def test_image_alignment_ranks_the_subject_above_another_of_its_class(judge: JudgeAligner) -> None:
+def test_image_alignment_ranks_the_subject_above_another_of_its_class(judge: JudgeMetric) -> None:
     """Photos of the subject, then those of the same drawing in other colours, then the base model's of the class."""
     bare = sample(Model.from_pretrained("pocket"), ["a photo of a dog"] * 3, range(3), steps=6, batch=3)
     real, other = photos("dog"), recoloured(photos("dog"))
@@ -91,7 +98,7 @@ def test_image_alignment_ranks_the_subject_above_another_of_its_class(judge: Jud
     assert abs(none) < 0.15
 
 
-def test_presence_counts_pictures_with_the_thing(judge: JudgeAligner) -> None:
+def test_presence_counts_pictures_with_the_thing(judge: JudgeMetric) -> None:
     blank = [Image.new("RGB", (64, 64), "white")] * 2
     assert judge.presence(blank, "dog") == 0
     assert judge.presence(blank, "teapot") is None
