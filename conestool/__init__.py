@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conestool.apply import apply_cones, load_cones, unload_cones
-    from conestool.concept import BaseModelInfo, Concept, Cone, Losses, Origin
+    from conestool.concept import BaseModelInfo, Concept, Cone, Losses, Provenance
     from conestool.errors import ConesError
     from conestool.evaluation.evaluate import evaluate
     from conestool.format import dumps, load, loads, save
@@ -48,8 +48,8 @@ __all__ = [
     "Losses",
     "MaskConfig",
     "Model",
-    "Origin",
     "Preview",
+    "Provenance",
     "Resources",
     "SearchConfig",
     "TStatConfig",
@@ -74,7 +74,7 @@ __all__ = [
 ]
 
 HOMES = {
-    "conestool.concept": ("BaseModelInfo", "Concept", "Cone", "Losses", "Origin"),
+    "conestool.concept": ("BaseModelInfo", "Concept", "Cone", "Losses", "Provenance"),
     "conestool.ops": ("diff", "extract", "merge"),
     "conestool.models.model": ("Model",),
     "conestool.errors": ("ConesError",),

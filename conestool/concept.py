@@ -35,7 +35,7 @@ __all__ = [
     "Hash",
     "Indices",
     "Losses",
-    "Origin",
+    "Provenance",
     "Record",
     "Section",
     "check_name",
@@ -79,7 +79,7 @@ class Losses(Record):
     class_after: float | None = None
 
 
-class Origin(Record):
+class Provenance(Record):
     """How one concept was found. It holds no path, no EXIF and no time, so that equal runs give equal files.
 
     `photos` are sha256 hex digests of the photos' upright RGB pixels, `held_out` how many of them the report kept back
@@ -142,7 +142,7 @@ class ConceptInfo:
     identifier: str
     id: str
     base: BaseModelInfo
-    origin: Origin
+    origin: Provenance
     counts: Mapping[str, int]
 
     def __repr__(self) -> str:
@@ -188,7 +188,7 @@ class Concept:
     identifier: str
     indices: Mapping[str, Indices]
     base: BaseModelInfo
-    origin: Origin = field(default_factory=Origin)
+    origin: Provenance = field(default_factory=Provenance)
     unknown_fields: Mapping[str, Any] = field(default_factory=dict)
     sections: tuple[Section, ...] = ()
     indices_unknown_fields: Mapping[str, Any] = field(default_factory=dict)

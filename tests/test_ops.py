@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conestool.concept import Concept, Cone, Indices, Origin
+from conestool.concept import Concept, Cone, Indices, Provenance
 from conestool.errors import BaseModelMismatchError, NameClashError, UsageError
 from conestool.format import dumps, loads
 from conestool.ops import Counts, diff, extract, intersection, join, merge, overlap, sharing, union
@@ -65,7 +65,7 @@ def test_merge_is_idempotent() -> None:
 
 def test_merge_then_extract_is_identity() -> None:
     """By id, by metadata and by bytes, through a file."""
-    dog = cone(concept("dog", origin=Origin(notes="x", parameters={"a": (1, 2)}), unknown_fields={"x-a": 1}))
+    dog = cone(concept("dog", origin=Provenance(notes="x", parameters={"a": (1, 2)}), unknown_fields={"x-a": 1}))
     both = loads(dumps(merge(cone(concept("hat")), dog)))
     again = extract(both, "Dog")
     assert again == dog
@@ -94,7 +94,7 @@ def test_merge_refuses_other_base_models() -> None:
     ("one", "two", "words"),
     [
         (concept("dog"), concept("Dog"), "name 'dog'"),
-        (concept("dog"), concept("dog", origin=Origin(seed=1)), "name 'dog'"),
+        (concept("dog"), concept("dog", origin=Provenance(seed=1)), "name 'dog'"),
         (concept("dog", "sks"), concept("hat", "SKS"), "identifier 'sks'"),
         (concept("straße", "ß"), concept("STRASSE", "sks"), "name 'strasse'"),
     ],
@@ -149,8 +149,8 @@ def test_diff_of_equals_is_empty() -> None:
 
 def test_diff_finds_metadata_and_missing_concepts() -> None:
     """Down to the key, and by concept in merged files."""
-    old = cone(concept("dog", origin=Origin(seed=1, parameters={"steps": 2})), concept("hat"))
-    new = cone(concept("dog", origin=Origin(seed=1, parameters={"steps": 3})), concept("mug"))
+    old = cone(concept("dog", origin=Provenance(seed=1, parameters={"steps": 2})), concept("hat"))
+    new = cone(concept("dog", origin=Provenance(seed=1, parameters={"steps": 3})), concept("mug"))
     changes = {change.key: change for change in diff(old, new).metadata}
     assert set(changes) == {"dog.origin.parameters.steps", "hat", "mug"}
     assert (changes["dog.origin.parameters.steps"].a, changes["dog.origin.parameters.steps"].b) == (2, 3)
@@ -163,5 +163,5 @@ def test_equality_of_concepts(tmp_path: Path) -> None:
     assert one == small("a", k=[1, 2])
     assert hash(one) == hash(small("a", k=[1, 2]))
     assert one != small("a", k=[1, 3])
-    assert one != Concept("a", "a", "sksa", one.indices, base(), Origin(notes="x"))
+    assert one != Concept("a", "a", "sksa", one.indices, base(), Provenance(notes="x"))
     assert one != "a"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from conestool import _layers
 from conestool.cli import _output
-from conestool.concept import BaseModelInfo, Losses, Origin
+from conestool.concept import BaseModelInfo, Losses, Provenance
 
 if TYPE_CHECKING:
     from conestool.concept import Concept, Cone
@@ -47,7 +47,7 @@ class ConceptFacts:
     identifier: str
     id: str
     counts: Mapping[str, int]
-    origin: Origin
+    origin: Provenance
 
     @property
     def neurons(self) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from conestool._text import check_name, check_words, fold_ascii
-from conestool.concept import Losses, Origin, numel
+from conestool.concept import Losses, Provenance, numel
 from conestool.errors import FormatError, UsageError, VersionError
 from conestool.format import limits, msgpack
 from conestool.format.tensor_table import Row, check_row, raw_length
@@ -224,11 +224,11 @@ def _validated(raw: Any) -> HeaderMap | str:
     return header
 
 
-def read_origin(raw: dict[str, Any]) -> Origin:
+def read_origin(raw: dict[str, Any]) -> Provenance:
     """The origin of a concept, with the same strictness as the header's own maps."""
-    _refuse_nil(Origin, raw)
+    _refuse_nil(Provenance, raw)
     _refuse_nil(Losses, raw.get("losses"))
-    return Origin.model_validate(raw)
+    return Provenance.model_validate(raw)
 
 
 def _first_error(error: ValidationError) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from conestool.concept import Concept, Cone, Origin, check_name, check_words
+from conestool.concept import Concept, Cone, Provenance, check_name, check_words
 from conestool.errors import PhotoError
 from conestool.images.photos import Photo, as_photo
 from conestool.models.devices import check_weights
@@ -106,7 +106,7 @@ def find(
             selection = select_density(objective, method.ranking(), config.density, batch)
             losses = evaluate_losses(objective, eval_batches, selection.mask, config.seed)
         facts["parameters"] |= {"density_rule": selection.rule, "loss_curve": curve}
-        origin = Origin(**facts, losses=losses, warnings=quality_warnings(losses))
+        origin = Provenance(**facts, losses=losses, warnings=quality_warnings(losses))
         indices = params.indices_from_mask(selection.mask)
     concept = Concept(subject.name, subject.class_noun, subject.identifier, indices, info, origin)
     return Cone((concept,))

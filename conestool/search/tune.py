@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 TUNED = "tune"
-"""The key of `Origin.parameters` under which a tuned concept says how, with whom, and what became of the losses."""
+"""The key of `Provenance.parameters` under which a tuned concept says how, with whom, and what became of the losses."""
 NUM_COMPARED = 64
 _LOST = 0.02
 """Our choice: what is noise between two searches."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conestool.concept import Cone, Origin
+from conestool.concept import Cone, Provenance
 from conestool.errors import BaseModelMismatchError, PromptError, UsageError
 from conestool.evaluation import Gates, JudgeMetric, Plan, Report, check_templates, evaluate, load_dino
 from conestool.evaluation.evaluate import caveats, split_by_origin
@@ -34,7 +34,7 @@ def photos() -> list[Photo]:
 
 def known(cone: Cone, held_out: int) -> Cone:
     """The cone as if the search had seen `photos`, all but the first `held_out`."""
-    origin = Origin(photos=sorted(photo.sha256 for photo in photos()), held_out=held_out, seed=0)
+    origin = Provenance(photos=sorted(photo.sha256 for photo in photos()), held_out=held_out, seed=0)
     return Cone(tuple(replace(concept, origin=origin) for concept in cone.concepts))
 
 

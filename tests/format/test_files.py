@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conestool.concept import Concept, Cone, Losses, Origin
+from conestool.concept import Concept, Cone, Losses, Provenance
 from conestool.errors import FormatError, OutputExistsError, UsageError, VersionError
 from conestool.format import dumps, limits, load, loads, read_header, save
 from tests.support.cones import SHAPES, base, concept
 from tests.support.forging import parts
 
-ORIGIN = Origin(
+ORIGIN = Provenance(
     instance_prompt="a photo of a sks dog",
     class_prompt="a photo of a dog",
     method="mask",
@@ -72,7 +72,7 @@ def test_content_id_by_hand() -> None:
     indices = {param: np.array([3, 500]), "up.attn1.to_k.weight": np.array([], dtype=np.int64)}
     hashed = b"cone-concept-1\0" + struct.pack("<Q", len(param)) + param.encode()
     hashed += struct.pack("<4Q2I", 2, 24, 40, 2, 3, 500)
-    for name, origin in (("dog", ORIGIN), ("hat", Origin())):
+    for name, origin in (("dog", ORIGIN), ("hat", Provenance())):
         found = Concept(name, "thing", "sks", indices, base(), origin)
         assert found.id == hashlib.sha256(hashed).hexdigest()
     both = hashlib.sha256(b"cone-file-1\0" + bytes.fromhex(found.id))
@@ -156,9 +156,9 @@ def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"origin": Origin(notes="\udcff")}, "cannot be written"),
-        ({"origin": Origin(notes="x" * limits.MAX_HEADER_BYTES)}, "header of"),
-        ({"origin": Origin(parameters={"x": float("nan")})}, "cannot be written"),
+        ({"origin": Provenance(notes="\udcff")}, "cannot be written"),
+        ({"origin": Provenance(notes="x" * limits.MAX_HEADER_BYTES)}, "header of"),
+        ({"origin": Provenance(parameters={"x": float("nan")})}, "cannot be written"),
         ({"unknown_fields": {"base": 7}}, "meaning of their own"),
     ],
 )

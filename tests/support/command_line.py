@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from conestool import format as cones
-from conestool.concept import BaseModelInfo, Concept, Cone, Losses, Origin
+from conestool.concept import BaseModelInfo, Concept, Cone, Losses, Provenance
 
 __all__ = ["COMMAND", "ROOT", "Cones", "Outcome", "base", "concept", "environment", "run_process", "save_cone"]
 
@@ -85,7 +85,7 @@ def concept(
             held_out_before=0.2, held_out_after=0.15, random_after=0.2, class_before=0.1, class_after=0.11
         ),
     }
-    return Concept(name, name, identifier, indices, base(), Origin(**{**known, **origin}))
+    return Concept(name, name, identifier, indices, base(), Provenance(**{**known, **origin}))
 
 
 def save_cone(path: Path, *concepts: Concept) -> Path:
