@@ -167,7 +167,7 @@ def wrong_identity(identity: ModuleType, record: dict[str, Any]) -> bool:
             for param, tensor in model["tensors"].items()
         }
         found = identity.describe(tensors)
-        digests = {rung: digest.hex() for rung, digest in found["digests"].items()}
+        digests = {rounding: digest.hex() for rounding, digest in found["digests"].items()}
         if (found["structure"].hex(), digests) != (model["structure"], model["digests"]):
             return True
     for pair in record["pairs"]:
@@ -175,7 +175,9 @@ def wrong_identity(identity: ModuleType, record: dict[str, Any]) -> bool:
         y |= {key: record["models"][other][key] for key, other in pair["altered"].items()}
         for one in (x, y):
             one["tensors"] = {param: tensor["shape"] for param, tensor in one["tensors"].items()}
-            one["digests"] = {rung: each for rung, each in one["digests"].items() if rung not in pair["lacking"]}
+            one["digests"] = {
+                rounding: each for rounding, each in one["digests"].items() if rounding not in pair["lacking"]
+            }
         if {identity.verdict(x, y), identity.verdict(y, x)} != {pair["verdict"]}:
             return True
     return False

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from conestool.concept import BaseModelInfo
 
-__all__ = ["RUNGS", "Level", "Match", "bf16", "f16", "fingerprint", "match"]
+__all__ = ["ROUNDINGS", "Level", "Match", "bf16", "f16", "fingerprint", "match"]
 
 _Floats = NDArray[np.float32]
 
@@ -46,14 +46,14 @@ def _canonical_nan(values: _Floats) -> _Floats:
     return values
 
 
-RUNGS: Mapping[str, Callable[[_Floats], _Floats]] = {
+ROUNDINGS: Mapping[str, Callable[[_Floats], _Floats]] = {
     "f32": lambda w: w,
     "f16": f16,
     "bf16": bf16,
     "bf16(f16)": lambda w: bf16(f16(w)),
     "f16(bf16)": lambda w: f16(bf16(w)),
 }
-"""The digest ladder: each way in which a copy of a model may have been rounded."""
+"""Each way in which a copy of a model may have been rounded; there is a digest for each."""
 
 
 def fingerprint(weights: Mapping[str, NDArray[Any]] | Iterable[tuple[str, NDArray[Any]]]) -> dict[str, Any]:
@@ -63,27 +63,27 @@ def fingerprint(weights: Mapping[str, NDArray[Any]] | Iterable[tuple[str, NDArra
     float32, which is exact).
     """
     tensors: dict[str, list[int]] = {}
-    hashes: dict[str, dict[str, bytes]] = {rung: {} for rung in RUNGS}
+    hashes: dict[str, dict[str, bytes]] = {rounding: {} for rounding in ROUNDINGS}
     for param, values in weights.items() if isinstance(weights, Mapping) else weights:
         tensors[param] = list(values.shape)
-        for rung, digest in _tensor_digests(values).items():
-            hashes[rung][param] = digest
+        for rounding, digest in _tensor_digests(values).items():
+            hashes[rounding][param] = digest
     return {
         "structure": _combined_digest(b"cone-structure-1\0", tensors),
         "tensors": {param: tensors[param] for param in sorted(tensors, key=str.encode)},
-        "digests": {rung: _combined_digest(b"cone-model-1\0", tensors, hashes[rung]) for rung in RUNGS},
+        "digests": {rounding: _combined_digest(b"cone-model-1\0", tensors, hashes[rounding]) for rounding in ROUNDINGS},
     }
 
 
 def _tensor_digests(values: NDArray[Any]) -> dict[str, bytes]:
-    """The sha256 of one tensor at every rung."""
+    """The sha256 of one tensor at every rounding."""
     flat = np.ascontiguousarray(values).reshape(-1)
-    digests = {rung: hashlib.sha256() for rung in RUNGS}
+    digests = {rounding: hashlib.sha256() for rounding in ROUNDINGS}
     for start in range(0, len(flat), _CHUNK):
         chunk = flat[start : start + _CHUNK].astype("<f4")
-        for rung, rounded in RUNGS.items():
-            digests[rung].update(_canonical_nan(rounded(chunk)).astype("<f4", copy=False).tobytes())
-    return {rung: digest.digest() for rung, digest in digests.items()}
+        for rounding, rounded in ROUNDINGS.items():
+            digests[rounding].update(_canonical_nan(rounded(chunk)).astype("<f4", copy=False).tobytes())
+    return {rounding: digest.digest() for rounding, digest in digests.items()}
 
 
 def _combined_digest(prefix: bytes, tensors: Mapping[str, list[int]], hashes: Mapping[str, bytes] | None = None) -> str:
@@ -107,11 +107,11 @@ class Level(enum.Enum):
 
 @dataclass(frozen=True)
 class Match:
-    """The outcome of a comparison: the level, the rung for EQUAL_AT, and what to tell a person."""
+    """The outcome of a comparison: the level, the rounding for EQUAL_AT, and what to tell a person."""
 
     level: Level
     text: str
-    rung: str | None = None
+    rounding: str | None = None
 
     @property
     def accepted(self) -> bool:
@@ -126,11 +126,11 @@ def match(info: BaseModelInfo, other: BaseModelInfo) -> Match:
     mine, theirs = info.digests.get("f32"), other.digests.get("f32")
     if mine is not None and mine == theirs:
         return Match(Level.EQUAL, "equal")
-    for rung in list(RUNGS)[1:]:
-        if theirs is not None and info.digests.get(rung) == theirs:
-            return Match(Level.EQUAL_AT, f"equal at {_ROUNDING_NAMES[rung]}", rung)
-        if mine is not None and other.digests.get(rung) == mine:
-            return Match(Level.EQUAL_AT, f"equal at {_ROUNDING_NAMES[rung]}", rung)
+    for rounding in list(ROUNDINGS)[1:]:
+        if theirs is not None and info.digests.get(rounding) == theirs:
+            return Match(Level.EQUAL_AT, f"equal at {_ROUNDING_NAMES[rounding]}", rounding)
+        if mine is not None and other.digests.get(rounding) == mine:
+            return Match(Level.EQUAL_AT, f"equal at {_ROUNDING_NAMES[rounding]}", rounding)
     return Match(Level.DIFFERENT, "different weights")
 
 

@@ -1,4 +1,4 @@
-"""The digest ladder: copies in any dtype match, changed models do not, siblings are told apart."""
+"""Digests by rounding: copies in any dtype match, changed models do not, siblings are told apart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from conestool.concept import BaseModelInfo
-from conestool.fingerprint import RUNGS, Level, bf16, f16, fingerprint, match
+from conestool.fingerprint import ROUNDINGS, Level, bf16, f16, fingerprint, match
 
 Weights = dict[str, NDArray[np.float32]]
 SHAPES = {f"block.{i}.attn{j}.to_{kind}.weight": (48, 40) for i in range(8) for j in (1, 2) for kind in "kv"}
@@ -97,19 +97,19 @@ def test_does_not_depend_on_order_dtype_or_layout() -> None:
     assert fingerprint(turned) == fingerprint(COPIES["f16"])
 
 
-@pytest.mark.parametrize("rung", list(RUNGS))
-def test_the_original_matches_every_copy(rung: str) -> None:
-    """By the rung that made the copy, in both directions."""
-    there, back = match(INFOS["f32"], INFOS[rung]), match(INFOS[rung], INFOS["f32"])
+@pytest.mark.parametrize("rounding", list(ROUNDINGS))
+def test_the_original_matches_every_copy(rounding: str) -> None:
+    """By the rounding that made the copy, in both directions."""
+    there, back = match(INFOS["f32"], INFOS[rounding]), match(INFOS[rounding], INFOS["f32"])
     assert there == back and there.accepted
-    assert there.level is (Level.EQUAL if rung == "f32" else Level.EQUAL_AT)
-    assert there.rung == (None if rung == "f32" else rung)
+    assert there.level is (Level.EQUAL if rounding == "f32" else Level.EQUAL_AT)
+    assert there.rounding == (None if rounding == "f32" else rounding)
 
 
 def test_copies_of_copies_siblings_and_other_models_are_told_apart() -> None:
     """bf16 of a float16 copy is equal at bfloat16 to that copy; a float16 and a bfloat16 copy of one model are not."""
     found = match(INFOS["f16"], INFOS["bf16(f16)"])
-    assert (found.level, found.rung, found.text) == (Level.EQUAL_AT, "bf16", "equal at bfloat16")
+    assert (found.level, found.rounding, found.text) == (Level.EQUAL_AT, "bf16", "equal at bfloat16")
     assert match(INFOS["f16(bf16)"], INFOS["bf16"]).level in (Level.EQUAL, Level.EQUAL_AT)
     siblings = match(INFOS["f16"], INFOS["bf16"])
     assert siblings == match(INFOS["bf16"], INFOS["f16"]) and not siblings.accepted
@@ -151,8 +151,8 @@ CHANGES = [noise, one_tensor, one_zero, fine_tuned]
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("rung", list(RUNGS))
-def test_a_changed_model_is_different(change: object, rung: str) -> None:
+@pytest.mark.parametrize("rounding", list(ROUNDINGS))
+def test_a_changed_model_is_different(change: object, rounding: str) -> None:
     """In every dtype."""
-    changed = info(copies(change(ORIGINAL))[rung])  # type: ignore[operator]
+    changed = info(copies(change(ORIGINAL))[rounding])  # type: ignore[operator]
     assert {match(INFOS[other], changed).level for other in INFOS} == {Level.DIFFERENT}

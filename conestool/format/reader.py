@@ -145,7 +145,7 @@ def _base_info(base: BaseMap) -> BaseModelInfo:
         dtype=base.dtype,
         tensors=dict(base.tensors),
         structure=base.structure.hex(),
-        digests={rung: digest.hex() for rung, digest in base.digests.items()},
+        digests={rounding: digest.hex() for rounding, digest in base.digests.items()},
     )
 
 

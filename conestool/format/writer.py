@@ -98,7 +98,7 @@ def _base_map(base: BaseModelInfo) -> dict[str, Any]:
     fields = _record_map(base)
     fields["tensors"] = [[param, base.tensors[param]] for param in sorted(base.tensors)]
     fields["structure"] = bytes.fromhex(base.structure)
-    fields["digests"] = {rung: bytes.fromhex(digest) for rung, digest in base.digests.items()}
+    fields["digests"] = {rounding: bytes.fromhex(digest) for rounding, digest in base.digests.items()}
     return fields
 
 

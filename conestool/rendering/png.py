@@ -37,7 +37,7 @@ class UsedConcept(Part):
 
 
 class UsedModel(Part):
-    """The base model: its id as given, its digest ladder, and the SHA-256 of its file where it is a single one."""
+    """The base model: its id as given, its digests, and the SHA-256 of its file where it is a single one."""
 
     id: str
     revision: str | None = None

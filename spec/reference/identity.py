@@ -41,7 +41,7 @@ def bf16(bits: int) -> int:
     return rounded(bits, 7, -126, 127)
 
 
-LADDER = {
+ROUNDINGS = {
     "f32": lambda bits: bits,
     "f16": f16,
     "bf16": bf16,
@@ -73,13 +73,13 @@ def tensor_digest(weights: Iterable[int]) -> bytes:
 
 def describe(tensors: Tensors) -> dict[str, Any]:
     """`structure` and `digests` of a model."""
-    rungs = {
-        rung: {name: tensor_digest(map(rounding, weights)) for name, (_, weights) in tensors.items()}
-        for rung, rounding in LADDER.items()
+    roundings = {
+        rounding: {name: tensor_digest(map(rounded, weights)) for name, (_, weights) in tensors.items()}
+        for rounding, rounded in ROUNDINGS.items()
     }
     return {
         "structure": digest(b"cone-structure-1", tensors, {}),
-        "digests": {rung: digest(b"cone-model-1", tensors, last) for rung, last in rungs.items()},
+        "digests": {rounding: digest(b"cone-model-1", tensors, last) for rounding, last in roundings.items()},
     }
 
 
@@ -89,8 +89,8 @@ def verdict(x: dict[str, Any], y: dict[str, Any]) -> str:
         return "different"
     if x["digests"]["f32"] == y["digests"]["f32"]:
         return "equal"
-    for rung in list(LADDER)[1:]:
+    for rounding in list(ROUNDINGS)[1:]:
         for one, other in ((x, y), (y, x)):
-            if rung in one["digests"] and one["digests"][rung] == other["digests"]["f32"]:
-                return f"equal at {rung}"
+            if rounding in one["digests"] and one["digests"][rounding] == other["digests"]["f32"]:
+                return f"equal at {rounding}"
     return "different"

@@ -267,9 +267,12 @@ def write_content(refuse: Callable[..., None]) -> None:
     refuse("critical-escape-later.cone", 13, "a critical feature with a line break and an escape sequence", escape)
     refuse("nil-critical.cone", 14, "nil for critical", at("critical", value=None))
     long = at("bases", 0, "digests", "x\n" * 2000, value=H[:31])
-    refuse("digest-long.cone", 14, "31 bytes under a rung of 4,000 characters, half of them line breaks", long)
+    refuse("digest-long.cone", 14, "31 bytes under a rounding of 4,000 characters, half of them line breaks", long)
     refuse(
-        "digest-later.cone", 14, "31 bytes under an unknown rung", at("bases", 0, "digests", "x-later", value=H[:31])
+        "digest-later.cone",
+        14,
+        "31 bytes under an unknown rounding",
+        at("bases", 0, "digests", "x-later", value=H[:31]),
     )
     refuse("nil-revision.cone", 14, "nil for an optional key", at("bases", 0, "revision", value=None))
     refuse("no-concepts.cone", 15, "no concepts", at("concepts", value=[]))

@@ -65,8 +65,8 @@ def write_metadata(book: Book) -> None:
     dog, hat = {"a": draw(256, 9, 11)}, {"a": draw(256, 7, 12), "b": [0, 255]}
     pair = [(*concept("dog", shapes, dog), dog), (*concept("hat", shapes, hat), hat)]
     book.add("two-concepts.cone", "two concepts of one base model", [base(shapes)], pair)
-    rungs = {"f32": H, "f16": H[::-1], "bf16": H, "bf16(f16)": H[::-1], "f16(bf16)": H}
-    other = base(shapes, id="vectors/other", dtype="float16", digests=rungs)
+    roundings = {"f32": H, "f16": H[::-1], "bf16": H, "bf16(f16)": H[::-1], "f16(bf16)": H}
+    other = base(shapes, id="vectors/other", dtype="float16", digests=roundings)
     pair = [(*concept("dog", shapes, dog), dog), (*concept("hat", shapes, hat, number=1), hat)]
     book.add("two-bases.cone", "two concepts with a base description each", [base(shapes), other], pair)
     full, data = concept("dog", SMALL, SMALL_SETS, origin=ORIGIN)

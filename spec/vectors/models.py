@@ -86,8 +86,8 @@ def models() -> dict[str, identity.Tensors]:
         "one-swapped": {"a.to_k.weight": ([2, 6], drawn[12:]), "b.to_v.weight": ([3, 4], drawn[:12])},
         "one-tuned": {"a.to_k.weight": ([2, 6], [drawn[0] ^ 1, *drawn[1:12]]), **other},
     }
-    for rung, rounding in list(identity.LADDER.items())[1:]:
-        found[f"one-{rung}"] = {name: (shape, list(map(rounding, bits))) for name, (shape, bits) in one.items()}
+    for rounding, rounded in list(identity.ROUNDINGS.items())[1:]:
+        found[f"one-{rounding}"] = {name: (shape, list(map(rounded, bits))) for name, (shape, bits) in one.items()}
     return found
 
 
@@ -108,7 +108,7 @@ PAIRS: list[tuple[str, str, list[str], str]] = [
     ("one", "one-bf16", ["f16", "bf16(f16)"], "equal at bf16"),
     ("one", "one", ["f16", "bf16", "bf16(f16)", "f16(bf16)"], "equal"),
 ]
-"""Two models, rungs that both descriptions lack, and the verdict in both directions, decided by hand."""
+"""Two models, roundings that both descriptions lack, and the verdict in both directions, decided by hand."""
 ALTERED = [("one", key, "one-renamed", "different") for key in ("structure", "tensors")]
 """A model, and the same with one field of another model's description."""
 
@@ -118,7 +118,7 @@ def write(folder: Path) -> None:
     described = {name: identity.describe(tensors) for name, tensors in models().items()}
     record: dict[str, Any] = {"models": {}, "pairs": []}
     for name, tensors in models().items():
-        digests = {rung: digest.hex() for rung, digest in described[name]["digests"].items()}
+        digests = {rounding: digest.hex() for rounding, digest in described[name]["digests"].items()}
         record["models"][name] = {
             "tensors": {
                 param: {"shape": shape, "bits": [f"{one:08x}" for one in bits]}

@@ -1,4 +1,4 @@
-"""Every family from a folder and from a single file: find, inspect, merge, render, apply, and the digest ladder."""
+"""Every family from a folder and from a single file: find, inspect, merge, render, apply, and its digests."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ VECTORS = json.loads((Path(__file__).parents[2] / "spec/vectors/identity.json").
 
 
 def described(name: str, lacking: list[str], altered: dict[str, str]) -> BaseModelInfo:
-    """What is known of a model, without the digests at some rungs, some fields from other models."""
+    """What is known of a model, without the digests at some roundings, some fields from other models."""
     models = VECTORS["models"]
     model = models[name] | {key: models[other][key] for key, other in altered.items()}
     tensors = {param: tensor["shape"] for param, tensor in model["tensors"].items()}
-    digests = {rung: digest for rung, digest in model["digests"].items() if rung not in lacking}
+    digests = {rounding: digest for rounding, digest in model["digests"].items() if rounding not in lacking}
     words = {"id": name, "family": "stable-diffusion", "dtype": "float32", "structure": model["structure"]}
     return BaseModelInfo(**words, tensors=tensors, digests=digests)
 
@@ -42,9 +42,9 @@ def test_structure_and_digests(name: str) -> None:
 @pytest.mark.parametrize("pair", VECTORS["pairs"], ids=lambda pair: ", ".join(map(str, pair.values())))
 @pytest.mark.parametrize("turn", [1, -1])
 def test_verdicts(pair: dict[str, Any], turn: int) -> None:
-    """The same in both directions, by both implementations; a rung that is missing decides nothing."""
+    """The same in both directions, by both implementations; a rounding that is missing decides nothing."""
     pairs = [described(pair["x"], pair["lacking"], {}), described(pair["y"], pair["lacking"], pair["altered"])]
     x, y = pairs[::turn]
     found = match(x, y)
-    assert (f"equal at {found.rung}" if found.rung else found.level.value) == pair["verdict"]
+    assert (f"equal at {found.rounding}" if found.rounding else found.level.value) == pair["verdict"]
     assert identity.verdict(x.model_dump(), y.model_dump()) == pair["verdict"]

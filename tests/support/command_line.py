@@ -54,14 +54,14 @@ Cones = Callable[..., Outcome]
 
 def base(name: str = "toy", seed: int = 0) -> BaseModelInfo:
     """A base model's identity that differs with `seed` in every digest."""
-    rungs = ("f32", "f16", "bf16", "bf16(f16)", "f16(bf16)")
+    roundings = ("f32", "f16", "bf16", "bf16(f16)", "f16(bf16)")
     return BaseModelInfo(
         id=name,
         family="stable-diffusion",
         dtype="float32",
         structure="ab" * 32,
         tensors=SHAPES,
-        digests={rung: f"{seed:02x}{number:02x}" * 16 for number, rung in enumerate(rungs)},
+        digests={rounding: f"{seed:02x}{number:02x}" * 16 for number, rounding in enumerate(roundings)},
     )
 
 
