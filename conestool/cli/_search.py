@@ -240,14 +240,14 @@ def resolve_names(photos: Sequence[Path], output: Path | None, name: str | None,
 def with_config(
     config: type[Config], into: str, panel: str, skip: Iterable[str] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator that puts one option for each field of `config`, but those in `skip`, in the place of `into`.
+    """A decorator that puts one option for each field of `config` with a help, but those in `skip`, in place of `into`.
 
     The function is called with a `config` made of them as its argument `into`.
     """
     hints = get_type_hints(config)
     options: dict[str, inspect.Parameter] = {}
     for each in fields(config):
-        if each.name in skip:
+        if each.name in skip or "help" not in each.metadata:
             continue
         name, text, metavar = f"--{each.name.replace('_', '-')}", each.metadata["help"], each.metadata["metavar"]
         kind = str if hints[each.name] == MethodConfig | str else hints[each.name]

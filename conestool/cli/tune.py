@@ -69,6 +69,10 @@ def tune(
     reopen_only: Annotated[
         bool, flag("--reopen-only", text="Reopen neurons that hurt the others; zero no new ones.", panel=_TUNING)
     ] = False,
+    mask: Annotated[
+        str,
+        value("--mask", metavar="P", text="Its other parameters: l1=0.01,init_margin_on=0.1.", panel=_TUNING),
+    ] = "",
     composite_weight: Annotated[
         float | None,
         value("--composite-weight", metavar="X", text="Weight of scenes with all subjects.", panel=_TUNING, min=0.0),
@@ -105,12 +109,14 @@ def tune(
     images = _read_all_photos(cone, _parse_photos(photos), skip_broken, search_config.captions != "none")
     where = _options.Where(model, device, dtype.value, revision, config, offline)
     checkpoint = checkpoint_path_of(path)
+    from conestool.search.methods.base import read_parameters
     from conestool.search.methods.joint_mask import JointMaskConfig
     from conestool.search.tune import TuneConfig
     from conestool.search.tune import tune as tune_concepts
 
-    mask: dict[str, Any] = {"steps": steps, "lr": lr, "reopen_only": reopen_only}
-    joint = JointMaskConfig(**{key: value for key, value in mask.items() if value is not None})
+    given = {key: value for key, value in (("steps", steps), ("lr", lr)) if value is not None}
+    parts = mask.split(",") if mask else []
+    joint = JointMaskConfig(**read_parameters("--mask", JointMaskConfig, parts) | given, reopen_only=reopen_only)
     weight = TuneConfig.composite_weight if composite_weight is None else composite_weight
     tune_config = TuneConfig(mask=joint, composite_weight=weight, search=search_config)
     _, tuned = run_search(

@@ -5,7 +5,7 @@ Nothing here needs torch, so that `cones find --help` starts at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -92,7 +92,8 @@ class SearchConfig(Config):
     missing or another one, the term of other classes holds its pictures of these still, and that of composites shows
     the subject among other things (`composites.py`). `timestep_range` is from 0, no noise, to 1, nothing but noise:
     where there is much, the prompt decides, and with all of it no concept is bound to its identifier (docs/method.md).
-    Of the class images a quarter is only for the report.
+    Of the class images a quarter is only for the report. `term_weights` are for terms of the loss that have no setting
+    of their own, by their names in `loss_terms.py`; without a weight such a term is left out.
     """
 
     method: MethodConfig | str = setting(  # noqa: RUF009
@@ -118,10 +119,12 @@ class SearchConfig(Config):
     num_validation_images: int | None = setting(
         None, "Photos for the report alone. Default: one of four or more.", count(0), "N"
     )
+    term_weights: Mapping[str, float] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """The values in force as plain ones, without method and seed, which have keys of their own in a header."""
-        return {key: value for key, value in asdict(self).items() if key not in ("method", "seed")}
+        left_out = {"method", "seed"} if self.term_weights else {"method", "seed", "term_weights"}
+        return {key: value for key, value in asdict(self).items() if key not in left_out}
 
 
 _MAX_SAMPLES = 32

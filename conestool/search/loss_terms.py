@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from conestool.errors import UsageError
 from conestool.images.class_images import GROUP_SIZE
 from conestool.images.photos import Photo, to_latents
 from conestool.models.conditioning import MicroConditioning
@@ -153,8 +154,16 @@ _TERMS: dict[str, Callable[[_Inputs], LossTerm]] = {
 }
 """The terms of L_con besides the first, by the settings that are their weights; those with a weight of 0 are left out.
 
-A new one goes to the end: the seeds of noise follow the order.
+A new one goes to the end: the seeds of noise follow the order. Without a setting it has its weight by its name here:
+`SearchConfig(term_weights={name: 1.0})`.
 """
+
+
+def _term_weights(config: SearchConfig) -> dict[str, float]:
+    """The weight of every term; UsageError for one that is not there."""
+    if unknown := config.term_weights.keys() - _TERMS.keys():
+        raise UsageError(f"no loss term {', '.join(sorted(unknown))}", f"there are: {', '.join(_TERMS)}")
+    return {name: config.term_weights.get(name, getattr(config, name, 0.0)) for name in _TERMS}
 
 
 def prepare(
@@ -185,7 +194,7 @@ def prepare(
         photos=photos,
         class_images=class_images[cut:],
     )
-    weights = {name: getattr(config, name) for name in _TERMS}
+    weights = _term_weights(config)
     objective = Objective(
         model,
         params,

@@ -162,13 +162,14 @@ def test_options_become_a_checked_configuration(cones: Cones) -> None:
         return name, search_config
 
     parameters = inspect.signature(command).parameters
-    assert set(parameters) == {"name", *(each.name for each in fields(SearchConfig))} - {"density"}
+    shown = [each for each in (*fields(SearchConfig), *fields(Resources)) if "help" in each.metadata]
+    assert set(parameters) == {"name", *(each.name for each in shown)} - {"density", *vars(Resources())}
     given = {name: each.default for name, each in parameters.items() if name != "name"}
     assert command(name="x", **(given | {"seed": 3})) == ("x", SearchConfig(seed=3))
     with pytest.raises(UsageError, match="batch_size is 0, but must be from 1 to 10,000"):
         command(name="x", **(given | {"batch_size": 0}))
     text = cones("find", "--help").out.decode()
-    for each in (*fields(SearchConfig), *fields(Resources)):
+    for each in shown:
         assert f"--{each.name.replace('_', '-')} " in text
 
 

@@ -200,8 +200,10 @@ def test_tune_writes_beside_and_reports_every_subject(cones: Cones, work: Path) 
         ((*PHOTOS, "--photos", "cat=hat"), "no concept named 'cat'"),
         ((*PHOTOS, "-o", "both.cone"), "--overwrite"),
         ((*PHOTOS, "--lr", "0"), "above 0"),
+        ((*PHOTOS, "--mask", "l1=0,rho=1"), "--mask has no parameter 'rho'"),
+        ((*PHOTOS, "--mask", "init_margin_on=0.7"), "init_margin_on is 0.7, but must be"),
     ],
-    ids=["a subject without photos", "no name", "an unknown name", "an existing output", "no rate"],
+    ids=["a subject without photos", "no name", "an unknown name", "an existing output", "no rate", "none", "range"],
 )
 def test_tune_refuses_before_it_loads_a_model(
     cones: Cones, words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch

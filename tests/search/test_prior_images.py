@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conestool.errors import PhotoError
+from conestool.errors import PhotoError, UsageError
 from conestool.evaluation.prompts import unrelated_nouns
 from conestool.images.photos import as_photo
 from conestool.models.model import Model
@@ -55,6 +55,12 @@ def test_class_images_and_other_things_share_the_samples_of_one_term(model: Mode
 
     assert sizes(batch_size=8) == {"instance": 8, "class": 4, "unbound": 8, "other_classes": 4}
     assert sizes(batch_size=8, other_class_weight=0.0) == {"instance": 8, "class": 8, "unbound": 8}
+    assert sizes(batch_size=8, other_class_weight=0.0, term_weights={"unbound_weight": 0}).keys() == {
+        "instance",
+        "class",
+    }
+    with pytest.raises(UsageError, match="no loss term edges"):
+        sizes(term_weights={"edges": 1.0})
     assert sizes(batch_size=1, unbound_weight=0.0) == {"instance": 1, "class": 1, "other_classes": 1}
 
 

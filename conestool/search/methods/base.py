@@ -7,7 +7,7 @@ method can be interrupted, saved and resumed, and it draws nothing at random its
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from conestool.errors import UsageError
-from conestool.search.config import MethodConfig
+from conestool.search.config import Config, MethodConfig
 from conestool.search.objective import Objective
 
-__all__ = ["METHODS", "Method", "Ranking", "make_method", "resolve_method", "search_method"]
+__all__ = ["METHODS", "Method", "Ranking", "make_method", "read_parameters", "resolve_method", "search_method"]
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,19 @@ def resolve_method(method: MethodConfig | str) -> MethodConfig:
     name, *rest = method.split(",")
     if name not in METHODS:
         raise UsageError(f"unknown method {name!r}", f"choose one of: {', '.join(sorted(METHODS))}")
-    defaults: dict[str, Any] = {each.name: each.default for each in fields(METHODS[name])}
+    return METHODS[name](**read_parameters(f"method {name}", METHODS[name], rest))
+
+
+def read_parameters(owner: str, config: type[Config], parts: Iterable[str]) -> dict[str, Any]:
+    """The numbers that `lr=0.1`, `steps=60`... give to fields of `config`; UsageError as of `resolve_method`."""
+    defaults: dict[str, Any] = {each.name: each.default for each in fields(config) if each.default is not False}
     values: dict[str, Any] = {}
-    for part in rest:
+    for part in parts:
         key, _, text = part.partition("=")
         if key not in defaults:
-            raise UsageError(f"method {name} has no parameter {key!r}", f"it has: {', '.join(sorted(defaults))}")
+            raise UsageError(f"{owner} has no parameter {key!r}", f"it has: {', '.join(sorted(defaults))}")
         try:
             values[key] = type(defaults[key])(text)
         except ValueError as error:
-            raise UsageError(
-                f"method {name}: {key}={text} is not a number", f"for example {key}={defaults[key]}"
-            ) from error
-    return METHODS[name](**values)
+            raise UsageError(f"{owner}: {key}={text} is not a number", f"for example {key}={defaults[key]}") from error
+    return values
