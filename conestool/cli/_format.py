@@ -162,7 +162,6 @@ def show_file(facts: FileFacts, layers: bool) -> None:
         show_concept(concept, facts)
     _output.say("")
     show_base(facts)
-    _output.facts(size_rows(facts))
     if layers or _output.verbose():
         _output.say("")
         show_layers(facts)
@@ -261,7 +260,7 @@ def loss_rows(concept: ConceptFacts) -> list[list[str]]:
 
 
 def show_base(facts: FileFacts) -> None:
-    """The base model the concepts belong to."""
+    """The base model the concepts belong to, and the file's size beside what else would be stored for it."""
     base = facts.base
     revision = f" at {base.revision[:12]}" if base.revision else ""
     _output.say(f"base model: {base.id}{revision}", "bold")
@@ -269,18 +268,20 @@ def show_base(facts: FileFacts) -> None:
         ["family", f"{base.family}, {base.dtype}"],
         ["K/V weights", f"{base.num_weights:,} in {_output.amount(len(base.tensors), 'tensor')}"],
     ]
-    _output.facts(rows)
+    _output.facts([*rows, *size_rows(facts)])
 
 
 def size_rows(facts: FileFacts) -> list[list[str]]:
     """The file's size beside what LoRA and Custom Diffusion would store for as many subjects."""
     subjects = len(facts.concepts)
     other = alternatives(facts.base)
-    names = {"lora": "LoRA, rank 4 on K/V, fp16", "custom_diffusion": "Custom Diffusion K/V, fp16"}
-    rows = [["size", f"{_output.size(facts.size):>8}  this file"]]
-    for key, text in names.items():
-        count = other[key] * subjects
-        rows.append(["", f"{_output.size(count):>8}  {text} ({times(count / max(1, facts.size))})"])
+    sizes = {"this file": facts.size, "LoRA, rank 4 on K/V, fp16": other["lora"] * subjects}
+    sizes["Custom Diffusion K/V, fp16"] = other["custom_diffusion"] * subjects
+    wide = max(len(_output.size(count)) for count in sizes.values())
+    rows = []
+    for text, count in sizes.items():
+        factor = f" ({times(count / max(1, facts.size))})" if rows else ""
+        rows.append(["" if rows else "size", f"{_output.size(count):>{wide}}  {text}{factor}"])
     return rows
 
 

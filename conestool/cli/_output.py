@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,6 +48,8 @@ __all__ = [
 ]
 
 QUIET, NORMAL, VERBOSE = -1, 0, 1
+KEY = 11
+"""Cells of the keys before facts, so that those of several tables line up."""
 CELL = 100
 """Characters of one table cell that are shown."""
 ROWS = 5000
@@ -93,7 +94,7 @@ def reports() -> bool:
 def plain() -> bool:
     """Whether to do without colour and movement: stderr is no terminal, is a dumb one, or NO_COLOR is set."""
     dumb = os.environ.get("TERM") == "dumb"
-    return dumb or bool(os.environ.get("NO_COLOR")) or not (sys.stderr and sys.stderr.isatty())
+    return dumb or bool(os.environ.get("NO_COLOR")) or not on_terminal()
 
 
 def console() -> Console:
@@ -109,23 +110,29 @@ def console() -> Console:
     return out
 
 
+def on_terminal() -> bool:
+    """Whether somebody reads this as it comes."""
+    return bool(sys.stderr and sys.stderr.isatty())
+
+
 def width() -> int:
     """Columns to lay tables out in: the terminal's, or 80 in a file."""
-    return min(console().width, 100) if sys.stderr and sys.stderr.isatty() else 80
+    return min(console().width, 100) if on_terminal() else 80
 
 
-def put(text: str, style: str | None = None) -> None:
-    """One line to stderr, wrapped by the terminal alone, so that it copies and greps as one line.
+def put(text: str, style: str | None = None, *, copied: bool = False) -> None:
+    """One line to stderr, which a terminal shows broken between words unless it is to be `copied`.
 
     A stderr that takes no more, such as a log on a full disk, loses the line; it does not stop the work.
     """
     if state["mute"]:
         return
     with contextlib.suppress(OSError):
-        if plain():
-            print(text, file=sys.stderr, flush=True)
-        else:
-            console().print(text, style=style, soft_wrap=True)
+        for line in [text] if copied or not on_terminal() else fold(text, console().width):
+            if plain():
+                print(line, file=sys.stderr, flush=True)
+            else:
+                console().print(line, style=style, soft_wrap=True)
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -141,13 +148,13 @@ def tell(text: str) -> None:
 
 def command(text: str, *words: str) -> None:
     """What to do, as a command line to copy: quoted for a shell and never cut; even `-q` must not hide it."""
-    put(f"{clean(text)} {quoted(*words)}")
+    put(f"{clean(text)} {quoted(*words)}", copied=True)
 
 
 def page(text: str) -> None:
     """Several lines, such as a help page or a traceback, each cleaned; even `-q` must not hide it."""
     for line in text.splitlines():
-        put(clean(line))
+        put(clean(line), copied=True)
 
 
 def detail(text: str) -> None:
@@ -228,14 +235,10 @@ def facts(rows: Sequence[Sequence[str]], indent: int = 2) -> None:
     """Rows of key and value; values that are too long for the terminal go on below where they began."""
     wide = max((columns(clean(key, CELL)) for key, _ in rows), default=0)
     for key, value in rows:
-        lead = " " * indent + pad(clean(key, CELL), wide, right=False) + "  "
-        text = clean(value)
-        if plain() and not sys.stderr.isatty():
-            say((lead + text).rstrip())
-            continue
-        room = max(16, width() - len(lead))
-        for number, line in enumerate(fold(text, room)):
-            say(((lead if number == 0 else " " * len(lead)) + line).rstrip())
+        lead = " " * indent + pad(clean(key, CELL), max(wide, KEY), right=False) + "  "
+        lines = fold(clean(value), max(16, width() - columns(lead))) if on_terminal() else [clean(value)]
+        for number, line in enumerate(lines):
+            say(((lead if number == 0 else " " * columns(lead)) + line).rstrip())
 
 
 def table(
@@ -255,10 +258,10 @@ def table(
     cells = [[clean(cell, CELL) for cell in row] for row in rows[:ROWS]]
     lines = [(" " * indent + line).rstrip() for line in aligned(cells, right)]
     heads = [head and number == 0 for number in range(len(lines))]
-    if stack and sys.stderr.isatty() and max(map(columns, lines)) > width():
+    if stack and on_terminal() and max(map(columns, lines)) > width():
         lines, heads = stacked(cells, right, head)
     for line, is_head in zip(lines, heads, strict=True):
-        put(cut(line, width()) if sys.stderr.isatty() else line, "dim" if is_head else None)
+        put(cut(line, width()) if on_terminal() else line, "dim" if is_head else None)
     if len(rows) > ROWS:
         put(f"{' ' * indent}and {len(rows) - ROWS:,} rows more")
 
@@ -287,14 +290,14 @@ def stacked(cells: Sequence[Sequence[str]], right: Sequence[int], head: bool) ->
 
 
 def fold(text: str, room: int) -> list[str]:
-    """`text` in lines of at most `room` cells, broken between words where it is plain."""
+    """`text` in lines of at most `room` cells, broken between words and indented alike."""
     if columns(text) <= room:
         return [text]
-    if text.isascii():
-        return textwrap.wrap(text, room, drop_whitespace=False)
-    from rich.cells import chop_cells
+    from rich.text import Text
 
-    return chop_cells(text, room)
+    words = text.lstrip(" ")
+    lead = text[: len(text) - len(words)][: room // 2]
+    return [lead + line.plain.rstrip() for line in Text(words).wrap(console(), max(1, room - len(lead)))]
 
 
 def cut(text: str, room: int) -> str:

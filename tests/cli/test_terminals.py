@@ -74,6 +74,17 @@ def test_tables_stay_in_a_narrow_terminal(line: str, columns: int, folder: Path)
     assert columns < 40 or 0 < max(map(cell_len, rows)) <= columns
 
 
+def test_long_warnings_break_between_words_and_tables_line_up(folder: Path) -> None:
+    """A command line to copy stays one line."""
+    warning = "the losses on the photos fall no further than with random weights of the same number, " * 2
+    save_cone(folder / "w.cone", concept(warnings=[warning]))
+    lines = on_terminal("inspect", "w.cone", cwd=folder, NO_COLOR="1").out.decode().splitlines()
+    assert max(map(len, lines)) <= 80 and set(warning.split()) <= set(" ".join(lines).split())
+    rows = [line for line in lines if line.startswith("  ")]
+    assert {line[:15].rstrip().count("  ") for line in rows} <= {0, 1, 2} and {line[14] for line in rows} == {" "}
+    assert all(line[15] != " " for line in rows if line[2] != " ")
+
+
 def test_diff_keeps_its_last_column_in_forty_columns(folder: Path) -> None:
     """Counts stand below the layer's name; on 80 columns they stand beside it. Metadata are wrapped."""
     save_cone(folder / "c.cone", concept("dog", "sks", seed=1, share=0.9, notes="by night " * 5))
