@@ -20,8 +20,6 @@ from pathlib import Path
 from conestool._text import quoted
 from conestool.errors import OutputExistsError, UsageError
 
-__all__ = ["atomic_file", "atomic_folder", "check_output", "expand_user", "write_atomic"]
-
 ENDING = ".cones-tmp"
 DAY = 24 * 3600.0
 SHOWN = 40

@@ -11,28 +11,6 @@ import unicodedata
 
 from conestool.errors import PromptError, UsageError
 
-__all__ = [
-    "LONGEST",
-    "NAME_LENGTH",
-    "PROMPT",
-    "check_length",
-    "check_name",
-    "check_prompt",
-    "check_stored",
-    "check_words",
-    "clean",
-    "clusters",
-    "code",
-    "cut_bytes",
-    "escape_json",
-    "fold",
-    "fold_ascii",
-    "hidden",
-    "markdown",
-    "one_line",
-    "quoted",
-]
-
 PROMPT = 10_000
 """Characters of a prompt; text encoders read some 75 words of it."""
 STORED = 100_000

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from conestool.concept import BaseModelInfo
 
-__all__ = ["ROUNDINGS", "Level", "Match", "bf16", "f16", "fingerprint", "match"]
-
 _Floats = NDArray[np.float32]
 
 _CHUNK = 1 << 20

@@ -10,25 +10,10 @@ from typing import Any
 import numpy as np
 
 from conestool._text import fold
-from conestool.concept import Concept, Cone, Indices, layer_name, numel, refuse_clash
+from conestool.concept import Concept, Cone, Indices, numel, refuse_clash
+from conestool.concept import layer_name as layer_name
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.fingerprint import match
-
-__all__ = [
-    "Change",
-    "Counts",
-    "Diff",
-    "Sharing",
-    "diff",
-    "extract",
-    "intersection",
-    "join",
-    "layer_name",
-    "merge",
-    "overlap",
-    "sharing",
-    "union",
-]
 
 KEY = 200
 """Characters of each part of a dotted key, so that one long key does not stand before a thousand others in full."""

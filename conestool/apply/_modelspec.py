@@ -16,8 +16,6 @@ from conestool._text import escape_json
 from conestool.concept import Cone
 from conestool.models.model import Model
 
-__all__ = ["kohya_metadata", "modelspec", "sidecar_path", "write_sidecar"]
-
 _STABILITY = "https://github.com/Stability-AI/generative-models"
 _BLACK_FOREST_LABS = "https://github.com/black-forest-labs/flux"
 _SHOWN_AS = {

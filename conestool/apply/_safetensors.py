@@ -20,8 +20,6 @@ from conestool.apply.edits import WeightEdit, apply_edit_
 from conestool.errors import ModelLoadError
 from conestool.models.loading import STORED_DTYPES, wrap_load_errors
 
-__all__ = ["copy_or_link", "patch_copy", "raise_os_errors", "read_tensors", "save_tensors", "tensor_names"]
-
 _STALE_METADATA = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
 """Metadata that would no longer be true."""
 _CHUNK = 1 << 22

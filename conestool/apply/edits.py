@@ -20,21 +20,6 @@ from conestool.models.base_info import describe_model
 from conestool.models.kv_weights import kv_weights
 from conestool.models.model import Model
 
-__all__ = [
-    "Strength",
-    "WeightEdit",
-    "apply_edit",
-    "apply_edit_",
-    "check_base",
-    "check_info",
-    "check_shapes",
-    "gather",
-    "resolve_edits",
-    "scatter",
-    "strengths",
-    "weight_edits",
-]
-
 Strength = float | Mapping[str, float]
 """One strength for all concepts, or one by concept name (1.0 for those not named); each from 0 to 1."""
 

@@ -29,8 +29,6 @@ from conestool.models.conversion.fused_qkv import has_layout, map_key
 from conestool.models.kv_weights import canonical_name
 from conestool.models.model import Model
 
-__all__ = ["Lora", "write_lora"]
-
 _RANK = 64
 _PREFIX = "lora_unet_"
 """What kohya's names begin with, whatever the denoiser is."""

@@ -34,8 +34,6 @@ from conestool.models.base_info import describe_model, freeze_identity, unfreeze
 from conestool.models.kv_weights import unwrap_compiled
 from conestool.models.model import Model
 
-__all__ = ["apply_cones", "fuse_cones", "load_cones", "refuse_applied", "unload_cones"]
-
 
 @dataclass(eq=False)
 class _Application:

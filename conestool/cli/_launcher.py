@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from conestool.cli._options import Where
     from conestool.search.distributed import DistributedState
 
-__all__ = ["SHARED", "check_command", "join", "leave", "may_speak", "rank", "size"]
-
 SHARED = ("find", "tune")
 """The commands that several processes can share."""
 GRACE = 2.0

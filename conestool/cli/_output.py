@@ -10,42 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from conestool._text import clean, quoted
+from conestool._text import clean as clean
+from conestool._text import quoted
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-__all__ = [
-    "Ticker",
-    "after",
-    "amount",
-    "bar",
-    "clean",
-    "command",
-    "configure",
-    "console",
-    "detail",
-    "duration",
-    "facts",
-    "fail",
-    "level",
-    "mute",
-    "page",
-    "percent",
-    "plain",
-    "progress",
-    "put",
-    "quiet",
-    "reports",
-    "say",
-    "size",
-    "table",
-    "tell",
-    "verbose",
-    "waiting",
-    "warn",
-    "width",
-]
 
 QUIET, NORMAL, VERBOSE = -1, 0, 1
 KEY = 11

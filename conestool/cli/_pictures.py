@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from conestool.cli._selection import Chosen
     from conestool.rendering import Rendering
 
-__all__ = ["Targets", "make_sheet", "png_of", "settle", "slug"]
-
 SLUG_LENGTH = 60
 LONGEST_NAME = 200
 """Bytes of a file name, which leave room for numbers; file systems take 255."""

@@ -12,8 +12,6 @@ from conestool.cli import _streams
 from conestool.cli._options import MAX_SEED
 from conestool.errors import ConesError, PromptError, UsageError
 
-__all__ = ["Asked", "read_lines", "read_prompts"]
-
 OPTION = re.compile(r"(?:^|\s)--(?=\w)([\w-]+)(?:=|\s+|$)")
 COMMENT = "#"
 REMEDIES = {".cone": "-c", ".png": "--from"}

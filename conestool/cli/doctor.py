@@ -10,8 +10,6 @@ from typing import Any
 from conestool.cli import _output, _streams
 from conestool.cli._options import Json
 
-__all__ = ["doctor"]
-
 LIBRARIES = (
     "conestool",
     "torch",

@@ -11,8 +11,6 @@ from conestool.cli import _output, _streams
 from conestool.cli._options import Json, Overwrite, value
 from conestool.cli.merge import default_output, save
 
-__all__ = ["extract"]
-
 
 def extract(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .cone file; - reads stdin.")],

@@ -13,8 +13,6 @@ from conestool.cli._options import Config, Json, LayersOption, Offline, Overwrit
 if TYPE_CHECKING:
     from conestool.cli._format import FileFacts
 
-__all__ = ["inspect"]
-
 
 def inspect(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".cone files; - reads one from stdin.")],

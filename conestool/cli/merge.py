@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from conestool.concept import Concept, Cone
     from conestool.ops import Sharing
 
-__all__ = ["default_output", "merge"]
-
 LONGEST_NAME = 120
 """Bytes of a name put together from those of concepts."""
 PAIRED = 16

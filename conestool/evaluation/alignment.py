@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from conestool.evaluation.judge import SIDE, Judge, load_judge
+from conestool.evaluation.judge import SIDE as SIDE
+from conestool.evaluation.judge import Judge, load_judge
 from conestool.evaluation.prompts import Prompt
 from conestool.images.photos import square
-
-__all__ = ["SIDE", "ImageMetric", "JudgeMetric", "cosines", "judge_for", "pixels"]
 
 Images = Sequence[Image.Image]
 

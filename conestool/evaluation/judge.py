@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from conestool.errors import ModelLoadError
 from conestool.models.loading import pocket_folder
 
-__all__ = ["Judge", "Labels", "judge_path", "load_judge", "save_judge"]
-
 SIDE = 64
 WIDE = 192
 

@@ -16,8 +16,6 @@ from conestool.models.model import Model
 from conestool.models.sampling import sample
 from conestool.search.parameters import FlatParameters
 
-__all__ = ["ReferenceImages", "Score", "draw"]
-
 _OnPicture = Callable[[int], None]
 
 

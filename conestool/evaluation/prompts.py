@@ -8,9 +8,8 @@ from typing import Any
 
 from conestool._text import check_prompt
 from conestool.errors import PromptError
-from conestool.search.subject import article, joined
-
-__all__ = ["TEMPLATES", "Prompt", "check_templates", "joined", "unrelated_nouns"]
+from conestool.search.subject import article
+from conestool.search.subject import joined as joined
 
 TEMPLATES = (
     "a photo of a {}",

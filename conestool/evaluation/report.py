@@ -9,8 +9,6 @@ from typing import Any
 from conestool.errors import UsageError
 from conestool.evaluation.pictures import Score
 
-__all__ = ["ConceptReport", "Gates", "Presence", "Report", "Row"]
-
 
 @dataclass(frozen=True)
 class Row:

@@ -21,8 +21,6 @@ from conestool.errors import FormatError
 from conestool.format import limits
 from conestool.format.tensor_table import CONTINUATION, num_low_bits
 
-__all__ = ["as_bytes", "compress", "decode", "decompress", "encode"]
-
 _Bytes = NDArray[np.uint8]
 
 _MAGIC = b"\x28\xb5\x2f\xfd"

@@ -13,8 +13,6 @@ import msgpack
 from conestool.errors import FormatError
 from conestool.format.limits import MAX_DEPTH
 
-__all__ = ["pack", "unpack"]
-
 _TYPES = {type(None), bool, int, float, str, bytes, list, dict}
 """What a header may hold; the decoder makes one more of its own accord, a timestamp."""
 

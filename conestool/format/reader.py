@@ -23,8 +23,6 @@ from conestool.format.tensor_table import Row, raw_length
 if TYPE_CHECKING:
     from conestool.concept import Concept, Cone, Indices
 
-__all__ = ["MAJOR", "MINOR", "PREAMBLE", "SIGNATURE", "Header", "load", "loads", "read_header"]
-
 SIGNATURE = b"\x89CONE\r\n\x1a\n"
 MAJOR, MINOR = 1, 0
 PREAMBLE = struct.Struct("<9sBBBII")

@@ -14,8 +14,6 @@ from conestool.errors import FormatError, UsageError, VersionError
 from conestool.format import limits, msgpack
 from conestool.format.tensor_table import Row, check_row, raw_length
 
-__all__ = ["BaseMap", "ConceptMap", "FileMap", "HeaderMap", "SectionMap", "read_map", "read_origin"]
-
 _FEATURES: frozenset[str] = frozenset()
 """Names of critical features that this version knows."""
 

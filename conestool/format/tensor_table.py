@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 from conestool.errors import FormatError
 
-__all__ = ["CONTINUATION", "Row", "check_row", "num_low_bits", "raw_length"]
-
 CONTINUATION = 255
 """The byte of a gap's quotient that goes on in the next byte."""
 

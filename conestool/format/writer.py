@@ -18,8 +18,6 @@ from conestool.format import gaps, limits, msgpack
 from conestool.format.reader import MAJOR, MINOR, PREAMBLE, SIGNATURE
 from conestool.format.schema import ConceptMap, HeaderMap, SectionMap, read_map
 
-__all__ = ["dumps", "save"]
-
 
 def save(cone: Cone, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write a .cone file atomically; OutputExistsError if it is there, unless `overwrite`. Returns the path."""

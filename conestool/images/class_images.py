@@ -15,8 +15,6 @@ from conestool.models.cache import cache_dir, write_cache_file
 from conestool.models.model import Model
 from conestool.models.sampling import Progress, sample
 
-__all__ = ["GROUP_SIZE", "class_images", "count_missing", "prior_key"]
-
 GROUP_SIZE = 8
 
 

@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["quiet", "silence_import"]
-
 
 class _TorchvisionFilter(logging.Filter):
     """Drops transformers' notes that an image processor falls back to PIL because torchvision is absent."""

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from conestool.errors import ModelLoadError
 
-__all__ = ["POINTER", "lookalike_error", "refuse_lookalike", "what_tensors_are"]
-
 POINTER = b"version https://git-lfs"
 _LOOKALIKES: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
     ((POINTER,), "a git-lfs pointer, and not the weights themselves", "run: git lfs pull"),

@@ -12,8 +12,6 @@ from platformdirs import user_cache_dir
 from conestool._atomic import write_atomic
 from conestool.errors import UsageError
 
-__all__ = ["cache_dir", "cache_get", "cache_set", "write_cache_file"]
-
 _NO_CACHE = Path(os.devnull) / "conestool"
 
 

@@ -17,8 +17,6 @@ from conestool.models.conversion.fused_qkv import DENOISER_PREFIX
 from conestool.models.dit import Flux, FluxSchnell, PixArtAlpha, PixArtSigma, StableDiffusion3
 from conestool.models.unet import StableDiffusion, StableDiffusionXL
 
-__all__ = ["FAMILIES", "PIPELINES", "Family", "family_of", "family_of_file"]
-
 
 class Family(Protocol):
     """One family of base models.

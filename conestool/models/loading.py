@@ -21,23 +21,6 @@ from conestool.models._lookalikes import POINTER, refuse_lookalike
 from conestool.models.conversion.fused_qkv import has_layout, load_converted, load_transformer
 from conestool.models.families import FAMILIES, PIPELINES, Family, family_of_file
 
-__all__ = [
-    "SETTINGS",
-    "STORED_DTYPES",
-    "ModelSource",
-    "denoiser_files",
-    "download_snapshot",
-    "is_hub_id",
-    "load_pipeline",
-    "original_denoiser_weights",
-    "pocket_folder",
-    "read_json",
-    "resolve_source",
-    "weight_files",
-    "wrap_hub_errors",
-    "wrap_load_errors",
-]
-
 STORED_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _KV_KEY = re.compile(r"(?:\.to_[kv]|\.add_[kv]_proj|\.qkv|single_blocks\.\d+\.linear1)\.weight$")
 """Names of K/V weights in folders and single files, alone or stacked with others."""

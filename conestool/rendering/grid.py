@@ -11,8 +11,6 @@ from PIL import Image, ImageDraw, ImageFont
 from conestool._text import clean
 from conestool.errors import UsageError
 
-__all__ = ["grid"]
-
 PAPER = (250, 249, 246)
 INK = (32, 33, 36)
 FAINT = (110, 112, 118)

@@ -12,8 +12,6 @@ from typing import Any
 from conestool._text import fold
 from conestool.errors import UsageError
 
-__all__ = ["SAMPLERS", "Sampler", "a1111_name", "find_sampler", "sampling_with"]
-
 KARRAS = "use_karras_sigmas"
 PLAIN = {KARRAS: False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
 

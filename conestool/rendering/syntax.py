@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["SUPPORTED", "foreign_syntax"]
-
 SUPPORTED = "a concept is made weaker with -c F:0.5, and nothing else in a prompt has a weight"
 PATTERNS = (
     r"<\w+:[^<>]*>",  # <lora:name:1>, <hypernet:name:1>

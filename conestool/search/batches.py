@@ -11,8 +11,6 @@ from torch import Tensor
 
 from conestool.models.conditioning import Conditioning
 
-__all__ = ["Batch", "LatentImages", "LossTerm"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:

@@ -21,8 +21,6 @@ from conestool.images.segmentation import bounding_square, diffedit_mask
 from conestool.search.context import SearchContext
 from conestool.search.subject import joined
 
-__all__ = ["CompositeSpec", "Composites", "Subject", "compose", "sample_specs"]
-
 _MAX_OBJECTS = 4
 """Things of a scene at most."""
 _SIDE_RANGE = 0.3, 0.6

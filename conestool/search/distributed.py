@@ -13,8 +13,6 @@ from torch import Tensor
 
 from conestool.errors import DeviceError, LostProcessError, UsageError, first_line
 
-__all__ = ["SINGLE_PROCESS", "DistributedState", "join"]
-
 _TIMEOUT = timedelta(days=1)
 """How long a process waits for the others, which may be drawing or loading."""
 

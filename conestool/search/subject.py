@@ -14,18 +14,6 @@ from conestool._text import fold
 from conestool.images.photos import Photo
 from conestool.search.config import SearchConfig
 
-__all__ = [
-    "PhotoSplit",
-    "article",
-    "captioned_prompts",
-    "class_prompts",
-    "crops",
-    "instance_prompts",
-    "joined",
-    "noun_warnings",
-    "split_photos",
-]
-
 _TEMPLATES = ("a photo of {}", "{}", "a picture of {}")
 
 

@@ -20,18 +20,6 @@ from torch import Tensor
 from conestool.errors import ModelLoadError, UsageError
 from conestool.models.kv_weights import canonical_name, unwrap_compiled
 
-__all__ = [
-    "DENOISER_PREFIX",
-    "LAYOUTS",
-    "KeyMapping",
-    "has_layout",
-    "key_prefix",
-    "load_converted",
-    "load_transformer",
-    "map_key",
-    "to_original_state_dict",
-]
-
 DENOISER_PREFIX = "model.diffusion_model."
 _QKV_PARTS = {"q": 0, "k": 1, "v": 2}
 _MLP_PART = 3

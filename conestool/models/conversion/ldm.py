@@ -17,8 +17,6 @@ from torch import Tensor
 
 from conestool.errors import UsageError
 
-__all__ = ["clip_state_dict", "open_clip_state_dict", "unet_name", "unet_names", "unet_state_dict", "vae_state_dict"]
-
 _Config = Mapping[str, Any]
 _State = dict[str, Tensor]
 

@@ -12,8 +12,6 @@ from conestool.search.config import MethodConfig
 from conestool.search.methods.base import Method, Ranking, search_method
 from conestool.search.objective import Objective
 
-__all__ = ["Taylor", "TaylorConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TaylorConfig(MethodConfig):
