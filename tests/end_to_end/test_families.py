@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,6 +24,7 @@ from conestool.models.sampling import sample
 from tests.support.command_line import Cones
 from tests.support.ldm_writer import save_original
 from tests.support.model_files import FAMILIES, change_denoiser, denoiser_file, recast
+from tests.support.photos import draw_photos, pixels
 from tests.support.tiny_models import random_cone, save
 
 FIND = ("--steps", "2", "--density", "0.02", "--class-images", "dog", "--other-class-weight", "0", "--device", "cpu")
@@ -49,8 +48,9 @@ class Checkpoint:
 
 
 @pytest.fixture(autouse=True)
-def short_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """T5 reads 32 tokens instead of hundreds, in which these tests would spend most of their time."""
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T5 reads 32 tokens instead of hundreds, and losses are of 2 samples: else most of the time would go there."""
+    monkeypatch.setattr("conestool.search.loss_terms.NUM_EVAL_SAMPLES", 2)
     for family in (PixArtAlpha, StableDiffusion3, Flux):
         monkeypatch.setattr(family, "max_tokens", 32)
 
@@ -79,29 +79,13 @@ def save_single(pipe: Any, path: Path) -> Path | None:
     return path
 
 
-def draw_photos(folder: Path, colour: str, count: int = 2) -> Path:
-    """A folder of pictures that are not square."""
-    folder.mkdir()
-    for number in range(count):
-        image = Image.new("RGB", (60 + number, 40), "white")
-        image.paste(colour, (12, 8 + number, 40, 30))
-        image.save(folder / f"{number}.png")
-    return folder
-
-
-def pixels(png: bytes) -> bytes:
-    """The picture without its records."""
-    with Image.open(io.BytesIO(png)) as image:
-        return image.tobytes()
-
-
 def test_find_inspect_merge_render_apply(checkpoint: Checkpoint, cones: Cones, work: Path) -> None:
     """What is found on the single file merges with a concept of the folder, fits both, and draws alike on both.
 
     The patched folder has its weights at zero, and draws without concepts what the base model draws with them.
     """
     single = ("--model", checkpoint.single)
-    draw_photos(work / "dog", "teal")
+    draw_photos(work / "dog", "teal", 2)
     assert cones("find", "dog", *FIND, *single).code == 0
     cones_format.save(random_cone(checkpoint.model, "hat"), work / "hat.cone")
     assert cones("merge", "dog.cone", "hat.cone").lines == ["dog+hat.cone"]
@@ -124,10 +108,12 @@ def test_tune_shows_the_subjects_together(
     checkpoint: Checkpoint, cones: Cones, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In composites that every family draws, and looks at, in its own way."""
-    monkeypatch.setattr("conestool.search.loss_terms.NUM_EVAL_SAMPLES", 2)
     monkeypatch.setattr("conestool.images.class_images.sample", quickly)
     cones_format.save(random_cone(checkpoint.model, "dog", "hat"), work / "both.cone")
-    photos = [f"--photos=dog={draw_photos(work / 'dog', 'teal')}", f"--photos=hat={draw_photos(work / 'hat', 'red')}"]
+    photos = [
+        f"--photos=dog={draw_photos(work / 'dog', 'teal', 2)}",
+        f"--photos=hat={draw_photos(work / 'hat', 'red', 2)}",
+    ]
     options = ["--steps", "1", "--num-class-images", "4", "--captions", "none", "--device", "cpu"]
     told = cones("tune", "both.cone", *photos, *options, "--model", checkpoint.folder, "-o", "tuned.cone")
     assert told.code == 0 and "composites: " in told.err

@@ -63,7 +63,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def desk(base: Path, work: Path, cones: Cones) -> Path:
+def desk(base: Path, work: Path, cones: Cones, few_probes: None) -> Path:
     """The folder of a reader: photos, two concepts, the checkpoint, and the folders of other programs."""
     for name in ("photos", "dog", "hat"):
         (work / name).mkdir()

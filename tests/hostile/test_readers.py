@@ -13,7 +13,7 @@ from tests.hostile.compare_readers import judge
 from tests.hostile.mutants import WAYS
 from tests.hostile.source import Source
 
-MUTANTS = 1500
+MUTANTS = 1000
 SWEPT = 97
 """One in so many files of the sweeps (a prime number, so that every kind of place is met)."""
 SECONDS = 1.0
@@ -52,7 +52,7 @@ def test_readers_agree_on_mutants() -> None:
 def test_readers_agree_on_what_hypothesis_finds(strategy: object) -> None:
     """The same for files that Hypothesis makes, and makes smaller."""
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(strategy())  # type: ignore[operator]
     def agree(data: bytes) -> None:
         assert not judge(data).fault
