@@ -19,11 +19,10 @@ settings.load_profile("shared")
 
 
 LONGEST = (
-    "end_to_end/test_readme.py",
+    "end_to_end/test_documents.py",
     "search/test_distributed.py",
     "hostile/test_interruptions.py",
     "end_to_end/test_families.py",
-    "end_to_end/test_tasks.py",
     "end_to_end/test_examples.py",
     "hostile/test_out_of_memory.py",
     "search/test_dry_run.py",

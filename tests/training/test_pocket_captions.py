@@ -56,6 +56,14 @@ def test_rich_captions_name_everything_that_can_be_named() -> None:
         assert words in text
 
 
+def test_layouts_and_joints_are_consistent() -> None:
+    """Rows from top to bottom, each from left to right; no joint between two things is also a word for wearing."""
+    for spots in scenes.LAYOUTS.values():
+        keys = [(round(y * 5), x) for x, y, _ in spots]
+        assert keys == sorted(keys)
+    assert not set(captions.JOINTS) & set(captions.WEARING)
+
+
 def test_captions_fit_the_text_encoder() -> None:
     """None is cut off, and words are tokens: the count that captions are kept short by is the tokenizer's."""
     rng, words = random.Random(5), tokenizer.build()
@@ -65,13 +73,10 @@ def test_captions_fit_the_text_encoder() -> None:
     assert lengths == [len(text.replace(",", " ,").split()) + 2 for text in texts]
 
 
-def test_layouts_are_in_reading_order() -> None:
-    """Rows from top to bottom, each from left to right; places on one row share their height."""
-    for spots in scenes.LAYOUTS.values():
-        keys = [(round(y * 5), x) for x, y, _ in spots]
-        assert keys == sorted(keys)
-
-
-def test_side_by_side_and_worn_are_worded_differently() -> None:
-    """ "a dog with a cap" is a dog that wears one: no joint between two things is also a word for wearing."""
-    assert not set(captions.JOINTS) & set(captions.WEARING)
+def test_every_word_is_one_token_of_its_own() -> None:
+    """Nouns, colours, places and identifiers; no two identifiers share one, and none is an ordinary word."""
+    words = tokenizer.build()
+    assert [w for w in captions.vocabulary() if len(words.tokenize(w)) != 1] == []
+    ids = {words.get_vocab()[word + "</w>"] for word in world.IDENTIFIERS}
+    assert len(ids) == len(world.IDENTIFIERS)
+    assert not set(world.IDENTIFIERS) & (set(captions.vocabulary()) - set(world.IDENTIFIERS))

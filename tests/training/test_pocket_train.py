@@ -66,20 +66,16 @@ def test_crowding_is_the_squared_excess_of_the_cosines() -> None:
     assert models.crowding(mixed, 0.0) == pytest.approx(0.5), "each place counts on its own"
 
 
-def test_muon_makes_updates_orthogonal() -> None:
-    """All singular values of a tall and of a wide matrix come out near 1, however far apart they were."""
+def test_muon_makes_updates_orthogonal_and_finds_a_minimum() -> None:
+    """All singular values of a tall and of a wide matrix come out near 1; a quadratic's minimum is reached.
+
+    The learning rate is linear in the steps first and in the time at the end.
+    """
     torch.manual_seed(0)
     for shape in ((48, 20), (20, 48)):
-        values = torch.linalg.svdvals(
-            optimizer.orthogonalize(torch.randn(shape) @ torch.diag(torch.logspace(0, -1.5, shape[1]))).float()
-        )
-        assert values.min() > 0.5
-        assert values.max() < 1.3
-
-
-def test_muon_finds_a_minimum() -> None:
-    """A convolution and a matrix reach a quadratic's minimum."""
-    torch.manual_seed(0)
+        uneven = torch.randn(shape) @ torch.diag(torch.logspace(0, -1.5, shape[1]))
+        values = torch.linalg.svdvals(optimizer.orthogonalize(uneven).float())
+        assert values.min() > 0.5 and values.max() < 1.3
     weights = [torch.nn.Parameter(torch.randn(8, 4, 3, 3)), torch.nn.Parameter(torch.randn(6, 12))]
     aims = [torch.randn_like(w) for w in weights]
     muon = optimizer.Muon(weights, lr=0.3, weight_decay=0.0)
@@ -91,6 +87,9 @@ def test_muon_finds_a_minimum() -> None:
         torch.autograd.backward(loss)
         muon.step()
     assert all((w - a).abs().max() < 0.15 for w, a in zip(weights, aims, strict=True))
+    args = argparse.Namespace(lr=1.0, minutes=10.0, decay=5.0, warm_up=10)
+    rates = [rate_at(args, steps, minutes) for steps, minutes in ((0, 0.0), (100, 0.0), (100, 10.0))]
+    assert rates == pytest.approx([0.1, 1.0, 0.02])
 
 
 def test_sped_up_modules_compute_the_same() -> None:
@@ -213,11 +212,3 @@ def test_a_team_of_two_ends_with_the_mean(tmp_path: Path) -> None:
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_rate_warms_up_and_falls_to_nearly_nothing() -> None:
-    """The learning rate is linear in the steps first and in the time at the end."""
-    args = argparse.Namespace(lr=1.0, minutes=10.0, decay=5.0, warm_up=10)
-    assert rate_at(args, 0, 0.0) == pytest.approx(0.1)
-    assert rate_at(args, 100, 0.0) == 1.0
-    assert rate_at(args, 100, 10.0) == pytest.approx(0.02)
