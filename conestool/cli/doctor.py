@@ -58,37 +58,17 @@ def doctor(json: Json = False) -> None:
 
 
 def system() -> dict[str, Any]:
-    """Operating system, Python, cores and memory in bytes (None where the system does not tell)."""
-    total, free = memory()
+    """Operating system, Python, cores that this process may use, and memory in bytes."""
+    import psutil
+
+    held = psutil.virtual_memory()
     return {
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "cores": cores(),
-        "memory": total,
-        "memory_free": free,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory": held.total,
+        "memory_free": held.available,
     }
-
-
-def cores() -> int | None:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def memory() -> tuple[int | None, int | None]:
-    """Bytes of memory: all, and available without swapping."""
-    info = Path("/proc/meminfo")
-    if info.is_file():
-        lines = dict(
-            line.split(":", 1)
-            for line in info.read_text(encoding="ascii", errors="replace").splitlines()
-            if ":" in line
-        )
-        kib = {key: int(value.split()[0]) for key, value in lines.items()}
-        return kib["MemTotal"] * 1024, kib.get("MemAvailable", kib["MemFree"]) * 1024
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
-    except (AttributeError, ValueError, OSError):
-        return None, None
 
 
 def versions() -> dict[str, str | None]:
@@ -110,11 +90,11 @@ def versions() -> dict[str, str | None]:
 
 def devices() -> list[dict[str, Any]]:
     """Every device that `--device` takes here, with its memory and the dtypes that work on it."""
+    import psutil
     import torch
 
-    found: list[dict[str, Any]] = [
-        {"device": "cpu", "name": platform.processor() or platform.machine(), "memory": memory()[0]}
-    ]
+    processor = platform.processor() or platform.machine()
+    found: list[dict[str, Any]] = [{"device": "cpu", "name": processor, "memory": psutil.virtual_memory().total}]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         found.append({"device": f"cuda:{index}", "name": properties.name, "memory": properties.total_memory})
@@ -166,8 +146,7 @@ def tilde(path: str | Path) -> str:
 def show(record: dict[str, Any]) -> None:
     """The record as tables."""
     host, library = record["system"], record["versions"]
-    free = f", {_output.size(host['memory_free'])} free" if host["memory_free"] else ""
-    held = f"{_output.size(host['memory'])}{free}" if host["memory"] else "unknown"
+    held = f"{_output.size(host['memory'])}, {_output.size(host['memory_free'])} free"
     _output.say(f"cones {library['conestool']}, Python {host['python']} on {host['platform']}", "bold")
     _output.facts([["cores", str(host["cores"])], ["memory", held]])
     _output.say("devices", "bold")
