@@ -51,7 +51,7 @@ def test_the_readmes_lines_draw_the_same_picture_twice(
     code = code.replace('find(pipe, images, class_noun="dog")', "dog")
     names = {"pipe": model.pipe, "dog": conestool.extract(both, "dog")}
     exec(code, names)  # noqa: S102
-    sent = names["both"].prompt("a dog in a hat")  # type: ignore[attr-defined]
+    sent = names["both"].prompt("a dog in a hat")
     assert sent == conestool.render(model.pipe, "a dog in a hat", both)[0].record["sent"] == "a sks dog in a zwx hat"
     assert code.count('"a dog in a hat"') == 2 and "images=" not in code
 

@@ -278,7 +278,7 @@ def size_rows(facts: FileFacts) -> list[list[str]]:
     sizes = {"this file": facts.size, "LoRA, rank 4 on K/V, fp16": other["lora"] * subjects}
     sizes["Custom Diffusion K/V, fp16"] = other["custom_diffusion"] * subjects
     wide = max(len(_output.size(count)) for count in sizes.values())
-    rows = []
+    rows: list[list[str]] = []
     for text, count in sizes.items():
         factor = f" ({times(count / max(1, facts.size))})" if rows else ""
         rows.append(["" if rows else "size", f"{_output.size(count):>{wide}}  {text}{factor}"])

@@ -201,8 +201,8 @@ def test_the_table_of_other_programs_has_a_row_for_every_output() -> None:
     for name, outputs, *cells in body:
         family = name or family
         rows |= {(family, output): cells for output in outputs.split(", ")}
-    outputs = ("folder", "checkpoint", "denoiser", "LoRA")
-    assert rows.keys() == {(NAMES[each.name], output) for each in ADAPTERS for output in outputs}
+    kinds = ("folder", "checkpoint", "denoiser", "LoRA")
+    assert rows.keys() == {(NAMES[each.name], kind) for each in ADAPTERS for kind in kinds}
     for (family, output), cells in rows.items():
         assert len(cells) == len(programs)
         assert set(cells) <= {"tested", "run", "rule", "no", "", "not written"}

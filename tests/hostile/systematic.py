@@ -52,10 +52,15 @@ def sealed(data: bytes, at: int, value: int) -> bytes:
     return changed[:16] + struct.pack("<I", zlib.crc32(changed[:16] + changed[20 : 20 + size])) + changed[20:]
 
 
+def cut(data: bytes, size: int) -> bytes:
+    """Its beginning."""
+    return data[:size]
+
+
 def cuts(data: bytes) -> Iterator[Task]:
     """Every beginning of a file."""
     for size in range(len(data)):
-        yield "every length", partial(data.__getitem__, slice(size))
+        yield "every length", partial(cut, data, size)
 
 
 def flips(data: bytes) -> Iterator[Task]:

@@ -60,7 +60,7 @@ def names() -> dict[str, int]:
     return found
 
 
-def lora_names(utils: Any, model: Any, config: dict[str, Any]) -> dict[str, Any]:
+def lora_names(utils: Any, model: Any, config: dict[str, Any]) -> Any:
     """ComfyUI's own map from diffusers' names."""
     kind = type(model).__name__
     if kind == "SD3":
@@ -119,7 +119,7 @@ def weights() -> dict[str, Any]:
     }
     torch.manual_seed(1)
     keys = [key for key in wanted if key.endswith(".attn2.to_k.weight")]
-    lora = {}
+    lora: dict[str, Any] = {}
     for key in keys:
         name = key.removesuffix(".weight")
         rows, columns = wanted[key].shape
@@ -217,7 +217,8 @@ def server() -> dict[str, Any]:
 def workflow(name: str, checkpoint: str, text: str = "a photo of a sks dog in a zwx hat", cones: Any = None) -> Any:
     """A workflow in the API's form: two steps at 64 pixels."""
     nodes: dict[str, Any] = {"file": node("CheckpointLoaderSimple", ckpt_name=checkpoint)}
-    model, words = ["file", 0], text
+    model: list[Any] = ["file", 0]
+    words: Any = text
     for number, (cone, strength) in enumerate((cones or {}).items()):
         nodes[f"cone{number}"] = node("LoadConceptNeurons", model=model, cone=cone, strength=strength)
         model = [f"cone{number}", 0]

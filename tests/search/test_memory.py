@@ -328,6 +328,9 @@ SDPA = F.scaled_dot_product_attention
 class NoDoubles(TorchDispatchMode):
     """Fails as an Apple GPU does: wherever a tensor of float64 is made."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for each in out if isinstance(out, tuple | list) else [out]:
