@@ -191,19 +191,16 @@ def test_model_offloaded_pipelines(model: Model) -> None:
     assert bits(pipe) == before and drawn(pipe) == bare
     pipe.remove_all_hooks()
     accelerate.cpu_offload(pipe.unet, execution_device=torch.device("cpu"))
-    with pytest.raises(UsageError, match="offloaded and holds no values"):
+    with pytest.raises(UsageError, match="offloaded and holds no values") as caught:
         load_cones(pipe, cone)
+    assert "enable_model_cpu_offload" in str(caught.value.hint)
 
 
-def test_refuses_weights_that_cannot_be_changed_here(model: Model) -> None:
-    """Sequential offload leaves meta tensors, which hold nothing to zero; group offload computes with copies."""
+def test_refuses_group_offload(model: Model) -> None:
+    """Group offload computes with copies; a change of the parameters could be lost."""
     cone, cpu = random_cone(model), torch.device("cpu")
     model.pipe.unet.enable_group_offload(onload_device=cpu, offload_device=cpu, offload_type="leaf_level")
     with pytest.raises(UsageError, match="in groups") as caught:
-        load_cones(model.pipe, cone)
-    assert "enable_model_cpu_offload" in str(caught.value.hint)
-    model.pipe.unet = model.pipe.unet.to("meta")
-    with pytest.raises(UsageError, match="offloaded and holds no values") as caught:
         load_cones(model.pipe, cone)
     assert "enable_model_cpu_offload" in str(caught.value.hint)
 

@@ -329,7 +329,7 @@ class NoDoubles(TorchDispatchMode):
     """Fails as an Apple GPU does: wherever a tensor of float64 is made."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
