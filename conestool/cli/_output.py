@@ -155,9 +155,9 @@ def size(count: float) -> str:
     return f"{count:.1f} {unit}" if count < 99.95 else f"{count:.0f} {unit}"
 
 
-def amount(count: int, noun: str, plural: str | None = None) -> str:
+def amount(count: int, noun: str) -> str:
     """A number with its noun: 1 photo, 2,048 neurons."""
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def percent(fraction: float, *, signed: bool = False) -> str:
@@ -200,24 +200,17 @@ def blocks() -> bool:
     return True
 
 
-def facts(rows: Sequence[Sequence[str]], indent: int = 2) -> None:
+def facts(rows: Sequence[Sequence[str]]) -> None:
     """Rows of key and value; values that are too long for the terminal go on below where they began."""
     wide = max((columns(clean(key, CELL)) for key, _ in rows), default=0)
     for key, value in rows:
-        lead = " " * indent + pad(clean(key, CELL), max(wide, KEY), right=False) + "  "
+        lead = "  " + pad(clean(key, CELL), max(wide, KEY), right=False) + "  "
         lines = fold(clean(value), max(16, width() - columns(lead))) if on_terminal() else [clean(value)]
         for number, line in enumerate(lines):
             say(((lead if number == 0 else " " * columns(lead)) + line).rstrip())
 
 
-def table(
-    rows: Sequence[Sequence[str]],
-    *,
-    right: Sequence[int] = (),
-    head: bool = True,
-    indent: int = 2,
-    stack: bool = False,
-) -> None:
+def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), head: bool = True, stack: bool = False) -> None:
     """Rows in aligned columns (those in `right` flush right), each line cut at the terminal's edge, never wrapped.
 
     With `stack` nothing but a long cell is cut: where a line would not fit, the first cell stands above the others.
@@ -225,14 +218,14 @@ def table(
     if not reports() or not rows:
         return
     cells = [[clean(cell, CELL) for cell in row] for row in rows[:ROWS]]
-    lines = [(" " * indent + line).rstrip() for line in aligned(cells, right)]
+    lines = [f"  {line}".rstrip() for line in aligned(cells, right)]
     heads = [head and number == 0 for number in range(len(lines))]
     if stack and on_terminal() and max(map(columns, lines)) > width():
         lines, heads = stacked(cells, right, head)
     for line, is_head in zip(lines, heads, strict=True):
         put(cut(line, width()) if on_terminal() else line, "dim" if is_head else None)
     if len(rows) > ROWS:
-        put(f"{' ' * indent}and {len(rows) - ROWS:,} rows more")
+        put(f"  and {len(rows) - ROWS:,} rows more")
 
 
 def aligned(cells: Sequence[Sequence[str]], right: Sequence[int]) -> list[str]:

@@ -201,7 +201,7 @@ def square(image: Image.Image, side: int) -> Image.Image:
     return ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
 
 
-def to_latents(model: Model, images: Sequence[Image.Image], *, size: int | None = None, batch: int = 8) -> Tensor:
+def to_latents(model: Model, images: Sequence[Image.Image], *, batch: int = 8) -> Tensor:
     """Latents (n, c, h, w) of the images' centre squares, fp32 on the model's device.
 
     Deterministic, and scaled (and shifted) as the denoiser expects them. NonFiniteError if the autoencoder overflows,
@@ -212,8 +212,7 @@ def to_latents(model: Model, images: Sequence[Image.Image], *, size: int | None 
 
     from conestool.models.devices import check_finite
 
-    side = size or model.defaults.size
-    arrays = np.stack([np.asarray(square(image, side)) for image in images])  # (n, side, side, 3)
+    arrays = np.stack([np.asarray(square(image, model.defaults.size)) for image in images])  # (n, side, side, 3)
     pixels = torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
     starts = range(0, len(pixels), batch)
     parts = [model.family.encode_images(model.pipe, pixels[start : start + batch]) for start in starts]
