@@ -12,7 +12,7 @@ from conestool import format as cones_format
 from conestool.cli._axes import parse_axes
 from conestool.errors import UsageError
 from conestool.rendering import read_sheet
-from tests.cli.conftest import Cones
+from tests.support.command_line import Cones
 from tests.support.tiny_models import random_cone
 
 

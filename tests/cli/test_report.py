@@ -13,9 +13,8 @@ from PIL import Image
 from conestool import Model
 from conestool import format as cones_format
 from conestool.concept import Cone, Losses
-from tests.cli.conftest import Cones
 from tests.support.browser import look_at
-from tests.support.command_line import concept, save_cone
+from tests.support.command_line import Cones, concept, save_cone
 from tests.support.tiny_models import random_cone
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(1)>'

@@ -11,7 +11,7 @@ from tests.support.command_line import Cones
 from tests.support.photos import draw_photos
 
 SHORT = ("--num-class-images", "4", "--steps", "4", "--density", "0.02", "--device", "cpu")
-FIND = (*SHORT, "--no-samples", "--captions", "none", "--other-class-weight", "0")
+FIND = (*SHORT, "--no-sheet", "--captions", "none", "--other-class-weight", "0")
 
 
 @pytest.fixture

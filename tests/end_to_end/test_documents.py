@@ -38,13 +38,20 @@ SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 QUICK = ["--steps", "2", "--density", "0.02", "--other-class-weight", "0"]
 """What `find` is told on the pages of tasks so that it ends soon."""
 MADE = {
-    "own-photos": ("dog.cone", "rex.cone", "beach.png"),
+    "own-photos": ("dog-preview.png", "dog.cone", "dog-report.html", "rex.cone", "beach.png"),
     "mac": ("dog.cone", "small.png"),
     "small-card": ("both.cone", "hat-again.cone", "dog.cone"),
     "several-gpus": ("dog+hat.cone", "out-0", "out-2"),
     "comfyui-a1111": ("ComfyUI/models/checkpoints/sd15-both.safetensors", "ComfyUI/models/loras/dog.safetensors"),
-    "prompts": ("a-dog-in-a-hat.png", "beach.png", "many/1-a-dog-in-a-hat-0.png", "again.png", "quick.png"),
-    "sharing": ("their-dog.cone", "again.cone"),
+    "prompts": (
+        "a-dog-in-a-hat.png",
+        "beach.png",
+        "many/1-a-dog-in-a-hat-0.png",
+        "again.png",
+        "quick.png",
+        "strengths.png",
+    ),
+    "sharing": ("their-dog.cone", "again.cone", "both.cone"),
 }
 """What the commands of a page leave."""
 NAMES = {

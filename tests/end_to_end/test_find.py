@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import signal
 import subprocess
@@ -52,23 +53,49 @@ def test_find_reports_on_stderr_and_leaves_no_state(cones: Cones, work: Path) ->
     for text in ("3 photos of 'dog'", "list.txt", "class images: 4", "neurons", "random indices", "class: dog", "LoRA"):
         assert text in done.err
     assert re.search(r"verdict +(clear|weak|none)[:,] ", done.err)
-    last = ["samples: dog-samples.png", "next: cones render 'a dog on the beach' --compare"]
+    last = ["sheet: dog-sheet.png", "next: cones render 'a dog on the beach' --compare"]
     assert done.err.splitlines()[-2:] == last
-    with Image.open("dog-samples.png") as sheet:
+    with Image.open("dog-sheet.png") as sheet:
         assert sheet.width > 3 * 256 and sheet.height > 4 * 256
     assert [path.name for path in work.glob("*.checkpoint")] == []
 
 
 def test_find_says_how_to_use_a_file_elsewhere(cones: Cones, work: Path) -> None:
-    """By a command that can be copied; without samples there is no sheet, and an old one is not in the way."""
+    """By a command that can be copied; without it there is no sheet, and an old one is not in the way."""
     (work / "my files").mkdir()
-    (work / "my files" / "rex-samples.png").write_bytes(b"precious")
+    (work / "my files" / "rex-sheet.png").write_bytes(b"precious")
     taken = cones("find", "dog", "-o", "my files/rex.cone", "--class-noun", "dog", *SHORT)
-    assert taken.code == 2 and "rex-samples.png: exists already" in taken.err
+    assert taken.code == 2 and "rex-sheet.png: exists already" in taken.err
     done = cones("find", "dog", "-o", "my files/rex.cone", "--class-noun", "dog", *FIND, "--json", "-v")
     assert done.err.splitlines()[-1] == "next: cones render 'a rex on the beach' -c 'my files/rex.cone' --compare"
-    assert done.json["samples"] is None
-    assert (work / "my files" / "rex-samples.png").read_bytes() == b"precious"
+    assert done.json["sheet"] is None
+    assert (work / "my files" / "rex-sheet.png").read_bytes() == b"precious"
+
+
+def test_find_can_be_watched(cones: Cones) -> None:
+    """A strip of samples that grows, a log, and a report with both; an old strip is not in the way unseen."""
+    watched = ("find", "dog", *FIND, "--samples", "2", "--track", "jsonl", "--report")
+    done = cones(*watched)
+    assert done.code == 0 and "report: dog-report.html" in done.err, done.err
+    with Image.open("dog-samples.png") as strip:
+        assert 3 * 256 < strip.width < 4 * 256
+    lines = [json.loads(line) for line in Path("dog-log/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4] and "dog/held_out_after" in lines[-1]
+    page = Path("dog-report.html").read_text(encoding="utf-8")
+    assert "What the model drew meanwhile" in page and "photo 1" not in page and "polyline" in page
+    Path("dog.cone").unlink()
+    assert "exists already" in cones(*watched).err
+    assert cones("find", "dog", *FIND, "--samples", "2", "-o", "-").code == 2
+
+
+def test_a_preview_comes_before_the_search(cones: Cones, work: Path) -> None:
+    """Captions from text files, advice, one picture, and nothing else."""
+    (work / "dog" / "1.txt").write_text("at night")
+    done = cones("find", "dog", "--preview", "--captions", "given", "--device", "cpu", "--json", "-v")
+    assert done.code == 0, done.err
+    assert [each["caption"] for each in done.json["photos"]] == ["", "at night", ""]
+    assert "0.txt beside 0.png" in done.err and "nearly the same as 0.png" in done.err
+    assert sorted(path.name for path in work.iterdir()) == ["dog", "dog-preview.png", "hat"]
 
 
 def test_find_takes_a_list_on_stdin_and_class_images_of_a_folder(cones: Cones, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,11 +207,13 @@ def both(work: Path, model: Path) -> None:
 @pytest.mark.usefixtures("both")
 def test_tune_writes_beside_and_reports_every_subject(cones: Cones, work: Path) -> None:
     """stderr has the losses beside their controls, stdout the JSON that agrees with the file; no checkpoint stays."""
-    done = cones("tune", "both.cone", *PHOTOS, *TUNE, "--reopen-only", "--json", "-v")
+    done = cones("tune", "both.cone", *PHOTOS, *TUNE, "--reopen-only", "--samples", "3", "--json", "-v")
     assert (done.code, done.json["output"]) == (0, "dog+hat-tuned.cone")
     for text in ("dog: 3 photos", "hat: 3 photos", "merged", "tuned", "random", "reopened"):
         assert text in done.err
     assert list(work.glob("*.checkpoint")) == []
+    with Image.open(work / "dog+hat-tuned-samples.png") as strip:  # a row for each subject
+        assert strip.width > 2 * 256 and strip.height > 2 * 256
     cone, record = cones_format.load(work / "dog+hat-tuned.cone"), done.json["tune"]["dog"]
     assert cone.names == ("dog", "hat")
     assert record["kept"] + record["zeroed"] == cone["dog"].neurons

@@ -12,6 +12,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import yaml
+from PIL import Image
 
 from conestool import format as cones_format
 from conestool.concept import BaseModelInfo, Concept
@@ -159,6 +160,18 @@ def test_revision_offline_and_json(hub: Hub, cones: Cones) -> None:
     assert hub.asked == []
 
 
+def test_one_name_says_where_a_file_is(hub: Hub, cones: Cones, work: Path) -> None:
+    """hf:owner/name, with a file and a branch or without; pull takes it, and every command that takes a .cone file."""
+    assert cones("pull", f"hf:{MANY}/dog.cone").lines == ["dog.cone"]
+    assert cones("pull", f"{ONE}@v2").lines == ["hat.cone"]
+    merged = cones("merge", f"hf:{ONE}", f"hf:{ONE}/hat.cone@v2", "-o", "both.cone")
+    assert merged.code == 0 and cones_format.load(work / "both.cone").names == ("dog", "hat"), merged.err
+    shown = cones("report", f"hf:{ONE}", "--no-pictures", "--offline", "-o", "-")
+    assert shown.code == 0 and b"<h1>dog</h1>" in shown.out
+    several, none = cones("report", f"hf:{MANY}", "--no-pictures"), cones("render", "a dog", "-c", "hf:owner/none")
+    assert several.code == 2 and "bad.cone, dog.cone" in several.err and none.code == 7
+
+
 def test_a_hub_that_does_not_answer(hub: Hub, cones: Cones, monkeypatch: pytest.MonkeyPatch) -> None:
     """No connection, or forbidden to make one, or no room to keep what is fetched: the hint is about that."""
     constants = huggingface_hub.constants
@@ -211,7 +224,7 @@ def dog(hub: Hub, work: Path, cones: Cones, monkeypatch: pytest.MonkeyPatch) -> 
 
 def there(hub: Hub, branch: str = "main") -> dict[str, bytes]:
     """The files of a branch of the new repository."""
-    return {file.name: file.read_bytes() for file in hub.repositories[NEW][branch].iterdir()}
+    return {file.name: file.read_bytes() for file in hub.repositories[NEW][branch].glob("*.*")}
 
 
 def card_of(hub: Hub) -> str:
@@ -236,6 +249,18 @@ def test_a_new_repository_holds_the_same_bytes_and_a_card(hub: Hub, dog: Path, c
     shown = ("a photo of a sks dog", "held-out photos", "random indices", "class: dog", "-25.0 %", "weak", "0000" * 16)
     assert [text for text in shown if text not in card_of(hub)] == []
     assert "cones pull owner/dog dog.cone" in card_of(hub)
+
+
+def test_the_card_shows_pictures(hub: Hub, dog: Path, epsilon_folder: Path, cones: Cones) -> None:
+    """Those of the report, without photos; a later push without them keeps what is there."""
+    cones_format.save(random_cone(Model.from_pretrained(str(epsilon_folder), device="cpu"), "dog"), dog, overwrite=True)
+    for options in (("--pictures", "--model", epsilon_folder), ("--overwrite",)):
+        done = cones("push", "dog.cone", NEW, *options)
+        assert done.code == 0, done.err
+    (picture,) = hub.repositories[NEW]["main"].glob("pictures/*.png")
+    assert f"](pictures/{picture.name})" in card_of(hub)
+    with Image.open(picture) as image:
+        assert image.width > 5 * 256
 
 
 def test_license_and_base_model_go_where_the_hub_looks(hub: Hub, dog: Path, cones: Cones) -> None:
