@@ -53,7 +53,7 @@ def run_loop(
     processes all stop after the same step, and the first alone reads and writes the state.
     """
     steps, callback, processes = method.config.steps, context.callback, context.processes
-    losses = torch.full((steps,), torch.nan, dtype=torch.float64)
+    losses = torch.full((steps,), torch.nan)
     search = _SearchState(method, [objective.scale for objective in objectives], losses)
     begun = time.monotonic()
     with _catch_sigint() as wanted:
