@@ -283,6 +283,7 @@ def test_what_the_loop_does_not_need_leaves_the_device_and_comes_back(model: Mod
         assert parts["vae"].sent == ["cpu", "meta"]
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_find_with_least_memory_gives_nearly_the_same_neurons(model: Model) -> None:
     """At least 95 % of the indices in common, and a file that does not say how little memory it took."""
     whole, small = (find(model, photos(), "dog", config=quick(), resources=each) for each in (DEFAULT_RESOURCES, ALL))
