@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["CLIP_G", "CLIP_L", "TOKENS", "UNETS", "VAE"]
-
 TOKENS = 77
 """What CLIP reads at most."""
 SD1: dict[str, Any] = {

@@ -14,8 +14,6 @@ from conestool._text import clean
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Bars", "NotebookBars", "bars"]
-
 
 class Bars:
     """One bar at a time, on stderr."""

@@ -20,27 +20,6 @@ from conestool.concept import Cone
 from conestool.errors import ConesError, FormatError, HubError, OutputExistsError, UsageError, causes, first_line
 from conestool.format import limits
 
-__all__ = [
-    "CARD",
-    "ENDING",
-    "Listed",
-    "Pulled",
-    "Pushed",
-    "Target",
-    "cached_files",
-    "check_repository",
-    "fetch",
-    "hub_errors",
-    "is_repository",
-    "listed_files",
-    "open_target",
-    "plain_name",
-    "pull",
-    "push",
-    "read_cone",
-    "split_address",
-]
-
 MAIN = "main"
 """The branch that every repository has."""
 CARD = "README.md"

@@ -35,8 +35,6 @@ from conestool.search.prior_images import PriorImages, draw_prior_images
 from conestool.search.report import magnitude_mask_like, random_mask_like, select_density
 from conestool.search.subject import PhotoSplit, class_prompts, split_photos
 
-__all__ = ["Bench"]
-
 UNRELATED_SEED = 0
 CONTROLLED = ("held_out",)
 """What is measured of the controls; a loss takes as long as half a step of the search."""

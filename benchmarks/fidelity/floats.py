@@ -7,8 +7,6 @@ from torch import Tensor
 
 from conestool.search.objective import Objective
 
-__all__ = ["gathered", "train"]
-
 RANK = 4
 
 

@@ -9,8 +9,6 @@ from benchmarks.fidelity.plan import Search
 from benchmarks.fidelity.store import Store
 from conestool.search.parameters import trainable_kv_weights
 
-__all__ = ["compare"]
-
 
 def compare(store: Store, benches: Sequence[Bench], jobs: Sequence[Search], density: str) -> int:
     """Save the matrix of jobs that differ in their subject alone; returns 1 unless it was there.

@@ -11,8 +11,6 @@ from typing import Any
 from conestool.evaluation.prompts import TEMPLATES
 from conestool.search.config import SearchConfig
 
-__all__ = ["AUTO", "CEILINGS", "DENSITIES", "Ceiling", "Options", "Search", "Variant", "parse_density", "parse_variant"]
-
 AUTO = "auto"
 """The density that a method or the loss chooses."""
 DENSITIES = (AUTO, "0.0005", "0.001", "0.002", "0.005", "0.01", "0.02", "0.05")

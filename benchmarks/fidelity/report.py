@@ -16,8 +16,6 @@ from benchmarks.fidelity.tables import Measure, Records, average, control, loss,
 from conestool._atomic import write_atomic
 from conestool.rendering import grid
 
-__all__ = ["best_rates", "main", "write_page"]
-
 ROOT = Path(__file__).parents[2]
 HEAD = """\
 # Results

@@ -17,8 +17,6 @@ from torch import Tensor
 
 from conestool._atomic import write_atomic
 
-__all__ = ["CELL_FOLDER", "Store"]
-
 CELL_FOLDER = "cells"
 """Below the output folder; holds a folder per base model."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DEVELOPMENT", "TEST", "Subject", "subject_of"]
-
 DEVELOPMENT = ("dog", "hat", "car", "rabbit")
 """Rates of the ceilings, and defaults of methods, are chosen on these alone."""
 TEST = ("cat", "pig", "bear", "house")

@@ -6,8 +6,6 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-__all__ = ["Measure", "Records", "average", "control", "loss", "mean_of", "percent", "plain", "score", "table"]
-
 Records = list[dict[str, Any]]
 Get = Callable[[dict[str, Any]], float | None]
 Measure = tuple[str, str]

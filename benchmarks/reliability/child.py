@@ -19,8 +19,6 @@ import torch
 from benchmarks.reliability.stage import Place, Stage
 from conestool.cli.main import main
 
-__all__ = ["LONGEST", "Child", "Ended", "at_event", "count_events", "kill_self", "start"]
-
 Act = Callable[[int], None]
 """What is called with the number of each event."""
 LONGEST = 600.0

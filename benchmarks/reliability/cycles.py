@@ -26,8 +26,6 @@ from conestool.models.kv_weights import kv_weights
 from conestool.models.model import Model
 from tests.support.tiny_models import make_pipeline, random_cone
 
-__all__ = ["DTYPES", "Cycles", "bits", "make_model"]
-
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SPECIAL = {
     4: (-(2**31), 1, 0x7F800000, 0x7FC12345, 0x7F800001, -1),

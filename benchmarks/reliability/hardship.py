@@ -23,8 +23,6 @@ from huggingface_hub import constants
 from benchmarks.reliability.child import LONGEST, Ended, at_event, count_events, start
 from benchmarks.reliability.stage import COMMANDS, OLD, ORDER, Command, Content, Place, Stage
 
-__all__ = ["CASES", "Case", "Result", "clock_jumps", "company", "full_disk", "full_streams", "read_only", "vanished"]
-
 YEAR = 365 * 24 * 3600.0
 FREE = (0, 4, 12, 32, 64)
 """KiB that are left on the disk."""

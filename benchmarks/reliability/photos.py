@@ -19,8 +19,6 @@ from PIL import Image
 from tests.hostile.bad_photos import BOMBS, Maker, jpeg, odd_folder, png
 from tests.hostile.reading import measured
 
-__all__ = ["CASES", "LARGE"]
-
 HUNDRED = (10_000, 10_000)
 SIDE = 13_000
 

@@ -24,8 +24,6 @@ from conestool.ops import extract
 from tests.support.hub_server import Hub, serving
 from tests.support.tiny_models import random_cone, save_pipeline
 
-__all__ = ["COMMANDS", "ORDER", "Command", "Place", "Stage", "content", "open_stage"]
-
 OLD = b"what was there before"
 Content = dict[str, str]
 """Relative path -> sha256 of every file of an output; the output's own name alone for a file; empty if absent."""

@@ -28,8 +28,6 @@ from benchmarks.reliability.hardship import CASES
 from benchmarks.reliability.stage import COMMANDS, ORDER, Command, Content, Place, Stage, open_stage
 from conestool._atomic import write_atomic
 
-__all__ = ["Attempt", "Measured", "attempt", "measure", "summary"]
-
 RESUMED = ("find", "tune")
 LINKS = 3
 """The most kills in a row before a command is let through."""

@@ -23,8 +23,6 @@ from benchmarks.speed.report import write_page
 from benchmarks.speed.shapes import SHAPES
 from benchmarks.speed.steps import KINDS, Setup, ceiling, flops, opened
 
-__all__ = ["main"]
-
 PARTS = ("steps", "profile", "memory", "kept", "render", "files", "start", "find")
 Job = tuple[str, Callable[[], dict[str, Any]]]
 

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["child_seconds", "peak_bytes", "resident_bytes", "seconds", "take_turns"]
-
 
 def seconds(work: Callable[[], object], device: str = "cpu") -> float:
     """CPU seconds of this process for `work`; on CUDA the time until the device is done with it."""

@@ -15,8 +15,6 @@ from conestool import format as cones
 from conestool.cli._app import NAMES
 from conestool.concept import BaseModelInfo, Concept, Cone
 
-__all__ = ["COMMANDS", "commands", "functions", "make_files", "start"]
-
 CONES = [sys.executable, "-m", "conestool.cli"]
 COMMANDS = ["", *NAMES]
 """All commands, and none for `cones` itself."""

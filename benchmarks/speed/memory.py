@@ -21,8 +21,6 @@ from benchmarks.speed.clock import peak_bytes, resident_bytes
 from benchmarks.speed.shapes import SHAPES, blank
 from benchmarks.speed.steps import FULL_SHARE, KINDS, Setup, losing, opened, ready
 
-__all__ = ["kept_bytes", "measure_apart"]
-
 ROOT = Path(__file__).parents[2]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -9,8 +9,6 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.speed.clock import seconds
 from benchmarks.speed.steps import Setup, opened
 
-__all__ = ["profiled"]
-
 ROWS = 12
 
 

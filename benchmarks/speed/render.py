@@ -25,8 +25,6 @@ from conestool.rendering import render
 from conestool.search.find import find
 from tests.support.tiny_models import random_cone
 
-__all__ = ["Drawing", "make_pipeline", "search"]
-
 POCKET = Path(conestool.__file__).parent / "pocket"
 SMALL = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "hidden_size": 16}
 PROMPT = "a photo of a sks dog"

@@ -13,8 +13,6 @@ from benchmarks.fidelity.tables import table
 from benchmarks.speed.shapes import SHAPES
 from conestool._atomic import write_atomic
 
-__all__ = ["write_page"]
-
 ROOT = Path(__file__).parents[2]
 LEAD = """# Speed and memory
 

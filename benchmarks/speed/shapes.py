@@ -17,8 +17,6 @@ from conestool.models.families import Family
 from conestool.models.model import Defaults, Model
 from conestool.models.unet import StableDiffusion, StableDiffusionXL
 
-__all__ = ["NOISE", "SHAPES", "Shape", "blank", "fill", "latents", "make_model", "make_unet", "twin"]
-
 NOISE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
 TOY: dict[str, Any] = {
     "sample_size": 8,

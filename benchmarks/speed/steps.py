@@ -21,8 +21,6 @@ from conestool.search.methods import METHODS, make_method
 from conestool.search.objective import Objective
 from conestool.search.parameters import FlatParameters, trainable_kv_weights
 
-__all__ = ["FIND", "FULL_SHARE", "KINDS", "LOOP", "RANK", "Setup", "ceiling", "flops", "losing", "opened", "ready"]
-
 Step = Callable[[], object]
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
 RANK = 4

@@ -11,8 +11,6 @@ from conestool.cli import _format, _output
 from conestool.cli._format import ConceptFacts, FileFacts
 from conestool.concept import BaseModelInfo
 
-__all__ = ["MARK", "card", "license_of", "picture_name", "public_base"]
-
 MARK = "<!-- Written by cones push, and anew with every push. Delete this line and it is left alone. -->"
 TEMPLATE = Path(__file__).with_name("model_card.md")
 PLAIN = re.compile(r"[\w./-]+")

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from conestool.concept import Concept, Cone, Indices
 
-__all__ = ["FULLEST", "crowding", "draw_map", "heat", "map_png"]
-
 CELL = (200, 30)
 """Width and height in pixels of one matrix."""
 GAP, MARGIN, HEAD, NAMES, NUMBERS = 10, 20, 104, 150, 80

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from conestool.models.model import Model
     from conestool.rendering.library import Shelf
 
-__all__ = ["Chosen", "Group", "check_named", "choose", "choose_ids", "groups", "open_base", "tell"]
-
 MANY = 8
 """Prompts beyond this number are announced with -v alone."""
 

@@ -20,24 +20,6 @@ if TYPE_CHECKING:
     from conestool.concept import Cone
     from conestool.hub import Pulled
 
-__all__ = [
-    "HUB",
-    "STDIO",
-    "check_outputs",
-    "decode_lines",
-    "emit_bytes",
-    "emit_json",
-    "emit_paths",
-    "expand_paths",
-    "fetch",
-    "let_go",
-    "load_cone",
-    "load_cones",
-    "read_bytes",
-    "refuse_terminal",
-    "shown_name",
-]
-
 STDIO = "-"
 """The path that means stdin or stdout."""
 

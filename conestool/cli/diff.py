@@ -15,8 +15,6 @@ from conestool.cli._options import Json, LayersOption
 if TYPE_CHECKING:
     from conestool.ops import Change, Counts, Diff
 
-__all__ = ["diff"]
-
 LONGEST_VALUE = 60
 MAX_FIELDS = 50
 """Fields of metadata that are shown."""

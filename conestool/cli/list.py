@@ -10,8 +10,6 @@ import typer
 from conestool.cli import _output, _streams
 from conestool.cli._options import Json
 
-__all__ = ["list_cones"]
-
 
 def list_cones(
     folders: Annotated[

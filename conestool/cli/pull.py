@@ -13,8 +13,6 @@ from conestool.cli._options import Json, Overwrite, flag, value
 if TYPE_CHECKING:
     from conestool.hub import Pulled
 
-__all__ = ["pull"]
-
 
 def pull(
     repository: Annotated[str, typer.Argument(metavar="REPO", help="owner/name, or hf:owner/name/dog.cone@branch.")],

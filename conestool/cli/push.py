@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from conestool.concept import Cone
     from conestool.hub import Target
 
-__all__ = ["push"]
-
 MOST_READ = 100
 """Files in the repository beside the new ones that the card describes."""
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from conestool.search.events import Samples
     from conestool.search.preview import Preview
 
-__all__ = ["PICTURES", "SCENES", "STRENGTHS", "Showcase", "draw_showcase", "preview_sheet", "showcase_sheet", "strip"]
-
 SCENES = ("a photo of {}", "{} on the beach", "{} in the snow", "{} on a table")
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 PICTURES = 2 * len(SCENES) + len(STRENGTHS) - 1

@@ -14,8 +14,6 @@ from typing import Any
 
 from PIL import Image
 
-__all__ = ["BOMBS", "Maker", "chunk", "claim_jpeg", "corrupt_exif", "jpeg", "mutate", "odd_folder", "png", "zeros"]
-
 MIB = 1 << 20
 Maker = Callable[[Path], object]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
-__all__ = ["limit_memory"]
-
 
 def limit_memory(room: int) -> None:
     """Grant this process `room` bytes of address space beyond what it has now (Linux)."""

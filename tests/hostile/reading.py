@@ -21,8 +21,6 @@ from conestool.errors import PhotoError
 from conestool.images.photos import read_photos
 from tests.hostile.memory import limit_memory
 
-__all__ = ["measured"]
-
 CAP = 1 << 30
 """Bytes of address space that a reader may have more than at its start."""
 ROOT = Path(__file__).parents[2]

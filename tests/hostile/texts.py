@@ -14,8 +14,6 @@ from conestool.concept import Cone
 from tests.support.command_line import concept
 from tests.support.forging import Header, join, mend, parts
 
-__all__ = ["MILLION", "POISON", "WORDS", "forge", "forge_at", "leaks", "on_screen", "places", "plain"]
-
 POISON = (
     "a\x1b[2J\x1b[31mred\x1b]8;;http://x.invalid\x07link\x1b]8;;\x07\x1b]0;title\x07\x1b[6n\x1bP+q\x1b\\"
     "\r\nerror: forged line\nwarning: another\x08\x08\x7f\x9b2J\x85\u2028\u2029"

@@ -6,8 +6,6 @@ import struct
 
 import numpy as np
 
-__all__ = ["GREY_LINEAR", "INK", "P3", "P3_TO_XYZ", "SRGB_TO_XYZ"]
-
 P3_TO_XYZ = np.array([[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]])
 SRGB_TO_XYZ = np.array([[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]])
 """Linear light to XYZ at D50."""

@@ -16,8 +16,6 @@ import numpy as np
 from conestool import format as cones
 from conestool.concept import BaseModelInfo, Concept, Cone, Losses, Provenance
 
-__all__ = ["COMMAND", "ROOT", "Cones", "Outcome", "base", "concept", "environment", "run_process", "save_cone"]
-
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "conestool.cli")
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"

@@ -11,8 +11,6 @@ import numpy as np
 from conestool.concept import BaseModelInfo, Concept, Indices
 from conestool.fingerprint import fingerprint
 
-__all__ = ["SHAPES", "base", "concept"]
-
 SHAPES = {"up.attn1.to_k.weight": (24, 24), "up.attn1.to_v.weight": (24, 24), "up.attn2.to_k.weight": (24, 40)}
 
 

@@ -11,8 +11,6 @@ from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model, ViTCo
 from conestool.models._logging import quiet
 from tests.support.tiny_models import make_tokenizer
 
-__all__ = ["save_clip", "save_dino"]
-
 WIDE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SEEN = {"image_size": 32, "patch_size": 8}
 

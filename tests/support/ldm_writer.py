@@ -13,8 +13,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["save_original"]
-
 UNET_TOP = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",

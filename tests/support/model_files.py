@@ -27,8 +27,6 @@ from transformers import CLIPTextModelWithProjection
 
 from tests.support import tiny_models
 
-__all__ = ["FAMILIES", "VARIANTS", "change_denoiser", "denoiser_file", "recast"]
-
 SUFFIXES = tuple(f".{name}.weight" for name in ("to_k", "to_v", "add_k_proj", "add_v_proj"))
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}

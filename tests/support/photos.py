@@ -8,8 +8,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-__all__ = ["draw_photos", "noisy_photos", "pixels", "save_noisy_photos"]
-
 
 def draw_photos(folder: Path, colour: str, count: int = 3) -> Path:
     """A folder of small pictures, no two of one size and none of them square."""

@@ -22,8 +22,6 @@ import rich.text
 from conestool import ops
 from conestool.cli import _format, _plot
 
-__all__ = ["Ended", "cones", "on_terminal"]
-
 LOADED = (PIL.ImageFont, rich.console, rich.text, ops, _format, _plot, _format)
 """What commands import when they run: loaded before the fork, children need not load it again and again."""
 

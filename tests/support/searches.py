@@ -6,8 +6,6 @@ from typing import Any
 
 from conestool import SearchConfig
 
-__all__ = ["quick"]
-
 
 def quick(method: str = "mask", steps: int = 3, **changes: Any) -> SearchConfig:
     """A search of a few steps, without pictures of other things unless `changes` say so."""

@@ -14,20 +14,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config,
 from conestool.concept import Concept, Cone
 from conestool.models._logging import quiet
 
-__all__ = [
-    "WORDS",
-    "make_pipeline",
-    "make_t5",
-    "make_t5_tokenizer",
-    "make_text_encoder",
-    "make_tokenizer",
-    "make_unet",
-    "make_vae",
-    "random_cone",
-    "save",
-    "save_pipeline",
-]
-
 WORDS = """a an the of in on with and photo picture dog cat hat bear top red blue beach under at night is two
 sks zwx qyx vlk brz fnj gvt hjq""".split()  # noqa: SIM905
 LENGTH = 24

@@ -18,8 +18,6 @@ from conestool.errors import UsageError
 from conestool.search.config import Config, MethodConfig
 from conestool.search.objective import Objective
 
-__all__ = ["METHODS", "Method", "Ranking", "make_method", "read_parameters", "resolve_method", "search_method"]
-
 
 @dataclass(frozen=True)
 class Ranking:
