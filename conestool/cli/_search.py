@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 from conestool._names import OWNERS
 from conestool._text import NAME_LENGTH
 from conestool.cli import _launcher, _options, _output, _streams
-from conestool.cli._options import flag, value
+from conestool.cli._options import MAX_STEPS, flag, value
 from conestool.errors import UsageError
 from conestool.search.config import Config, MethodConfig
 
@@ -52,7 +52,14 @@ _WORTH_SAYING = 20.0
 _WATCHING = "Watching"
 SamplesOption = Annotated[
     int | None,
-    value("--samples", metavar="N", text="Draw it every N steps, into dog-samples.png.", min=1, panel=_WATCHING),
+    value(
+        "--samples",
+        metavar="N",
+        text="Draw it every N steps, into dog-samples.png.",
+        min=1,
+        max=MAX_STEPS,
+        panel=_WATCHING,
+    ),
 ]
 TrackOption = Annotated[
     str | None,
