@@ -29,11 +29,6 @@ from tests.support.tiny_models import random_cone, save
 README, PAGES, PROGRAMS = ROOT / "README.md", ROOT / "docs" / "tasks", ROOT / "docs" / "other-programs.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MAKE = re.compile(r"^make (\w+)", re.MULTILINE)
-SHORTER = f"""#!/bin/sh
-test "$1" = find && set -- "$@" --steps 30 --num-class-images 16
-exec {sys.executable} -m conestool "$@"
-"""
-"""`cones`, whose searches end sooner than by default."""
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 QUICK = ["--steps", "2", "--density", "0.02", "--other-class-weight", "0"]
 """What `find` is told on the pages of tasks so that it ends soon."""
@@ -86,11 +81,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     here = tmp_path_factory.mktemp("readme")
     for subject, name in (("dog", "photos"), ("hat", "hats")):
         shutil.copytree(ROOT / "examples" / "openmoji" / subject, here / name)
-    (here / "bin").mkdir()
-    (here / "bin" / "cones").write_text(SHORTER)
-    (here / "bin" / "cones").chmod(0o755)
     script = "set -euo pipefail\n" + "\n".join(block for block in blocks(README, "sh") if not MAKE.search(block))
-    path = os.pathsep.join([str(here / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     env = {**os.environ, "PATH": path, "CONES_CACHE": str(here / ".cache")}
     done = subprocess.run(["bash", "-c", script], cwd=here, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
