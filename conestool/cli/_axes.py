@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conestool.cli import _streams
 from conestool.cli._options import MAX_COUNT, parse_wanted
@@ -14,40 +14,28 @@ from conestool.errors import ConesError, UsageError
 if TYPE_CHECKING:
     from conestool.cli._prompts import Asked
 
-__all__ = ["Axes", "Cell", "cells", "parse_axes"]
+__all__ = ["Axes", "Axis", "Cell", "parse_axes"]
 
-MOST_CELLS = 1000
-NAMES = ("strength", "seed", "guidance", "steps", "file", "method")
-EXAMPLE = "for example strength=0:1:5 (five values from 0 to 1), seed=0:3, guidance=3,7, file=a.cone,b.cone"
+_MOST = 1000
+"""Pictures of a sheet."""
+_NAMES = ("strength", "seed", "guidance", "steps", "file", "method")
+_EXAMPLE = "for example strength=0:1:5 (five values from 0 to 1), seed=0:3, guidance=3,7, file=a.cone,b.cone"
 
 
-@dataclass(frozen=True)
-class Axis:
-    """What differs along a side of the sheet, and its values."""
+class Axis(NamedTuple):
+    """What differs along a side of the sheet, and its values; one value without a name where nothing does."""
 
     name: str = ""
     values: tuple[Any, ...] = (None,)
 
-    def label(self, value: Any) -> str:
-        """What stands beside a row or above a column; numbers without needless digits."""
-        return f"{self.name} {value:g}" if isinstance(value, float) else f"{self.name} {value}"
-
-
-@dataclass(frozen=True)
-class Axes:
-    """Columns and rows; a side without an axis has one value, which is None."""
-
-    x: Axis = field(default_factory=Axis)
-    y: Axis = field(default_factory=Axis)
-
     @property
-    def columns(self) -> list[str]:
-        """The labels of the columns; none above a single one without an axis."""
-        return [self.x.label(value) for value in self.x.values] if self.x.name else [""]
+    def labels(self) -> list[str]:
+        """What stands above the columns or beside the rows."""
+        shown = (f"{value:g}" if isinstance(value, float) else value for value in self.values)
+        return [f"{self.name} {value}" if self.name else "" for value in shown]
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One picture: its prompt with seed, strength and files, its other options, and the label of its row."""
 
     asked: Asked
@@ -55,94 +43,86 @@ class Cell:
     row: str
 
 
+class Axes(NamedTuple):
+    """Columns and rows."""
+
+    x: Axis
+    y: Axis
+
+    def cells(self, asked: Sequence[Asked], named: Sequence[str]) -> list[Cell]:
+        """All cells, row by row: for each prompt the rows of --y, in each the columns of --x.
+
+        `named` are the files of all; with an axis `method` each cell takes of them those that were found by it.
+        """
+        methods = _methods(named) if "method" in (self.x.name, self.y.name) else {}
+        out = []
+        for each in asked:
+            for down, row in zip(self.y.values, self.y.labels, strict=True):
+                label = f"{each.prompt}, {row}" if row and len(asked) > 1 else row or each.prompt
+                for across in self.x.values:
+                    given = {self.x.name: across, self.y.name: down}
+                    files = [*named, given["file"]] if "file" in given else list(named)
+                    if method := given.get("method"):
+                        files = [text for text in named if methods[text] == method]
+                        if not files:
+                            known = ", ".join(sorted(set(methods.values()))) or "none: give files with -c"
+                            raise UsageError(f"method {method}: no file of -c was found by it", f"they were: {known}")
+                    own = {key: given[key] for key in ("seed", "strength") if key in given}
+                    options: dict[str, Any] = {key: given[key] for key in ("guidance", "steps") if key in given}
+                    out.append(Cell(replace(each, cones=(*files, *each.cones), **own), options, label))
+        return out
+
+
 def parse_axes(x: str | None, y: str | None) -> Axes | None:
     """The axes as typed; UsageError for what cannot be one, for the same one twice, and for more than 1,000 cells."""
     if x is None and y is None:
         return None
-    axes = Axes(*(Axis() if text is None else parse_axis(option, text) for option, text in (("--x", x), ("--y", y))))
+    axes = Axes(*(Axis() if text is None else _parse_axis(name, text) for name, text in (("--x", x), ("--y", y))))
     if axes.x.name == axes.y.name:
         raise UsageError(f"--x and --y: both {axes.x.name}", "let them differ in something else")
-    if (count := len(axes.x.values) * len(axes.y.values)) > MOST_CELLS:
-        raise UsageError(f"--x and --y: {count:,} pictures, the most is {MOST_CELLS:,}", "take fewer values")
+    if (count := len(axes.x.values) * len(axes.y.values)) > _MOST:
+        raise UsageError(f"--x and --y: {count:,} pictures, the most is {_MOST:,}", "take fewer values")
     return axes
 
 
-def parse_axis(option: str, text: str) -> Axis:
+def _parse_axis(option: str, text: str) -> Axis:
     """One axis: `name=a,b,c`, or `name=FIRST:LAST[:COUNT]` for numbers, where a seed and steps count one by one."""
-    name, equals, rest = text.partition("=")
-    if not equals or name not in NAMES or not rest:
-        raise UsageError(f"{option} {text}: expected one of {', '.join(NAMES)}, with values", EXAMPLE)
+    name, _, rest = text.partition("=")
+    if name not in _NAMES or not rest:
+        raise UsageError(f"{option} {text}: expected one of {', '.join(_NAMES)}, with values", _EXAMPLE)
     try:
-        values = tuple(rest.split(",")) if name in ("file", "method") else tuple(numbers(name, rest))
+        values = tuple(rest.split(",") if name in ("file", "method") else _numbers(name, rest))
+        if len(set(values)) < len(values) or "" in values:
+            raise ValueError("a value is empty, or there twice")
     except (ValueError, ConesError) as error:
-        raise UsageError(f"{option} {text}: {error}", EXAMPLE) from error
-    if len(set(values)) < len(values) or "" in values:
-        raise UsageError(f"{option} {text}: a value is empty, or there twice", EXAMPLE)
+        raise UsageError(f"{option} {text}: {error}", _EXAMPLE) from error
     return Axis(name, values)
 
 
-def numbers(name: str, text: str) -> list[float | int]:
+def _numbers(name: str, text: str) -> list[float]:
     """The numbers of an axis, each in its range; ValueError or PromptError for others."""
 
-    def checked(part: str) -> float | int:
-        if name == "seed":
-            return parse_seed(part)
-        if name == "strength":
-            return parse_strength(part)
+    def checked(part: str) -> float:
+        if name in ("seed", "strength"):
+            return parse_seed(part) if name == "seed" else parse_strength(part)
         found = int(part) if name == "steps" else float(part)
-        if not (1 if name == "steps" else 0) <= found <= MAX_COUNT:
-            raise ValueError(f"{name} {part} is out of range")
+        if not (name == "steps") <= found <= MAX_COUNT:
+            raise ValueError(f"{part} is out of range")
         return found
 
     if ":" not in text:
         return [checked(part) for part in text.split(",")]
-    first, last, *more = text.split(":")
+    (first, last, *more), whole = text.split(":"), name in ("seed", "steps")
     low, high = checked(first), checked(last)
-    whole = name in ("seed", "steps")
     count = int(more[0]) if more else int(high - low) + 1 if whole else 5
-    if len(more) > 1 or not 2 <= count <= MOST_CELLS or high <= low:
+    if len(more) > 1 or not 2 <= count <= _MOST or high <= low:
         raise ValueError("expected FIRST:LAST or FIRST:LAST:COUNT, rising, of 2 to 1,000 values")
-    steps = [low + (high - low) * place / (count - 1) for place in range(count)]
-    return [round(each) for each in steps] if whole else [round(each, 6) for each in steps]
+    steps = (low + (high - low) * place / (count - 1) for place in range(count))
+    return [round(each) if whole else round(each, 6) for each in steps]
 
 
-def cells(asked: Sequence[Asked], named: Sequence[str], axes: Axes, options: Mapping[str, Any]) -> list[Cell]:
-    """All cells, row by row: for each prompt the rows of --y, in each the columns of --x.
-
-    `named` are the files of all; with an axis `method`, of them those that were found by it. A guidance or number of
-    steps in `options` gives way to an axis of it.
-    """
-    methods = methods_of(named) if "method" in (axes.x.name, axes.y.name) else {}
-    out = []
-    for each in asked:
-        for down in axes.y.values:
-            for across in axes.x.values:
-                given = {axis.name: value for axis, value in ((axes.x, across), (axes.y, down)) if axis.name}
-                files = [*named, *([given["file"]] if "file" in given else [])]
-                if "method" in given:
-                    files = [text for text in named if methods[text] == given["method"]]
-                    if not files:
-                        known = ", ".join(sorted(set(methods.values()))) or "none: give files with -c"
-                        raise UsageError(
-                            f"method {given['method']}: no file of -c was found by it", f"they were: {known}"
-                        )
-                own = {key: given[key] for key in ("seed", "strength") if key in given}
-                row = axes.y.label(down) if axes.y.name else ""
-                label = f"{each.prompt}, {row}" if row and len(asked) > 1 else row or each.prompt
-                out.append(
-                    Cell(
-                        replace(each, cones=(*files, *each.cones), **own),
-                        {key: given[key] for key in ("guidance", "steps") if key in given},
-                        label,
-                    )
-                )
-    return out
-
-
-def methods_of(named: Sequence[str]) -> dict[str, str]:
+def _methods(named: Sequence[str]) -> dict[str, str]:
     """By which method the concepts of each file were found."""
     cones = _streams.load_cones([parse_wanted(text).path for text in named])
-    return {
-        text: "+".join(sorted({each.origin.method or "unknown" for each in cone.concepts}))
-        for text, cone in zip(named, cones, strict=True)
-    }
+    found = ("+".join(sorted({each.origin.method or "unknown" for each in cone.concepts})) for cone in cones)
+    return dict(zip(named, found, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import prod
@@ -25,15 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["Shown", "read_strip", "report_html", "report_path", "samples_path"]
 
 _MEANING = {
-    "held_out": "Photos that the search never saw. The further it falls, the better the model knows the subject.",
-    "crops": "Crops of the photos that the search did not see; no photo was held out. A weaker proof than new photos.",
-    "random": "The same photos with as many weights at random positions zeroed. It should hardly move: if it falls as "
-    "far, nothing was found.",
-    "no_identifier": "The same photos without the word {identifier}. It should hardly move: the concept is to wait for "
+    "held-out photos": "Photos that the search never saw. The further it falls, the better the model knows the "
+    "subject.",
+    "new crops": "Crops of the photos that the search did not see; no photo was held out. A weaker proof than new "
+    "photos.",
+    "random indices": "The same photos with as many weights at random positions zeroed. It should hardly move: if it "
+    "falls as far, nothing was found.",
+    "no identifier": "The same photos without the word {identifier}. It should hardly move: the concept is to wait for "
     "its word.",
-    "class": "Pictures of any {noun}, by the base model. It should hardly rise: other subjects are to look as before.",
 }
-"""What each loss says, in the order of `_format.changes`."""
+_CLASS = "Pictures of any {noun}, by the base model. It should hardly rise: other subjects are to look as before."
+"""What each loss says, by its name in `_format.changes`."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +58,23 @@ def samples_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}-samples.png")
 
 
-def read_strip(path: Path) -> Image | None:
-    """The strip that a search left, if there is one that can be read; a warning for another file in its place."""
+def read_strip(path: Path, cone_id: str | None = None) -> Image | None:
+    """The strip that a search left, if there is one; a warning for another file in its place.
+
+    With `cone_id` it must be of the search that found this.
+    """
     from PIL import Image
 
     try:
         with Image.open(path, formats=("PNG",)) as image:
-            return image.convert("RGB")
+            picture = image.convert("RGB")
+            if cone_id in (None, getattr(image, "text", {}).get("cone")):
+                return picture
+            _output.warn(f"{path}: of another search, left out")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         if path.exists():
             _output.warn(f"{path}: not a PNG that can be read, left out")
-        return None
+    return None
 
 
 def report_html(
@@ -93,9 +102,11 @@ def report_html(
 def _section(path: str, size: int, concept: Concept, shown: Shown) -> dict[str, Any]:
     """All that the template says of one concept, texts cleaned."""
     origin, base = concept.origin, concept.base
-    facts = _format.facts_of(path, size, _alone(concept))
+    own = _format.concept_facts(concept)
+    facts = _format.FileFacts(path, size, base, (own,))
     verdict = _format.verdict(origin.losses, concept.identifier, concept.class_noun) if origin.losses else None
-    word, _, rest = (verdict or "").partition(": " if verdict and ": " in verdict else ", ")
+    word, rest = re.split("[:,] ", verdict, maxsplit=1) if verdict else ("", "")
+    file = Path(path).name if path.endswith(".cone") else f"{concept.name}.cone"
     case = shown.showcase
     return {
         "name": clean(concept.name, 80),
@@ -114,32 +125,24 @@ def _section(path: str, size: int, concept: Concept, shown: Shown) -> dict[str, 
         "curve": _curve(origin.parameters),
         "losses": _loss_rows(concept),
         "layers": _layer_rows(concept),
-        "kinds": _format.where(facts.concepts[0], facts),
+        "kinds": _format.where(own, facts),
         "map": _map(concept),
         "facts": [
-            ("file", f"{clean(path)}, {_output.size(size)}"),
+            ("file", f"{clean(file)}, {_output.size(size)}"),
             ("base model", f"{public_base(base)} ({base.family}, {base.dtype})"),
-            ("found by", _format.found_by(facts.concepts[0])),
+            ("found by", _format.found_by(own)),
             *((key, clean(getattr(origin, key))) for key in ("author", "license", "notes") if getattr(origin, key)),
             ("content id", concept.id),
         ],
         "sizes": [text.strip().split("  ", 1) for _, text in _format.size_rows(facts)],
         "settings": sorted(
-            (clean(key, 60), clean(value, 120)) for key, value in origin.parameters.items() if key not in _NOT_SETTINGS
+            (clean(key, 60), clean(value, 120))
+            for key, value in origin.parameters.items()
+            if key not in ("loss_curve", "tune")
         ),
         "versions": ", ".join(f"{clean(key, 40)} {clean(value, 40)}" for key, value in origin.versions.items()),
-        "command": clean(quoted(*_find_command(path, concept))),
+        "command": clean(quoted(*_find_command(file, concept))),
     }
-
-
-_NOT_SETTINGS = ("loss_curve", "tune")
-
-
-def _alone(concept: Concept) -> Cone:
-    """A cone of one."""
-    from conestool.concept import Cone
-
-    return Cone((concept,))
 
 
 def _figure(drawn: Rendering) -> dict[str, Any]:
@@ -158,8 +161,6 @@ def _loss_rows(concept: Concept) -> list[dict[str, Any]]:
     if losses is None:
         return []
     found = _format.changes(losses, concept.class_noun, concept.origin.held_out)
-    keys = {"new crops": "crops", "held-out photos": "held_out", "random indices": "random"}
-    keys |= {"no identifier": "no_identifier"}
     changes = [after / before - 1 if before else 0.0 for _, before, after in found]
     most = max((abs(each) for each in changes), default=0.0) or 1.0
     return [
@@ -171,7 +172,7 @@ def _loss_rows(concept: Concept) -> list[dict[str, Any]]:
             "length": round(50 * abs(change) / most, 1),
             "falls": change < 0,
             "main": number == 0,
-            "meaning": clean(_MEANING[keys.get(what, "class")].format(**words)),
+            "meaning": clean(_MEANING.get(what, _CLASS).format(**words)),
         }
         for number, ((what, before, after), change) in enumerate(zip(found, changes, strict=True))
     ]
@@ -207,10 +208,9 @@ def _layer_rows(concept: Concept) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, float]] = {}
     for letter in ("K", "V"):
         own = {param: size for param, size in sizes.items() if _layers.projection(param)[-1] == letter}
-        whole = _layers.by_layer(own, detail)
-        found = _layers.by_layer(_format.complete({p: counts.get(p, 0) for p in own}, own), detail)
-        for name in whole:
-            rows.setdefault(name, {})[letter] = found[name] / max(1, whole[name])
+        found = _layers.by_layer({param: counts.get(param, 0) for param in own}, detail)
+        for name, whole in _layers.by_layer(own, detail).items():
+            rows.setdefault(name, {})[letter] = found[name] / max(1, whole)
     most = max((share for row in rows.values() for share in row.values()), default=0.0) or 1.0
     return [
         {
@@ -229,13 +229,13 @@ def _map(concept: Concept) -> str | None:
     return data_uri(draw_map(concept), 4000) if wide * high <= LARGEST // 10 else None
 
 
-def _find_command(path: str, concept: Concept) -> list[str]:
+def _find_command(file: str, concept: Concept) -> list[str]:
     """A command that would find the concept again, from what the file says; what is a default is left out."""
     from conestool.search.config import SearchConfig
     from conestool.search.methods import METHODS
 
     origin, known = concept.origin, concept.origin.parameters
-    words = ["cones", "find", "PHOTOS", "-o", Path(path).name, "--name", concept.name]
+    words = ["cones", "find", "PHOTOS", "-o", file, "--name", concept.name]
     words += ["--class-noun", concept.class_noun, "--identifier", concept.identifier]
     words += [] if concept.base.id == "pocket" else ["--model", public_base(concept.base)]
     words += ["--seed", str(origin.seed)] if origin.seed else []
@@ -246,10 +246,6 @@ def _find_command(path: str, concept: Concept) -> list[str]:
             values = value if isinstance(value, tuple) else (value,)
             words += [f"--{each.name.replace('_', '-')}", *map(str, values)]
     config = METHODS.get(origin.method or "")
-    changed = (
-        [f"{f.name}={known[f.name]}" for f in fields(config) if f.name in known and known[f.name] != f.default]
-        if config
-        else []
-    )
-    method = ",".join([origin.method or "mask", *changed])
+    own = [each for each in (fields(config) if config else ()) if known.get(each.name, each.default) != each.default]
+    method = ",".join([origin.method or "mask", *(f"{each.name}={known[each.name]}" for each in own)])
     return words + ([] if method == SearchConfig.method else ["--method", method])

@@ -22,7 +22,6 @@ from conestool.errors import UsageError
 from conestool.search.config import Config, MethodConfig
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
 
     from conestool.concept import Cone
     from conestool.images.photos import Photo
@@ -77,24 +76,16 @@ class Watcher:
     def __init__(self, output: Path, every: int | None, track: str | None, *, overwrite: bool, resume: bool) -> None:
         if str(output) == _streams.STDIO and (every or track):
             raise UsageError("--samples and --track: stdout has no place beside it", "name the output with -o")
-        from conestool.cli._report import samples_path
+        from conestool.cli._report import read_strip, samples_path
 
         self.every, self.track = every or 0, track
-        self.drawn: list[Samples] = []
         self.path, self.folder = samples_path(output), output.with_name(f"{output.stem}-log")
-        self.before: Image | None = None
+        self.drawn: list[Samples] = []
         self.log: SearchLog | None = None
         if not _launcher.rank():
             _streams.check_outputs([self.path] * bool(every), "a PNG", overwrite=overwrite or resume)
             _streams.check_outputs([self.folder] * bool(track), "a log", overwrite=overwrite or resume, folder=True)
-            self.before = self.strip if every and resume else None
-
-    @property
-    def strip(self) -> Image | None:
-        """The strip as it is in its file, if there is one."""
-        from conestool.cli._report import read_strip
-
-        return read_strip(self.path)
+        self.before = read_strip(self.path) if every and resume else None
 
     def __enter__(self) -> Watcher:
         if self.track and not _launcher.rank():
@@ -115,20 +106,24 @@ class Watcher:
             self.log(event)
         if isinstance(event, Samples):
             self.drawn.append(event)
-            from conestool._atomic import write_atomic
-            from conestool.rendering.png import plain_png
-            from conestool.rendering.samples import strip
+            self.write()
 
-            write_atomic(self.path, plain_png(strip(self.drawn, self.before)), overwrite=True)
+    def write(self, cone_id: str = "") -> None:
+        """Write the strip, at the end with the content id of what was found."""
+        from conestool._atomic import write_atomic
+        from conestool.rendering.png import plain_png
+        from conestool.rendering.samples import strip
+
+        write_atomic(self.path, plain_png(strip(self.drawn, self.before), cone=cone_id), overwrite=True)
 
     def end(self, cone: Cone) -> None:
-        """Log the losses of the report."""
-        if self.log:
-            step = self.drawn[-1].total if self.drawn else 0
-            found = {each.name: each.origin.losses for each in cone.concepts}
-            for name, losses in found.items():
-                values = losses.model_dump(exclude_none=True) if losses else {}
-                self.log.tracker.log({f"{name}/{key}": each for key, each in values.items()}, step=step or None)
+        """Say in the strip whose it is, and log the losses of the report."""
+        if self.drawn:
+            self.write(cone.id)
+        for each in cone.concepts if self.log else ():
+            losses = each.origin.losses.model_dump(exclude_none=True) if each.origin.losses else {}
+            values = {f"{each.name}/{key}": value for key, value in losses.items()}
+            self.log.tracker.log(values, step=each.origin.parameters.get("steps"))  # type: ignore[union-attr]
 
 
 class Stages:

@@ -267,7 +267,7 @@ def _write_pictures(
 
     (concept,) = cone.concepts
     try:
-        known = {concept.id: _report.Shown(samples=_report.read_strip(_report.samples_path(path)))}
+        known = {concept.id: _report.Shown(samples=_report.read_strip(_report.samples_path(path), cone.id))}
         shown = draw_shown(base, cone.concepts, known)
     except DeviceError as error:
         _output.warn(f"no pictures: {error}")

@@ -205,9 +205,9 @@ def draw_prompts(
     axes: Axes | None = None,
 ) -> None:
     """Draw every prompt, as files or on one sheet, with `axes` a cell for each of their values."""
-    from conestool.cli import _axes, _pictures, _selection
+    from conestool.cli import _pictures, _selection
 
-    cells = _axes.cells(asked, cones, axes, look.options) if axes else []
+    cells = axes.cells(asked, cones) if axes else []
     asked = [cell.asked for cell in cells] or asked
     chosen, offers = _selection.choose(asked, () if axes else cones, none, look.seeds, where.offline)
     jobs = [(each.prompt, each.seeds) for each in chosen]
@@ -275,10 +275,10 @@ def draw_axes(
         for number, (each, cell) in enumerate(zip(chosen, cells, strict=True)):
             own = replace(look, options=look.options | cell.options)
             drawn += draw_group(base, Group((each.prompt,), each), own, after(tick, number))
-    wide = len(axes.columns)
+    wide = len(axes.x.values)
     rows = [drawn[start : start + wide] for start in range(0, len(drawn), wide)]
     labels = [cells[start].row for start in range(0, len(cells), wide)]
-    file = targets.write(0, sheet_bytes(rows, labels, axes.columns))
+    file = targets.write(0, sheet_bytes(rows, labels, axes.x.labels))
     return [{"file": str(file), "pictures": [each.record for each in drawn]}]
 
 

@@ -59,6 +59,7 @@ def report(
     file that fetches nothing; dog-samples.png beside dog.cone goes in as well. Photos are private, and stay out unless
     --photos names them.
     """
+    from conestool import format as cones_format
     from conestool import ops
     from conestool._atomic import write_atomic
     from conestool.cli import _options, _report
@@ -77,13 +78,10 @@ def report(
     except NameClashError:  # versions of one subject, beside each other
         merged = cones[0]
     photos_of = {name: [photo.image for photo in found] for name, found in read_photos(merged, photos or []).items()}
-    pairs = [(each, file) for file, cone in zip(files, cones, strict=True) for each in cone.concepts]
-    known = {
-        each.id: _report.Shown(
-            photos=photos_of.get(each.name, ()), samples=_report.read_strip(_report.samples_path(Path(file)))
-        )
-        for each, file in pairs
-    }
+    known: dict[str, Shown] = {}
+    for file, cone in zip(files, cones, strict=True):
+        strip = _report.read_strip(_report.samples_path(Path(file)), cone.id)
+        known |= {each.id: _report.Shown(photos=photos_of.get(each.name, ()), samples=strip) for each in cone.concepts}
     together: list[Rendering] = []
     if not no_pictures:
         where = _options.Where(model, device, dtype.value, revision, config, offline)
@@ -94,7 +92,7 @@ def report(
         known = draw_shown(base, everything, known, allow_base_mismatch=allow_base_mismatch)
         if len(merged.concepts) > 1:
             together = draw_together(base, merged, allow_base_mismatch)
-    sized = [(name, len(_dumps(cone)), cone) for name, cone in zip(names, cones, strict=True)]
+    sized = [(name, len(cones_format.dumps(cone)), cone) for name, cone in zip(names, cones, strict=True)]
     page = _report.report_html(sized, known, together).encode()
     if str(path) == _streams.STDIO:
         _streams.emit_bytes(page, "a page")
@@ -139,10 +137,3 @@ def draw_together(base: Model, cone: Cone, allow_base_mismatch: bool) -> list[Re
         return render(
             base, prompt, cone, seeds=seeds, literal=True, allow_base_mismatch=allow_base_mismatch, progress=told
         )
-
-
-def _dumps(cone: Cone) -> bytes:
-    """The cone as a file has it."""
-    from conestool import format as cones
-
-    return cones.dumps(cone)

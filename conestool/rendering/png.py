@@ -95,10 +95,13 @@ def png_bytes(image: Image.Image, record: dict[str, Any]) -> bytes:
     return out.getvalue()
 
 
-def plain_png(image: Image.Image) -> bytes:
-    """The picture as PNG without a record."""
-    out = io.BytesIO()
-    image.save(out, "PNG")
+def plain_png(image: Image.Image, **texts: str) -> bytes:
+    """The picture as PNG without a record; `texts` are text chunks, those that are empty left out."""
+    out, info = io.BytesIO(), PngImagePlugin.PngInfo()
+    for key, text in texts.items():
+        if text:
+            info.add_text(key, text)
+    image.save(out, "PNG", pnginfo=info)
     return out.getvalue()
 
 

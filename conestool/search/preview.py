@@ -56,9 +56,8 @@ class PhotoPreview:
     def marked(self) -> Image.Image:
         """The photo with all but the subject faded."""
         mask = Image.fromarray(self.subject.astype(np.uint8) * 255).resize(self.image.size, Image.Resampling.BICUBIC)
-        return Image.composite(
-            self.image, Image.blend(self.image, Image.new("RGB", self.image.size, "white"), 0.8), mask
-        )
+        faded = Image.blend(self.image, Image.new("RGB", self.image.size, "white"), 0.8)
+        return Image.composite(self.image, faded, mask)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,29 +122,29 @@ def preview(
     found = diffedit_mask(
         model, squares, class_prompts(class_noun)[:1] * len(photos), [others] * len(photos), batch=batch
     )
-    shown_photos = []
+    small = [_pixels(image.resize((_THUMBNAIL,) * 2, Image.Resampling.BOX)) for image in squares]
+    seen: list[PhotoPreview] = []
     for number, (photo, image, mask) in enumerate(zip(photos, squares, found, strict=True)):
         prompts = captioned_prompts(subject.instance_prompts, subject.phrase, class_noun, photo.caption)
         kept = id(photo.image) in held
         cut = [] if kept else [square(crop, image.width) for crop in crops(photo, config.num_crops, config.seed)]
-        advice = [*_photo_advice(photo, image, mask), *_twin_advice(number, photos, squares)]
-        shown_photos.append(
-            PhotoPreview(
-                photo=photo,
-                held_out=kept,
-                image=image,
-                crops=tuple(cut),
-                subject=mask.cpu().numpy(),
-                prompts=tuple(dict.fromkeys(prompts)),
-                advice=tuple(advice),
-            )
+        twins = (float(np.sqrt(np.square(small[number] - other).mean())) < _TWINS for other in small[:number])
+        same = next((other.name for other, twin in zip(photos, twins, strict=False) if twin), None)
+        advice = [f"nearly the same as {same}: one of them is enough"] if same else []
+        made = PhotoPreview(
+            photo=photo,
+            held_out=kept,
+            image=image,
+            crops=tuple(cut),
+            subject=mask.cpu().numpy(),
+            prompts=tuple(dict.fromkeys(prompts)),
+            advice=(*_photo_advice(photo, image, mask), *advice),
         )
-    together = [*photo_warnings(photos), *noun_warnings(model.settings, class_noun), *_background_advice(shown_photos)]
+        seen.append(made)
+    together = [*photo_warnings(photos), *noun_warnings(model.settings, class_noun), *_background_advice(seen)]
     for text in together:
         context.callback(LogEvent(text, warning=True))
-    return Preview(
-        class_noun=class_noun, identifier=subject.identifier, photos=tuple(shown_photos), advice=tuple(together)
-    )
+    return Preview(class_noun=class_noun, identifier=subject.identifier, photos=tuple(seen), advice=tuple(together))
 
 
 def _pixels(image: Image.Image) -> NDArray[np.float32]:
@@ -170,23 +169,13 @@ def _photo_advice(photo: Photo, image: Image.Image, mask: Tensor) -> list[str]:
     if min(photo.image.size) < image.width:
         found.append(f"{min(photo.image.size)} pixels, enlarged to the model's {image.width}: take a larger one")
     fine = square(image, min(image.width, _SHARP))
-    coarse = fine.resize((max(1, fine.width // 2),) * 2, Image.Resampling.BOX).resize(
-        fine.size, Image.Resampling.BICUBIC
-    )
+    half = fine.resize((max(1, fine.width // 2),) * 2, Image.Resampling.BOX)
+    coarse = half.resize(fine.size, Image.Resampling.BICUBIC)
     if float((_pixels(fine) - _pixels(coarse)).std()) < _FLAT * float(_pixels(fine).std()):
         found.append("blurred: take a sharper one")
     if (spread := _spread(image, mask)) < _SMALL:
         found.append(f"the subject seems to take {spread:.0%} of the side: crop closer to it")
     return found
-
-
-def _twin_advice(number: int, photos: Sequence[Photo], squares: Sequence[Image.Image]) -> list[str]:
-    """The first photo before this one that shows nearly the same."""
-    small = [_pixels(image.resize((_THUMBNAIL,) * 2, Image.Resampling.BOX)) for image in squares[: number + 1]]
-    for photo, other in zip(photos, small[:-1], strict=False):
-        if float(np.sqrt(np.square(small[-1] - other).mean())) < _TWINS:
-            return [f"nearly the same as {photo.name}: one of them is enough"]
-    return []
 
 
 def _background_advice(photos: Sequence[PhotoPreview]) -> list[str]:
@@ -198,7 +187,8 @@ def _background_advice(photos: Sequence[PhotoPreview]) -> list[str]:
         outside = _pixels(each.image)[~mask] if not mask.all() else _pixels(each.image).reshape(-1, 3)
         colours.append(np.concatenate([outside.mean(0), outside.std(0)]))
     far = max(float(np.abs(one - two).max()) for one in colours for two in colours)
-    if len(photos) < 2 or (captions == {""} and far > _ALIKE) or (len(captions) > 1 and far > _ALIKE):
+    worded = len(captions) == 1 and "" not in captions
+    if len(photos) < 2 or (far > _ALIKE and not worded):
         return []
-    where = f" ({captions.pop()})" if len(captions) == 1 and "" not in captions else ""
+    where = f" ({captions.pop()})" if worded else ""
     return [f"one background in all photos{where}: it may be learned with the subject; take some elsewhere"]

@@ -13,6 +13,7 @@ from PIL import Image
 from conestool import Model
 from conestool import format as cones_format
 from conestool.concept import Cone, Losses
+from conestool.rendering.png import plain_png
 from tests.support.browser import look_at
 from tests.support.command_line import Cones, concept, save_cone
 from tests.support.tiny_models import random_cone
@@ -61,7 +62,9 @@ def both(epsilon_folder: Path, work: Path, cones: Cones, monkeypatch: pytest.Mon
             Cone((each.__class__(each.name, each.class_noun, each.identifier, each.indices, each.base, origin),)),
             work / f"{each.name}.cone",
         )
-    Image.new("RGB", (1100, 330), "teal").save(work / "dog-samples.png")
+    dog = cones_format.load(work / "dog.cone")
+    (work / "dog-samples.png").write_bytes(plain_png(Image.new("RGB", (1100, 330), "teal"), cone=dog.id))
+    (work / "hat-samples.png").write_bytes(plain_png(Image.new("RGB", (1100, 330), "red"), cone=dog.id))
     (work / "photos").mkdir()
     Image.new("RGB", (300, 300), "navy").save(work / "photos" / "1.png")
     return cone
@@ -71,6 +74,7 @@ def test_a_report_shows_and_explains_each_concept(both: Cone, cones: Cones, work
     """Pictures with and without, strengths, curve, samples, controls, layers, command; nothing is fetched or run."""
     done = cones("report", "dog.cone", "hat.cone")
     assert (done.code, done.lines) == (0, ["dog+hat-report.html"]), done.err
+    assert "hat-samples.png: of another search, left out" in done.err
     text = (work / "dog+hat-report.html").read_text(encoding="utf-8")
     page = Page(text)
     sources = [tag[1]["src"] or "" for tag in page.tags if tag[0] == "img"]
