@@ -144,4 +144,5 @@ def test_list_is_a_table_of_the_concepts_in_folders(cones: Cones, work: Path) ->
         ("hat", "zwx hat", "toy"),
     ]
     assert records[0]["bytes"] == (work / "more" / "both.cone").stat().st_size
+    assert "sks dog" in cones("list").err
     assert cones("list", "nowhere").code == 2 and json.loads(cones("list", "--json", "-q").out)[0]["file"] == "dog.cone"
