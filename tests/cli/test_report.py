@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -46,11 +47,20 @@ class Page(HTMLParser):
         self.text += data
 
 
+@pytest.fixture(scope="module")
+def hasty(epsilon_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small base model that draws in two steps."""
+    folder = tmp_path_factory.mktemp("models") / "hasty"
+    shutil.copytree(epsilon_folder, folder)
+    (folder / "pocket.json").write_text(json.dumps({"num_inference_steps": 2}))
+    return folder
+
+
 @pytest.fixture
-def both(epsilon_folder: Path, work: Path, cones: Cones, monkeypatch: pytest.MonkeyPatch) -> Cone:
+def both(hasty: Path, work: Path, cones: Cones, monkeypatch: pytest.MonkeyPatch) -> Cone:
     """dog.cone and hat.cone of a small model, with losses, a loss curve and samples, and photos of a dog."""
-    monkeypatch.setenv("CONES_MODEL", str(epsilon_folder))
-    cone = random_cone(Model.from_pretrained(str(epsilon_folder), device="cpu"), "dog", "hat", density=0.05)
+    monkeypatch.setenv("CONES_MODEL", str(hasty))
+    cone = random_cone(Model.from_pretrained(str(hasty), device="cpu"), "dog", "hat", density=0.05)
     told = {
         "losses": FOUND,
         "parameters": {"steps": 60, "loss_curve": [0.9, 0.7, 0.8, 0.6], "lr": 0.5},
