@@ -8,16 +8,13 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from conestool._layers import Detail, by_layer
+from conestool import _layers
 from conestool._text import clean
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["concept_html", "data_uri", "layer_shares"]
-
-_MOST_LAYERS = 40
-"""More layers than this are shown as blocks."""
+__all__ = ["concept_html", "data_uri"]
 
 
 def data_uri(image: Image, most: int = 512) -> str:
@@ -29,17 +26,9 @@ def data_uri(image: Image, most: int = 512) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def layer_shares(counts: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, float]:
-    """Of each layer, or block where there are many layers, the share of its weights that are neurons, 0 to 1."""
-    detail = Detail.LAYER if len(by_layer(sizes)) <= _MOST_LAYERS else Detail.BLOCK
-    whole = by_layer(sizes, detail)
-    found = by_layer({param: counts.get(param, 0) for param in sizes}, detail)
-    return {name: found[name] / max(1, whole[name]) for name in whole}
-
-
 def concept_html(title: str, rows: Mapping[str, str], counts: Mapping[str, int], sizes: Mapping[str, int]) -> str:
     """A table under a title, empty rows left out, and a bar for each layer, for a notebook in any colours."""
-    shares = layer_shares(counts, sizes)
+    shares = _layers.shares(counts, sizes, _layers.choose_detail(sizes))
     most = max(shares.values(), default=0.0) or 1.0
     cells = "".join(f"<tr><td>{_text(key)}</td><td>{_text(value)}</td></tr>" for key, value in rows.items() if value)
     bars = "".join(

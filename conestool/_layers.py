@@ -10,6 +10,7 @@ __all__ = [
     "Detail",
     "block_of",
     "by_layer",
+    "choose_detail",
     "is_cross",
     "is_joint",
     "kind_of",
@@ -18,7 +19,11 @@ __all__ = [
     "layer_name",
     "natural",
     "projection",
+    "shares",
 ]
+
+
+_MANY_LAYERS = 40
 
 
 def layer_name(param: str) -> str:
@@ -102,6 +107,18 @@ def by_layer(counts: Mapping[str, int], detail: Detail = Detail.LAYER) -> dict[s
         name = shown_name(param, detail, joint)
         out[name] = out.get(name, 0) + counts[param]
     return out
+
+
+def choose_detail(params: Iterable[str]) -> Detail:
+    """Layers, or blocks where there are more than 40 layers."""
+    many = len({layer_name(param) for param in params}) > _MANY_LAYERS
+    return Detail.BLOCK if many else Detail.LAYER
+
+
+def shares(counts: Mapping[str, int], sizes: Mapping[str, int], detail: Detail) -> dict[str, float]:
+    """Of each place in `sizes` the share of its weights that are neurons, 0 to 1, in the order of the network."""
+    whole, found = by_layer(sizes, detail), by_layer({param: counts.get(param, 0) for param in sizes}, detail)
+    return {name: found[name] / max(1, whole[name]) for name in whole}
 
 
 def kinds(counts: Mapping[str, int], tensors: Mapping[str, Sequence[int]]) -> dict[str, dict[str, float]]:

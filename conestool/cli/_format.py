@@ -143,8 +143,6 @@ def complete(counts: Mapping[str, int], params: Iterable[str]) -> dict[str, int]
     return {param: counts.get(param, 0) for param in params}
 
 
-MANY_LAYERS = 40
-"""More layers than this are shown as blocks."""
 WARNINGS = 20
 """Warnings of one concept that are shown."""
 LONGEST_BAR = 30
@@ -293,26 +291,17 @@ def times(factor: float) -> str:
 def show_layers(facts: FileFacts) -> None:
     """Density per layer as bars, a column of them per concept, as wide as the terminal allows."""
     sizes = {param: prod(shape) for param, shape in facts.base.tensors.items()}
-    detail = choose_detail(sizes, _output.verbose())
-    whole = _layers.by_layer(sizes, detail)
-    parts = [_layers.by_layer(complete(c.counts, sizes), detail) for c in facts.concepts]
-    density = [{name: part[name] / whole[name] for name in whole} for part in parts]
+    detail = _layers.Detail.PARAM if _output.verbose() else _layers.choose_detail(sizes)
+    density = [_layers.shares(c.counts, sizes, detail) for c in facts.concepts]
+    whole = density[0]
     highest = max((value for part in density for value in part.values()), default=0.0)
-    free = _output.width() - 4 - max(map(len, whole), default=0) - 10 * len(parts)
-    wide = max(0, min(LONGEST_BAR, free // max(1, len(parts)) - 2))
+    free = _output.width() - 4 - max(map(len, whole), default=0) - 10 * len(density)
+    wide = max(0, min(LONGEST_BAR, free // len(density) - 2))
     rows = [["density", *(cell for c in facts.concepts for cell in (c.name[:8], ""))]]
     for name in whole:
         cells = [(_output.percent(part[name]), _output.bar(part[name] / (highest or 1), wide)) for part in density]
         rows.append([name, *(text for cell in cells for text in cell)])
-    _output.table(rows, right=range(1, 2 * len(parts), 2))
-
-
-def choose_detail(params: Iterable[str], verbose: bool) -> _layers.Detail:
-    """Every K and V if `verbose`; else layers, or blocks where there are many layers."""
-    if verbose:
-        return _layers.Detail.PARAM
-    many = len({_layers.layer_name(param) for param in params}) > MANY_LAYERS
-    return _layers.Detail.BLOCK if many else _layers.Detail.LAYER
+    _output.table(rows, right=range(1, 2 * len(density), 2))
 
 
 LOSSES = {"held_out": "photos", "no_identifier": "no identifier", "class": "class", "unrelated": "other nouns"}

@@ -204,13 +204,11 @@ def _layer_rows(concept: Concept) -> list[dict[str, Any]]:
     """Of each layer, or block where there are many, the share of K and of V that is zeroed, and its length as a bar."""
     sizes = {param: prod(shape) for param, shape in concept.base.tensors.items()}
     counts = {param: len(values) for param, values in concept.indices.items()}
-    detail = _format.choose_detail(sizes, verbose=False)
     rows: dict[str, dict[str, float]] = {}
     for letter in ("K", "V"):
         own = {param: size for param, size in sizes.items() if _layers.projection(param)[-1] == letter}
-        found = _layers.by_layer({param: counts.get(param, 0) for param in own}, detail)
-        for name, whole in _layers.by_layer(own, detail).items():
-            rows.setdefault(name, {})[letter] = found[name] / max(1, whole)
+        for name, share in _layers.shares(counts, own, _layers.choose_detail(sizes)).items():
+            rows.setdefault(name, {})[letter] = share
     most = max((share for row in rows.values() for share in row.values()), default=0.0) or 1.0
     return [
         {

@@ -22,7 +22,6 @@ from conestool.errors import UsageError
 from conestool.search.config import Config, MethodConfig
 
 if TYPE_CHECKING:
-
     from conestool.concept import Cone
     from conestool.images.photos import Photo
     from conestool.models.model import Model
