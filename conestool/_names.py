@@ -10,14 +10,26 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from hashlib import sha256
 from typing import Protocol
 
 from conestool._text import check_length, clusters, fold
 
-__all__ = ["OWNERS", "Named", "Span", "find_names", "has_word", "key_of", "nearest", "plain", "rewrite"]
+__all__ = [
+    "OWNERS",
+    "Named",
+    "Span",
+    "find_names",
+    "has_word",
+    "key_of",
+    "nearest",
+    "pick_identifier",
+    "plain",
+    "rewrite",
+]
 
 JOINT = r"[-_\s]+"
 OWNERS = frozenset(("a", "an", "the", "my", "our", "your", "his", "her", "its", "their", "this", "that"))
@@ -223,3 +235,11 @@ def nearest(prompt: str, concepts: Sequence[Named]) -> str | None:
         if swapped or close:
             return (swapped or close)[0]
     return None
+
+
+def pick_identifier(words: Sequence[str], name: str, taken: Container[str] = ()) -> str | None:
+    """Of `words` the one for a concept of that name; None if all are `taken` (case folded) or in the name."""
+    own = name.casefold().split()
+    free = [word for word in words if word.casefold() not in taken and word.casefold() not in own]
+    digest = sha256(name.casefold().encode()).digest()
+    return free[int.from_bytes(digest[:8], "little") % len(free)] if free else None

@@ -54,6 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--help",
         "--version",
         "find --help",
+        "batch --help",
+        "serve --help",
         "render --help",
         "tune --help",
         "eval --help",

@@ -16,8 +16,8 @@ from conestool.cli import _options
 __all__ = ["NAMES", "Command", "Group"]
 
 NAMES = (
-    *("find", "inspect", "list", "report", "merge", "tune", "extract", "diff", "apply", "render", "eval"),
-    *("pull", "push", "doctor"),
+    *("find", "batch", "inspect", "list", "report", "merge", "tune", "extract", "diff", "apply", "render", "eval"),
+    *("serve", "pull", "push", "doctor"),
 )
 """All commands in the order of the help; each is the function of that name in the module of that name."""
 FUNCTIONS = {"eval": "evaluate", "list": "list_cones"}

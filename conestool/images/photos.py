@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from conestool.models.model import Model
 
-__all__ = ["Photo", "as_photo", "read_photo", "read_photos", "square", "to_latents"]
+__all__ = ["Photo", "as_photo", "caption_path", "list_photos", "read_photo", "read_photos", "square", "to_latents"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -93,7 +93,7 @@ def read_photos(
     files, or more than 2^28 pixels in all.
     """
     places = [Path(path) for path in paths]
-    files, notes = _expand_paths(places)
+    files, notes = list_photos(places)
     if len(files) > MAX_FILES:
         raise PhotoError(f"{len(files):,} images are too many, the most is {MAX_FILES:,}", FEWER)
     photos: dict[str, Photo] = {}
@@ -159,12 +159,17 @@ def read_photo(path: str | Path) -> Photo:
     return _photo_of(*_decode(path), path.name)
 
 
+def caption_path(photo: Path) -> Path:
+    """Where the caption of a photo would be."""
+    return photo.with_suffix(CAPTION_SUFFIX)
+
+
 def _read_caption(photo: Path) -> str:
     """The line in the file of the photo's name with the ending .txt; "" if there is no text.
 
     UTF-8, or UTF-16 that begins with its mark, as Windows writes it.
     """
-    path = photo.with_suffix(CAPTION_SUFFIX)
+    path = caption_path(photo)
     if path == photo or not path.is_file():
         return ""
     with path.open("rb") as file:
@@ -221,7 +226,7 @@ def to_latents(model: Model, images: Sequence[Image.Image], *, batch: int = 8) -
     return latents.to(model.device)
 
 
-def _expand_paths(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
+def list_photos(paths: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
     """The image files that `paths` name, and notes on whatever else a folder holds; subfolders are not entered.
 
     A path named outright must be a file or a folder, or PhotoError is raised.

@@ -27,7 +27,7 @@ from conestool.models.kv_weights import kv_weights, unwrap_compiled
 from conestool.models.loading import denoiser_files, original_denoiser_weights, wrap_load_errors
 from conestool.models.model import Model
 
-__all__ = ["describe_model", "file_sha256", "freeze_identity", "unfreeze_identity"]
+__all__ = ["describe_model", "file_sha256", "freeze_identity", "public_id", "unfreeze_identity"]
 
 _Fields = dict[str, Any]
 _FIELDS = {"structure", "tensors", "digests"}

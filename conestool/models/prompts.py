@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from conestool._names import pick_identifier
 from conestool.errors import UsageError
 from conestool.models.conditioning import Conditioning, MicroConditioning
 from conestool.models.model import Model
@@ -114,9 +114,7 @@ def choose_identifier(model: Model, name: str, taken: Iterable[str] = ()) -> str
 
     `taken` are never chosen. UsageError if the model offers no word that is left.
     """
-    used = {word.casefold() for word in taken} | set(name.casefold().split())
-    free = [word for word in identifiers(model) if word.casefold() not in used]
-    if not free:
+    word = pick_identifier(identifiers(model), name, {word.casefold() for word in taken})
+    if word is None:
         raise UsageError(f"{model.id} has no rare word left that can be an identifier", "choose one with --identifier")
-    digest = hashlib.sha256(name.casefold().encode()).digest()
-    return free[int.from_bytes(digest[:8], "little") % len(free)]
+    return word

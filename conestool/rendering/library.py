@@ -17,7 +17,10 @@ from conestool.errors import FormatError, NameClashError, UsageError
 from conestool.format import Header, load, read_header
 from conestool.ops import merge
 
-__all__ = ["Offer", "Selection", "Shelf", "find_cones", "find_ids", "headers", "scan", "search_folders"]
+__all__ = [
+    *("Offer", "Selection", "Shelf", "find_cones", "find_ids", "headers", "read_offers", "scan"),
+    *("search_folders", "visible"),
+]
 
 
 @dataclass(frozen=True)
@@ -142,9 +145,7 @@ def scan(folders: Sequence[str | Path] | None = None) -> Shelf:
     for folder in search_folders() if folders is None else folders:
         found, bad = headers([folder])
         notes += bad
-        shelves.append(
-            tuple(Offer(file, c.name, c.id, c.identifier, c.class_noun) for file, head in found for c in head.concepts)
-        )
+        shelves.append(tuple(offer for file, head in found for offer in _offers(file, head)))
     return Shelf(tuple(shelves), tuple(notes))
 
 
@@ -157,6 +158,16 @@ def headers(folders: Sequence[str | Path]) -> tuple[list[tuple[Path, Header]], l
         except (FormatError, UsageError, OSError) as error:
             notes.append(f"passed over {error}")
     return found, notes
+
+
+def read_offers(file: Path) -> list[Offer]:
+    """What a file offers, by its header. FormatError, UsageError, OSError."""
+    return _offers(file, read_header(file))
+
+
+def _offers(file: Path, header: Header) -> list[Offer]:
+    """What the file with that header offers."""
+    return [Offer(file, each.name, each.id, each.identifier, each.class_noun) for each in header.concepts]
 
 
 def visible(folder: Path, pattern: str) -> list[Path]:

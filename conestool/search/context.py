@@ -1,20 +1,46 @@
-"""What all parts of one search share."""
+"""What all parts of one search share, and what one search leaves for the next."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from conestool.models.model import Model
 from conestool.search.config import DEFAULT_RESOURCES, Resources, SearchConfig
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.events import Callback, no_callback
 
-__all__ = ["SearchContext"]
+__all__ = ["SearchContext", "Shared"]
+
+_T = TypeVar("_T")
+
+
+class Shared:
+    """What searches on one base model have in common, kept for the next one: the `most` things used last, by key.
+
+    Pictures of a class noun, their latents and frozen targets are some eight things.
+    """
+
+    def __init__(self, most: int = 32) -> None:
+        self._kept: OrderedDict[Any, Any] = OrderedDict()
+        self._most = most
+
+    def once(self, key: Any, make: Callable[[], _T]) -> _T:
+        """What `make` gave when it was called for an equal `key`; it is called if that is not kept."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        self._kept.move_to_end(key)
+        while len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        found: _T = self._kept[key]
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchContext:
-    """The base model, how it is searched, with how much memory and with whom, and who hears of it.
+    """The base model, how it is searched, with how much memory and with whom, who hears of it, and what is there.
 
     Every `sample_every` steps the search draws what it has found; 0: never.
     """
@@ -25,3 +51,8 @@ class SearchContext:
     callback: Callback = no_callback
     processes: DistributedState = SINGLE_PROCESS
     sample_every: int = 0
+    shared: Shared | None = None
+
+    def once(self, key: Any, make: Callable[[], _T]) -> _T:
+        """What `make` gives, or gave to an earlier search of the same settings for an equal `key`."""
+        return self.shared.once((repr(self.config), repr(self.resources), key), make) if self.shared else make()

@@ -18,7 +18,7 @@ from conestool.models.model import Model
 from conestool.models.prompts import choose_identifier, is_one_token
 from conestool.models.sampling import versions
 from conestool.search.config import DEFAULT_RESOURCES, Resources, SearchConfig
-from conestool.search.context import SearchContext
+from conestool.search.context import SearchContext, Shared
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.events import Callback, LogEvent, no_callback, shown
 from conestool.search.loop import Checkpoint, config_hash, run_loop
@@ -50,6 +50,7 @@ def find(
     resources: Resources = DEFAULT_RESOURCES,
     processes: DistributedState = SINGLE_PROCESS,
     sample_every: int = 0,
+    shared: Shared | None = None,
 ) -> Cone:
     """Search the K/V weights of `pipe` for those that make it draw the subject of `images` when zeroed.
 
@@ -59,9 +60,10 @@ def find(
     saves itself there every half minute and when interrupted; `resume_from_checkpoint` continues from it, with the same
     result; the file is the caller's to delete once the concept is safe. `resources` say with how much memory to make
     do; of several `processes`, each with its own copy of the model and the same arguments, each returns the same
-    concept. Every `sample_every` steps the subject is drawn, and `callback` gets the pictures (`Samples`); the result
-    is the same. Raises PhotoError without images, UsageError for a configuration that makes no sense, NonFiniteError if
-    weights, latents, losses or gradients are not finite.
+    concept. Every `sample_every` steps the subject is drawn, and `callback` gets the pictures (`Samples`); `shared`
+    keeps what the next search on the same model can use. Neither changes the result. Raises PhotoError without images,
+    UsageError for a configuration that makes no sense, NonFiniteError if weights, latents, losses or gradients are not
+    finite.
     """
     config, callback = config or SearchConfig(), callback or shown()
     method_config, model = resolve_method(config.method), Model.from_pipeline(pipe)
@@ -72,13 +74,14 @@ def find(
         callback=callback,
         processes=processes,
         sample_every=sample_every,
+        shared=None if class_images else shared,
     )
     photos = [image if isinstance(image, Photo) else as_photo(image) for image in images]
     if not photos:
         raise PhotoError("no photos", "give 3 to 5 photos of the subject")
     for text in photo_warnings(photos) + noun_warnings(model.settings, class_noun):
         callback(LogEvent(text, warning=True))
-    check_weights(model)
+    context.once("weights", lambda: check_weights(model))
     subject = resolve_names(model, class_noun, name, identifier, callback)
     photos = add_captions(context, photos, class_noun)
     split = split_photos(photos, config)

@@ -18,7 +18,7 @@ from conestool.models.conditioning import MicroConditioning
 from conestool.models.model import Model
 from conestool.models.noise_schedule import per_sample_loss, schedule_of, stratified_timesteps
 from conestool.models.prompts import encode, identifiers, micro_conditioning
-from conestool.search.batches import LatentImages, LossTerm
+from conestool.search.batches import Batch, LatentImages, LossTerm
 from conestool.search.composites import Subject, compose
 from conestool.search.config import SearchConfig
 from conestool.search.context import SearchContext
@@ -157,6 +157,8 @@ _TERMS: dict[str, Callable[[_Inputs], LossTerm]] = {
 A new one goes to the end: the seeds of noise follow the order. Without a setting it has its weight by its name here:
 `SearchConfig(term_weights={name: 1.0})`.
 """
+_OF_CLASS = {_class_term: "class", _other_classes_term: "other_classes"}
+"""Terms, with their names, that are the same for all subjects of a class noun."""
 
 
 def _term_weights(config: SearchConfig) -> dict[str, float]:
@@ -181,9 +183,9 @@ def prepare(
     `beside` are the subjects that share the scenes of `priors`, `num_frozen_targets` is as in `Objective`.
     """
     model, config, batch = context.model, context.config, context.resources.image_batch_size(GROUP_SIZE)
-    photos, validation, class_images = (
-        encode_images(model, images, batch) for images in (split.train, split.validation, priors.class_images)
-    )
+    noun = subject.class_noun
+    photos, validation = (encode_images(model, images, batch) for images in (split.train, split.validation))
+    class_images = context.once(("latents", noun), lambda: encode_images(model, priors.class_images, batch))
     cut = max(1, len(class_images) // 4)
     given = _Inputs(
         context=context,
@@ -195,15 +197,24 @@ def prepare(
         class_images=class_images[cut:],
     )
     weights = _term_weights(config)
+
+    def make(term: Callable[[_Inputs], LossTerm]) -> LossTerm:
+        return context.once((_OF_CLASS[term], noun), lambda: term(given)) if term in _OF_CLASS else term(given)
+
+    def frozen(name: str, compute: Callable[[], Batch]) -> Batch:
+        key = (name, noun, "frozen", num_frozen_targets)
+        return context.once(key, compute) if name in _OF_CLASS.values() else compute()
+
     objective = Objective(
         model,
         params,
-        [_instance_term(given), *(replace(_TERMS[name](given), weight=w) for name, w in weights.items() if w)],
+        [_instance_term(given), *(replace(make(_TERMS[name]), weight=w) for name, w in weights.items() if w)],
         seed=config.seed,
         timestep_range=config.timestep_range,
         micro_batch_size=context.resources.max_samples,
         processes=context.processes,
         num_frozen_targets=num_frozen_targets,
+        keep_frozen=frozen,
     )
     instance, of_class = (encode(model, texts[:1]) for texts in (subject.instance_prompts, subject.class_prompts))
     return objective, EvalBatches(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ class Objective:
     """L_con over `terms` on `model`, whose K/V weights are trainable as `params`; batch k depends on (seed, k) alone.
 
     Timesteps come from `timestep_range`, a part of the schedule (0: no noise, 1: nothing but noise); evaluation batches
-    see all of it. Terms with frozen targets have `num_frozen_targets` each, computed once at the untouched weights. At
+    see all of it. Terms with frozen targets have `num_frozen_targets` each, computed once at the untouched weights;
+    `keep_frozen` is given a term's name and how to compute them, and may return those of an earlier search. At
     most `micro_batch_size` samples go through the denoiser at once. Each of the `processes` computes its rows of a
     batch; all have the result. Weights to ask about and gradients come in parts, one for each parameter: no vector of
     all of them takes memory.
@@ -43,6 +45,7 @@ class Objective:
     micro_batch_size: int = 32
     processes: DistributedState = SINGLE_PROCESS
     num_frozen_targets: int = NUM_FROZEN_TARGETS
+    keep_frozen: Callable[[str, Callable[[], Batch]], Batch] = lambda name, compute: compute()
     schedule: NoiseSchedule = field(init=False)
     scale: LossScale = field(init=False)
     frozen_targets: dict[str, Batch] = field(init=False, default_factory=dict)
@@ -52,7 +55,8 @@ class Objective:
         self.scale = LossScale.of(self.model.dtype)
         for number, term in enumerate(self.terms):
             if term.target == "frozen":
-                self.frozen_targets[term.name] = self._cache_frozen_targets(term, self.seed * 1_000_003 + 7 + number)
+                compute = partial(self._cache_frozen_targets, term, self.seed * 1_000_003 + 7 + number)
+                self.frozen_targets[term.name] = self.keep_frozen(term.name, compute)
 
     def _cache_frozen_targets(self, term: LossTerm, seed: int) -> Batch:
         """`num_frozen_targets` samples of `term`; the target outside a subject mask is the untouched model's output."""

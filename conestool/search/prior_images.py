@@ -84,16 +84,20 @@ def draw_prior_images(
     Subjects of the nouns `beside` share the scenes. PhotoError with fewer than two of the class.
     """
     model, config = context.model, context.config
-    own = given or _draw_images(context, class_prompts(noun)[0], config.num_class_images, "class images")
+
+    def draw(prompt: str | tuple[str, ...], count: int, what: str) -> list[Image.Image]:
+        return context.once((prompt, count), lambda: _draw_images(context, prompt, count, what))
+
+    own = given or draw(class_prompts(noun)[0], config.num_class_images, "class images")
     if len(own) < 2:
         raise PhotoError(f"fewer than 2 class images of {noun}", "give several, or let the model draw them")
     nouns, count = preserved_classes(model.settings, noun), num_other_images(config)
     specs = sample_specs((noun, *beside), nouns, num_scene_images(config, 1 + len(beside)), config.seed)
     return PriorImages(
         class_images=own,
-        other_images=_draw_images(context, [class_prompts(each)[0] for each in nouns], count, "other images"),
+        other_images=draw(tuple(class_prompts(each)[0] for each in nouns), count, "other images"),
         other_classes=nouns,
-        scene_images=_draw_images(context, [each.prompt() for each in specs], len(specs), "composites"),
+        scene_images=draw(tuple(each.prompt() for each in specs), len(specs), "composites"),
         composite_specs=specs,
     )
 

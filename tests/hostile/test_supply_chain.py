@@ -166,15 +166,15 @@ def normal(name: str) -> str:
 def closure(wanted: list[str]) -> set[str]:
     """The names of these requirements and, as far as they are installed, of all that they require here."""
     seen: set[tuple[str, ...]] = set()
-    todo = [Requirement(each) for each in wanted]
+    todo = [(Requirement(each), set[str]()) for each in wanted]
     while todo:
-        one = todo.pop()
-        if one.marker and not any(one.marker.evaluate({"extra": extra}) for extra in ("", *one.extras)):
+        one, extras = todo.pop()
+        if one.marker and not any(one.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
             continue
         if (key := (normal(one.name), *sorted(one.extras))) not in seen:
             seen.add(key)
             with contextlib.suppress(PackageNotFoundError):
-                todo += map(Requirement, requires(key[0]) or ())
+                todo += [(Requirement(each), one.extras) for each in requires(key[0]) or ()]
     return {name for name, *_ in seen}
 
 
