@@ -90,7 +90,7 @@ def amortisation(count: int, singles: int, ray: str | None, options: Sequence[st
         names = list(itertools.islice(make_subjects(folder / "subjects"), count))
         cold = warm = 0.0
         for subject in names[:singles]:
-            words = ["find", str(folder / "subjects" / subject), "-o", f"{subject}.cone", "--no-samples", "--overwrite"]
+            words = ["find", str(folder / "subjects" / subject), "-o", f"{subject}.cone", "--no-sheet", "--overwrite"]
             words += ["--class-noun", subject.split("-")[0], "--name", subject, *options]
             cache = folder / f"cache-{subject}"
             cold += cones(words, folder, cache)

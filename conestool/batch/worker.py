@@ -111,7 +111,7 @@ def _failure(error: Exception) -> Result:
 def _find(worker: Worker, payload: Payload, folder: Path) -> Result:
     """Photos become a .cone file, the one that `cones find` writes."""
     from conestool import format as cones
-    from conestool.search.events import Event, Progress
+    from conestool.search.events import Event, LogEvent, Progress
     from conestool.search.find import find
 
     own: FindOptions = payload.options
@@ -120,7 +120,7 @@ def _find(worker: Worker, payload: Payload, folder: Path) -> Result:
     def hear(event: Event) -> None:
         if isinstance(event, Progress):
             worker.tell(f"{payload.name}: {event.stage} {event.done}/{event.total}")
-        elif event.warning:
+        elif isinstance(event, LogEvent) and event.warning:
             warned.append(event.text)
 
     photos, notes = _photos(payload, folder, own.skip_broken, captions=own.config.captions != "none")
@@ -201,7 +201,7 @@ def _evaluate(worker: Worker, payload: Payload, folder: Path) -> Result:
     import json
 
     from conestool._text import escape_json
-    from conestool.evaluation import TEMPLATES, Plan, evaluate, load_aligners
+    from conestool.evaluation import TEMPLATES, Plan, evaluate, load_metrics
 
     own: EvalOptions = payload.options
     cone = _cone(payload)
@@ -211,8 +211,8 @@ def _evaluate(worker: Worker, payload: Payload, folder: Path) -> Result:
     plan = Plan.quick() if own.quick else Plan(TEMPLATES, tuple(range(own.seed, own.seed + own.number)))
     plan = replace(plan, resources=payload.resources)
     model: Model = worker.model
-    aligners = worker.shared.once("aligners", lambda: load_aligners(model.settings, None, None, offline=True))
-    report, _ = evaluate(model, cone, photos, aligners=aligners, plan=plan, tell=lambda event: None)
+    metrics = worker.shared.once("metrics", lambda: load_metrics(model.settings, None, None, offline=True))
+    report, _ = evaluate(model, cone, photos, metrics=metrics, plan=plan, tell=lambda event: None)
     text = json.dumps(report.record(), indent=2, ensure_ascii=False, allow_nan=False)
     rows = {each.name: asdict(each.row("concept"))["losses"] for each in report.concepts}
     return Result(data=escape_json(text).encode() + b"\n", facts={"losses": rows})

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from conestool.cli.main import run
-from tests.cli.conftest import cones, work
 
-__all__ = ["NAMES", "QUICK", "cones", "photo", "work"]
+__all__ = ["NAMES", "QUICK", "photo"]
 
 _QUICK = "--steps 2 --density 0.02 --num-class-images 4 --captions none --other-class-weight 0"
 QUICK = tuple(_QUICK.split())

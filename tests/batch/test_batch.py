@@ -17,10 +17,7 @@ from conestool import format as cones_format
 from conestool.batch.jobs import Job, assign_identifiers
 from conestool.errors import UsageError
 from tests.batch.conftest import NAMES, QUICK, photo
-from tests.cli.conftest import Cones
-from tests.support.command_line import COMMAND, environment
-
-ROOT = Path(__file__).parents[2]
+from tests.support.command_line import COMMAND, ROOT, Cones, environment
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +36,7 @@ def test_files_are_those_of_find(found: dict[str, bytes], subjects: Path, cones:
     """Byte for byte, also those whose class images and frozen targets an earlier subject left."""
     for name, data in found.items():
         (concept,) = cones_format.loads(data).concepts
-        words = ["--class-noun", name[:3], "--identifier", concept.identifier, "--no-samples", *QUICK]
+        words = ["--class-noun", name[:3], "--identifier", concept.identifier, "--no-sheet", *QUICK]
         assert cones("find", subjects / name, "-o", f"{name}.cone", *words).code == 0
         assert (work / f"{name}.cone").read_bytes() == data
 

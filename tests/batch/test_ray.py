@@ -16,12 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.batch.conftest import NAMES, QUICK
-from tests.cli.conftest import Cones
-from tests.support.command_line import COMMAND, environment
+from tests.support.command_line import COMMAND, ROOT, Cones, environment
 
 pytest.importorskip("ray", reason="needs conestool[ray]: pip install -c constraints.txt -e '.[dev]'")
 
-ROOT = Path(__file__).parents[2]
 WAIT = 250.0
 
 
@@ -42,6 +40,7 @@ class Cluster:
     def env(self, **more: str) -> dict[str, str]:
         """The environment of nodes and drivers."""
         own = {"PYTHONPATH": str(ROOT), "CONES_CACHE": str(self.cache), "RAY_USAGE_STATS_ENABLED": "0"}
+        own["RAY_raylet_start_wait_time_s"] = str(int(WAIT))  # a busy machine starts it slowly
         return environment(**(own | more))
 
     def add(self, *arguments: str, **more: str) -> None:

@@ -134,16 +134,17 @@ def integers() -> list[tuple[str, str, Any]]:
 def test_integers_out_of_range_are_refused(cones: Cones, work: Path) -> None:
     """Exit code 2, with the name of the option or its field, before anything else is looked at.
 
-    Every option has both ends; those of `find` and `tune` are of a configuration, which knows its ranges.
+    Every option has both ends; those of searches are of a configuration, which knows its ranges.
     """
     found = integers()
     assert {("render", "--seed"), ("render", "-n"), ("find", "--seed"), ("apply", "--rank")} <= {e[:2] for e in found}
-    assert not [e for e in found if e[0] not in ("find", "tune") and None in (e[2].min, e[2].max)]
+    assert not [e for e in found if e[0] not in ("find", "tune", "batch") and None in (e[2].min, e[2].max)]
     save_cone(work / "x", concept("x"))
+    needed = {"tune": ("--photos", "x=."), "batch": ("-o", "out")}
     for command, option, _ in found:
         for number in (10**20, -(10**20)):
             words = [f"{option}={number}"] if option.startswith("--") else [option, str(number)]
-            done = cones(command, "x", *(("--photos", "x=.") if command == "tune" else ()), *words)
+            done = cones(command, "x", *needed.get(command, ()), *words)
             assert done.code == 2, (command, words)
             assert option.lstrip("-").replace("-", "_") in done.err.replace("-", "_"), (command, words)
 

@@ -36,6 +36,8 @@ MADE = {
     "own-photos": ("dog-preview.png", "dog.cone", "dog-report.html", "rex.cone", "beach.png"),
     "mac": ("dog.cone", "small.png"),
     "small-card": ("both.cone", "hat-again.cone", "dog.cone"),
+    "many-subjects": ("found/dog-1.cone", "pictures/dog-2-0002.png", "reports/dog-1.json"),
+    "serving": (),
     "several-gpus": ("dog+hat.cone", "out-0", "out-2"),
     "comfyui-a1111": ("ComfyUI/models/checkpoints/sd15-both.safetensors", "ComfyUI/models/loras/dog.safetensors"),
     "prompts": (
@@ -130,6 +132,10 @@ def desk(base: Path, work: Path, cones: Cones, few_probes: None) -> Path:
         (work / name).mkdir()
         for number in range(3):
             Image.new("RGB", (40, 36), (80 * number, 90, 160)).save(work / name / f"{number}.jpg")
+    for name in ("dog-1", "dog-2"):
+        shutil.copytree(work / "photos", work / "pets" / name)
+    (work / "reports.csv").write_text("cones,quick\nfound/dog-1.cone,yes\n")
+    (work / "prompts-for-all.txt").write_text("a {} on the beach\n")
     for name in ("dog.cone", "hat.cone"):
         shutil.copyfile(base / name, work / name)
     for name in ("sd15", "sd15.safetensors"):
@@ -149,6 +155,8 @@ def fitted(words: list[str]) -> list[str]:
     out = ["sd15" if word == SD15 else word for word in words[1:]]
     out = ["cpu" if word.startswith(("cuda", "mps")) else word for word in out]
     out = ["float32" if word == "float16" else word for word in out]
+    if out[0] == "batch" and "--task" not in out:
+        out += [*QUICK, "--num-class-images", "4"]
     if out[0] == "find":
         out += QUICK + ([] if "--class-images" in out else ["--class-images", "photos"]) + ["--overwrite"]
     return out

@@ -23,8 +23,7 @@ from conestool.errors import PromptError
 from conestool.models.kv_weights import kv_weights
 from conestool.models.model import Model
 from conestool.rendering import png_bytes, render
-from tests.cli.conftest import Cones, cones, work
-from tests.support.command_line import COMMAND, environment
+from tests.support.command_line import COMMAND, ROOT, Cones, environment
 from tests.support.tiny_models import random_cone
 
 needs = "needs conestool[serve] and webuiapi: pip install -c constraints.txt -e '.[dev]'"
@@ -32,9 +31,6 @@ pytest.importorskip("fastapi", reason=needs)
 pytest.importorskip("uvicorn", reason=needs)
 webuiapi = pytest.importorskip("webuiapi", reason=needs)
 
-__all__ = ["cones", "work"]
-
-ROOT = Path(__file__).parents[2]
 MANY = 32
 SECRET = {"username": "anybody", "password": "secret"}
 LONG = {"prompt": "a dog", "steps": 150, "n_iter": 16}
