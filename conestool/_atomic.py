@@ -53,15 +53,16 @@ def check_output(path: str | Path, *, overwrite: bool = False, folder: bool = Fa
         raise UsageError(f"{path}: the folder {parent} is not writable", "choose another folder")
 
 
-def write_atomic(path: str | Path, data: bytes, *, overwrite: bool = False) -> Path:
+def write_atomic(path: str | Path, data: bytes, *, overwrite: bool = False, mend: bool = True) -> Path:
     """Write `data` to `path` so that a reader sees the old file or the new one, never a part; returns the path.
 
+    Without `mend` it does not look for what killed writers left, which takes the longer the more files are there.
     A device or pipe is written to directly. UsageError and OutputExistsError as `check_output`, and UsageError for any
     other failure to write.
     """
     path = Path(path)
     if not _is_device(path):
-        with atomic_file(path, overwrite=overwrite) as temporary:
+        with atomic_file(path, overwrite=overwrite, mend=mend) as temporary:
             temporary.write_bytes(data)
         return path
     with _reported(path):
@@ -70,14 +71,14 @@ def write_atomic(path: str | Path, data: bytes, *, overwrite: bool = False) -> P
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_file(path: str | Path, *, overwrite: bool = False, mend: bool = True) -> Iterator[Path]:
     """A temporary file, empty at first, that becomes `path` when the block ends, and vanishes if the block raises.
 
     It lies in the same folder; fsync, rename, fsync of the folder. Raises as `write_atomic`.
     """
     path = Path(path)
     check_output(path, overwrite=overwrite)
-    with _reported(path), _workplace(path) as (work, target):
+    with _reported(path), _workplace(path, mend) as (work, target):
         new = work / "new" / target.name
         new.parent.mkdir()
         new.touch()
@@ -112,12 +113,13 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
 
 
 @contextlib.contextmanager
-def _workplace(path: Path) -> Iterator[tuple[Path, Path]]:
+def _workplace(path: Path, mend: bool = True) -> Iterator[tuple[Path, Path]]:
     """A new hidden folder beside `path`, removed when the block ends, and `path` with links resolved."""
     target = Path(os.path.realpath(path))
     work = Path(tempfile.mkdtemp(prefix=f".{target.name[:SHOWN]}.", suffix=ENDING, dir=target.parent))
     try:
-        _mend(target.parent, work.stat().st_mtime)
+        if mend:
+            _mend(target.parent, work.stat().st_mtime)
         yield work, target
     finally:
         _put_back(work)

@@ -26,7 +26,7 @@ class _Folder:
             folder.mkdir(exist_ok=True)
         except OSError as error:
             raise UsageError(f"{folder}: cannot be made: {error.strerror}", "choose another place") from error
-        self.folder, self.ledger = folder, folder / f"ledger{part}.jsonl"
+        self.folder, self.ledger, self.mend = folder, folder / f"ledger{part}.jsonl", True
 
     def records(self) -> Iterator[dict[str, Any]]:
         """All that the ledgers hold, oldest first."""
@@ -55,7 +55,8 @@ class _Folder:
 
     def write(self, name: str, data: bytes, overwrite: bool) -> None:
         """Write a file whole or not at all."""
-        write_atomic(self.folder / name, data, overwrite=overwrite)
+        write_atomic(self.folder / name, data, overwrite=overwrite, mend=self.mend)
+        self.mend = False
 
 
 class _Storage:

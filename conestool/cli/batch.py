@@ -34,10 +34,12 @@ from conestool.search.config import Resources, SearchConfig
 
 if TYPE_CHECKING:
     from conestool.batch.jobs import Job
+    from conestool.batch.worker import Where
 
 __all__ = ["batch"]
 
 _SEARCH, _WORKERS = "Search", "Workers"
+_PLACE = ("model", "device", "dtype", "revision", "config", "offline")
 
 
 class Task(StrEnum):
@@ -67,6 +69,7 @@ def batch(
     photos: Annotated[
         Path | None, value("--photos", metavar="DIR", text="For eval: a folder of photos for every file, by name.")
     ] = None,
+    report: Annotated[bool, flag("--report", text="Write DIR/report.html, all subjects with pictures.")] = False,
     retry: Annotated[bool, flag("--retry", text="Try again what failed in an earlier run.")] = False,
     part: Annotated[str, value("--part", metavar="K/N", text="Do every N-th only, from the K-th.")] = "1/1",
     jobs: Annotated[
@@ -122,6 +125,8 @@ def batch(
     base = parse_options("find", {"class_noun": "-", **({"steps": steps} if steps else {})}, search_config).config
     if task is not Task.FIND and base != SearchConfig():
         raise UsageError(f"--task {task.value} makes no search", "put its options into columns of the manifest")
+    if report and (task is not Task.FIND or "://" in output):
+        raise UsageError("--report: shows the subjects of a folder here", "leave it out")
     texts = [line for _, line in read_lines(prompts)] if prompts else []
     rows = read_jobs(task.value, subjects, class_noun, texts, photos)
     for job in rows:
@@ -181,11 +186,28 @@ def batch(
     except KeyboardInterrupt:
         _output.tell("what is done is safe; the same command continues")
         raise
+    if report:
+        _write_report(Path(output), [job.name for job in rows], where)
     _output.say(f"{outcome.done} done, {outcome.skipped} done before, {len(outcome.failed)} failed")
     for name, reason in outcome.failed.items():
         _output.tell(f"failed: {name}: {reason}")
     if outcome.failed:
         raise typer.Exit(1)
+
+
+def _write_report(folder: Path, names: Sequence[str], where: Where) -> None:
+    """One page of all that was found, now or before."""
+    from conestool import format as cones
+    from conestool._atomic import write_atomic
+    from conestool.cli import _options, _report
+    from conestool.cli.report import draw_shown
+
+    files = [path for name in names if (path := folder / f"{name}.cone").is_file()]
+    found = [(path.name, path.stat().st_size, cones.load(path)) for path in files]
+    base = _options.open_model(_options.Where(**{key: getattr(where, key) for key in _PLACE}))
+    shown = draw_shown(base, [concept for _, _, cone in found for concept in cone.concepts])
+    if found:
+        write_atomic(folder / "report.html", _report.report_html(found, shown, []).encode(), overwrite=True)
 
 
 def _recorded(rows: Sequence[Job]) -> str | None:

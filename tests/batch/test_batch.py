@@ -60,7 +60,9 @@ def test_what_is_done_is_skipped_and_what_failed_is_retried(
     second = cones("batch", "in", "-o", "out", *QUICK)
     assert second.code == 1 and "0 done, 1 done before, 1 failed" in second.err and "not an image" in second.err
     (work / "in" / "dog-2" / "2.png").unlink()
-    assert "1 done, 1 done before, 0 failed" in cones("batch", "in", "-o", "out", "--retry", *QUICK).err
+    assert "1 done, 1 done before, 0 failed" in cones("batch", "in", "-o", "out", "--retry", "--report", *QUICK).err
+    page = (work / "out" / "report.html").read_text(encoding="utf-8")
+    assert all(f"{name}.cone" in page for name in ("dog-1", "dog-2")) and page.count("data:image/png") > 4
     assert all((work / "out" / f"{name}.cone").read_bytes() == found[name] for name in ("dog-1", "dog-2"))
     other = cones("batch", "in", "-o", "out", *QUICK, "--seed", "1")
     assert other.code == 2 and "dog-1, dog-2: done with other files, options or base model" in other.err
