@@ -131,7 +131,7 @@ def _ray_pool(where: Where, jobs: int | None, address: str) -> Iterator[tuple[Po
         raise UsageError("--ray: Ray is not installed", "pip install 'conestool[ray]'") from error
     except Exception as error:
         hint = "install the versions of the cluster" if "ersion" in str(error) else start
-        raise UsageError(f"--ray {address}: {first_line(error)}", hint) from error
+        raise UsageError(f"--ray {address}: {getattr(error, 'strerror', None) or first_line(error)}", hint) from error
     try:
         nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         if not nodes:

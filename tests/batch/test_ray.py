@@ -46,7 +46,15 @@ class Cluster:
     def add(self, *arguments: str, **more: str) -> None:
         """Start a node and wait until it is there."""
         log = self.folder / f"node-{len(self.nodes)}.log"
-        words = ["start", *arguments, "--object-store-memory", "80000000", "--disable-usage-stats", "--block"]
+        words = [
+            "start",
+            *arguments,
+            "--object-store-memory",
+            "80000000",
+            "--disable-usage-stats",
+            "--include-log-monitor=false",
+            "--block",
+        ]
         with log.open("wb") as out:
             command = [sys.executable, "-m", "ray.scripts.scripts", *words]
             node = subprocess.Popen(command, env=self.env(**more), stdout=out, stderr=out, start_new_session=True)
