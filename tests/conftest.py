@@ -21,10 +21,13 @@ settings.load_profile("shared")
 LONGEST = (
     "end_to_end/test_documents.py",
     "search/test_distributed.py",
+    "batch/test_batch.py",
+    "batch/test_ray.py",
     "hostile/test_interruptions.py",
     "end_to_end/test_families.py",
     "end_to_end/test_examples.py",
     "hostile/test_out_of_memory.py",
+    "serving/test_serve.py",
     "search/test_dry_run.py",
     "search/test_memory.py",
     "search/test_find.py",
