@@ -88,15 +88,17 @@ def test_a_killed_driver_loses_the_subject_in_work_alone(
 
 
 def test_a_full_disk_stops_the_batch(found: dict[str, bytes], subjects: Path, work: Path, cones: Cones) -> None:
-    """Here no file may be longer than 6,000 bytes, which the photos are not; with room again all is done."""
+    """Here no file may be longer than 6,000 bytes, which the ledger soon is; with room again the rest is done."""
+    (work / "out").mkdir()
+    (work / "out" / "ledger.jsonl").write_bytes(b"x" * 5500)
 
     def starve() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
 
     command = [*COMMAND, "batch", str(subjects), "-o", "out", *QUICK]
-    env = environment(PYTHONPATH=str(ROOT))
+    env = environment(PYTHONPATH=str(ROOT), CONES_MODEL=os.environ["CONES_MODEL"])
     done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True, preexec_fn=starve, check=False)
-    assert done.returncode == 2 and "cat-1.cone: cannot be written: File too large" in done.stderr
+    assert done.returncode == 2 and "ledger.jsonl: cannot be written: File too large" in done.stderr
     assert cones("batch", subjects, "-o", "out", *QUICK).code == 0
     assert {name: (work / "out" / f"{name}.cone").read_bytes() for name in NAMES} == found
 
@@ -105,7 +107,10 @@ def test_processes_find_the_same_and_may_die(found: dict[str, bytes], subjects: 
     """One of two is killed as soon as there is a file; nothing is missing, and nobody is left behind."""
     command = [*COMMAND, "batch", str(subjects), "-o", "out", "--jobs", "2", "--attempts", "4", *QUICK]
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT)), stderr=subprocess.PIPE
+        command,
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(ROOT), CONES_MODEL=os.environ["CONES_MODEL"]),
+        stderr=subprocess.PIPE,
     ) as driver:
         killed: list[int] = []
         while driver.poll() is None:

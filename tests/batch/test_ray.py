@@ -132,6 +132,7 @@ def test_a_driver_and_a_node_may_die(
     assert files(out) == found
 
 
+@pytest.mark.timeout(600)
 def test_nodes_of_other_versions_are_refused(cluster: Cluster, subjects: Path, tmp_path: Path) -> None:
     """Before work begins, with what to install; a lost address too."""
     other = tmp_path / "other"
@@ -143,7 +144,7 @@ def test_nodes_of_other_versions_are_refused(cluster: Cluster, subjects: Path, t
     )
     cluster.add("--address", cluster.address, "--num-cpus", "1", PYTHONPATH=str(other))
     driver = cluster.start(tmp_path / "out", subjects)
-    said = driver.communicate(timeout=WAIT)[1]
+    said = driver.communicate(timeout=2 * WAIT)[1]
     assert driver.returncode == 2 and "has conestool 0.0.9, python 3.8" in said and "install conestool 0.1.0" in said
     assert files(tmp_path / "out") == {}
 
