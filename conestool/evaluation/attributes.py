@@ -8,6 +8,7 @@ things, which background), one reads each thing from a square around its place i
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,26 @@ class World:
 
     `heads` maps each attribute to its values in order, "" among them where a thing may lack it. `layouts` has the
     centres and sides of 1, 2, ... things as shares of the picture. `phrases` maps a background to the wordings that ask
-    for it.
+    for it, `kinds` a word that is no class to the classes that it may mean ("hat"). `wear` are the heads that tell what
+    a thing has on, by class.
     """
 
     heads: dict[str, tuple[str, ...]]
     backgrounds: tuple[str, ...]
     layouts: tuple[tuple[tuple[float, float, float], ...], ...]
     phrases: dict[str, tuple[str, ...]]
+    kinds: dict[str, tuple[str, ...]]
+    wear: tuple[str, ...]
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The heads that make an individual, whatever it wears."""
+        return tuple(name for name in self.heads if not name.startswith(self.wear))
+
+    def classes(self, noun: str) -> tuple[str, ...]:
+        """Return the classes that a word may mean, worn ones too; () for a word of another world."""
+        known = {value for name in ("class", *self.wear) for value in self.heads[name] if value}
+        return self.kinds.get(noun, (noun,) if noun in known else ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +64,10 @@ class Reading:
 
     background: str
     things: tuple[dict[str, str], ...]
+
+    def classes(self, wear: Sequence[str]) -> set[str]:
+        """Return the class of every thing, and of what they wear as the heads `wear` tell."""
+        return {thing[name] for thing in self.things for name in ("class", *wear)} - {""}
 
 
 def _stage(narrow: int, wide: int, stride: int = 2) -> nn.Sequential:
@@ -143,5 +161,8 @@ def load_judge(path: Path) -> AttributeJudge:
 def _world_of(told: dict[str, Any]) -> World:
     """Return a world as JSON holds it."""
     layouts = tuple(tuple((float(x), float(y), float(s)) for x, y, s in layout) for layout in told["layouts"])
-    heads, phrases = ({str(k): tuple(map(str, v)) for k, v in told[key].items()} for key in ("heads", "phrases"))
-    return World(heads=heads, backgrounds=tuple(map(str, told["backgrounds"])), layouts=layouts, phrases=phrases)
+    heads, phrases, kinds = (
+        {str(k): tuple(map(str, v)) for k, v in told[key].items()} for key in ("heads", "phrases", "kinds")
+    )
+    backgrounds, wear = (tuple(map(str, told[key])) for key in ("backgrounds", "wear"))
+    return World(heads=heads, backgrounds=backgrounds, layouts=layouts, phrases=phrases, kinds=kinds, wear=wear)

@@ -11,7 +11,7 @@ import torch
 from tests.training.test_pocket_train import SHAPE, arguments
 from training.pocket import fast, models, text, tokenizer, world
 from training.pocket.common import Team, load_state, save_state
-from training.pocket.judge import WORLD
+from training.pocket.labels import WORLD
 from training.pocket.train import build_trainer
 from training.pocket.trainer import Trainer
 

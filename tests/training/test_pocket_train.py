@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.pocket import autoencoder, fast, models, optimizer, tokenizer
+from training.pocket import autoencoder, fast, labels, models, optimizer, probe, scenes, tokenizer
 from training.pocket.common import Team, save_state
 from training.pocket.train import build_trainer
 from training.pocket.trainer import Trainer, rate_at
@@ -33,6 +33,7 @@ def arguments(work: Path) -> argparse.Namespace:
         new_average=False,
         ema=0.9,
         local_steps=1,
+        attributes=0.05,
     )
 
 
@@ -143,6 +144,33 @@ def test_separation_loss_moves_the_states_of_words_apart(tmp_path: Path) -> None
     assert all(p.grad is None or not p.grad.any() for p in trainer.unet.parameters())
 
 
+def test_the_probe_reads_each_thing_at_its_place() -> None:
+    """Features that hold a thing's code at its place alone are read right after some steps; places not taken are not
+    asked for, and what the probe learns before its warm-up ends does not reach the features."""
+    torch.manual_seed(0)
+    unet = models.build_unet()
+    reader = probe.AttributeProbe(unet)
+    things, background = labels.codes_of(scenes.sample_scenes(48, 5))
+    codes = torch.randn(len(labels.WORLD.heads["class"]), models.WIDTHS[-1])
+    features = torch.zeros(len(things), models.WIDTHS[-1], models.LATENT_SIZE**2)
+    for row, places in enumerate(things):
+        count = int((places[:, 0] != labels.ABSENT).sum())
+        for place in range(count):
+            where = reader.weights[count - 1, place] > 0
+            features[row][:, where] = codes[int(places[place, 0])][:, None]
+    reader.features = features.unflatten(2, (models.LATENT_SIZE, -1)).requires_grad_()
+    optimizer = torch.optim.Adam(reader.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.autograd.backward(reader.loss(things, background, detached=True))
+        optimizer.step()
+    assert reader.features.grad is None
+    assert reader.right(things, background)[:, 0].mean() > 0.9
+    torch.autograd.backward(reader.loss(things, background, detached=False))
+    assert reader.features.grad is not None
+    assert bool(reader.features.grad.any())
+
+
 @pytest.mark.timeout(120)
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     """Two steps, and one step, a save, a load and one step, end with the same weights and averages.
@@ -154,12 +182,13 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     tokens = words(
         ["a sks dog", "a red car"], padding="max_length", max_length=tokenizer.MAX_LENGTH, return_tensors="pt"
     ).input_ids
+    truth = labels.codes_of(scenes.sample_scenes(2, 0))
     save_state(tmp_path / "scale.pt", {"scaling_factor": 1.0})
 
     def step(trainer: Trainer, number: int) -> None:
         torch.manual_seed(number)
         random.seed(number)
-        trainer.step(latents, tokens, 1e-3)
+        trainer.step(latents, tokens, truth, 1e-3)
 
     whole = build_trainer(arguments(tmp_path), Team())
     step(whole, 0)
@@ -169,6 +198,9 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     step(resumed, 1)
     assert resumed.seen == whole.seen == 4
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(resumed.parameters, whole.parameters, strict=True))
+    assert resumed.probe_steps == whole.probe_steps == 2
+    probes = zip(resumed.probe.parameters(), whole.probe.parameters(), strict=True)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in probes)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(resumed.average, whole.average, strict=True))
 
 
@@ -182,7 +214,7 @@ def test_processes_average_their_weights_after_steps_of_their_own(tmp_path: Path
     latents, tokens = torch.randn(2, *SHAPE), trainer.empty.repeat(2, 1)
     calls, before = [], trainer.unet.conv_in.bias.detach().clone()
     for _ in range(4):
-        trainer.step(latents, tokens, 0.0)
+        trainer.step(latents, tokens, None, 0.0)
         calls.append(list(team.calls))
     assert calls == [[], [], [], ["weights"]]
     assert trainer.seen == 4 * 2 * 2
@@ -191,7 +223,7 @@ def test_processes_average_their_weights_after_steps_of_their_own(tmp_path: Path
     moved = (trainer.average[row] - before).mean().item()
     assert 0 < moved < 0.5
     args.local_steps = 1
-    trainer.step(latents, tokens, 0.0)
+    trainer.step(latents, tokens, None, 0.0)
     assert team.calls[1:] == ["gradients"]
 
 

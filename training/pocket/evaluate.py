@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conestool.evaluation.attributes import AttributeJudge, Reading
-from training.pocket import captions, export, judge, measures, sample, scenes, world
+from training.pocket import captions, export, judge, labels, measures, sample, scenes, world
 from training.pocket.sheets import write_sheet
 from training.pocket.sprites import SpriteBank
 from training.pocket.world import Scene
@@ -68,7 +68,7 @@ def _agrees(names: Sequence[str]) -> Right:
             return False
         return all(
             read[name] == true[name]
-            for read, true in zip(reading.things, map(judge.labels_of, scene.things), strict=True)
+            for read, true in zip(reading.things, map(labels.labels_of, scene.things), strict=True)
             for name in names
         )
 
@@ -183,7 +183,7 @@ class Study:
         images = self.render("variety", [f"a photo of a {kind}".replace("a e", "an e") for kind in kinds], 500_000)
         seen = [reading.things[0] for reading in self.read(images)]
         rng = random.Random(measures.SEED)
-        truth = [judge.labels_of(world.sample_animal(rng, kinds[i % len(kinds)])) for i in range(20_000)]
+        truth = [labels.labels_of(world.sample_animal(rng, kinds[i % len(kinds)])) for i in range(20_000)]
         open_ones = [name for name in IDENTITY if name != "class"]
         shares = [
             measures.entropy_share([s[name] for s in seen], dict(Counter(t[name] for t in truth))) for name in open_ones
@@ -191,7 +191,7 @@ class Study:
         value = 100 * sum(shares) / len(shares)
         same = self.render("same", ["a photo of a dog"] * self.renders, 600_000)
         dogs = [reading.things[0] for reading in self.read(same)]
-        real = [judge.labels_of(world.sample_animal(rng, "dog")) for _ in range(3000)]
+        real = [labels.labels_of(world.sample_animal(rng, "dog")) for _ in range(3000)]
         rate = measures.same_individual(dogs, IDENTITY) / max(measures.same_individual(real, IDENTITY), 1e-9)
         return [
             result("variety of what captions leave open, share of the world's entropy", ">= 90 %", value, value >= 90),

@@ -89,7 +89,7 @@ class Run:
 
     def whole_update(self, latents: Tensor, tokens: Tensor, prompts: Tensor, place: Tensor) -> Tensor:
         """Change the weights. The separation loss is part of every step, with as much weight in all."""
-        return self.trainer.update(latents, tokens, (prompts, place), SEPARATION / SEPARATE_EVERY)
+        return self.trainer.update(latents, tokens, None, (prompts, place), SEPARATION / SEPARATE_EVERY)
 
     def _capture(self) -> Update:
         if self.args.compile:
@@ -118,14 +118,12 @@ class Run:
 
     def tell(self, images: int, seconds: float, loss: Tensor, waited: float) -> None:
         """Append a line to the log beside ``--out``."""
-        every, noisy = self.trainer.held_out_loss(*self.held_out)
         log_line(
             self.args.out.with_suffix(".jsonl"),
             seen=self.trainer.seen,
             steps=self.trainer.steps,
             loss=round(loss.item(), 4),
-            held_out=round(every, 4),
-            noisy=round(noisy, 4),
+            **self.trainer.held_out_loss(*self.held_out),
             apart=round(self.trainer.apart.item(), 4),
             images_per_second=round(images / seconds, 1),
             waited_for_scenes=round(waited / seconds, 3),

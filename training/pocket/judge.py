@@ -17,72 +17,15 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from conestool.evaluation.attributes import AttributeJudge, World, save_judge
-from training.pocket import autoencoder, captions, scenes, world
+from conestool.evaluation.attributes import AttributeJudge, save_judge
+from training.pocket import autoencoder, scenes
 from training.pocket.common import load_state, log_line, mixed_precision, save_state
+from training.pocket.labels import WORLD, truth_of
 from training.pocket.pool import load_autoencoder
 from training.pocket.sprites import SpriteBank
-from training.pocket.world import Scene, Thing
+from training.pocket.world import Scene
 
-BACKGROUNDS = ("plain", *world.BACKGROUNDS, *world.COLOURS)
-COLOURS = ("", *world.COLOURS)
-PATTERNS = tuple(dict.fromkeys((*world.MARKINGS, *world.PATTERNS, *world.HAT_PATTERNS)))
-WORLD = World(
-    heads={
-        "class": world.CLASSES,
-        "main": tuple(world.COLOURS),
-        "second": COLOURS,
-        "pattern": PATTERNS,
-        "outline": world.OUTLINES,
-        "ears": tuple(dict.fromkeys(("", *(e for ears in world.EARS.values() for e in ears)))),
-        "ear colour": COLOURS,
-        "muzzle": ("", "pale", *world.COLOURS),
-        "eyes": ("", *world.EYES),
-        "variant": ("", *(v for variants in world.VARIANTS.values() for v in variants)),
-        "headwear": ("", *world.HEADWEAR),
-        "headwear main": COLOURS,
-        "headwear second": COLOURS,
-        "headwear pattern": ("", *world.HAT_PATTERNS),
-        "other wear": ("", *world.OTHER_WEAR),
-        "other wear main": COLOURS,
-    },
-    backgrounds=BACKGROUNDS,
-    layouts=tuple(scenes.LAYOUTS[count] for count in sorted(scenes.LAYOUTS)),
-    phrases=captions.PLACES | {colour: (f"{colour} background",) for colour in world.COLOURS},
-)
 HELD_OUT_SEED = 990_000
-
-
-def labels_of(thing: Thing) -> dict[str, str]:
-    """Return the true values of every head for one thing."""
-    head, other = thing.headwear, thing.other_wear
-    return {
-        "class": thing.kind,
-        "main": thing.main,
-        "second": thing.second,
-        "pattern": thing.pattern,
-        "outline": thing.outline,
-        "ears": thing.ears,
-        "ear colour": thing.ear_colour,
-        "muzzle": thing.muzzle,
-        "eyes": thing.eyes,
-        "variant": thing.variant,
-        "headwear": head.kind if head else "",
-        "headwear main": head.main if head else "",
-        "headwear second": head.second if head else "",
-        "headwear pattern": head.pattern if head and head.kind in world.HATS else "",
-        "other wear": other.kind if other else "",
-        "other wear main": other.main if other else "",
-    }
-
-
-def truth_of(drawn: Sequence[Scene]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Return the counts (B,), backgrounds (B,) and, over all things in order, the values of each head (N,)."""
-    counts = torch.tensor([len(scene.things) for scene in drawn])
-    places = torch.tensor([BACKGROUNDS.index(scene.background) for scene in drawn])
-    labels = [labels_of(thing) for scene in drawn for thing in scene.things]
-    heads = {name: torch.tensor([values.index(each[name]) for each in labels]) for name, values in WORLD.heads.items()}
-    return counts, places, heads
 
 
 def soften(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -167,7 +110,7 @@ def train(work: Path, minutes: float, batch: int, lr: float) -> None:
         for group in optimizer.param_groups:
             rate = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
             group["lr"] = lr * min(1.0, (step - first + 1) / 50) * rate
-        images, drawn = draw(batch, 10_000 + step, bank, vae if step % 4 == 0 else None)
+        images, drawn = draw(batch, 10_000 + step, bank, vae if step % 6 == 0 else None)
         images = soften(images, generator).contiguous(memory_format=torch.channels_last)
         with mixed_precision(bank.device):
             loss = loss_of(judge, images, drawn)

@@ -19,7 +19,7 @@ from conestool.evaluation.attributes import AttributeJudge
 from training.pocket import captions, sample, scenes, world
 from training.pocket.autoencoder import encode
 from training.pocket.common import mixed_precision
-from training.pocket.judge import WORLD
+from training.pocket.labels import WORLD
 from training.pocket.sprites import SpriteBank
 from training.pocket.tokenizer import MAX_LENGTH
 

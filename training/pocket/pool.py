@@ -1,7 +1,8 @@
 """Compose scenes, encode them, and keep latents with captions on disk: ``python -m training.pocket.pool --work F``.
 
 Shards are ``pool/SEED-NUMBER.pt``: ``latents`` (N, 32, 8, 8) fp16, not scaled; ``tokens`` (N, 6, 64) int16, six
-captions of each scene; ``count`` (N,), the number of things. A stopped run goes on behind its last shard.
+captions of each scene; ``things`` (N, 4, 16) int8 and ``background`` (N,) int8, what is true of it (`labels`). A
+stopped run goes on behind its last shard.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from diffusers import AutoencoderTiny
 from transformers import CLIPTokenizer
 
-from training.pocket import autoencoder, captions, scenes, tokenizer
+from training.pocket import autoencoder, captions, labels, scenes, tokenizer
 from training.pocket.common import load_state, mixed_precision, save_state
 from training.pocket.sprites import SpriteBank
 
@@ -52,10 +53,12 @@ def make_shard(
         with torch.no_grad(), mixed_precision(bank.device):
             latents.append(autoencoder.encode(vae, images).to("cpu", torch.float16))
     texts = [captions.caption(scene, rng) for scene in drawn for _ in range(PHRASINGS)]
+    things, background = labels.codes_of(drawn)
     return {
         "latents": torch.cat(latents),
         "tokens": tokenize(words, texts).view(count, PHRASINGS, -1),
-        "count": torch.tensor([len(scene.things) for scene in drawn], dtype=torch.uint8),
+        "things": things,
+        "background": background,
     }
 
 

@@ -22,15 +22,12 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from training.pocket import captions, fast, models, scenes, tokenizer
 from training.pocket.common import load_state, log_line, mixed_precision, save_state
 from training.pocket.export import read_average
-from training.pocket.judge import BACKGROUNDS, WORLD, labels_of
+from training.pocket.labels import ABSENT, BACKGROUNDS, PLACES, WORLD, codes_of
 
-PLACES = len(WORLD.layouts)
 #: Share of captions that name everything, above that of training: unnamed attributes cannot be read.
 RICH = 0.85
 HELD_OUT_SEED = 970_000
 TELL_EVERY = 100
-#: Target of an attribute of a thing that is not there.
-ABSENT = -100
 
 
 class Reader(nn.Module):
@@ -65,14 +62,9 @@ def draw(count: int, seed: int, words: CLIPTokenizer, rich: float = RICH) -> tup
     rng, drawn = random.Random(seed), scenes.sample_scenes(count, seed)
     texts = [captions.caption(scene, rng, rich=rich) for scene in drawn]
     ids = words(texts, padding="max_length", max_length=tokenizer.MAX_LENGTH, truncation=True).input_ids
-    truth = {name: torch.full((count, PLACES), ABSENT) for name in WORLD.heads}
-    truth["taken"] = torch.zeros(count, PLACES, dtype=torch.long)
-    for row, scene in enumerate(drawn):
-        for place, thing in enumerate(scene.things):
-            truth["taken"][row, place] = 1
-            for name, value in labels_of(thing).items():
-                truth[name][row, place] = WORLD.heads[name].index(value)
-    truth["background"] = torch.tensor([BACKGROUNDS.index(scene.background) for scene in drawn])
+    things, places = (codes.long() for codes in codes_of(drawn))
+    truth = dict(zip(WORLD.heads, things.unbind(2), strict=True))
+    truth |= {"taken": (things[:, :, 0] != ABSENT).long(), "background": places}
     return torch.tensor(ids), truth
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.pocket import fast
 from training.pocket.common import Team, load_state, log_line, save_state
-from training.pocket.trainer import NOISY, Trainer, rate_at
+from training.pocket.trainer import NOISY, Trainer, Truth, rate_at
 
 SAVE_SECONDS = 240
 #: Scenes of the last shard that are never trained on: the loss on them is comparable from run to run.
@@ -28,7 +28,7 @@ class Pool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.names: set[str] = set()
-        self.parts: dict[str, list[Tensor]] = {"latents": [], "tokens": []}
+        self.parts: dict[str, list[Tensor]] = {"latents": [], "tokens": [], "things": [], "background": []}
         self.look()
         if not self.names:
             raise SystemExit(f"no shards in {folder}: run python -m training.pocket.pool first")
@@ -43,18 +43,22 @@ class Pool:
                     parts.append(shard[key])
         self.sizes = torch.tensor([len(part) for part in self.parts["latents"]])
 
-    def held_out(self) -> tuple[Tensor, Tensor]:
-        """Return the latents and first captions that are not trained on: the end of the first shard."""
-        return self.parts["latents"][0][-HELD_OUT:].float(), self.parts["tokens"][0][-HELD_OUT:, 0].long()
+    def held_out(self) -> tuple[Tensor, Tensor, Truth]:
+        """Return latents, first captions and truth of what is not trained on: the end of the first shard."""
+        latents, tokens, things, background = (parts[0][-HELD_OUT:] for parts in self.parts.values())
+        return latents.float(), tokens[:, 0].long(), (things, background)
 
-    def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return latents (count, 32, 8, 8) and token ids (count, 64)."""
+    def draw(self, count: int) -> tuple[Tensor, Tensor, Truth]:
+        """Return latents (count, 32, 8, 8), token ids (count, 64) and what is true of the scenes."""
         shards = torch.randint(len(self.sizes), (count,)).tolist()
         rows = [int(torch.randint(int(self.sizes[s]) - (HELD_OUT if s == 0 else 0), ())) for s in shards]
-        latents = torch.stack([self.parts["latents"][s][r] for s, r in zip(shards, rows, strict=True)])
+        pick = list(zip(shards, rows, strict=True))
+        latents, things, background = (
+            torch.stack([self.parts[key][s][r] for s, r in pick]) for key in ("latents", "things", "background")
+        )
         phrasing = torch.randint(self.parts["tokens"][0].shape[1], (count,)).tolist()
-        tokens = [self.parts["tokens"][s][r, p] for s, r, p in zip(shards, rows, phrasing, strict=True)]
-        return latents.float(), torch.stack(tokens).long()
+        tokens = [self.parts["tokens"][s][r, p] for (s, r), p in zip(pick, phrasing, strict=True)]
+        return latents.float(), torch.stack(tokens).long(), (things, background)
 
 
 def build_trainer(args: argparse.Namespace, team: Team) -> Trainer:
@@ -83,19 +87,19 @@ def run(trainer: Trainer, pool: Pool) -> None:
             continue  # the processes' weights differ, or do so with more of them
         minutes = team.agree((now - start) / 60)
         if now - told > args.tell and team.leads:
-            every, noisy = trainer.held_out_loss(*pool.held_out())
+            told_of = trainer.held_out_loss(*pool.held_out())
             log_line(
                 args.work / "train.jsonl",
                 seen=trainer.seen,
                 steps=trainer.steps,
                 loss=round(sum(recent) / len(recent), 4),
-                held_out=round(every, 4),
-                noisy=round(noisy, 4),
+                read=round(trainer.read.item(), 4),
                 apart=round(trainer.apart.item(), 4),
                 minutes=round((now - start) / 60, 1),
                 images_per_second=round((trainer.seen - first) / (now - start), 1),
                 shards=len(pool.names),
                 batch=args.batch,
+                **told_of,
             )
             told, recent = now, []
         if now - saved > SAVE_SECONDS:
@@ -129,6 +133,9 @@ def main() -> None:
     )
     parser.add_argument("--new-text", action="store_true", help="replace the text encoder by that of text.pt")
     parser.add_argument("--warm-up", type=int, default=200)
+    parser.add_argument(
+        "--attributes", type=float, default=0.05, help="weight of the loss that reads attributes from features; 0: none"
+    )
     parser.add_argument("--ema", type=float, default=0.998)
     parser.add_argument("--tell", type=float, default=60, help="seconds between two lines of the log")
     parser.add_argument("--eager", action="store_true", help="compile nothing: slower, but begins at once")

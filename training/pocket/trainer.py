@@ -1,7 +1,8 @@
 """Text encoder and U-Net with their losses, averages, optimizers and checkpoint: what every kind of training shares.
 
 v-prediction on a cosine schedule, stratified timesteps with more of the noisy ones, captions dropped in 10 %, and a
-loss that keeps the text encoder's states of identifiers and nouns apart.
+loss that keeps the text encoder's states of identifiers and nouns apart; where it is known what is true of the scenes,
+one that reads it from the U-Net's features (`probe`).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.pocket import captions, fast, models, optimizer, tokenizer, world
+from training.pocket import captions, fast, models, optimizer, probe, tokenizer, world
 from training.pocket.common import Team
+from training.pocket.labels import WORLD
 
 DROP_CAPTION = 0.1
 #: The averaged weights follow every so many steps, or the next of them after which the processes' weights are equal.
@@ -29,6 +31,8 @@ NOISY = 0.7
 #: Weight of the separation loss, taken every so many steps, the cosine up to which the states of two words may lie
 #: together, and how many words a step compares.
 SEPARATION, SEPARATE_EVERY, ALLOWED, COMPARED = 1.0, 8, 0.6, 8
+#: What is true of scenes: the codes of their things (B, 4, heads) and backgrounds (B,), as `labels.codes_of` has them.
+Truth = tuple[Tensor, Tensor]
 BEGINNINGS = [f"{prefix}a" for prefix, _ in captions.PREFIXES]
 
 
@@ -49,6 +53,9 @@ class Trainer:
         self.parameters = [p for p in self.modules.parameters() if p.requires_grad]
         self.half = self._build_half()
         self.optimizers = self._build_optimizers()
+        self.probe = probe.AttributeProbe(self.computing("unet")).to(self.device)
+        self.probe_optimizer = torch.optim.AdamW(self.probe.parameters(), lr=args.lr, weight_decay=0.01)
+        self.probe_steps = 0
         self.alphas = models.build_scheduler().alphas_cumprod.to(self.device)
         empty = self.words("", padding="max_length", max_length=tokenizer.MAX_LENGTH).input_ids
         self.empty = torch.tensor(empty, device=self.device)
@@ -57,7 +64,7 @@ class Trainer:
         self._resume(state)
         self.copy_to_half()
         self.first = self.steps if args.new_average else 0
-        self.apart = torch.zeros((), device=self.device)
+        self.apart = self.read = torch.zeros((), device=self.device)
         embedding = self.text.get_input_embeddings().weight
         self.identifiers = models.identifier_rows(self.words).to(self.device)
         self.directions = F.normalize(embedding.data[self.identifiers], dim=1)
@@ -88,7 +95,7 @@ class Trainer:
     def backward(self, loss: Tensor) -> None:
         """Leave the gradient of the loss in the weights."""
         computing = self.parameters if self.half is None else self.half_parameters
-        for parameter in computing:
+        for parameter in (*computing, *self.probe.parameters()):
             parameter.grad = None
         torch.autograd.backward(loss)
         if self.half is not None:
@@ -121,6 +128,10 @@ class Trainer:
                     each.load_state_dict(stored)
                     self._lay_out_like_weights(each)
             self.seen, self.steps = state["seen"], state["steps"]
+            if stored := state.get("probe"):
+                self.probe.load_state_dict(stored["model"])
+                self.probe_optimizer.load_state_dict(stored["optimizer"])
+                self.probe_steps = stored["steps"]
         for group in self._groups():
             group["lr"] = torch.tensor(self.args.lr, device=self.device) if self.on_gpu else self.args.lr
             group["capturable"] = self.on_gpu
@@ -163,6 +174,11 @@ class Trainer:
             "seen": self.seen,
             "steps": self.steps,
             "scale": self.scale,
+            "probe": {
+                "model": self.probe.state_dict(),
+                "optimizer": self.probe_optimizer.state_dict(),
+                "steps": self.probe_steps,
+            },
         }
 
     def set_rate(self, rate: float) -> None:
@@ -232,24 +248,34 @@ class Trainer:
         error = (predicted.float() - target).square().mean((1, 2, 3))
         return error, ((1 - alpha) / DETAIL).clamp(max=1).flatten()
 
-    def loss(self, latents: Tensor, tokens: Tensor) -> Tensor:
-        """Return the weighted mean squared error of v for latents (not scaled)."""
+    def loss(self, latents: Tensor, tokens: Tensor, truth: Truth | None = None) -> Tensor:
+        """Return the weighted mean squared error of v for latents (not scaled), with the loss of the probe."""
         count, device = len(latents), self.device
         dropped = torch.rand(count, 1, device=device) < DROP_CAPTION
         tokens = torch.where(dropped, self.empty, tokens.to(device))
         spread = (torch.arange(count, device=device) + torch.rand(count, device=device)) / count
         timesteps = (spread**self.args.noisy * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
         error, weight = self.errors(latents, tokens, timesteps, torch.randn(latents.shape, device=device))
-        return (error * weight).mean()
+        loss: Tensor = (error * weight).mean()
+        if truth is None or not self.args.attributes:
+            return loss
+        read = self.probe.loss(*truth, detached=self.probe_steps < probe.WARM_UP)
+        self.read = read.detach()
+        return loss + self.args.attributes * read
 
     def update(
-        self, latents: Tensor, tokens: Tensor, prompts: tuple[Tensor, Tensor] | None = None, separation: float = 1.0
+        self,
+        latents: Tensor,
+        tokens: Tensor,
+        truth: Truth | None = None,
+        prompts: tuple[Tensor, Tensor] | None = None,
+        separation: float = 1.0,
     ) -> Tensor:
         """Change the weights by one step of the optimizers and return the loss, which stays on the device.
 
         The loss of `separation_prompts` joins with the given weight. Nothing waits for the device here.
         """
-        loss = self.loss(latents, tokens)
+        loss = self.loss(latents, tokens, truth)
         if prompts:
             apart = self.separation(*prompts)
             self.apart = apart.detach()
@@ -260,8 +286,11 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for each in self.optimizers:
             each.step()
+        if truth is not None:
+            self.probe_optimizer.step()
+            self.probe_steps += 1
         if self.args.local_steps > 1 and (self.steps + 1) % self.args.local_steps == 0:
-            self.team.average_weights(self.parameters)
+            self.team.average_weights([*self.parameters, *self.probe.parameters()])
         self.hold_identifiers()
         self.copy_to_half()
         return loss.detach()
@@ -275,23 +304,27 @@ class Trainer:
             decay = min(self.args.ema, (1 + steps) / (10 + steps)) ** every
             torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
 
-    def step(self, latents: Tensor, tokens: Tensor, rate: float) -> float:
+    def step(self, latents: Tensor, tokens: Tensor, truth: Truth | None, rate: float) -> float:
         """Take one step on all processes and return this one's loss."""
         self.set_rate(rate)
         prompts = self.separation_prompts() if self.steps % SEPARATE_EVERY == 0 else None
-        loss = self.update(latents, tokens, prompts, SEPARATION)
+        loss = self.update(latents, tokens, truth, prompts, SEPARATION)
         self.count(len(latents))
         return loss.item()
 
     @torch.no_grad()
     @torch.compiler.set_stance("force_eager")  # type: ignore[untyped-decorator]
-    def held_out_loss(self, latents: Tensor, tokens: Tensor) -> tuple[float, float]:
-        """Return the averaged weights' loss on held-out scenes with fixed noise: weighted, and at high noise."""
+    def held_out_loss(self, latents: Tensor, tokens: Tensor, truth: Truth | None = None) -> dict[str, float]:
+        """Return the averaged weights' loss on held-out scenes with fixed noise.
+
+        "held_out" is weighted as in training, "noisy" is that at noise above 600 of 1,000, where "read class" and so
+        on are the shares of the attributes that the probe reads right: there they can only come from the caption.
+        """
         current = [p.detach().clone() for p in self.parameters]
         torch._foreach_copy_([p.data for p in self.parameters], self.average)
         self.copy_to_half()
         generator = torch.Generator().manual_seed(0)
-        errors, weights = [], []
+        errors, weights, right = [], [], []
         timesteps = ((torch.arange(len(latents)) + 0.5) / len(latents) * len(self.alphas)).long()
         timesteps = timesteps[torch.randperm(len(timesteps), generator=generator)]
         for rows in torch.arange(len(latents)).split(64):
@@ -300,10 +333,16 @@ class Trainer:
             error, weight = self.errors(latents[rows], tokens[rows], places, noise.to(self.device))
             errors.append(error.cpu())
             weights.append(weight.cpu())
+            if truth is not None:
+                right.append(self.probe.right(truth[0][rows].to(self.device), truth[1][rows].to(self.device)).cpu())
         torch._foreach_copy_([p.data for p in self.parameters], current)
         self.copy_to_half()
         error, weight = torch.cat(errors), torch.cat(weights)
-        return float((error * weight).mean()), float(error[timesteps > 600].mean())
+        told = {"held_out": float((error * weight).mean()), "noisy": float(error[timesteps > 600].mean())}
+        if right:
+            shares = torch.cat(right)[timesteps > 600].nanmean(0).tolist()
+            told |= {f"read {name}": share for name, share in zip([*WORLD.heads, "background"], shares, strict=True)}
+        return {name: round(value, 4) for name, value in told.items()}
 
 
 def rate_at(args: argparse.Namespace, steps: int, minutes: float) -> float:
