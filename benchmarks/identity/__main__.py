@@ -1,0 +1,88 @@
+"""Run what is missing: `python -m benchmarks.identity --out build/identity`; see the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.fidelity.plan import CEILINGS, Options, parse_variant
+from benchmarks.fidelity.store import CELL_FOLDER, Store
+from benchmarks.identity.cells import Cell, Studio
+from benchmarks.identity.report import best_rates, write_report
+from benchmarks.identity.subjects import DEVELOPMENT, OUTSIDE, TEST, subject_of
+from benchmarks.identity.together import GROUPS, Together
+from conestool.evaluation.attribute_aligner import AttributeAligner
+from conestool.evaluation.attributes import load_judge
+from conestool.models.model import Model
+from training.pocket.sprites import SpriteBank, rasterise_all
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="results, kept and gone on with")
+    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--judge", type=Path, help="default: the one beside the model")
+    parser.add_argument("--subjects", nargs="+", default=[*DEVELOPMENT, *TEST, *OUTSIDE])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--method", default="mask", help="METHOD,KEY=VALUE,...")
+    parser.add_argument("--ceilings", nargs="*", default=list(CEILINGS))
+    parser.add_argument("--groups", nargs="*", type=int, default=list(GROUPS), help="how many subjects in one picture")
+    parser.add_argument("--steps", type=int, default=Options.steps)
+    parser.add_argument("--renders", type=int, default=3, help="pictures of every scene")
+    return parser.parse_args()
+
+
+def open_studio(args: argparse.Namespace) -> Studio:
+    """Load model, judge and sprites."""
+    model = Model.from_pretrained(args.model)
+    sprites = args.out / "sprites.npy"
+    if not sprites.exists():
+        rasterise_all(sprites, os.cpu_count() or 1)
+    store = Store(args.out / CELL_FOLDER / model.info.digests["f32"][:12])
+    options = Options(steps=args.steps, renders=args.renders)
+    aligner = AttributeAligner(load_judge(args.judge))
+    return Studio(model, aligner, SpriteBank(sprites), store, options, parse_variant(args.method))
+
+
+def run(args: argparse.Namespace, studio: Studio) -> Iterator[str]:
+    """Run everything; yields a line for each thing that was not there."""
+    subjects = {key: subject_of(key) for key in args.subjects}
+    for seed in args.seeds:
+        cells = {key: Cell(studio, subject, seed) for key, subject in subjects.items()}
+        yield from (f"{key}, seed {seed}: set" for key, cell in cells.items() if cell.find())
+        for key, cell in cells.items():
+            if cell.draw_sets(_other(cells, key)):
+                yield f"{key}, seed {seed}: pictures"
+        for kind in args.ceilings:
+            tried = [key for key in cells if key in DEVELOPMENT] if seed == args.seeds[0] else []
+            jobs = [(key, rate) for rate in CEILINGS[kind] for key in tried]
+            yield from (f"{key}: {kind} {rate:g}" for key, rate in jobs if cells[key].train(kind, rate))
+            rate = best_rates(studio.store, kind)
+            yield from (f"{key}, seed {seed}: {kind} {rate:g}" for key in cells if cells[key].train(kind, rate))
+        for count in args.groups:
+            yield from Together(studio, cells, seed, count).run()
+
+
+def _other(cells: dict[str, Cell], key: str) -> Cell:
+    """Return another subject, of the same class if there is one."""
+    others = [cell for name, cell in cells.items() if name != key]
+    return next((each for each in others if each.subject.noun == cells[key].subject.noun), others[0])
+
+
+def main() -> None:
+    """Run, saying what is done and how long it took, then write the report."""
+    args = parse()
+    args.out.mkdir(parents=True, exist_ok=True)
+    studio, begun = open_studio(args), time.monotonic()
+    for line in run(args, studio):
+        print(f"{line} ({time.monotonic() - begun:.0f} s)", flush=True)
+        begun = time.monotonic()
+    print(*write_report(studio.store, args.out), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

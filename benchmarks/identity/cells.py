@@ -1,0 +1,167 @@
+"""One subject with one seed at work: its set, its controls and ceilings, drawn in every scene and read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.fidelity.cells import Bench, rank
+from benchmarks.fidelity.floats import train
+from benchmarks.fidelity.plan import Options, Variant
+from benchmarks.fidelity.store import Store
+from benchmarks.fidelity.subjects import Subject as Photographed
+from benchmarks.identity.measures import chosen_by_attributes, chosen_by_features, subject_in
+from benchmarks.identity.subjects import EXAMPLES, LineUp, Subject
+from conestool.evaluation.alignment import pixels
+from conestool.evaluation.attribute_aligner import AttributeAligner, kept
+from conestool.evaluation.attributes import SIDE, Reading
+from conestool.evaluation.pictures import draw
+from conestool.evaluation.prompts import Text
+from conestool.models.model import Model
+from conestool.search.parameters import FlatParameters, trainable_kv_weights
+from conestool.search.report import random_mask_like, select_density
+from training.pocket.sprites import SpriteBank
+
+#: What is drawn at the untouched weights and with the subject's own set, in the order of the tables.
+SETS = ("concept", "no identifier", "random", "other", "bare")
+#: Pictures drawn of the class alone to see whether it stays as various.
+VARIOUS = 24
+
+
+@dataclass
+class Studio:
+    """What all cells share."""
+
+    model: Model
+    aligner: AttributeAligner
+    bank: SpriteBank
+    store: Store
+    options: Options
+    variant: Variant
+
+    def read(self, images: Sequence[Image.Image], texts: Sequence[Text], line_up: LineUp) -> dict[str, Any]:
+        """Return for each picture what is read of the subject, which of the line-up it is, and what was obeyed."""
+        readings = self.aligner.read(images)
+        places = [subject_in(reading, line_up.wanted) for reading in readings]
+        things = [reading.things[place] for reading, place in zip(readings, places, strict=True)]
+        return {
+            "kept": [kept(thing, line_up.wanted) for thing in things],
+            "by_attributes": [chosen_by_attributes(thing, line_up) for thing in things],
+            "by_features": chosen_by_features(self.features(images, readings, places), line_up).tolist(),
+            "obeyed": [_or_none(self.aligner.obeyed(r, t.rest)) for r, t in zip(readings, texts, strict=True)],
+            "things": things,
+        }
+
+    @torch.no_grad()
+    def features(self, images: Sequence[Image.Image], readings: Sequence[Reading], places: Sequence[int]) -> Tensor:
+        """Return the judge's features (N, 256) of the thing at a place of each picture."""
+        counts = torch.tensor([len(reading.things) for reading in readings])
+        squares, _ = self.aligner.judge.crops(pixels(images, SIDE), counts)
+        starts = counts.cumsum(0) - counts
+        return self.aligner.judge.features(squares[starts + torch.tensor(places)])
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+@dataclass
+class Cell:
+    """One subject with one seed."""
+
+    studio: Studio
+    subject: Subject
+    seed: int
+
+    @cached_property
+    def bench(self) -> Bench:
+        """The search of this subject, as the fidelity benchmark runs it."""
+        photographed = Photographed(self.subject.name, self.subject.noun, EXAMPLES / self.subject.key)
+        model = self.studio.model
+        return Bench(model, model.info, photographed, self.studio.options, self.studio.store)
+
+    @cached_property
+    def line_up(self) -> LineUp:
+        """The subject among others of its class."""
+        return LineUp(self.subject, self.studio.aligner.judge, self.studio.bank)
+
+    def key(self, kind: str) -> str:
+        """The key of one kind of picture."""
+        return f"{self.subject.name}/{self.seed}/{kind}"
+
+    def has(self, *kinds: str) -> bool:
+        """Tell whether all these are there."""
+        return all(self.studio.store.has(self.key(kind)) for kind in kinds)
+
+    def find(self) -> bool:
+        """Search and keep the set with its losses; False if it was there."""
+        if self.has("set"):
+            return False
+        config = self.bench.config(self.studio.variant, self.seed)
+        priors, _ = self.bench.priors(config), self.bench.unrelated
+        with trainable_kv_weights(self.studio.model.denoiser) as params:
+            ready = self.bench.prepared(params, config, priors)
+            ranking, seconds = rank(ready.objective, config)
+            selection = ready.objective.selection_batch(self.studio.options.samples)
+            mask = select_density(ready.objective, ranking, None, selection).mask
+            weights = ready.objective.weights
+            random = ready.probes.changes(weights * ~random_mask_like(params, mask, self.seed + 1), ("held_out",))
+            record = {"losses": ready.probes.changes(weights * ~mask), "random": random, "seconds": seconds}
+        self.studio.store.save_mask(self.key("set"), mask)
+        self.studio.store.save(self.key("set"), record | {"share": float(mask.float().mean())} | self.who("set"))
+        return True
+
+    def mask(self) -> Tensor:
+        """The subject's set."""
+        return self.studio.store.load_mask(self.key("set"))
+
+    def draw_sets(self, other: Cell) -> bool:
+        """Draw with the set and without, and with random and another subject's; False if all were there."""
+        if self.has(*SETS):
+            return False
+        with trainable_kv_weights(self.studio.model.denoiser) as params:
+            untouched, mask = params.get(), self.mask()
+            random = random_mask_like(params, mask, self.seed + 1)
+            zeroed = {"concept": mask, "no identifier": mask, "random": random, "other": other.mask()}
+            for kind in SETS:
+                weights = untouched * ~zeroed[kind] if kind in zeroed else untouched
+                self.draw(params, weights, kind, named=kind not in ("no identifier", "bare"))
+        return True
+
+    def train(self, kind: str, rate: float) -> bool:
+        """Train a float ceiling and draw with it; False if it was there."""
+        name = f"{kind} {rate:g}"
+        if self.has(name):
+            return False
+        config = self.bench.config(Variant("mask", "mask"), self.seed)
+        priors, _ = self.bench.priors(config), self.bench.unrelated
+        with trainable_kv_weights(self.studio.model.denoiser) as params:
+            ready = self.bench.prepared(params, config, priors)
+            weights = train(ready.objective, kind, self.studio.options.steps, rate)
+            self.draw(params, weights, name, named=True, losses=ready.probes.changes(weights), rate=rate)
+        return True
+
+    def draw(self, params: FlatParameters, weights: Tensor, kind: str, *, named: bool, **more: Any) -> None:
+        """Draw every scene at `weights` (n,), read the pictures, and keep readings and a sheet."""
+        if self.has(kind):
+            return
+        noun, seeds = self.subject.noun, range(self.studio.options.renders)
+        phrase = f"{self.bench.words.identifier} {noun}" if named else noun
+        templates = list(self.subject.templates())
+        images = draw(self.studio.model, params, weights, [str(Text(t, phrase)) for t in templates], seeds)
+        read = self.studio.read(images, [Text(t, noun) for t in templates for _ in seeds], self.line_up)
+        plain = draw(self.studio.model, params, weights, [f"a photo of a {noun}"], range(VARIOUS))
+        read["various"] = [reading.things[0] for reading in self.studio.aligner.read(plain)]
+        self.studio.store.save_pictures(self.key(kind), images[:: len(seeds)])
+        self.studio.store.save(self.key(kind), read | more | self.who(kind))
+
+    def who(self, kind: str) -> dict[str, Any]:
+        """What every record says of itself."""
+        return {"subject": self.subject.key, "half": self.subject.half, "seed": self.seed, "kind": kind}

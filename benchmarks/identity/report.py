@@ -1,0 +1,158 @@
+"""From records to identity.json and its tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fidelity.store import Store
+from benchmarks.identity.measures import mean_and_error, row, variety
+from benchmarks.identity.subjects import DEVELOPMENT, TEST
+from conestool._atomic import write_atomic
+from training.pocket.labels import WORLD
+
+Record = dict[str, Any]
+#: The halves of the kept-out individuals, whose means the goals are about.
+KEPT_OUT = (*DEVELOPMENT, *TEST)
+MEASURES = ("kept", "by_attributes", "by_features", "obeyed")
+HEADINGS = ("attributes kept", "line-up, attributes", "line-up, features", "obedience")
+KINDS = ("concept", "no identifier", "random", "other", "bare", "fine-tune", "lora")
+LABELS = {"other": "another's set", "bare": "base model", "random": "random indices", "lora": "LoRA, rank 4"}
+
+
+def best_rates(store: Store, kind: str) -> float:
+    """Return the rate of a ceiling that keeps most attributes on the development half; SystemExit if none ran."""
+    tried: dict[float, list[float]] = {}
+    for record in store.records():
+        if record["kind"].startswith(f"{kind} ") and record["half"] == "development":
+            tried.setdefault(record["rate"], []).extend(record["kept"])
+    if not tried:
+        raise SystemExit(f"no {kind} ran on a development subject: add one of {', '.join(DEVELOPMENT)}")
+    return max(tried, key=lambda rate: mean_and_error(tried[rate])[0])
+
+
+class Results:
+    """All records of one base model."""
+
+    def __init__(self, store: Store) -> None:
+        self.records = list(store.records())
+        ran = {kind for kind in ("fine-tune", "lora") if any(r["kind"].startswith(f"{kind} ") for r in self.records)}
+        self.rates = {kind: best_rates(store, kind) for kind in ran}
+
+    def of(self, kind: str, subjects: Iterable[str] = KEPT_OUT) -> list[Record]:
+        """Return the records of one kind."""
+        name = f"{kind} {self.rates[kind]:g}" if kind in self.rates else kind
+        return [r for r in self.records if r["kind"] == name and r["subject"] in set(subjects)]
+
+    def mean(self, kind: str, measure: str, subjects: Iterable[str] = KEPT_OUT) -> tuple[float, float]:
+        """Return mean and standard error in per cent over all pictures of one kind."""
+        values = [value for r in self.of(kind, subjects) for value in r[measure] if value is not None]
+        return mean_and_error(values)
+
+    def table(self, subjects: Sequence[str]) -> str:
+        """Return the Markdown table of all kinds."""
+        lines = [f"| | {' | '.join(HEADINGS)} | pictures |", f"|---|{'---|' * (len(HEADINGS) + 1)}"]
+        for kind in KINDS:
+            if found := self.of(kind, subjects):
+                cells = ["{:.1f} ± {:.1f}".format(*self.mean(kind, measure, subjects)) for measure in MEASURES]
+                count = sum(len(r["kept"]) for r in found)
+                lines.append(f"| {LABELS.get(kind, kind)} | {' | '.join(cells)} | {count} |")
+        return "\n".join(lines)
+
+    def loss_of(self, record: Record, name: str) -> float:
+        """Return the change of one loss of a record as a fraction."""
+        return float(record["losses"][name])
+
+    def ratio(self, of: Callable[[Record], float], kinds: tuple[str, str]) -> float:
+        """Return the mean of one kind over that of another, in per cent, on the subjects and seeds that both have."""
+        first, second = ({(r["subject"], r["seed"]): r for r in self.of(kind)} for kind in kinds)
+        common = first.keys() & second.keys()
+        below = sum(of(second[key]) for key in common)
+        return 100 * sum(of(first[key]) for key in common) / below if below else float("nan")
+
+    def effect(self) -> float:
+        """Return the least ratio over subjects of the fall of the held-out loss with the identifier and without."""
+        ratios = []
+        for r in self.of("set"):
+            with_it, without = -self.loss_of(r, "held_out"), -self.loss_of(r, "no_identifier")
+            ratios.append(with_it / without if without > 0 else float("inf"))
+        return min(ratios, default=float("nan"))
+
+    def drift(self) -> list[Record]:
+        """Return the rows of the losses that should not change: of the class, of other nouns, with random indices."""
+        out = []
+        for name, label in (("class", "class"), ("unrelated", "other nouns")):
+            ours, theirs = (self.change(kind, name) for kind in ("set", "fine-tune"))
+            out.append(row(f"loss of {label}, above the fine-tune's", "<= 1 point", ours - theirs, ours - theirs <= 1))
+        random = mean_and_error([abs(r["random"]["held_out"]) for r in self.of("set")])[0]
+        return [*out, row("held-out loss with random indices, change", "<= 1 %", random, random <= 1)]
+
+    def change(self, kind: str, name: str) -> float:
+        """Return the mean change of one loss in per cent."""
+        return mean_and_error([self.loss_of(r, name) for r in self.of(kind)])[0]
+
+    def various(self, kind: str) -> float:
+        """Return the mean entropy of the attributes of the class's other individuals, in nats."""
+        values = [variety(r["various"], WORLD.identity) for r in self.of(kind)]
+        return sum(values) / len(values) if values else float("nan")
+
+    def together(self, count: int, kind: str, measure: str, *, twins: bool = False) -> float:
+        """Return the share of subjects in pictures of `count` that are right, in per cent."""
+        records = [r for r in self.records if r["subject"] == "together" and r["kind"] == kind]
+        records = [r for r in records if len(r["names"]) == count and (r["names"][-1] == "luna") == twins]
+        return mean_and_error([v for r in records for picture in r["pictures"] for v in picture[measure]])[0]
+
+    def rows(self) -> list[Record]:
+        """Return the rows of identity.json."""
+        kept, fine = self.mean("concept", "kept")[0], self.mean("fine-tune", "kept")[0]
+        line_up = self.mean("concept", "by_attributes")[0]
+        loss = self.mean("concept", "obeyed")[0] - self.mean("bare", "obeyed")[0]
+        share = self.ratio(lambda r: -self.loss_of(r, "held_out"), ("set", "fine-tune"))
+        own = [self.mean(kind, "kept", [key])[0] for key in KEPT_OUT for kind in ("concept", "other")]
+        wins = 100 * sum(a > b for a, b in zip(own[::2], own[1::2], strict=True)) / len(KEPT_OUT)
+        effect = self.effect()
+        out = [
+            row("attributes kept in new scenes", ">= 90 %", kept, kept >= 90, fine_tune=round(fine, 2)),
+            row("attributes kept, below the fine-tune", "<= 3 points", fine - kept, fine - kept <= 3),
+            row("line-up of eight, by attributes", ">= 95 %", line_up, line_up >= 95),
+            row("line-up of eight, by features", "report", self.mean("concept", "by_features")[0], None),
+            row("obedience against the base model", ">= -3 points", loss, loss >= -3),
+            row("effect with the identifier : without, least", ">= 4", effect, effect >= 4),
+            row("own set keeps more than another's", "100 % of subjects", wins, wins == 100),
+            row("share of the fine-tune's held-out gain", ">= 92 %", share, share >= 92),
+            *self.drift(),
+            row("variety of the class, base model = 100", "report",
+                100 * self.various("no identifier") / (self.various("bare") or 1), None),
+        ]  # fmt: skip
+        for count, goal in ((2, 90), (3, 85), (4, 80)):
+            value = self.together(count, "tuned", "chosen")
+            out.append(
+                row(f"{count} subjects in one picture, each named right, tuned", f">= {goal} %", value, value >= goal)
+            )
+        merged = self.together(4, "merged", "chosen")
+        swapped = self.together(2, "tuned", "own", twins=True)
+        out.append(row("4 subjects, plain merge", ">= 60 %", merged, merged >= 60))
+        out.append(row("two of one class, not swapped, tuned", ">= 80 %", swapped, swapped >= 80))
+        return out
+
+
+def write_report(store: Store, out: Path) -> tuple[Path, Path]:
+    """Write identity.json and identity.md; returns both."""
+    results = Results(store)
+    rows = results.rows()
+    lines = ["| measure | goal | value |", "|---|---|---|"]
+    for each in rows:
+        value = "not measured" if each["value"] is None else f"{each['value']:g}"
+        lines.append(f"| {each['name']} | {each['goal']} | {f'**{value}**' if each['met'] is False else value} |")
+    parts = ["\n".join(lines), "Bold: the goal is missed."]
+    groups = (("Kept-out individuals", KEPT_OUT), ("The development half", DEVELOPMENT), ("The test half", TEST))
+    outside = sorted({r["subject"] for r in results.records if r["half"] == "outside"})
+    for title, subjects in (*groups, *((("Drawings from outside the world", outside),) if outside else ())):
+        parts.append(f"## {title}\n\n{results.table(subjects)}")
+    text = "\n\n".join(parts) + "\n"
+    return (
+        write_atomic(out / "identity.json", (json.dumps(rows, indent=1) + "\n").encode(), overwrite=True),
+        write_atomic(out / "identity.md", text.encode(), overwrite=True),
+    )

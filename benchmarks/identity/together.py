@@ -1,0 +1,106 @@
+"""Several subjects in one picture: is each of them there, in its place, and itself?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.identity.cells import Cell, Studio
+from benchmarks.identity.measures import chosen_by_attributes
+from conestool.concept import Concept, Cone
+from conestool.evaluation.attribute_aligner import kept
+from conestool.evaluation.attributes import Reading
+from conestool.evaluation.prompts import joined
+from conestool.format import dumps, loads
+from conestool.rendering import render
+from conestool.search.config import SearchConfig
+from conestool.search.parameters import trainable_kv_weights
+from conestool.search.tune import TuneConfig, tune
+
+#: The first so many of these stand in one picture; the base model's world has four things at most.
+GROUPS = (2, 3, 4)
+ORDER = ("rex", "cat", "car", "rabbit")
+#: Two of one class, whose order in the picture has to be that of the words.
+TWINS = ("rex", "luna")
+PLACES = ("", " on the beach", " in a field", " in the snow", " at night", " on the street")
+
+
+@dataclass
+class Together:
+    """One group of subjects with one seed; `count` of `ORDER`, and the twins beside the first group."""
+
+    studio: Studio
+    cells: Mapping[str, Cell]
+    seed: int
+    count: int
+
+    def run(self) -> Iterator[str]:
+        """Draw what is missing; yields a line for each."""
+        groups = [ORDER[: self.count], *([TWINS] if self.count == len(TWINS) else [])]
+        for names in groups:
+            if not set(names) <= self.cells.keys():
+                continue
+            for kind in ("bare", "merged", "tuned"):
+                key = f"together/{self.seed}/{'-'.join(names)}/{kind}"
+                if not self.studio.store.has(key):
+                    self.draw(names, kind, key)
+                    yield f"{' and '.join(names)}, seed {self.seed}: {kind}"
+
+    def draw(self, names: Sequence[str], kind: str, key: str) -> None:
+        """Draw the same words in one place after the other, and read every picture."""
+        cells = [self.cells[name] for name in names]
+        cone = None if kind == "bare" else self.merged(cells) if kind == "merged" else self.tuned(cells, key)
+        words = [cell.bench.words for cell in cells]
+        phrases = [f"{each.identifier} {each.class_noun}" if cone else each.class_noun for each in words]
+        images: list[Image.Image] = []
+        for number in range(self.studio.options.renders * len(PLACES)):
+            text = joined(phrases) + PLACES[number % len(PLACES)]
+            drawn = render(self.studio.model, text, cone, seeds=[number], literal=True)
+            images += [each.image for each in drawn]
+        read = [self.right(cells, reading) for reading in self.studio.aligner.read(images)]
+        self.studio.store.save_pictures(key, images[: len(PLACES)])
+        record = {"kind": kind, "names": list(names), "seed": self.seed, "pictures": read}
+        self.studio.store.save(key, record | {"subject": "together", "half": "together"})
+
+    def right(self, cells: Sequence[Cell], reading: Reading) -> dict[str, Any]:
+        """Return whether each subject is chosen from its line-up in its place, and whether it is nearer to itself."""
+        if len(reading.things) != len(cells):
+            return {"chosen": [0.0] * len(cells), "own": [0.0] * len(cells)}
+        pairs = list(zip(reading.things, cells, strict=True))
+        chosen = [
+            (thing["class"] == cell.line_up.wanted["class"]) * chosen_by_attributes(thing, cell.line_up)
+            for thing, cell in pairs
+        ]
+        own = [
+            float(all(kept(thing, cell.line_up.wanted) > kept(thing, other.line_up.wanted)
+                      for other in cells if other is not cell))
+            for thing, cell in pairs
+        ]  # fmt: skip
+        return {"chosen": chosen, "own": own}
+
+    def merged(self, cells: Sequence[Cell]) -> Cone:
+        """Return the subjects' concepts in one cone."""
+        with trainable_kv_weights(self.studio.model.denoiser) as params:
+            concepts = [
+                Concept(
+                    cell.subject.name,
+                    cell.bench.words.class_noun,
+                    cell.bench.words.identifier,
+                    params.indices_from_mask(cell.mask()),
+                    cell.bench.info,
+                )
+                for cell in cells
+            ]
+        return Cone(tuple(concepts))
+
+    def tuned(self, cells: Sequence[Cell], key: str) -> Cone:
+        """Return them after `tune`, which is kept beside the readings."""
+        path = self.studio.store.path(key, "cone")
+        if not path.exists():
+            photos = {cell.subject.name: cell.subject.photos for cell in cells}
+            config = TuneConfig(search=SearchConfig(seed=self.seed))
+            self.studio.store.write(path, dumps(tune(self.studio.model, self.merged(cells), photos, config=config)))
+        return loads(path.read_bytes())
