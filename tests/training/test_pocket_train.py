@@ -34,6 +34,7 @@ def arguments(work: Path) -> argparse.Namespace:
         ema=0.9,
         local_steps=1,
         attributes=0.05,
+        frozen_text=False,
     )
 
 

@@ -173,6 +173,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="adamw")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--noisy", type=float, default=NOISY, help="timesteps are T * u ** NOISY; 1: evenly")
+    parser.set_defaults(frozen_text=False)
     parser.add_argument("--warm-up", type=int, default=200)
     parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--save-minutes", type=float, default=2)

@@ -132,6 +132,9 @@ def main() -> None:
         "--new-average", action="store_true", help="average anew, after a change that moved the weights"
     )
     parser.add_argument("--new-text", action="store_true", help="replace the text encoder by that of text.pt")
+    parser.add_argument(
+        "--frozen-text", action="store_true", help="the text encoder stays as it is: a third less work, once it can read"
+    )
     parser.add_argument("--warm-up", type=int, default=200)
     parser.add_argument(
         "--attributes", type=float, default=0.05, help="weight of the loss that reads attributes from features; 0: none"

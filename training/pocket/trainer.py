@@ -51,6 +51,9 @@ class Trainer:
         self.text = models.build_text_encoder(self.words).to(self.device)
         self.modules = torch.nn.ModuleDict({"unet": self.unet, "text": self.text})
         self.parameters = [p for p in self.modules.parameters() if p.requires_grad]
+        #: Which of the parameters learn; those of a frozen text encoder keep no gradient, so optimizers skip them.
+        named = [name for name, p in self.modules.named_parameters() if p.requires_grad]
+        self.learns = [not (args.frozen_text and name.startswith("text.")) for name in named]
         self.half = self._build_half()
         self.optimizers = self._build_optimizers()
         self.probe = probe.AttributeProbe(self.computing("unet")).to(self.device)
@@ -83,8 +86,8 @@ class Trainer:
         if self.device.type == "cpu":
             fast.speed_up(half["unet"])
         self.half_parameters = [p for p in half.parameters() if p.requires_grad]
-        for parameter in self.parameters:
-            parameter.grad = torch.zeros_like(parameter)
+        for parameter, learns in zip(self.parameters, self.learns, strict=True):
+            parameter.grad = torch.zeros_like(parameter) if learns else None
         return half
 
     def copy_to_half(self) -> None:
@@ -99,7 +102,8 @@ class Trainer:
             parameter.grad = None
         torch.autograd.backward(loss)
         if self.half is not None:
-            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.half_parameters]
+            learning = [p for p, learns in zip(self.half_parameters, self.learns, strict=True) if learns]
+            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in learning]
             torch._foreach_copy_([p.grad for p in self.parameters if p.grad is not None], gradients)
 
     def computing(self, part: str) -> torch.nn.Module:
@@ -243,7 +247,8 @@ class Trainer:
         clean = latents.to(self.device) * self.scale
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
-        states = self.computing("text")(tokens.to(self.device)).last_hidden_state
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.args.frozen_text):
+            states = self.computing("text")(tokens.to(self.device)).last_hidden_state
         predicted = self.computing("unet")(noisy.to(states.dtype), timesteps, encoder_hidden_states=states).sample
         error = (predicted.float() - target).square().mean((1, 2, 3))
         return error, ((1 - alpha) / DETAIL).clamp(max=1).flatten()
@@ -307,7 +312,8 @@ class Trainer:
     def step(self, latents: Tensor, tokens: Tensor, truth: Truth | None, rate: float) -> float:
         """Take one step on all processes and return this one's loss."""
         self.set_rate(rate)
-        prompts = self.separation_prompts() if self.steps % SEPARATE_EVERY == 0 else None
+        separates = self.steps % SEPARATE_EVERY == 0 and not self.args.frozen_text
+        prompts = self.separation_prompts() if separates else None
         loss = self.update(latents, tokens, truth, prompts, SEPARATION)
         self.count(len(latents))
         return loss.item()
