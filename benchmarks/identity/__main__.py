@@ -14,7 +14,7 @@ from benchmarks.identity.cells import Cell, Studio
 from benchmarks.identity.report import best_rates, write_report
 from benchmarks.identity.subjects import DEVELOPMENT, OUTSIDE, TEST, subject_of
 from benchmarks.identity.together import GROUPS, Together
-from conestool.evaluation.attribute_aligner import AttributeAligner
+from conestool.evaluation.attribute_metric import AttributeMetric
 from conestool.evaluation.attributes import load_judge
 from conestool.models.model import Model
 from training.pocket.sprites import SpriteBank, rasterise_all
@@ -44,8 +44,8 @@ def open_studio(args: argparse.Namespace) -> Studio:
         rasterise_all(sprites, os.cpu_count() or 1)
     store = Store(args.out / CELL_FOLDER / model.info.digests["f32"][:12])
     options = Options(steps=args.steps, renders=args.renders)
-    aligner = AttributeAligner(load_judge(args.judge))
-    return Studio(model, aligner, SpriteBank(sprites), store, options, parse_variant(args.method))
+    metric = AttributeMetric(load_judge(args.judge))
+    return Studio(model, metric, SpriteBank(sprites), store, options, parse_variant(args.method))
 
 
 def run(args: argparse.Namespace, studio: Studio) -> Iterator[str]:

@@ -20,10 +20,10 @@ from benchmarks.fidelity.subjects import Subject as Photographed
 from benchmarks.identity.measures import chosen_by_attributes, chosen_by_features, subject_in
 from benchmarks.identity.subjects import EXAMPLES, LineUp, Subject
 from conestool.evaluation.alignment import pixels
-from conestool.evaluation.attribute_aligner import AttributeAligner, kept
+from conestool.evaluation.attribute_metric import AttributeMetric, kept
 from conestool.evaluation.attributes import SIDE, Reading
 from conestool.evaluation.pictures import draw
-from conestool.evaluation.prompts import Text
+from conestool.evaluation.prompts import Prompt
 from conestool.models.model import Model
 from conestool.search.parameters import FlatParameters, trainable_kv_weights
 from conestool.search.report import random_mask_like, select_density
@@ -40,22 +40,24 @@ class Studio:
     """What all cells share."""
 
     model: Model
-    aligner: AttributeAligner
+    metric: AttributeMetric
     bank: SpriteBank
     store: Store
     options: Options
     variant: Variant
 
-    def read(self, images: Sequence[Image.Image], texts: Sequence[Text], line_up: LineUp) -> dict[str, Any]:
+    def read(self, images: Sequence[Image.Image], texts: Sequence[Prompt], line_up: LineUp) -> dict[str, Any]:
         """Return for each picture what is read of the subject, which of the line-up it is, and what was obeyed."""
-        readings = self.aligner.read(images)
+        readings = self.metric.read(images)
         places = [subject_in(reading, line_up.wanted) for reading in readings]
         things = [reading.things[place] for reading, place in zip(readings, places, strict=True)]
         return {
             "kept": [kept(thing, line_up.wanted) for thing in things],
             "by_attributes": [chosen_by_attributes(thing, line_up) for thing in things],
             "by_features": chosen_by_features(self.features(images, readings, places), line_up).tolist(),
-            "obeyed": [_or_none(self.aligner.obeyed(r, t.rest)) for r, t in zip(readings, texts, strict=True)],
+            "obeyed": [
+                _or_none(self.metric.obeyed(r, t.background_text)) for r, t in zip(readings, texts, strict=True)
+            ],
             "things": things,
         }
 
@@ -63,9 +65,9 @@ class Studio:
     def features(self, images: Sequence[Image.Image], readings: Sequence[Reading], places: Sequence[int]) -> Tensor:
         """Return the judge's features (N, 256) of the thing at a place of each picture."""
         counts = torch.tensor([len(reading.things) for reading in readings])
-        squares, _ = self.aligner.judge.crops(pixels(images, SIDE), counts)
+        squares, _ = self.metric.judge.crops(pixels(images, SIDE), counts)
         starts = counts.cumsum(0) - counts
-        return self.aligner.judge.features(squares[starts + torch.tensor(places)])
+        return self.metric.judge.features(squares[starts + torch.tensor(places)])
 
 
 def _or_none(value: float) -> float | None:
@@ -90,7 +92,7 @@ class Cell:
     @cached_property
     def line_up(self) -> LineUp:
         """The subject among others of its class."""
-        return LineUp(self.subject, self.studio.aligner.judge, self.studio.bank)
+        return LineUp(self.subject, self.studio.metric.judge, self.studio.bank)
 
     def key(self, kind: str) -> str:
         """The key of one kind of picture."""
@@ -155,10 +157,10 @@ class Cell:
         noun, seeds = self.subject.noun, range(self.studio.options.renders)
         phrase = f"{self.bench.words.identifier} {noun}" if named else noun
         templates = list(self.subject.templates())
-        images = draw(self.studio.model, params, weights, [str(Text(t, phrase)) for t in templates], seeds)
-        read = self.studio.read(images, [Text(t, noun) for t in templates for _ in seeds], self.line_up)
+        images = draw(self.studio.model, params, weights, [str(Prompt(t, phrase)) for t in templates], seeds)
+        read = self.studio.read(images, [Prompt(t, noun) for t in templates for _ in seeds], self.line_up)
         plain = draw(self.studio.model, params, weights, [f"a photo of a {noun}"], range(VARIOUS))
-        read["various"] = [reading.things[0] for reading in self.studio.aligner.read(plain)]
+        read["various"] = [reading.things[0] for reading in self.studio.metric.read(plain)]
         self.studio.store.save_pictures(self.key(kind), images[:: len(seeds)])
         self.studio.store.save(self.key(kind), read | more | self.who(kind))
 

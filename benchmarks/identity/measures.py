@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.identity.subjects import LineUp
-from conestool.evaluation.attribute_aligner import kept
+from conestool.evaluation.attribute_metric import kept
 from conestool.evaluation.attributes import Reading
 
 Thing = Mapping[str, str]

@@ -11,7 +11,7 @@ from PIL import Image
 from benchmarks.identity.cells import Cell, Studio
 from benchmarks.identity.measures import chosen_by_attributes
 from conestool.concept import Concept, Cone
-from conestool.evaluation.attribute_aligner import kept
+from conestool.evaluation.attribute_metric import kept
 from conestool.evaluation.attributes import Reading
 from conestool.evaluation.prompts import joined
 from conestool.format import dumps, loads
@@ -60,7 +60,7 @@ class Together:
             text = joined(phrases) + PLACES[number % len(PLACES)]
             drawn = render(self.studio.model, text, cone, seeds=[number], literal=True)
             images += [each.image for each in drawn]
-        read = [self.right(cells, reading) for reading in self.studio.aligner.read(images)]
+        read = [self.right(cells, reading) for reading in self.studio.metric.read(images)]
         self.studio.store.save_pictures(key, images[: len(PLACES)])
         record = {"kind": kind, "names": list(names), "seed": self.seed, "pictures": read}
         self.studio.store.save(key, record | {"subject": "together", "half": "together"})

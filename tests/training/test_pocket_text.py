@@ -11,7 +11,7 @@ import torch
 from tests.training.test_pocket_train import SHAPE, arguments
 from training.pocket import fast, models, text, tokenizer, world
 from training.pocket.common import Team, load_state, save_state
-from training.pocket.labels import WORLD
+from training.pocket.labels import ABSENT, WORLD
 from training.pocket.train import build_trainer
 from training.pocket.trainer import Trainer
 
@@ -22,12 +22,10 @@ def test_captions_come_with_what_is_true_of_them() -> None:
     assert ids.shape == (32, 64)
     read = text.Reader()(torch.randn(32, 64, models.TEXT_WIDTH))
     assert {name: logits.shape[:-1] for name, logits in read.items()} == {n: t.shape for n, t in truth.items()}
-    nouns = [
-        {WORLD.heads["class"][i] for i in row.tolist() if i != text.ABSENT} - {"top hat"} for row in truth["class"]
-    ]
+    nouns = [{WORLD.heads["class"][i] for i in row.tolist() if i != ABSENT} - {"top hat"} for row in truth["class"]]
     texts = words.batch_decode(ids, skip_special_tokens=True)
     assert all(noun in caption for caption, row in zip(texts, nouns, strict=True) for noun in row)
-    assert truth["taken"].sum() == sum((row != text.ABSENT).sum() for row in truth["main"])
+    assert truth["taken"].sum() == sum((row != ABSENT).sum() for row in truth["main"])
 
 
 def test_a_few_steps_teach_it_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +74,13 @@ def test_a_training_begins_with_the_encoder_that_can_read(tmp_path: Path) -> Non
     args.new_text = False
     trainer = build_trainer(args, Team())
     assert same(trainer.text, encoder)
-    trainer.step(torch.randn(2, *SHAPE), torch.zeros(2, 64, dtype=torch.long), 1e-3)
+    batch = torch.randn(2, *SHAPE), torch.zeros(2, 64, dtype=torch.long)
+    trainer.args.frozen_text, before = True, trainer.unet.conv_in.weight.detach().clone()
+    frozen = build_trainer(args, Team())
+    frozen.step(*batch, None, 1e-3)
+    assert same(frozen.text, encoder) and not torch.equal(frozen.unet.conv_in.weight, before)
+    args.frozen_text = False
+    trainer.step(*batch, None, 1e-3)
     save_state(tmp_path / "train.pt", trainer.state())
     assert same(build_trainer(args, Team()).text, trainer.text) and not same(trainer.text, encoder)
     args.new_text = True

@@ -133,7 +133,9 @@ def main() -> None:
     )
     parser.add_argument("--new-text", action="store_true", help="replace the text encoder by that of text.pt")
     parser.add_argument(
-        "--frozen-text", action="store_true", help="the text encoder stays as it is: a third less work, once it can read"
+        "--frozen-text",
+        action="store_true",
+        help="the text encoder stays as it is: a third less work, once it can read",
     )
     parser.add_argument("--warm-up", type=int, default=200)
     parser.add_argument(

@@ -266,7 +266,7 @@ class Trainer:
             return loss
         read = self.probe.loss(*truth, detached=self.probe_steps < probe.WARM_UP)
         self.read = read.detach()
-        return loss + self.args.attributes * read
+        return loss + float(self.args.attributes) * read
 
     def update(
         self,

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from conestool.evaluation.alignment import Images, pixels
 from conestool.evaluation.attributes import SIDE, AttributeJudge, Reading
-from conestool.evaluation.prompts import Text
-
-__all__ = ["AttributeAligner", "attributes_of", "kept"]
+from conestool.evaluation.prompts import Prompt
 
 
 def attributes_of(readings: Sequence[Reading], names: Sequence[str]) -> dict[str, str]:
@@ -29,7 +27,7 @@ def kept(thing: Mapping[str, str], wanted: Mapping[str, str]) -> float:
 
 
 @dataclass
-class AttributeAligner:
+class AttributeMetric:
     """Pocket's judge of attributes, in both measures of our own definition.
 
     Image: of the attributes that the subject has in most of its photos (what it wears aside), the share that is read of
@@ -44,16 +42,19 @@ class AttributeAligner:
         """Return what is in each picture."""
         return self.judge.read(pixels(images, SIDE)) if images else []
 
-    def image(self, pictures: Images, photos: Images, bare: Images) -> Tensor | None:
-        """See the class; `bare` is not used."""
+    def image(self, pictures: Images, photos: Images, base_images: Images) -> Tensor | None:
+        """See the class; `base_images` are not used."""
         wanted = attributes_of(self.read(photos), self.judge.world.identity)
         shares = [max(kept(thing, wanted) for thing in reading.things) for reading in self.read(pictures)]
         return torch.tensor(shares)
 
-    def text(self, pictures: Images, texts: Sequence[Text]) -> Tensor | None:
+    def text(self, pictures: Images, prompts: Sequence[Prompt]) -> Tensor | None:
         """See the class; NaN where the rest of a prompt names nothing that the judge knows."""
         return torch.tensor(
-            [self.obeyed(reading, text.rest) for reading, text in zip(self.read(pictures), texts, strict=True)]
+            [
+                self.obeyed(reading, prompt.background_text)
+                for reading, prompt in zip(self.read(pictures), prompts, strict=True)
+            ]
         )
 
     def obeyed(self, reading: Reading, rest: str) -> float:
