@@ -296,7 +296,8 @@ class Trainer:
             self.probe_steps += 1
         if self.args.local_steps > 1 and (self.steps + 1) % self.args.local_steps == 0:
             self.team.average_weights([*self.parameters, *self.probe.parameters()])
-        self.hold_identifiers()
+        if not self.args.frozen_text:
+            self.hold_identifiers()
         self.copy_to_half()
         return loss.detach()
 
