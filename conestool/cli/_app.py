@@ -17,7 +17,7 @@ __all__ = ["NAMES", "Command", "Group"]
 
 NAMES = (
     *("find", "batch", "inspect", "list", "report", "merge", "tune", "extract", "diff", "apply", "render", "eval"),
-    *("serve", "pull", "push", "doctor"),
+    *("serve", "ui", "pull", "push", "doctor"),
 )
 """All commands in the order of the help; each is the function of that name in the module of that name."""
 FUNCTIONS = {"eval": "evaluate", "list": "list_cones"}
@@ -55,7 +55,7 @@ def build(name: str) -> Any:
     """Import one command and make what typer runs of it."""
     function = getattr(import_module(f"conestool.cli.{name}"), FUNCTIONS.get(name, name))
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name, cls=Command, no_args_is_help=name not in ("doctor", "list"))(_options.command(function))
+    alone.command(name, cls=Command, no_args_is_help=name not in ("doctor", "list", "ui"))(_options.command(function))
     return get_command(alone)
 
 

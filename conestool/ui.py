@@ -1,0 +1,498 @@
+"""The page of `cones ui`: from photos to a concept, and from concepts to pictures, in a browser on this machine.
+
+Gradio draws it. It listens on 127.0.0.1, sends nothing anywhere, and keeps uploads in a folder that goes with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import os
+import queue
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from PIL import Image
+
+from conestool import Cone, Model, SearchConfig, find, load, merge, preview, render, save
+from conestool._names import plain
+from conestool._text import check_name, clean, markdown, one_line
+from conestool.errors import ConesError, OutputExistsError, UsageError
+from conestool.fingerprint import match
+from conestool.images.photos import MAX_FILE_BYTES, Photo, read_photos
+from conestool.rendering import png_bytes
+from conestool.rendering.library import Offer, scan
+from conestool.rendering.samples import strip
+from conestool.search.events import Event, LogEvent, Progress, Samples
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+
+__all__ = ["HOST", "build", "serve"]
+
+HOST = "127.0.0.1"
+_MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
+"""Of all that uses the base model one thing runs at a time."""
+_MOST_SEEDS = 16
+_CSS = """
+.gradio-container > main {max-width: 1180px !important; margin: 0 auto !important}
+progress {width: 100%; height: 0.8rem}
+.pictures img {image-rendering: auto}
+"""
+
+
+class _StopSearchError(Exception):
+    """The search was stopped by its button."""
+
+
+@dataclass
+class _Studio:
+    """What the page works on; `temp` holds what browsers may fetch, `thumbs` a picture of each concept by its id."""
+
+    model: Model
+    folder: Path
+    temp: Path
+    thumbs: dict[str, Image.Image] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def nouns(self) -> list[str]:
+        """What the base model says that it can draw; most say nothing."""
+        return [str(each) for key in ("objects", "wearables") for each in self.model.settings.get(key, ())]
+
+    @property
+    def offers(self) -> dict[str, Offer]:
+        """The concepts of the folder, copies once, by a label that tells two of one name apart."""
+        found = list({offer.same: offer for shelf in scan([self.folder]).folders for offer in reversed(shelf)}.values())
+        found.sort(key=lambda offer: offer.name)
+        names = [offer.name for offer in found]
+        return {each.name if names.count(each.name) == 1 else f"{each.name} ({each.file.name})": each for each in found}
+
+    def chosen(self, labels: Sequence[str]) -> Cone:
+        """The ticked concepts in one cone. UsageError for none, or for one whose file has gone."""
+        offers = self.offers
+        if not labels:
+            raise UsageError("no concept is ticked", "tick one or more")
+        if gone := [label for label in labels if label not in offers]:
+            raise UsageError(f"{gone[0]}: its file is no longer in {self.folder}", "reload the page")
+        return merge(*(Cone((load(offers[label].file)[offers[label].name],)) for label in labels))
+
+    def target(self, name: str, overwrite: bool) -> Path:
+        """Where a file called `name` goes. UsageError for a name that is none, or a file that is there."""
+        check_name(name)
+        path = self.folder / f"{name}.cone"
+        if path.exists() and not overwrite:
+            raise OutputExistsError(f"{path} is there already", "take another name, or tick Overwrite")
+        return path
+
+    def lend(self, path: Path) -> str:
+        """A copy of a file where browsers may fetch it."""
+        return shutil.copy(path, self.temp)
+
+    def photos(self, files: Sequence[str] | None) -> tuple[list[Photo], list[str]]:
+        """The uploads as `cones find` reads them, captions in text files included, and notes on the rest."""
+        with TemporaryDirectory(dir=self.temp) as place:
+            for file in files or ():
+                shutil.copy(file, place)
+            return read_photos([place], captions=True) if files else read_photos([])
+
+
+def _shown(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, with what conestool refuses as a message on the page."""
+
+    @functools.wraps(function)
+    def run(*given: Any) -> Any:
+        try:
+            return function(*given)
+        except ConesError as error:
+            raise _told(error) from error
+
+    return run
+
+
+def _told(error: BaseException) -> gr.Error:
+    """An error as the page shows it: text, whatever is in it."""
+    hint = getattr(error, "hint", None)
+    text = f"{clean(error)}: {hint}" if hint else clean(error) or type(error).__name__
+    return gr.Error(html.escape(text), duration=None, print_exception=not isinstance(error, ConesError))
+
+
+def build(model: Model, folder: Path, temp: Path) -> gr.Blocks:
+    """The page for the concepts of `folder`; what browsers may fetch is copied into `temp`."""
+    studio = _Studio(model, folder, temp)
+    with gr.Blocks(title="conestool", analytics_enabled=False, fill_width=True) as page:
+        gr.Markdown(
+            f"# conestool\nA few photos of one subject become a concept; its name in a prompt draws it. "
+            f"Base model: **{markdown(model.id)}**. Concepts: **{markdown(folder.resolve())}**."
+        )
+        with gr.Tab("Find a concept", id="find"):
+            _find_tab(studio)
+        with gr.Tab("Concepts and pictures", id="concepts") as tab:
+            listed = _concepts_tab(studio)
+        for event in (tab.select, page.load):
+            event(functools.partial(_listed, studio), [listed[1]], listed, show_progress="hidden")
+    return page
+
+
+def _find_tab(studio: _Studio) -> None:
+    """Photos in, what will be learned, the search with its strip, and the file."""
+    photos = gr.State([])
+    with gr.Row():
+        with gr.Column(min_width=300):
+            files = gr.File(label="Photos, 3 to 5 of one subject", file_count="multiple", height=180)
+            name = gr.Textbox(label="Name", info="What prompts will call it", placeholder="rex", max_length=64)
+            noun = gr.Dropdown(
+                studio.nouns,
+                value=None,
+                label="What it is",
+                info="A word that the base model knows",
+                allow_custom_value=True,
+            )
+            look = gr.Button("1. Look at the photos", variant="primary")
+        with gr.Column(scale=2, min_width=300):
+            seen = gr.Gallery(
+                label="What will be learned: each photo, its subject, crops",
+                columns=5,
+                height=360,
+                object_fit="contain",
+                format="png",
+                interactive=False,
+                elem_classes="pictures",
+            )
+            advice = gr.Markdown("Drop photos, say what they show, and look.")
+            captions = gr.Dataframe(
+                headers=["photo", "what else it shows"],
+                type="array",
+                column_count=2,
+                static_columns=[0],
+                interactive=True,
+                visible=False,
+                label="Captions: mend what is wrong",
+                wrap=True,
+            )
+    with gr.Accordion("Search settings", open=False), gr.Row():
+        steps = gr.Slider(1, 300, 60, step=1, label="Steps")
+        every = gr.Slider(1, 50, 10, step=1, label="Draw every so many steps")
+        priors = gr.Slider(4, 128, SearchConfig().num_class_images, step=1, label="Class images")
+    with gr.Row(equal_height=True):
+        start = gr.Button("2. Find the concept", variant="primary", interactive=False)
+        stop = gr.Button("Stop", variant="stop", interactive=False)
+        overwrite = gr.Checkbox(label="Overwrite a file of this name", container=False)
+    status = gr.HTML()
+    drawn = gr.Image(label="While it searches", format="png", interactive=False, visible=False, buttons=["fullscreen"])
+    about = gr.HTML()
+    file = gr.DownloadButton("Download", visible=False)
+
+    look.click(
+        _shown(functools.partial(_look, studio)),
+        [files, name, noun, priors],
+        [photos, seen, advice, captions, start],
+        **_MODEL,
+    )
+    files.change(lambda: ([], gr.update(interactive=False)), None, [photos, start], show_progress="hidden")
+    start.click(
+        functools.partial(_search, studio),
+        [photos, captions, name, noun, steps, every, priors, overwrite],
+        [status, drawn, about, file, start, stop],
+        show_progress="hidden",
+        **_MODEL,
+    )
+    stop.click(studio.stop.set, None, None, queue=False, show_progress="hidden")
+
+
+def _words(name: str, noun: str | None) -> tuple[str, str]:
+    """Name and class noun as typed, the one in the place of the other if that is missing."""
+    name, noun = (name or "").strip(), (noun or "").strip()
+    if not (name or noun):
+        raise UsageError("name and class noun are missing", 'say what the photos show, such as "dog"')
+    check_name(name or noun)
+    return name or noun, noun or name
+
+
+def _look(studio: _Studio, files: Sequence[str] | None, name: str, noun: str | None, priors: float) -> tuple[Any, ...]:
+    """What a search would learn from."""
+    name, noun = _words(name, noun)
+    photos, notes = studio.photos(files)
+    told: list[str] = []
+    found = preview(
+        studio.model,
+        photos,
+        noun,
+        name=name,
+        config=SearchConfig(num_class_images=int(priors)),
+        callback=lambda event: told.append(event.text) if isinstance(event, LogEvent) else None,
+    )
+    pictures: list[tuple[Image.Image, str]] = []
+    for each in found.photos:
+        use = "for the report" if each.held_out else "learned"
+        pictures += [(each.image, f"{clean(each.photo.name)}: {use}"), (each.marked, "the subject")]
+        pictures += [(crop, "crop") for crop in each.crops]
+    lines = [f"Learned as **{markdown(found.photos[0].prompts[0])}**. Right? Then find it."]
+    lines += [f"- {markdown(text)}" for text in dict.fromkeys([*notes, *told, *found.advice])]
+    lines += [f"- {markdown(each.photo.name)}: {markdown(text)}" for each in found.photos for text in each.advice]
+    table = [[clean(each.photo.name), each.photo.caption] for each in found.photos]
+    kept = [each.photo for each in found.photos]
+    return kept, pictures, "\n".join(lines), gr.update(value=table, visible=True), gr.update(interactive=True)
+
+
+def _search(
+    studio: _Studio,
+    photos: Sequence[Photo],
+    captions: Sequence[Sequence[str]],
+    name: str,
+    noun: str | None,
+    steps: float,
+    every: float,
+    priors: float,
+    overwrite: bool,
+) -> Iterator[tuple[Any, ...]]:
+    """A search in a thread of its own; yields what the page shows after each of its events."""
+    try:
+        name, noun = _words(name, noun)
+        path = studio.target(name, overwrite)
+        texts = [one_line("caption", str(row[1] or "").strip()) for row in captions]
+        photos = [replace(photo, caption=text) for photo, text in zip(photos, texts, strict=True)]
+        config = SearchConfig(method=f"mask,steps={int(steps)}", num_class_images=int(priors), captions="given")
+    except ConesError as error:
+        raise _told(error) from error
+    studio.stop.clear()
+    events: queue.Queue[Event | Cone | BaseException] = queue.Queue()
+
+    def tell(event: Event) -> None:
+        if studio.stop.is_set():
+            raise _StopSearchError
+        events.put(event)
+
+    def work() -> None:
+        options: dict[str, Any] = {"name": name, "config": config, "callback": tell, "sample_every": int(every)}
+        try:
+            events.put(find(studio.model, photos, noun, **options))
+        except BaseException as error:
+            events.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    samples: list[Samples] = []
+    notes: list[str] = []
+    busy = gr.update(interactive=False), gr.update(interactive=True)
+    ready = gr.update(interactive=True), gr.update(interactive=False)
+    progress = ""
+    yield "Begins...", gr.update(visible=False), "", gr.update(visible=False), *busy
+    while True:
+        event = events.get()
+        picture = gr.skip()
+        if isinstance(event, Samples):
+            samples.append(event)
+            picture = gr.update(value=strip(samples), visible=True)
+        elif isinstance(event, LogEvent):
+            notes.append(event.text)
+        elif isinstance(event, Progress):
+            progress = _bar(event)
+        elif isinstance(event, Cone):
+            break
+        elif isinstance(event, _StopSearchError):
+            yield f"Stopped.{_list(notes)}", picture, gr.skip(), gr.skip(), *ready
+            return
+        else:
+            yield f"It failed.{_list(notes)}", picture, gr.skip(), gr.skip(), *ready
+            raise _told(event) from event
+        yield progress + _list(notes), picture, gr.skip(), gr.skip(), *busy
+    try:
+        save(event, path, overwrite=overwrite)
+    except ConesError as error:
+        raise _told(error) from error
+    [concept] = event.concepts
+    studio.thumbs[concept.id] = samples[-1].images[0]
+    doubts = concept.origin.warnings
+    done = f"<b>Found: {html.escape(str(path))}</b>{_list([*notes, *doubts])}"
+    lent = gr.update(value=studio.lend(path), label=f"Download {path.name}", visible=True)
+    yield done, gr.skip(), event._repr_html_(), lent, *ready
+
+
+def _bar(event: Progress) -> str:
+    """A stage as HTML."""
+    loss = "" if event.loss is None else f", loss {event.loss:.4f}"
+    text = html.escape(f"{event.stage}: {event.done} of {event.total}{loss}")
+    return f"<div>{text}</div><progress value='{event.done}' max='{event.total}' aria-label='{text}'></progress>"
+
+
+def _list(notes: Sequence[str]) -> str:
+    """Notes as HTML."""
+    return "".join(f"<div>{html.escape(clean(text))}</div>" for text in dict.fromkeys(notes))
+
+
+def _concepts_tab(studio: _Studio) -> list[Any]:
+    """The folder's concepts, merging by ticking, and pictures beside the base model's; returns gallery and ticks."""
+    gallery = gr.Gallery(
+        label="Concepts",
+        columns=6,
+        height=260,
+        object_fit="contain",
+        format="png",
+        interactive=False,
+        allow_preview=False,
+    )
+    ticked = gr.CheckboxGroup([], label="Tick concepts to draw, to merge or to download")
+    with gr.Row():
+        merged = gr.Textbox(label="Merge into a file called", placeholder="dog-and-hat", max_length=64, scale=2)
+        join = gr.Button("Merge", min_width=100)
+        fetch = gr.Button("Download the ticked", min_width=100)
+        sketch = gr.Button("Draw missing pictures", min_width=100)
+    files = gr.File(label="Files", interactive=False, visible=False)
+    prompt = gr.Textbox(
+        label="Prompt", info="Name the ticked concepts in it", placeholder="a dog in a hat", submit_btn=False
+    )
+    draw = gr.Button("Draw", variant="primary")
+    with gr.Accordion("Picture settings", open=False), gr.Row():
+        defaults = studio.model.defaults
+        seed = gr.Number(0, label="First seed", precision=0, minimum=0, maximum=2**63 - 1)
+        count = gr.Slider(1, _MOST_SEEDS, 2, step=1, label="Pictures")
+        steps = gr.Slider(1, 100, defaults.steps, step=1, label="Sampling steps")
+        guidance = gr.Slider(0, 20, defaults.guidance, step=0.5, label="Guidance")
+    pictures = gr.Gallery(
+        label="Base model and concepts, seed by seed",
+        columns=2,
+        object_fit="contain",
+        format="png",
+        interactive=False,
+        elem_classes="pictures",
+    )
+
+    @gr.render(inputs=[ticked])
+    def sliders(labels: list[str]) -> None:
+        with gr.Row():
+            strengths = [gr.Slider(0, 1, 1, step=0.05, label=f"Strength of {label}", key=label) for label in labels]
+        draw.click(
+            _shown(functools.partial(_draw, studio)),
+            [prompt, ticked, seed, count, steps, guidance, *strengths],
+            [pictures],
+            **_MODEL,
+        )
+
+    outputs = [gallery, ticked]
+    sketch.click(_shown(functools.partial(_draw_missing, studio)), [ticked], outputs, **_MODEL)
+    join.click(_shown(functools.partial(_merge, studio)), [ticked, merged], [*outputs, files, merged])
+    fetch.click(_shown(functools.partial(_fetch, studio)), [ticked], [files])
+    return outputs
+
+
+def _listed(studio: _Studio, ticked: Sequence[str]) -> tuple[Any, Any]:
+    """The gallery and the ticks as the folder has them now."""
+    offers = studio.offers
+    shown = []
+    for label, offer in offers.items():
+        sheet = offer.file.with_name(f"{offer.file.stem}.png")
+        words = f"{label}: {offer.identifier} {offer.class_noun}"
+        shown.append((studio.thumbs.get(offer.id) or (sheet if sheet.is_file() else _blank()), clean(words)))
+    return shown, gr.update(choices=list(offers), value=[label for label in ticked if label in offers])
+
+
+def _blank() -> Image.Image:
+    """The tile of a concept that has no picture yet."""
+    return Image.new("RGB", (64, 64), "#d9d9de")
+
+
+def _draw_missing(studio: _Studio, ticked: Sequence[str]) -> tuple[Any, Any]:
+    """A picture of each concept of this base model that has none."""
+    for offer in studio.offers.values():
+        concept = load(offer.file)[offer.name]
+        if offer.id not in studio.thumbs and match(concept.base, studio.model.info).accepted:
+            [drawn] = render(
+                studio.model, f"a photo of a {concept.phrase}", Cone((concept,)), literal=True, progress=_quiet
+            )
+            studio.thumbs[offer.id] = drawn.image
+    return _listed(studio, ticked)
+
+
+def _merge(studio: _Studio, ticked: Sequence[str], name: str) -> tuple[Any, ...]:
+    """The ticked concepts in one file."""
+    if len(ticked) < 2:
+        raise UsageError("a merge needs two concepts", "tick two or more")
+    cone = studio.chosen(ticked)
+    path = studio.target((name or "").strip() or "-and-".join(cone.names), overwrite=False)
+    save(cone, path)
+    gr.Info(html.escape(f"Merged: {path}"))
+    return *_listed(studio, []), gr.update(value=[studio.lend(path)], visible=True), ""
+
+
+def _fetch(studio: _Studio, ticked: Sequence[str]) -> Any:
+    """The files of the ticked concepts."""
+    studio.chosen(ticked)
+    offers = studio.offers
+    return gr.update(value=[studio.lend(path) for path in {offers[label].file for label in ticked}], visible=True)
+
+
+def _draw(
+    studio: _Studio,
+    prompt: str,
+    ticked: Sequence[str],
+    seed: float,
+    count: float,
+    steps: float,
+    guidance: float,
+    *strengths: float,
+) -> list[tuple[str, str]]:
+    """Pictures of a prompt with the ticked concepts, each beside the base model's with the same seed."""
+    cone, offers = studio.chosen(ticked), studio.offers
+    cone.prompt(prompt or "")  # refuses one that names none of them
+    given = {offers[label].name: strength for label, strength in zip(ticked, strengths, strict=True)}
+    options: dict[str, Any] = {"seeds": range(int(seed or 0), int(seed or 0) + int(count)), "progress": _quiet}
+    options |= {"steps": int(steps), "guidance": guidance}
+    pairs = zip(
+        render(studio.model, plain(prompt, cone.concepts), **options),
+        render(studio.model, prompt, cone, strength=given, **options),
+        strict=True,
+    )
+    said = ", ".join(f"{name} {strength:g}" for name, strength in given.items())
+    shown = []
+    for bare, drawn in pairs:
+        for kind, each, words in (("base", bare, "base model"), ("concepts", drawn, said)):
+            path = studio.temp / f"{kind}-{each.record['seed']}-{secrets.token_hex(4)}.png"
+            path.write_bytes(png_bytes(each.image, each.record))
+            shown.append((str(path), clean(f"{words}; seed {each.record['seed']}: {each.record['sent']}")))
+    return shown
+
+
+def _quiet(done: int, total: int) -> None:
+    """No bar in the terminal."""
+
+
+def serve(model: Model, folder: Path, port: int, *, share: bool, browser: bool, tell: Callable[[str], None]) -> None:
+    """Serve the page until Ctrl-C; `tell` is given its address, and the public one if `share` asked for it.
+
+    UsageError for a port in use, or if no public address can be had.
+    """
+    with TemporaryDirectory(prefix="cones-ui-") as temp:
+        os.environ["GRADIO_TEMP_DIR"] = temp
+        page = build(model, folder, Path(temp))
+        try:
+            _, _, public = page.launch(
+                server_name=HOST,
+                server_port=port,
+                share=share,
+                inbrowser=browser,
+                quiet=True,
+                prevent_thread_lock=True,
+                max_file_size=MAX_FILE_BYTES,
+                ssr_mode=False,
+                footer_links=[],
+                theme=gr.themes.Default(),
+                css=_CSS,
+            )
+        except OSError as error:
+            raise UsageError(f"--port {port}: in use", "end what uses it, or take another port") from error
+        try:
+            tell(f"http://{HOST}:{port}")
+            if share:
+                tell(public)
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            page.close(verbose=False)
