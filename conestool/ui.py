@@ -94,7 +94,7 @@ class _Studio:
 
     def lend(self, path: Path) -> str:
         """A copy of a file where browsers may fetch it."""
-        return shutil.copy(path, self.temp)
+        return str(shutil.copy(path, self.temp / path.name))
 
     def photos(self, files: Sequence[str] | None) -> tuple[list[Photo], list[str]]:
         """The uploads as `cones find` reads them, captions in text files included, and notes on the rest."""
@@ -328,7 +328,7 @@ def _list(notes: Sequence[str]) -> str:
 
 
 def _concepts_tab(studio: _Studio) -> list[Any]:
-    """The folder's concepts, merging by ticking, and pictures beside the base model's; returns gallery and ticks."""
+    """The folder's concepts, merging by ticking, pictures beside the base model's; returns gallery, ticks, notes."""
     gallery = gr.Gallery(
         label="Concepts",
         columns=6,
@@ -338,6 +338,7 @@ def _concepts_tab(studio: _Studio) -> list[Any]:
         interactive=False,
         allow_preview=False,
     )
+    notes = gr.Markdown()
     ticked = gr.CheckboxGroup([], label="Tick concepts to draw, to merge or to download")
     with gr.Row():
         merged = gr.Textbox(label="Merge into a file called", placeholder="dog-and-hat", max_length=64, scale=2)
@@ -364,7 +365,6 @@ def _concepts_tab(studio: _Studio) -> list[Any]:
         elem_classes="pictures",
     )
 
-    @gr.render(inputs=[ticked])
     def sliders(labels: list[str]) -> None:
         with gr.Row():
             strengths = [gr.Slider(0, 1, 1, step=0.05, label=f"Strength of {label}", key=label) for label in labels]
@@ -375,30 +375,27 @@ def _concepts_tab(studio: _Studio) -> list[Any]:
             **_MODEL,
         )
 
-    outputs = [gallery, ticked]
+    gr.render(inputs=[ticked])(sliders)
+    outputs = [gallery, ticked, notes]
     sketch.click(_shown(functools.partial(_draw_missing, studio)), [ticked], outputs, **_MODEL)
     join.click(_shown(functools.partial(_merge, studio)), [ticked, merged], [*outputs, files, merged])
     fetch.click(_shown(functools.partial(_fetch, studio)), [ticked], [files])
     return outputs
 
 
-def _listed(studio: _Studio, ticked: Sequence[str]) -> tuple[Any, Any]:
-    """The gallery and the ticks as the folder has them now."""
+def _listed(studio: _Studio, ticked: Sequence[str]) -> tuple[Any, ...]:
+    """Gallery, ticks and notes as the folder is now."""
     offers = studio.offers
     shown = []
     for label, offer in offers.items():
-        sheet = offer.file.with_name(f"{offer.file.stem}.png")
         words = f"{label}: {offer.identifier} {offer.class_noun}"
-        shown.append((studio.thumbs.get(offer.id) or (sheet if sheet.is_file() else _blank()), clean(words)))
-    return shown, gr.update(choices=list(offers), value=[label for label in ticked if label in offers])
+        shown.append((studio.thumbs.get(offer.id) or Image.new("RGB", (64, 64), "#d9d9de"), clean(words)))
+    notes = "\n".join(f"- {markdown(note)}" for note in scan([studio.folder]).notes)
+    kept = [label for label in ticked if label in offers]
+    return shown, gr.update(choices=list(offers), value=kept), notes or ("" if offers else "No concept here yet.")
 
 
-def _blank() -> Image.Image:
-    """The tile of a concept that has no picture yet."""
-    return Image.new("RGB", (64, 64), "#d9d9de")
-
-
-def _draw_missing(studio: _Studio, ticked: Sequence[str]) -> tuple[Any, Any]:
+def _draw_missing(studio: _Studio, ticked: Sequence[str]) -> tuple[Any, ...]:
     """A picture of each concept of this base model that has none."""
     for offer in studio.offers.values():
         concept = load(offer.file)[offer.name]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-__all__ = ["look_at"]
+__all__ = ["chromium", "look_at"]
 
 _FRAME = """<!doctype html><body style="margin:0">
 <iframe src="{page}" style="border:0;width:{width}px;height:{height}px"
@@ -22,14 +22,18 @@ document.body.dataset.found = JSON.stringify({{width: e.scrollWidth, height: e.s
 """A window is at least 500 pixels wide; a frame in it is as narrow as a telephone."""
 
 
+def chromium() -> str | None:
+    """The browser of this machine."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next((found for name in names if (found := shutil.which(name))), None)
+
+
 def look_at(page: Path, width: int, height: int, *, dark: bool) -> tuple[dict[str, int], Image.Image]:
     """What a page needs (width, height, images, broken ones) in a window of `width`, and a picture of it.
 
     The test is skipped where there is no Chromium.
     """
-    browser = next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-    )
+    browser = chromium()
     if browser is None:
         pytest.skip("no Chromium on this machine: the page was not looked at")
     frame, shot = page.with_name("frame.html"), page.with_name("shot.png")

@@ -1,0 +1,150 @@
+"""`cones ui` in headless Chromium, from photos to a picture; skipped, loudly, where gradio or a browser is missing."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conestool import Model, load, save
+from conestool.rendering import read_record
+from tests.support.browser import chromium
+from tests.support.command_line import COMMAND, environment, run_process
+from tests.support.tiny_models import random_cone
+
+pytest.importorskip("gradio", reason="the page was not driven: gradio is missing (pip install 'conestool[ui]')")
+playwright = pytest.importorskip("playwright.sync_api", reason="the page was not driven: playwright is missing")
+if chromium() is None:
+    pytest.skip("the page was not driven: no Chromium (apt-get install chromium)", allow_module_level=True)
+
+PHOTOS = sorted((Path(__file__).parents[1] / "examples" / "rex").glob("*.jpg"))[:3]
+SLOW = 200_000
+"""Milliseconds that a search of two steps may take on a busy machine."""
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a concept of pocket, and a damaged file."""
+    place = tmp_path_factory.mktemp("concepts")
+    save(random_cone(Model.from_pretrained("pocket"), "hat", density=0.01), place / "hat.cone")
+    (place / "broken.cone").write_bytes(b"\x89CONE")
+    return place
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+    """`cones ui`, listening."""
+    cache = {"CONES_CACHE": str(folder / "cache"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(
+        [*COMMAND, "ui", folder, "--port", str(port), "--no-browser"],
+        env=environment(**cache),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == f"http://127.0.0.1:{port}\n"
+    yield process
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+
+
+@pytest.fixture
+def page(server: Any, port: int) -> Iterator[Any]:
+    """The page in a browser that must ask for nothing from anywhere else."""
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.set_default_timeout(60_000)
+        page.goto(f"http://127.0.0.1:{port}")
+        yield page
+        browser.close()
+    elsewhere = [url for url in asked if not url.startswith((f"http://127.0.0.1:{port}/", "data:", "blob:"))]
+    assert not elsewhere
+
+
+def test_photos_become_a_concept_and_pictures(page: Any, folder: Path, tmp_path: Path) -> None:
+    """A file that is no picture, then photos with a caption: preview, search, file, merge, strengths, pictures."""
+    false = tmp_path / "false.jpg"
+    false.write_text("<b>no picture</b>")
+    page.get_by_placeholder("rex").fill("rex")
+    page.get_by_role("listbox", name="What it is").or_(page.get_by_label("What it is")).first.fill("dog")
+    page.keyboard.press("Enter")
+    look = page.get_by_role("button", name="Look at the photos")
+    upload(page, false)
+    look.click()
+    page.get_by_text("false.jpg: not an image").first.wait_for()
+    page.get_by_label("Clear").first.click()
+
+    (tmp_path / "1.txt").write_text("on the moon")
+    upload(page, *PHOTOS, tmp_path / "1.txt")
+    look.click()
+    page.get_by_text("Learned as").wait_for(timeout=SLOW)
+    assert page.get_by_text("on the moon").count()
+    page.get_by_text("Search settings").click()
+    for label, number in (("Steps", 2), ("Draw every so many steps", 1), ("Class images", 4)):
+        page.get_by_label(f"number input for {label}").fill(str(number))
+        page.keyboard.press("Tab")
+    page.get_by_role("button", name="Find the concept").click()
+    page.get_by_role("img", name="").first.wait_for()
+    page.get_by_text("Found:").wait_for(timeout=SLOW)
+    with page.expect_download() as download:
+        page.get_by_text("Download rex.cone").click()
+    assert Path(download.value.path()).read_bytes() == (folder / "rex.cone").read_bytes()
+    [concept] = load(folder / "rex.cone").concepts
+    assert (concept.name, concept.class_noun) == ("rex", "dog")
+
+    page.get_by_role("tab", name="Concepts and pictures").click()
+    page.get_by_text("broken.cone").first.wait_for()
+    for name in ("rex", "hat"):
+        page.get_by_role("checkbox", name=name).check()
+    page.get_by_label("Strength of hat").last.wait_for()
+    page.get_by_label("number input for Strength of hat").fill("0.5")
+    page.keyboard.press("Tab")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text("prompt").first.wait_for()
+    page.get_by_text("is empty").or_(page.get_by_text("empty prompt")).first.wait_for()
+    page.get_by_label("Prompt").fill("rex in a hat")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    shown = page.get_by_role("img").filter(has=page.locator("xpath=self::*[contains(@src, 'concepts-0')]"))
+    shown.first.wait_for(timeout=SLOW)
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(page.request.get(shown.first.get_attribute("src")).body())
+    record = read_record(picture)
+    assert re.fullmatch(r"a \w+ dog in a \w+ hat", record["sent"])
+    assert {each["name"]: each["strength"] for each in record["concepts"]} == {"rex": 1.0, "hat": 0.5}
+
+    page.get_by_role("button", name="Merge").click()
+    page.get_by_text("Merged:").first.wait_for()
+    assert load(folder / "hat-and-rex.cone").names == ("hat", "rex")
+
+
+def upload(page: Any, *files: Path) -> None:
+    """Drop photos."""
+    page.locator("input[type=file]").first.set_input_files(list(files))
+    for file in files:
+        page.get_by_text(file.stem, exact=False).first.wait_for()
+
+
+def test_a_port_in_use_is_said(server: Any, port: int, folder: Path) -> None:
+    """One sentence, and the exit code of a wrong option; the page that is there stays."""
+    done = run_process("ui", folder, "--port", str(port), "--no-browser", cwd=folder)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert f"--port {port}: in use".encode() in done.stderr and b"Traceback" not in done.stderr
+    assert server.poll() is None
+    assert run_process("ui", folder / "none", cwd=folder).returncode == 2
