@@ -40,11 +40,11 @@ __all__ = ["HOST", "build", "serve"]
 HOST = "127.0.0.1"
 _MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
 """Of all that uses the base model one thing runs at a time."""
-_MOST_SEEDS = 16
+_SHOWN: dict[str, Any] = {"object_fit": "contain", "format": "png", "interactive": False}
+"""How pictures are shown: whole, and as they are."""
 _CSS = """
 .gradio-container > main {max-width: 1180px !important; margin: 0 auto !important}
 progress {width: 100%; height: 0.8rem}
-.pictures img {image-rendering: auto}
 """
 
 
@@ -148,34 +148,15 @@ def _find_tab(studio: _Studio) -> None:
         with gr.Column(min_width=300):
             files = gr.File(label="Photos, 3 to 5 of one subject", file_count="multiple", height=180)
             name = gr.Textbox(label="Name", info="What prompts will call it", placeholder="rex", max_length=64)
-            noun = gr.Dropdown(
-                studio.nouns,
-                value=None,
-                label="What it is",
-                info="A word that the base model knows",
-                allow_custom_value=True,
-            )
+            known = {"info": "A word that the base model knows", "allow_custom_value": True}
+            noun = gr.Dropdown(studio.nouns, value=None, label="What it is", **known)
             look = gr.Button("1. Look at the photos", variant="primary")
         with gr.Column(scale=2, min_width=300):
-            seen = gr.Gallery(
-                label="What will be learned: each photo, its subject, crops",
-                columns=5,
-                height=360,
-                object_fit="contain",
-                format="png",
-                interactive=False,
-                elem_classes="pictures",
-            )
+            seen = gr.Gallery(label="What will be learned: photos, subject, crops", columns=5, height=360, **_SHOWN)
             advice = gr.Markdown("Drop photos, say what they show, and look.")
+            table: dict[str, Any] = {"type": "array", "column_count": 2, "static_columns": [0], "wrap": True}
             captions = gr.Dataframe(
-                headers=["photo", "what else it shows"],
-                type="array",
-                column_count=2,
-                static_columns=[0],
-                interactive=True,
-                visible=False,
-                label="Captions: mend what is wrong",
-                wrap=True,
+                headers=["photo", "what else it shows"], interactive=True, visible=False, label="Captions", **table
             )
     with gr.Accordion("Search settings", open=False), gr.Row():
         steps = gr.Slider(1, 300, 60, step=1, label="Steps")
@@ -186,7 +167,7 @@ def _find_tab(studio: _Studio) -> None:
         stop = gr.Button("Stop", variant="stop", interactive=False)
         overwrite = gr.Checkbox(label="Overwrite a file of this name", container=False)
     status = gr.HTML()
-    drawn = gr.Image(label="While it searches", format="png", interactive=False, visible=False, buttons=["fullscreen"])
+    drawn = gr.Image(label="While it searches", format="png", interactive=False, visible=False)
     about = gr.HTML()
     file = gr.DownloadButton("Download", visible=False)
 
@@ -208,12 +189,12 @@ def _find_tab(studio: _Studio) -> None:
 
 
 def _words(name: str, noun: str | None) -> tuple[str, str]:
-    """Name and class noun as typed, the one in the place of the other if that is missing."""
-    name, noun = (name or "").strip(), (noun or "").strip()
-    if not (name or noun):
-        raise UsageError("name and class noun are missing", 'say what the photos show, such as "dog"')
-    check_name(name or noun)
-    return name or noun, noun or name
+    """Name and class noun as typed; the noun in the place of a name that is missing."""
+    noun = (noun or "").strip()
+    if not noun:
+        raise UsageError("what the photos show is missing", 'say it in a word or two, such as "dog"')
+    check_name(name.strip() or noun)
+    return name.strip() or noun, noun
 
 
 def _look(studio: _Studio, files: Sequence[str] | None, name: str, noun: str | None, priors: float) -> tuple[Any, ...]:
@@ -329,15 +310,7 @@ def _list(notes: Sequence[str]) -> str:
 
 def _concepts_tab(studio: _Studio) -> list[Any]:
     """The folder's concepts, merging by ticking, pictures beside the base model's; returns gallery, ticks, notes."""
-    gallery = gr.Gallery(
-        label="Concepts",
-        columns=6,
-        height=260,
-        object_fit="contain",
-        format="png",
-        interactive=False,
-        allow_preview=False,
-    )
+    gallery = gr.Gallery(label="Concepts", columns=6, height=260, allow_preview=False, **_SHOWN)
     notes = gr.Markdown()
     ticked = gr.CheckboxGroup([], label="Tick concepts to draw, to merge or to download")
     with gr.Row():
@@ -346,24 +319,15 @@ def _concepts_tab(studio: _Studio) -> list[Any]:
         fetch = gr.Button("Download the ticked", min_width=100)
         sketch = gr.Button("Draw missing pictures", min_width=100)
     files = gr.File(label="Files", interactive=False, visible=False)
-    prompt = gr.Textbox(
-        label="Prompt", info="Name the ticked concepts in it", placeholder="a dog in a hat", submit_btn=False
-    )
+    prompt = gr.Textbox(label="Prompt", info="Name the ticked concepts in it", placeholder="a dog in a hat")
     draw = gr.Button("Draw", variant="primary")
     with gr.Accordion("Picture settings", open=False), gr.Row():
         defaults = studio.model.defaults
         seed = gr.Number(0, label="First seed", precision=0, minimum=0, maximum=2**63 - 1)
-        count = gr.Slider(1, _MOST_SEEDS, 2, step=1, label="Pictures")
+        count = gr.Slider(1, 16, 2, step=1, label="Pictures")
         steps = gr.Slider(1, 100, defaults.steps, step=1, label="Sampling steps")
         guidance = gr.Slider(0, 20, defaults.guidance, step=0.5, label="Guidance")
-    pictures = gr.Gallery(
-        label="Base model and concepts, seed by seed",
-        columns=2,
-        object_fit="contain",
-        format="png",
-        interactive=False,
-        elem_classes="pictures",
-    )
+    pictures = gr.Gallery(label="The base model beside the concepts, seed by seed", columns=2, **_SHOWN)
 
     def sliders(labels: list[str]) -> None:
         with gr.Row():

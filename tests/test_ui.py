@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,20 +47,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """`cones ui`, listening."""
     cache = {"CONES_CACHE": str(folder / "cache"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    told = (folder / "log").open("w+")
     process = subprocess.Popen(
-        [*COMMAND, "ui", folder, "--port", str(port), "--no-browser"],
-        env=environment(**cache),
-        stdout=subprocess.PIPE,
-        text=True,
+        [*COMMAND, "ui", folder, "--port", str(port), "--no-browser"], env=environment(**cache), stderr=told
     )
-    assert process.stdout
-    assert process.stdout.readline() == f"http://127.0.0.1:{port}\n"
+    for _ in range(600):
+        if f"http://127.0.0.1:{port}" in (folder / "log").read_text():
+            break
+        assert process.poll() is None, (folder / "log").read_text()
+        time.sleep(0.2)
     yield process
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
+    told.close()
 
 
 @pytest.fixture

@@ -8,17 +8,7 @@ from typing import Annotated
 import typer
 
 from conestool.cli import _options, _output
-from conestool.cli._options import (
-    Config,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    ModelOption,
-    Offline,
-    Revision,
-    flag,
-    value,
-)
+from conestool.cli._options import Config, DeviceOption, Dtype, DtypeOption, ModelOption, Offline, Revision, flag, value
 
 __all__ = ["ui"]
 
@@ -51,4 +41,4 @@ def ui(
     except ModuleNotFoundError as error:
         raise UsageError(f"cones ui needs {error.name}", "pip install 'conestool[ui]'") from error
     base = _options.open_model(_options.Where(model, device, dtype.value, revision, config, offline))
-    page.serve(base, folder, port, share=share, browser=not no_browser, tell=_output.put)
+    page.serve(base, folder, port, share=share, browser=not no_browser, tell=_output.tell)
