@@ -40,7 +40,8 @@ __all__ = ["HOST", "build", "serve"]
 HOST = "127.0.0.1"
 _MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
 """Of all that uses the base model one thing runs at a time."""
-_SHOWN: dict[str, Any] = {"object_fit": "contain", "format": "png", "interactive": False}
+_BUTTONS = ["download", "fullscreen"]
+_SHOWN: dict[str, Any] = {"object_fit": "contain", "format": "png", "interactive": False, "buttons": _BUTTONS}
 """How pictures are shown: whole, and as they are."""
 _CSS = """
 .gradio-container > main {max-width: 1180px !important; margin: 0 auto !important}
@@ -49,7 +50,7 @@ progress {width: 100%; height: 0.8rem}
 
 
 class _StopSearchError(Exception):
-    """The search was stopped by its button."""
+    """A search has ended: stopped by its button, or with a file."""
 
 
 @dataclass
@@ -61,6 +62,13 @@ class _Studio:
     temp: Path
     thumbs: dict[str, Image.Image] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self) -> None:
+        """Take the base model, until `lock` is released. UsageError while a search of a page that was closed has it."""
+        if not self.lock.acquire(blocking=False):
+            raise UsageError("the base model is still searching for a page that was closed", "wait, or press Stop")
+        self.stop.clear()
 
     @property
     def nouns(self) -> list[str]:
@@ -104,13 +112,19 @@ class _Studio:
             return read_photos([place], captions=True) if files else read_photos([])
 
 
-def _shown(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, with what conestool refuses as a message on the page."""
+def _shown(function: Callable[..., Any], studio: _Studio, *, model: bool = False) -> Callable[..., Any]:
+    """`function(studio, ...)` with what conestool refuses as a message on the page; `model` says that it takes that."""
 
     @functools.wraps(function)
     def run(*given: Any) -> Any:
         try:
-            return function(*given)
+            if not model:
+                return function(studio, *given)
+            studio.take()
+            try:
+                return function(studio, *given)
+            finally:
+                studio.lock.release()
         except ConesError as error:
             raise _told(error) from error
 
@@ -119,9 +133,10 @@ def _shown(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _told(error: BaseException) -> gr.Error:
     """An error as the page shows it: text, whatever is in it."""
-    hint = getattr(error, "hint", None)
-    text = f"{clean(error)}: {hint}" if hint else clean(error) or type(error).__name__
-    return gr.Error(html.escape(text), duration=None, print_exception=not isinstance(error, ConesError))
+    hint = getattr(error, "hint", None) or "--"
+    told = clean(error) or type(error).__name__
+    text = told if "--" in hint else f"{told}: {hint}"  # an option of the command line helps nobody here
+    return gr.Error(html.escape(text), duration=20, print_exception=not isinstance(error, ConesError))
 
 
 def build(model: Model, folder: Path, temp: Path) -> gr.Blocks:
@@ -164,24 +179,20 @@ def _find_tab(studio: _Studio) -> None:
         priors = gr.Slider(4, 128, SearchConfig().num_class_images, step=1, label="Class images")
     with gr.Row(equal_height=True):
         start = gr.Button("2. Find the concept", variant="primary", interactive=False)
-        stop = gr.Button("Stop", variant="stop", interactive=False)
+        stop = gr.Button("Stop", variant="stop")
         overwrite = gr.Checkbox(label="Overwrite a file of this name", container=False)
     status = gr.HTML()
-    drawn = gr.Image(label="While it searches", format="png", interactive=False, visible=False)
+    drawn = gr.Image(label="While it searches", format="png", interactive=False, visible=False, buttons=_BUTTONS)
     about = gr.HTML()
     file = gr.DownloadButton("Download", visible=False)
 
-    look.click(
-        _shown(functools.partial(_look, studio)),
-        [files, name, noun, priors],
-        [photos, seen, advice, captions, start],
-        **_MODEL,
-    )
+    found = [photos, seen, advice, captions, start]
+    look.click(_shown(_look, studio, model=True), [files, name, noun, priors], found, **_MODEL)
     files.change(lambda: ([], gr.update(interactive=False)), None, [photos, start], show_progress="hidden")
     start.click(
         functools.partial(_search, studio),
-        [photos, captions, name, noun, steps, every, priors, overwrite],
-        [status, drawn, about, file, start, stop],
+        [photos, captions, name, noun, overwrite, steps, every, priors],
+        [status, drawn, about, file],
         show_progress="hidden",
         **_MODEL,
     )
@@ -202,14 +213,13 @@ def _look(studio: _Studio, files: Sequence[str] | None, name: str, noun: str | N
     name, noun = _words(name, noun)
     photos, notes = studio.photos(files)
     told: list[str] = []
-    found = preview(
-        studio.model,
-        photos,
-        noun,
-        name=name,
-        config=SearchConfig(num_class_images=int(priors)),
-        callback=lambda event: told.append(event.text) if isinstance(event, LogEvent) else None,
-    )
+    config = SearchConfig(num_class_images=int(priors))
+
+    def tell(event: Event) -> None:
+        if isinstance(event, LogEvent):
+            told.append(event.text)
+
+    found = preview(studio.model, photos, noun, name=name, config=config, callback=tell)
     pictures: list[tuple[Image.Image, str]] = []
     for each in found.photos:
         use = "for the report" if each.held_out else "learned"
@@ -226,48 +236,55 @@ def _look(studio: _Studio, files: Sequence[str] | None, name: str, noun: str | N
 def _search(
     studio: _Studio,
     photos: Sequence[Photo],
-    captions: Sequence[Sequence[str]],
+    captions: Any,
     name: str,
     noun: str | None,
-    steps: float,
-    every: float,
-    priors: float,
     overwrite: bool,
+    *numbers: float,
 ) -> Iterator[tuple[Any, ...]]:
-    """A search in a thread of its own; yields what the page shows after each of its events."""
+    """A search in a thread of its own; yields what the page shows after each of its events.
+
+    `numbers` are its steps, the steps from picture to picture, and the class images. The file is written even if the
+    page is closed meanwhile.
+    """
+    steps, every, priors = map(int, numbers)
     try:
         name, noun = _words(name, noun)
         path = studio.target(name, overwrite)
         texts = [one_line("caption", str(row[1] or "").strip()) for row in captions]
         photos = [replace(photo, caption=text) for photo, text in zip(photos, texts, strict=True)]
-        config = SearchConfig(method=f"mask,steps={int(steps)}", num_class_images=int(priors), captions="given")
+        config = SearchConfig(method=f"mask,steps={steps}", num_class_images=priors, captions="given")
+        studio.take()
     except ConesError as error:
         raise _told(error) from error
-    studio.stop.clear()
     events: queue.Queue[Event | Cone | BaseException] = queue.Queue()
 
     def tell(event: Event) -> None:
         if studio.stop.is_set():
-            raise _StopSearchError
+            raise _StopSearchError("Stopped.")
         events.put(event)
 
     def work() -> None:
-        options: dict[str, Any] = {"name": name, "config": config, "callback": tell, "sample_every": int(every)}
+        options: dict[str, Any] = {"name": name, "config": config, "callback": tell, "sample_every": every}
         try:
-            events.put(find(studio.model, photos, noun, **options))
+            found = find(studio.model, photos, noun, **options)
+            save(found, studio.temp / path.name, overwrite=True)
+            events.put(found)
+            save(found, path, overwrite=overwrite)
+            events.put(_StopSearchError(f"Found: {path}"))
         except BaseException as error:
             events.put(error)
+        finally:
+            studio.lock.release()
 
     threading.Thread(target=work, daemon=True).start()
     samples: list[Samples] = []
     notes: list[str] = []
-    busy = gr.update(interactive=False), gr.update(interactive=True)
-    ready = gr.update(interactive=True), gr.update(interactive=False)
     progress = ""
-    yield "Begins...", gr.update(visible=False), "", gr.update(visible=False), *busy
-    while True:
-        event = events.get()
-        picture = gr.skip()
+    hidden, same = gr.update(visible=False), gr.skip()
+    yield "Begins...", hidden, "", hidden
+    while not isinstance(event := events.get(), BaseException):
+        picture, about, file = same, same, same
         if isinstance(event, Samples):
             samples.append(event)
             picture = gr.update(value=strip(samples), visible=True)
@@ -275,25 +292,16 @@ def _search(
             notes.append(event.text)
         elif isinstance(event, Progress):
             progress = _bar(event)
-        elif isinstance(event, Cone):
-            break
-        elif isinstance(event, _StopSearchError):
-            yield f"Stopped.{_list(notes)}", picture, gr.skip(), gr.skip(), *ready
-            return
         else:
-            yield f"It failed.{_list(notes)}", picture, gr.skip(), gr.skip(), *ready
-            raise _told(event) from event
-        yield progress + _list(notes), picture, gr.skip(), gr.skip(), *busy
-    try:
-        save(event, path, overwrite=overwrite)
-    except ConesError as error:
-        raise _told(error) from error
-    [concept] = event.concepts
-    studio.thumbs[concept.id] = samples[-1].images[0]
-    doubts = concept.origin.warnings
-    done = f"<b>Found: {html.escape(str(path))}</b>{_list([*notes, *doubts])}"
-    lent = gr.update(value=studio.lend(path), label=f"Download {path.name}", visible=True)
-    yield done, gr.skip(), event._repr_html_(), lent, *ready
+            [concept] = event.concepts
+            studio.thumbs[concept.id] = samples[-1].images[0]
+            about = event._repr_html_()
+            file = gr.update(value=str(studio.temp / path.name), label=f"Download {path.name}", visible=True)
+        yield progress + _list(notes), picture, about, file
+    ended = str(event) if isinstance(event, _StopSearchError) else "It failed."
+    yield f"<b>{html.escape(ended)}</b>{_list(notes)}", same, same, same
+    if not isinstance(event, _StopSearchError):
+        raise _told(event) from event
 
 
 def _bar(event: Progress) -> str:
@@ -310,15 +318,20 @@ def _list(notes: Sequence[str]) -> str:
 
 def _concepts_tab(studio: _Studio) -> list[Any]:
     """The folder's concepts, merging by ticking, pictures beside the base model's; returns gallery, ticks, notes."""
-    gallery = gr.Gallery(label="Concepts", columns=6, height=260, allow_preview=False, **_SHOWN)
+    gallery = gr.Gallery(label="Concepts", columns=6, height=240, allow_preview=False, fit_columns=False, **_SHOWN)
     notes = gr.Markdown()
-    ticked = gr.CheckboxGroup([], label="Tick concepts to draw, to merge or to download")
     with gr.Row():
-        merged = gr.Textbox(label="Merge into a file called", placeholder="dog-and-hat", max_length=64, scale=2)
-        join = gr.Button("Merge", min_width=100)
-        fetch = gr.Button("Download the ticked", min_width=100)
-        sketch = gr.Button("Draw missing pictures", min_width=100)
-    files = gr.File(label="Files", interactive=False, visible=False)
+        ticked = gr.CheckboxGroup([], label="Tick concepts to draw, to merge or to download", scale=4)
+        sketch = gr.Button("Draw missing pictures", min_width=180)
+
+    def sliders(labels: list[str]) -> None:
+        with gr.Row():
+            looks: dict[str, Any] = {"step": 0.05, "interactive": True}
+            strengths = [gr.Slider(0, 1, 1, label=f"Strength of {each}", key=each, **looks) for each in labels]
+        given = [prompt, ticked, seed, count, steps, guidance, *strengths]
+        draw.click(_shown(_draw, studio, model=True), given, [pictures], **_MODEL)
+
+    gr.render(inputs=[ticked])(sliders)
     prompt = gr.Textbox(label="Prompt", info="Name the ticked concepts in it", placeholder="a dog in a hat")
     draw = gr.Button("Draw", variant="primary")
     with gr.Accordion("Picture settings", open=False), gr.Row():
@@ -328,22 +341,15 @@ def _concepts_tab(studio: _Studio) -> list[Any]:
         steps = gr.Slider(1, 100, defaults.steps, step=1, label="Sampling steps")
         guidance = gr.Slider(0, 20, defaults.guidance, step=0.5, label="Guidance")
     pictures = gr.Gallery(label="The base model beside the concepts, seed by seed", columns=2, **_SHOWN)
-
-    def sliders(labels: list[str]) -> None:
-        with gr.Row():
-            strengths = [gr.Slider(0, 1, 1, step=0.05, label=f"Strength of {label}", key=label) for label in labels]
-        draw.click(
-            _shown(functools.partial(_draw, studio)),
-            [prompt, ticked, seed, count, steps, guidance, *strengths],
-            [pictures],
-            **_MODEL,
-        )
-
-    gr.render(inputs=[ticked])(sliders)
+    with gr.Row(equal_height=True):
+        merged = gr.Textbox(label="Name of a merged file", placeholder="dog-and-hat", max_length=64, scale=2)
+        join = gr.Button("Merge the ticked", min_width=160)
+        fetch = gr.Button("Download the ticked", min_width=160)
+    files = gr.File(label="Files", interactive=False, visible=False)
     outputs = [gallery, ticked, notes]
-    sketch.click(_shown(functools.partial(_draw_missing, studio)), [ticked], outputs, **_MODEL)
-    join.click(_shown(functools.partial(_merge, studio)), [ticked, merged], [*outputs, files, merged])
-    fetch.click(_shown(functools.partial(_fetch, studio)), [ticked], [files])
+    sketch.click(_shown(_draw_missing, studio, model=True), [ticked], outputs, **_MODEL)
+    join.click(_shown(_merge, studio), [ticked, merged], [*outputs, files, merged])
+    fetch.click(_shown(_fetch, studio), [ticked], [files])
     return outputs
 
 
@@ -389,22 +395,18 @@ def _fetch(studio: _Studio, ticked: Sequence[str]) -> Any:
     return gr.update(value=[studio.lend(path) for path in {offers[label].file for label in ticked}], visible=True)
 
 
-def _draw(
-    studio: _Studio,
-    prompt: str,
-    ticked: Sequence[str],
-    seed: float,
-    count: float,
-    steps: float,
-    guidance: float,
-    *strengths: float,
-) -> list[tuple[str, str]]:
-    """Pictures of a prompt with the ticked concepts, each beside the base model's with the same seed."""
+def _draw(studio: _Studio, prompt: str, ticked: Sequence[str], *numbers: float) -> list[tuple[str, str]]:
+    """Pictures of a prompt with the ticked concepts, each beside the base model's with the same seed.
+
+    `numbers` are first seed, number of seeds, steps, guidance, and the strength of each concept.
+    """
+    first, count, steps = (int(number or 0) for number in numbers[:3])
+    guidance, *strengths = numbers[3:]
     cone, offers = studio.chosen(ticked), studio.offers
     cone.prompt(prompt or "")  # refuses one that names none of them
     given = {offers[label].name: strength for label, strength in zip(ticked, strengths, strict=True)}
-    options: dict[str, Any] = {"seeds": range(int(seed or 0), int(seed or 0) + int(count)), "progress": _quiet}
-    options |= {"steps": int(steps), "guidance": guidance}
+    options: dict[str, Any] = {"seeds": range(first, first + count), "steps": steps, "guidance": guidance}
+    options["progress"] = _quiet
     pairs = zip(
         render(studio.model, plain(prompt, cone.concepts), **options),
         render(studio.model, prompt, cone, strength=given, **options),
@@ -433,19 +435,10 @@ def serve(model: Model, folder: Path, port: int, *, share: bool, browser: bool, 
         os.environ["GRADIO_TEMP_DIR"] = temp
         page = build(model, folder, Path(temp))
         try:
-            _, _, public = page.launch(
-                server_name=HOST,
-                server_port=port,
-                share=share,
-                inbrowser=browser,
-                quiet=True,
-                prevent_thread_lock=True,
-                max_file_size=MAX_FILE_BYTES,
-                ssr_mode=False,
-                footer_links=[],
-                theme=gr.themes.Default(),
-                css=_CSS,
-            )
+            where: dict[str, Any] = {"server_name": HOST, "server_port": port, "share": share, "inbrowser": browser}
+            looks: dict[str, Any] = {"footer_links": [], "theme": gr.themes.Default(), "css": _CSS}
+            limits: dict[str, Any] = {"max_file_size": MAX_FILE_BYTES, "ssr_mode": False, "prevent_thread_lock": True}
+            _, _, public = page.launch(quiet=True, **where, **looks, **limits)
         except OSError as error:
             raise UsageError(f"--port {port}: in use", "end what uses it, or take another port") from error
         try:

@@ -132,7 +132,7 @@ def test_photos_become_a_concept_and_pictures(page: Any, folder: Path, tmp_path:
     assert re.fullmatch(r"a \w+ dog in a \w+ hat", record["sent"])
     assert {each["name"]: each["strength"] for each in record["concepts"]} == {"rex": 1.0, "hat": 0.5}
 
-    page.get_by_role("button", name="Merge").click()
+    page.get_by_role("button", name="Merge the ticked").click()
     page.get_by_text("Merged:").first.wait_for()
     assert load(folder / "hat-and-rex.cone").names == ("hat", "rex")
 
