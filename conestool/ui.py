@@ -115,7 +115,6 @@ class _Studio:
 def _shown(function: Callable[..., Any], studio: _Studio, *, model: bool = False) -> Callable[..., Any]:
     """`function(studio, ...)` with what conestool refuses as a message on the page; `model` says that it takes that."""
 
-    @functools.wraps(function)
     def run(*given: Any) -> Any:
         try:
             if not model:
