@@ -340,7 +340,7 @@ def _concepts_tab(studio: _Studio) -> list[Any]:
         steps = gr.Slider(1, 100, defaults.steps, step=1, label="Sampling steps")
         guidance = gr.Slider(0, 20, defaults.guidance, step=0.5, label="Guidance")
     pictures = gr.Gallery(label="The base model beside the concepts, seed by seed", columns=2, **_SHOWN)
-    with gr.Row(equal_height=True):
+    with gr.Row():
         merged = gr.Textbox(label="Name of a merged file", placeholder="dog-and-hat", max_length=64, scale=2)
         join = gr.Button("Merge the ticked", min_width=160)
         fetch = gr.Button("Download the ticked", min_width=160)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from conestool import Model, load, save
+from conestool import Model, extract, load, save
 from conestool.rendering import read_record
 from tests.support.browser import chromium
 from tests.support.command_line import COMMAND, environment, run_process
@@ -41,7 +41,8 @@ def port() -> int:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a concept of pocket, and a damaged file."""
     place = tmp_path_factory.mktemp("concepts")
-    save(random_cone(Model.from_pretrained("pocket"), "hat", density=0.01), place / "hat.cone")
+    both = random_cone(Model.from_pretrained("pocket"), "cat", "hat", density=0.01)
+    save(extract(both, "hat"), place / "hat.cone")
     (place / "broken.cone").write_bytes(b"\x89CONE")
     return place
 
@@ -120,8 +121,7 @@ def test_photos_become_a_concept_and_pictures(page: Any, folder: Path, tmp_path:
     page.get_by_label("number input for Strength of hat").fill("0.5")
     page.keyboard.press("Tab")
     page.get_by_role("button", name="Draw", exact=True).click()
-    page.get_by_text("prompt").first.wait_for()
-    page.get_by_text("is empty").or_(page.get_by_text("empty prompt")).first.wait_for()
+    page.get_by_text("the prompt is empty").first.wait_for()
     page.get_by_label("Prompt").fill("rex in a hat")
     page.get_by_role("button", name="Draw", exact=True).click()
     shown = page.get_by_role("img").filter(has=page.locator("xpath=self::*[contains(@src, 'concepts-0')]"))
