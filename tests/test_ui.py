@@ -122,7 +122,7 @@ def test_photos_become_a_concept_and_pictures(page: Any, folder: Path, tmp_path:
     page.keyboard.press("Tab")
     page.get_by_role("button", name="Draw", exact=True).click()
     page.get_by_text("the prompt is empty").first.wait_for()
-    page.get_by_label("Prompt").fill("rex in a hat")
+    page.get_by_placeholder("a dog in a hat").fill("rex in a hat")
     page.get_by_role("button", name="Draw", exact=True).click()
     shown = page.get_by_role("img").filter(has=page.locator("xpath=self::*[contains(@src, 'concepts-0')]"))
     shown.first.wait_for(timeout=SLOW)
