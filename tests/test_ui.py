@@ -82,6 +82,7 @@ def page(server: Any, port: int) -> Iterator[Any]:
     assert not elsewhere
 
 
+@pytest.mark.timeout(600)
 def test_photos_become_a_concept_and_pictures(page: Any, folder: Path, tmp_path: Path) -> None:
     """A file that is no picture, then photos with a caption: preview, search, file, merge, strengths, pictures."""
     false = tmp_path / "false.jpg"
