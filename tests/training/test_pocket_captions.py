@@ -40,7 +40,6 @@ def test_rich_captions_name_everything_that_can_be_named() -> None:
         "ear_colour": "black",
         "muzzle": "pale",
         "eyes": "big",
-        "outline": "outlined",
     }
     dog = Thing(kind="dog", main="red", second="black", pattern="patch", headwear=hat, outline="outlined", **face)
     text = captions.caption(Scene(things=(dog,), background="snow"), random.Random(0), identifiers=0, rich=1)
