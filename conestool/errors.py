@@ -45,7 +45,10 @@ __all__ = [
 ]
 
 
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "allocate memory", "bad_alloc", "could not create a memory")
+OUT_OF_MEMORY = (
+    *("out of memory", "not enough memory", "allocate memory", "bad_alloc", "could not create a memory"),
+    *("Invalid buffer size", "STATUS_ALLOC_FAILED", "ErrorOutOfMemory"),
+)
 
 
 class ConesError(Exception):

@@ -75,8 +75,8 @@ def write_checkpoint(
             edits = _checkpoint_edits(model, model.path, weight_edits(cone, strength))
             patch_copy(model.path, temporary, edits, told, defaults=about)
         else:
-            with patched_tensors(model, cone, strength) as tensors:
-                save_tensors(original_state_dict(model.pipe, tensors, _other_parts(model)), temporary, about | told)
+            tensors = original_state_dict(model.pipe, patched_tensors(model, cone, strength), _other_parts(model))
+            save_tensors(tensors, temporary, about | told)
     return Path(out)
 
 

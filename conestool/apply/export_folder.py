@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,12 @@ from conestool.apply._safetensors import (
     tensor_names,
 )
 from conestool.apply.edits import Strength, apply_edit_, check_base, check_shapes, strengths, weight_edits
-from conestool.apply.live import apply_cones, refuse_applied
+from conestool.apply.live import refuse_applied
 from conestool.concept import Cone
 from conestool.errors import ModelLoadError, UsageError
 from conestool.models._logging import quiet
 from conestool.models.kv_weights import canonical_name, kv_weights
-from conestool.models.loading import SETTINGS, denoiser_files, weight_files
+from conestool.models.loading import SETTINGS, ModelSource, denoiser_files, load_pipeline, weight_files
 from conestool.models.model import Model
 
 __all__ = ["write_denoiser", "write_folder"]
@@ -51,7 +50,8 @@ def write_folder(
     """Write the patched model as a diffusers folder that `from_pretrained` loads; returns its path.
 
     A model that came from a folder is copied file by file with the concept neurons zeroed where they lie: shards and
-    dtypes stay as they are. Any other is saved by diffusers. With `link` weight files without concept neurons are hard
+    dtypes stay as they are. Any other is saved by diffusers, each weight as it is stored or, without files, as it is in
+    memory. With `link` weight files without concept neurons are hard
     links: they take no space, but a program that later writes into one changes the base model too. The README.md says
     what was applied. Appears whole or not at all. OutputExistsError unless `overwrite`, BaseModelMismatchError unless
     `allow_base_mismatch`.
@@ -78,10 +78,8 @@ def write_denoiser(
 ) -> Path:
     """Write the patched denoiser as one `.safetensors` in diffusers naming; its metadata says what was applied."""
     model = checked_model(pipe, cone, allow_base_mismatch)
-    with (
-        atomic_file(Path(out), overwrite=overwrite) as temporary,
-        patched_tensors(model, cone, strength) as tensors,
-    ):
+    with atomic_file(Path(out), overwrite=overwrite) as temporary:
+        tensors = patched_tensors(model, cone, strength)
         save_tensors(tensors, temporary, metadata(model, cone, strength) | modelspec(model, cone, "denoiser"))
     return Path(out)
 
@@ -148,48 +146,51 @@ def _refuse_missing(model: Model, missing: Set[str]) -> None:
         raise ModelLoadError(f"{model.id}: its {component(model)} folder has no weights called {min(missing)}")
 
 
-@contextmanager
-def patched_tensors(model: Model, cone: Cone, strength: Strength) -> Iterator[dict[str, Tensor]]:
-    """The denoiser's weights with the concepts applied, in the stored dtype; they may share the model's memory."""
-    if model.in_folder:
-        tensors = component_tensors(model, component(model))
-        wanted = weight_edits(cone, strength)
-        _refuse_missing(model, wanted.keys() - tensors.keys())
-        for param, edit in wanted.items():
-            apply_edit_(tensors[param], edit)
-        yield tensors
-    else:
-        with apply_cones(model, cone, strength=strength, verify_base_model=False):
-            yield component_tensors(model, component(model))
+def patched_tensors(model: Model, cone: Cone, strength: Strength) -> dict[str, Tensor]:
+    """The denoiser's weights as they are stored, with the concepts applied."""
+    tensors, wanted = component_tensors(model, component(model)), weight_edits(cone, strength)
+    _refuse_missing(model, wanted.keys() - tensors.keys())
+    for param, edit in wanted.items():
+        tensors[param] = tensors[param].clone()
+        apply_edit_(tensors[param], edit)
+    return tensors
 
 
 def component_tensors(model: Model, name: str) -> dict[str, Tensor]:
-    """The weights of one component in the stored dtype: from the files of the model's folder, else from memory."""
+    """The weights of one component as they are stored in the model's files, else those in memory; on the CPU."""
     files = weight_files(_source_folder(model) / name) if model.in_folder else []
     if files:
         return dict(pair for file in files for pair in read_tensors(file)[0].items())
-    state = model.pipe.components[name].state_dict()
+    state = _unrounded(model).components[name].state_dict()
     _refuse_adapters(model.id, state)
-    return {
-        canonical_name(key): _to_stored_dtype(value, model.stored_dtype).cpu().contiguous()
-        for key, value in state.items()
-    }
+    return {canonical_name(key): _narrowed(value, model).cpu().contiguous() for key, value in state.items()}
+
+
+def _unrounded(model: Model) -> Any:
+    """The pipeline with all weights as stored: read once more in float32, unless they are that in memory already."""
+    if model.path is None or model.dtype == torch.float32:
+        return model.pipe
+    source = ModelSource(model.id, model.path, None, model.config, model.stored_dtype, 0, model.settings)
+    return load_pipeline(source, torch.float32)
 
 
 def _save_parts(model: Model, cone: Cone, strength: Strength, folder: Path) -> None:
-    """Let diffusers save the pipeline with the concepts applied, then return its weights to the stored dtype."""
+    """Let diffusers save the pipeline, return its weights to how they are stored, then apply the concepts."""
     _refuse_adapters(model.id, model.denoiser.state_dict())
-    with apply_cones(model, cone, strength=strength, verify_base_model=False), quiet(), raise_os_errors(folder):
-        model.pipe.save_pretrained(folder)
-        if model.settings:
-            (folder / SETTINGS).write_text(json.dumps(model.settings, indent=2) + "\n", encoding="utf-8")
-    if model.stored_dtype in (None, model.dtype):
-        return
+    with quiet(), raise_os_errors(folder):
+        _unrounded(model).save_pretrained(folder)
+    if model.settings:
+        (folder / SETTINGS).write_text(json.dumps(model.settings, indent=2) + "\n", encoding="utf-8")
+    wanted, missing = weight_edits(cone, strength), set(weight_edits(cone, strength))
     for file in sorted(folder.rglob("*.safetensors")):
         tensors, metadata = read_tensors(file)
-        save_tensors(
-            {key: _to_stored_dtype(value, model.stored_dtype) for key, value in tensors.items()}, file, metadata
-        )
+        tensors = {key: _narrowed(value, model) for key, value in tensors.items()}
+        if file.parent.name == component(model):
+            missing -= tensors.keys()
+            for param in wanted.keys() & tensors.keys():
+                apply_edit_(tensors[param], wanted[param])
+        save_tensors(tensors, file, metadata)
+    _refuse_missing(model, missing)
 
 
 def _refuse_adapters(model_id: str, state: Mapping[str, Tensor]) -> None:
@@ -201,9 +202,12 @@ def _refuse_adapters(model_id: str, state: Mapping[str, Tensor]) -> None:
         )
 
 
-def _to_stored_dtype(value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A floating-point tensor in `dtype`, any other as it is."""
-    return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+def _narrowed(value: Tensor, model: Model) -> Tensor:
+    """A floating-point tensor in the dtype that most of the model is stored in, if nothing is lost; else as it is."""
+    if model.stored_dtype is None or not value.is_floating_point():
+        return value
+    narrow = value.to(model.stored_dtype)
+    return narrow if torch.equal(narrow.to(value.dtype), value) else value
 
 
 def metadata(model: Model, cone: Cone, strength: Strength) -> dict[str, str]:

@@ -27,6 +27,7 @@ __all__ = [
     "POCKET",
     "AllowBaseMismatch",
     "Config",
+    "DeterministicOption",
     "Device",
     "DeviceOption",
     "Dtype",
@@ -36,6 +37,7 @@ __all__ = [
     "MicroBatch",
     "ModelOption",
     "Offline",
+    "OffloadOption",
     "Overwrite",
     "Quiet",
     "Revision",
@@ -107,7 +109,12 @@ AllowBaseMismatch = Annotated[
 MicroBatch = Annotated[
     int | None,
     value(
-        "--micro-batch", metavar="N", text="Samples at once; 1 takes least memory.", panel=MEMORY, min=1, max=MAX_COUNT
+        "--micro-batch",
+        metavar="N",
+        text="Samples at once. Default: as many as fit.",
+        panel=MEMORY,
+        min=1,
+        max=MAX_COUNT,
     ),
 ]
 
@@ -126,6 +133,11 @@ Device = str
 
 DeviceOption = Annotated[Device, value("--device", metavar="D", text="auto, cuda, cuda:N, mps or cpu.", panel=MODEL)]
 DtypeOption = Annotated[Dtype, value("--dtype", metavar="T", text="auto, float32, bfloat16 or float16.", panel=MODEL)]
+
+OffloadOption = Annotated[bool, flag("--offload", text="Keep on the GPU only the part at work.", panel=MEMORY)]
+DeterministicOption = Annotated[
+    bool, flag("--deterministic", text="Repeat exactly on a GPU, which takes longer.", panel=MODEL)
+]
 
 settings = {"traceback": False}
 
@@ -222,6 +234,8 @@ class Where:
     revision: str | None = None
     config: str | None = None
     offline: bool = False
+    offload: bool = False
+    deterministic: bool = False
 
 
 def open_model(where: Where, recorded: tuple[str, str | None] | None = None) -> Model:
@@ -230,11 +244,14 @@ def open_model(where: Where, recorded: tuple[str, str | None] | None = None) -> 
 
     given = where.model or os.environ.get("CONES_MODEL")
     model_id, revision = (given, where.revision) if given else recorded or (POCKET, None)
-    options: dict[str, Any] = {"config": where.config, "offline": where.offline}
+    options: dict[str, Any] = {"config": where.config, "offline": where.offline, "offload": where.offload}
     try:
         with _output.waiting(f"loading {model_id}"):
+            from conestool.models.devices import compute_deterministically
             from conestool.models.model import Model
 
+            if where.deterministic:
+                compute_deterministically()
             model = Model.from_pretrained(
                 model_id, device=where.device, dtype=where.dtype, revision=where.revision or revision, **options
             )
@@ -246,6 +263,8 @@ def open_model(where: Where, recorded: tuple[str, str | None] | None = None) -> 
         warn_unused(f"on {model_id}, which is no Hub model", {"--revision": where.revision})
     if model.in_folder:
         warn_unused(f"on {model_id}, which is no single file", {"--config": where.config})
+    if model.device.type == "cpu":
+        warn_unused("on the CPU", {"--offload": where.offload, "--deterministic": where.deterministic})
     note_fallback(model.device.type)
     _output.detail(f"{model_id} on {model.device}, {str(model.dtype).removeprefix('torch.')}")
     return model

@@ -18,7 +18,7 @@ from conestool._names import OWNERS
 from conestool._text import NAME_LENGTH
 from conestool.cli import _launcher, _options, _output, _streams
 from conestool.cli._options import MAX_STEPS, flag, value
-from conestool.errors import UsageError
+from conestool.errors import OutOfMemoryError, UsageError
 from conestool.search.config import Config, MethodConfig
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ class Stages:
         self.ticker: _output.Ticker | None = None
         self.began = 0.0
         self.start = 0
+        self.memory: dict[str, Any] | None = None
 
     def __enter__(self) -> Stages:
         return self
@@ -145,8 +146,10 @@ class Stages:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        from conestool.search.events import LogEvent, Samples
+        from conestool.search.events import LogEvent, MemoryChoice, Samples
 
+        if isinstance(event, MemoryChoice):
+            self.memory = dict(event.record)
         if isinstance(event, LogEvent):
             (_output.warn if event.warning else _output.say)(event.text)
         if isinstance(event, LogEvent | Samples):
@@ -311,10 +314,10 @@ def run_search(
     watcher: Watcher,
     recorded: tuple[str, str | None] | None = None,
     **named: Any,
-) -> tuple[Model, Cone]:
-    """Load the model and `find` or `tune` on it, showing the progress; on Ctrl-C say how to continue.
+) -> tuple[Model, Cone, dict[str, Any] | None]:
+    """Load the model and `find` or `tune` on it, showing the progress; stopped or out of memory, say how to continue.
 
-    Returns the model too.
+    Returns the model and what was chosen to make do with the memory, too.
     """
     if checkpoint and checkpoint.exists() and not resume:
         _output.say(f"note: {checkpoint} holds an interrupted search; --resume continues it")
@@ -330,14 +333,14 @@ def run_search(
 
             cone = search(base, *given, callback=tell, processes=processes, **saving, **named)
             watcher.end(cone)
-            return base, cone
-    except KeyboardInterrupt:
+            return base, cone, stages.memory
+    except (KeyboardInterrupt, OutOfMemoryError):
         _tell_resume(checkpoint)
         raise
 
 
 def _tell_resume(checkpoint: Path | None) -> None:
-    """After Ctrl-C: how to continue, if anything was saved."""
+    """After Ctrl-C, or where memory ran out: how to continue, if anything was saved."""
     if checkpoint and checkpoint.exists():
         arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
         again = "to continue" if _launcher.size() == 1 else "to continue, launch as before"

@@ -114,7 +114,8 @@ def apply(
     wanted = [_options.parse_wanted(text) for text in files]
     cones = _streams.load_cones([one.path for one in wanted])
     cone = ops.merge(*cones, names=[_streams.shown_name(one.path) for one in wanted])
-    where = _options.Where(model, device, dtype.value, revision, config, offline)
+    # nothing is computed: stored weights are copied, and no device has a part in it
+    where = _options.Where(model, "cpu" if device == "auto" else device, dtype.value, revision, config, offline)
     base = _options.open_model(where, (cone.base.id, cone.base.revision))
     strength = _options.strengths(wanted, cones)
     options = {"strength": strength, "overwrite": overwrite, "allow_base_mismatch": allow_base_mismatch}

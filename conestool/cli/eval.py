@@ -15,6 +15,7 @@ from conestool.cli._options import (
     MAX_SEED,
     AllowBaseMismatch,
     Config,
+    DeterministicOption,
     DeviceOption,
     Dtype,
     DtypeOption,
@@ -22,6 +23,7 @@ from conestool.cli._options import (
     MicroBatch,
     ModelOption,
     Offline,
+    OffloadOption,
     Overwrite,
     Revision,
     flag,
@@ -88,6 +90,8 @@ def evaluate(
     allow_base_mismatch: AllowBaseMismatch = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.auto,
+    deterministic: DeterministicOption = False,
+    offload: OffloadOption = False,
     micro_batch: MicroBatch = None,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -105,20 +109,20 @@ def evaluate(
     shown = read_photos(cone, photos or [])
     targets = sheet_paths(cone, pictures, overwrite)
     templates = read_templates(prompts)
-    where = _options.Where(model, device, dtype.value, revision, config, offline)
+    where = _options.Where(model, device, dtype.value, revision, config, offline, offload, deterministic)
     base = _options.open_model(where, (cone.base.id, cone.base.revision))
     from conestool.evaluation import Gates, load_metrics
 
     gates = Gates(min_gain, min_image, min_text)
     plan = make_plan(templates, quick, range(seed, seed + (number or 2)), micro_batch)
     with _output.waiting("loading what judges pictures"):
-        metrics = load_metrics(base.settings, clip, dino, offline)
+        metrics = load_metrics(base.settings, clip, dino, offline, base.device)
     gates.check(cone.names, shown, bool(metrics))
-    report, sheets = run(base, cone, shown, metrics, plan, allow_base_mismatch)
+    report, sheets, memory = run(base, cone, shown, metrics, plan, allow_base_mismatch)
     _format.show_report(report)
     written = write_sheets(sheets, targets, plan, overwrite)
     if json:
-        _streams.emit_json(report.record() | {"pictures": [str(path) for path in written]})
+        _streams.emit_json(report.record() | {"pictures": [str(path) for path in written], "memory": memory})
     elif written:
         _streams.emit_paths(written)
     failures = gates.failures(report)
@@ -182,13 +186,14 @@ def make_plan(
 
 def run(
     base: Model, cone: Cone, photos: dict[str, list[Photo]], metrics: list[ImageMetric], plan: Plan, allow: bool
-) -> tuple[Report, dict[str, list[Sequence[Image]]]]:
-    """The evaluation with its progress shown."""
+) -> tuple[Report, dict[str, list[Sequence[Image]]], dict[str, Any] | None]:
+    """The evaluation with its progress shown, and what was chosen to make do with the memory."""
     from conestool.cli._search import Stages
     from conestool.evaluation import evaluate as measure
 
     with Stages() as stages:
-        return measure(base, cone, photos, metrics=metrics, plan=plan, allow_base_mismatch=allow, tell=stages)
+        found = measure(base, cone, photos, metrics=metrics, plan=plan, allow_base_mismatch=allow, tell=stages)
+        return *found, stages.memory
 
 
 def sheet_paths(cone: Cone, folder: Path | None, overwrite: bool) -> dict[str, Path]:

@@ -15,12 +15,14 @@ from conestool.cli._options import (
     MAX_STEPS,
     MEMORY,
     Config,
+    DeterministicOption,
     DeviceOption,
     Dtype,
     DtypeOption,
     Json,
     ModelOption,
     Offline,
+    OffloadOption,
     Overwrite,
     Revision,
     flag,
@@ -88,7 +90,9 @@ def find(
     offline: Offline = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.auto,
+    deterministic: DeterministicOption = False,
     resources: Resources,
+    offload: OffloadOption = False,
     notes: Annotated[str | None, value("--notes", metavar="TEXT", text="Free text.", panel=_STORED)] = None,
     author: Annotated[str | None, value("--author", metavar="TEXT", text="Who made it.", panel=_STORED)] = None,
     license: Annotated[str | None, value("--license", metavar="TEXT", text="Its license.", panel=_STORED)] = None,
@@ -132,7 +136,7 @@ def find(
         check_words("identifier", identifier)
     stored = {"notes": notes, "author": author, "license": license}
     texts = {key: check_stored(f"--{key}", text) for key, text in stored.items() if text}
-    where = _options.Where(model, device, dtype.value, revision, config, offline)
+    where = _options.Where(model, device, dtype.value, revision, config, offline, offload, deterministic)
     _options.check_model(where)
     with _output.waiting("reading photos"):
         images = read_photos(paths, skip_broken, captions=search_config.captions != "none")
@@ -157,7 +161,9 @@ def find(
         _show_dry_run(where, images, words, json=json, **given)
         return
     checkpoint = checkpoint_path_of(path)
-    base, cone = run_search(find_neurons, where, checkpoint, images, resume=resume, watcher=watcher, **words, **given)
+    base, cone, memory = run_search(
+        find_neurons, where, checkpoint, images, resume=resume, watcher=watcher, **words, **given
+    )
     if _launcher.rank():
         return
     cone = _with_texts(cone, texts)
@@ -166,7 +172,7 @@ def find(
         checkpoint.unlink(missing_ok=True)
     if sheet or page:
         sheet, page = _write_pictures(base, cone, images, path, sheet, page, overwrite)
-    _report(cone, path, sheet, page, json=json)
+    _report(cone, path, sheet, page, memory, json=json)
 
 
 def output_path(output: Path | None, name: str) -> Path:
@@ -204,7 +210,8 @@ def _show_dry_run(
     _output.say(f"{words['name']}: an estimate from a few steps, on {found.device} in {found.dtype}", "bold")
     rows = [[phase, _output.duration(seconds)] for phase, seconds in found.phases.items()]
     _output.table([["", "time"], *rows, ["in all", _output.duration(found.seconds)]], right=(1,))
-    _output.say(f"  memory: {'unknown here' if found.memory is None else f'{_output.size(found.memory)} at most'}")
+    held = "unknown here" if found.memory is None else f"{_output.size(found.memory)} at most"
+    _output.say(f"  memory: {held}, with {_output.amount(found.samples, 'sample')} at once")
     if json and processes.is_main_process:
         _streams.emit_json(found.record())
 
@@ -281,7 +288,9 @@ def _write_pictures(
     return sheet, page
 
 
-def _report(cone: Cone, path: Path, sheet: Path | None, page: Path | None, *, json: bool) -> None:
+def _report(
+    cone: Cone, path: Path, sheet: Path | None, page: Path | None, memory: dict[str, Any] | None, *, json: bool
+) -> None:
     """What was found, how good it is, and what to do next."""
     from conestool import format as cones
     from conestool._text import quoted
@@ -299,4 +308,5 @@ def _report(cone: Cone, path: Path, sheet: Path | None, page: Path | None, *, js
         prompt = f"{article(cone.names[0])} on the beach"
         _output.say(f"next: cones render {quoted(prompt, *given)} --compare")
     if json:
-        _streams.emit_json(_format.file_record(facts) | {"sheet": sheet and str(sheet), "report": page and str(page)})
+        more = {"sheet": sheet and str(sheet), "report": page and str(page), "memory": memory}
+        _streams.emit_json(_format.file_record(facts) | more)

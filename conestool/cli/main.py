@@ -59,6 +59,7 @@ def main() -> None:
     """Run the command line of this process and leave with its exit code."""
     open_missing_streams()
     let_threads_sleep()
+    let_memory_grow()
     calm_libraries()
     code = run(sys.argv[1:])
     hush_closed_pipes()
@@ -162,8 +163,8 @@ def ran_out(error: BaseException) -> bool:
 
 
 def on_cpu(error: BaseException) -> bool:
-    """Whether it was the machine's own memory that ran out, and not that of a device."""
-    return not any(name in str(each).lower() for each in causes(error) for name in ("cuda", "mps", "hip"))
+    """Whether it was the machine's own memory that ran out, and not that of a device; a Mac's GPU has no other."""
+    return not any(name in str(each).lower() for each in causes(error) for name in ("cuda", "hip"))
 
 
 def let_threads_sleep() -> None:
@@ -172,6 +173,15 @@ def let_threads_sleep() -> None:
     That costs nothing on an idle machine, and many times less beside other work (docs/performance.md).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def let_memory_grow() -> None:
+    """Let PyTorch enlarge pieces of a card's memory instead of taking new ones, before it is imported.
+
+    Batches of several sizes would else leave gaps that nothing fits into.
+    """
+    if sys.platform == "linux":  # others have it not, and say so
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 
 def calm_libraries() -> None:
@@ -215,16 +225,16 @@ def hush_closed_pipes() -> None:
 
 
 SEARCH = ("--micro-batch 1", "--gradient-checkpointing", "--offload-scores")
-PLACE = ("--dtype bfloat16", "--device cpu")
+PLACE = ("--offload", "--dtype bfloat16", "--device cpu")
 HELPS = {
     "find": (*SEARCH, *PLACE),
     "tune": (*SEARCH, *PLACE),
     "render": ("a smaller --size", *PLACE),
     "eval": ("--micro-batch 1", *PLACE),
-    "apply": PLACE,
+    "apply": ("--dtype bfloat16",),
 }
 """By command, most useful first; a command that is not here has no option that lowers its memory."""
-ELSEWHERE = ("--device cpu", "--offload-scores")
+ELSEWHERE = ("--device cpu", "--offload-scores", "--offload")
 """Options that move something off a device, and are of no use where the machine's own memory ran out."""
 OTHERS = "closing other programs"
 

@@ -15,12 +15,14 @@ from conestool.cli._options import (
     MAX_SEED,
     AllowBaseMismatch,
     Config,
+    DeterministicOption,
     DeviceOption,
     Dtype,
     DtypeOption,
     Json,
     ModelOption,
     Offline,
+    OffloadOption,
     Overwrite,
     Revision,
     flag,
@@ -51,7 +53,7 @@ class Look:
     seeds: range
     literal: bool
     allow_base_mismatch: bool
-    batch: int
+    batch: int | None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -120,8 +122,16 @@ def render(
         value("--scheduler", metavar="NAME", text="Sampler, such as 'DPM++ 2M Karras' or DDIM.", panel=PICTURE),
     ] = None,
     batch: Annotated[
-        int, value("--batch", metavar="N", text="Pictures at once.", min=1, max=MAX_COUNT, panel=PICTURE)
-    ] = 1,
+        int | None,
+        value(
+            "--batch",
+            metavar="N",
+            text="Pictures at once. Default: as many as fit, on the CPU one.",
+            min=1,
+            max=MAX_COUNT,
+            panel=PICTURE,
+        ),
+    ] = None,
     picture: Annotated[
         Path | None,
         value("--from", metavar="F.png", text="Repeat this picture or sheet; other options change it.", panel=PICTURE),
@@ -133,6 +143,8 @@ def render(
     allow_base_mismatch: AllowBaseMismatch = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.auto,
+    deterministic: DeterministicOption = False,
+    offload: OffloadOption = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -150,7 +162,10 @@ def render(
         "size": parse_size(size),
     }
     given = {key: each for key, each in given.items() if each is not None}
-    first, where = seed or 0, _options.Where(model, device, dtype.value, revision, config, offline)
+    first, where = (
+        seed or 0,
+        _options.Where(model, device, dtype.value, revision, config, offline, offload, deterministic),
+    )
     look = Look(range(first, first + number), literal, allow_base_mismatch, batch, given)
     from conestool.cli._axes import parse_axes
 
@@ -288,7 +303,7 @@ def draw(base: Model, chosen: Sequence[Chosen], look: Look, title: str) -> Itera
 
     count, done = len(look.seeds), 0
     with progress(title, len(chosen) * count) as tick:
-        for group in _selection.groups(chosen, max(1, look.batch // count)):
+        for group in _selection.groups(chosen, max(1, (look.batch or 1) // count)):
             yield from draw_group(base, group, look, after(tick, done))
             done += len(group.prompts) * count
 

@@ -13,12 +13,14 @@ from conestool.cli._options import (
     MAX_STEPS,
     MEMORY,
     Config,
+    DeterministicOption,
     DeviceOption,
     Dtype,
     DtypeOption,
     Json,
     ModelOption,
     Offline,
+    OffloadOption,
     Overwrite,
     Revision,
     flag,
@@ -86,7 +88,9 @@ def tune(
     offline: Offline = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = Dtype.auto,
+    deterministic: DeterministicOption = False,
     resources: Resources,
+    offload: OffloadOption = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -107,7 +111,7 @@ def tune(
     _streams.check_outputs([path], "a .cone file", overwrite=overwrite)
     watcher = Watcher(path, samples, track, overwrite=overwrite, resume=resume)
     images = _read_all_photos(cone, _parse_photos(photos), skip_broken, search_config.captions != "none")
-    where = _options.Where(model, device, dtype.value, revision, config, offline)
+    where = _options.Where(model, device, dtype.value, revision, config, offline, offload, deterministic)
     checkpoint = checkpoint_path_of(path)
     from conestool.search.methods.base import read_parameters
     from conestool.search.methods.joint_mask import JointMaskConfig
@@ -119,7 +123,7 @@ def tune(
     joint = JointMaskConfig(**read_parameters("--mask", JointMaskConfig, parts) | given, reopen_only=reopen_only)
     weight = TuneConfig.composite_weight if composite_weight is None else composite_weight
     tune_config = TuneConfig(mask=joint, composite_weight=weight, search=search_config)
-    _, tuned = run_search(
+    _, tuned, memory = run_search(
         tune_concepts,
         where,
         checkpoint,
@@ -133,7 +137,7 @@ def tune(
     )
     if _launcher.rank():
         return
-    _write_and_report(tuned, path, overwrite=overwrite, json=json)
+    _write_and_report(tuned, path, memory, overwrite=overwrite, json=json)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
 
@@ -177,7 +181,7 @@ def _read_all_photos(
     return out
 
 
-def _write_and_report(cone: Cone, path: Path, *, overwrite: bool, json: bool) -> None:
+def _write_and_report(cone: Cone, path: Path, memory: dict[str, Any] | None, *, overwrite: bool, json: bool) -> None:
     """Write the file, then report what became of each subject."""
     from conestool.cli.merge import save
 
@@ -185,7 +189,8 @@ def _write_and_report(cone: Cone, path: Path, *, overwrite: bool, json: bool) ->
     records = {each.name: each.origin.parameters.get("tune") for each in cone.concepts}
     _show_losses(cone, {name: record for name, record in records.items() if record})
     if json:
-        _streams.emit_json({"output": str(path), "id": cone.id, "concepts": list(cone.names), "tune": records})
+        told = {"output": str(path), "id": cone.id, "concepts": list(cone.names), "tune": records, "memory": memory}
+        _streams.emit_json(told)
 
 
 def _show_losses(cone: Cone, records: Mapping[str, Any]) -> None:

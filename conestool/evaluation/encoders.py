@@ -54,10 +54,10 @@ class ClipMetric:
     def features(self, images: Images) -> Tensor:
         """(n, d): projected image embeddings."""
         parts = [
-            self.model.visual_projection(self.model.vision_model(pixel_values=part).pooler_output)
+            self.model.visual_projection(self.model.vision_model(pixel_values=part.to(self.model.device)).pooler_output)
             for part in torch.split(self.preprocess(images), _BATCH_SIZE)
         ]
-        return torch.cat(parts)
+        return torch.cat(parts).cpu()
 
     def image(self, pictures: Images, photos: Images, base_images: Images) -> Tensor | None:
         """CLIP-I; `base_images` has no part in it."""
@@ -68,7 +68,7 @@ class ClipMetric:
         """CLIP-T."""
         words = [str(prompt) for prompt in prompts]
         tokens = self.tokenizer(words, padding=True, truncation=True, return_tensors="pt")
-        found = self.model.text_projection(self.model.text_model(**tokens).pooler_output)
+        found = self.model.text_projection(self.model.text_model(**tokens.to(self.model.device)).pooler_output).cpu()
         return F.cosine_similarity(self.features(pictures), found)
 
 
@@ -84,7 +84,8 @@ class DinoMetric:
     def features(self, images: Images) -> Tensor:
         """(n, d): class tokens of the last layer."""
         parts = torch.split(self.preprocess(images), _BATCH_SIZE)
-        return torch.cat([self.model(pixel_values=part).last_hidden_state[:, 0] for part in parts])
+        device = self.model.device
+        return torch.cat([self.model(pixel_values=part.to(device)).last_hidden_state[:, 0] for part in parts]).cpu()
 
     def image(self, pictures: Images, photos: Images, base_images: Images) -> Tensor | None:
         """DINO-I; `base_images` has no part in it."""
@@ -96,19 +97,23 @@ class DinoMetric:
 
 
 def load_metrics(
-    settings: dict[str, Any], clip: str | None, dino: str | None, offline: bool = False
+    settings: dict[str, Any],
+    clip: str | None,
+    dino: str | None,
+    offline: bool = False,
+    device: torch.device | str = "cpu",
 ) -> list[ImageMetric]:
-    """Pocket's judge where it knows what a model with this pocket.json draws, and the encoders that are named."""
+    """Pocket's judge where it knows what a model with this pocket.json draws, and on `device` the encoders named."""
     judge = judge_for(settings)
     found: list[ImageMetric] = [judge] if judge else []
     if clip is not None:
-        found.append(load_clip(clip, offline))
+        found.append(load_clip(clip, offline, device))
     if dino is not None:
-        found.append(load_dino(dino, offline))
+        found.append(load_dino(dino, offline, device))
     return found
 
 
-def load_clip(name: str, offline: bool = False) -> ClipMetric:
+def load_clip(name: str, offline: bool = False, device: torch.device | str = "cpu") -> ClipMetric:
     """A CLIPModel with its tokenizer; ModelLoadError if it cannot be had or is something else."""
     import transformers
 
@@ -116,10 +121,11 @@ def load_clip(name: str, offline: bool = False) -> ClipMetric:
     with wrap_load_errors(name), quiet():
         model = transformers.CLIPModel.from_pretrained(folder, **_LOCAL_ONLY)
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    return ClipMetric(model.eval(), tokenizer, _read_preprocess(folder, model.config.vision_config.image_size))
+    preprocess = _read_preprocess(folder, model.config.vision_config.image_size)
+    return ClipMetric(model.eval().to(device), tokenizer, preprocess)
 
 
-def load_dino(name: str, offline: bool = False) -> DinoMetric:
+def load_dino(name: str, offline: bool = False, device: torch.device | str = "cpu") -> DinoMetric:
     """A ViTModel or Dinov2Model; ModelLoadError if it cannot be had or is something else."""
     import transformers
 
@@ -127,7 +133,7 @@ def load_dino(name: str, offline: bool = False) -> DinoMetric:
     extra = {"add_pooling_layer": False} if kind == "vit" else {}
     with wrap_load_errors(name), quiet():
         model = getattr(transformers, _DINO_CLASSES[kind]).from_pretrained(folder, **_LOCAL_ONLY, **extra)
-    return DinoMetric(model.eval(), _read_preprocess(folder, model.config.image_size))
+    return DinoMetric(model.eval().to(device), _read_preprocess(folder, model.config.image_size))
 
 
 def _resolve_encoder(name: str, offline: bool, kinds: tuple[str, ...]) -> tuple[Path, str]:

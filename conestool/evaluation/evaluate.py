@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from conestool.ops import union
 from conestool.search.config import DEFAULT_RESOURCES, Resources
 from conestool.search.events import Callback as Tell
 from conestool.search.events import LogEvent, Progress, shown
+from conestool.search.memory import memory_choice
 from conestool.search.parameters import FlatParameters, trainable_kv_weights
 from conestool.search.report import magnitude_mask_like, random_mask_like
 from conestool.search.subject import class_prompts, instance_prompts
@@ -69,15 +71,19 @@ class _Evaluation:
         """The untouched weights, (n,)."""
         return self.params.weights
 
-    def pictures(self, what: str, weights: Tensor, subject: str) -> _Images:
-        """The plan's pictures of `subject` at `weights`, with progress under the name of `what`."""
+    def pictures(self, what: str, mask: Tensor | None, subject: str) -> _Images:
+        """The plan's pictures of `subject` with `mask` zeroed, with progress under the name of `what`."""
         texts = [str(Prompt(template, subject)) for template in self.plan.templates]
         total = len(texts) * len(self.plan.seeds)
 
         def tick(done: int) -> None:
             self.tell(Progress(what, done, total))
 
-        return draw(self.model, self.params, weights, texts, self.plan.seeds, tick, self.batch)
+        return draw(self.model, self.params, self.zeroed(mask), texts, self.plan.seeds, tick, self.batch)
+
+    def zeroed(self, mask: Tensor | None) -> Tensor:
+        """The weights without those in `mask`, (n,)."""
+        return self.weights if mask is None else self.weights * ~mask
 
     @property
     def batch(self) -> int:
@@ -88,14 +94,16 @@ class _Evaluation:
         """Every row of one concept."""
         learned, fresh = split_by_origin(concept, photos)
         probes = self.probes(concept, [photo.image for photo in fresh or learned])
+        if (found := probes.objective.forward) and not self.sheets:
+            self.tell(memory_choice(self.model, found))
         mask = self.params.mask_from_indices(concept.indices)
         controls = {
-            "random": self.weights * ~random_mask_like(self.params, mask, _CONTROL_SEED),
-            "largest": self.weights * ~magnitude_mask_like(self.params, mask, self.weights),
+            "random": random_mask_like(self.params, mask, _CONTROL_SEED),
+            "largest": magnitude_mask_like(self.params, mask, self.weights),
         }
         whole = {"all together": self.together()} if len(self.cone.concepts) > 1 else {}
-        sets = {"concept": self.weights * ~mask, **whole, **controls}
-        changes = {name: probes.changes(weights) for name, weights in sets.items()}
+        sets = {"concept": mask, **whole, **controls}
+        changes = {name: probes.changes(self.zeroed(mask)) for name, mask in sets.items()}
         rows = self.rows(concept, sets, changes, [photo.image for photo in photos])
         return ConceptReport(
             concept.name,
@@ -109,8 +117,8 @@ class _Evaluation:
         )
 
     def together(self) -> Tensor:
-        """The weights with all concepts applied."""
-        return self.weights * ~self.params.mask_from_indices(union(self.cone))
+        """What all concepts zero, boolean (n,)."""
+        return self.params.mask_from_indices(union(self.cone))
 
     def probes(self, concept: Concept, photos: _Images) -> LossProbes:
         """The losses of one concept."""
@@ -133,7 +141,7 @@ class _Evaluation:
             "concept": self.pictures(f"{name}: pictures", sets["concept"], phrase),
             "no identifier": self.pictures(f"{name}: no identifier", sets["concept"], noun),
             "random": self.pictures(f"{name}: random indices", sets["random"], phrase),
-            "base model": self.pictures(f"{name}: base model", self.weights, noun),
+            "base model": self.pictures(f"{name}: base model", None, noun),
         }
         if "all together" in sets:
             drawn["all together"] = self.pictures(f"{name}: all together", sets["all together"], phrase)
@@ -156,10 +164,10 @@ class _Evaluation:
         sent = joined([concept.phrase for concept in self.cone.concepts])
         asked = joined([concept.class_noun for concept in self.cone.concepts])
         seeds = range(self.plan.seeds[0], self.plan.seeds[0] + len(self.plan.seeds) * len(self.plan.templates))
-        for weights, text in ((self.together(), sent), (self.weights, asked)):
+        for mask, text in ((self.together(), sent), (None, asked)):
             self.tell(LogEvent(f"drawing {text!r} {len(seeds)} times"))
             self.sheets.setdefault("together", []).append(
-                draw(self.model, self.params, weights, [text], seeds, batch=self.batch)
+                draw(self.model, self.params, self.zeroed(mask), [text], seeds, batch=self.batch)
             )
         concepts, images = self.cone.concepts, self.sheets["together"]
         seen = [{c.name: judge.presence(group, c.class_noun) for c in concepts} for group in images]
@@ -196,7 +204,8 @@ def evaluate(
         for name, images in photos.items()
     }
     drawings = _draw_own_images(model, cone, plan, tell)
-    with trainable_kv_weights(model.denoiser) as params:
+    # what is written into the model alone lies in the machine's memory, and leaves the device to the drawing
+    with trainable_kv_weights(model.denoiser, torch.device("cpu")) as params:
         study = _Evaluation(model, params, cone, plan, metrics, drawings, tell)
         found = tuple(study.concept(concept, given.get(concept.name, ())) for concept in cone.concepts)
         presence = study.presence()

@@ -68,7 +68,7 @@ def make_probes(
 
     The class's own drawings stand under the class prompt; those of all other prompts are unrelated.
     """
-    objective = Objective(model, params, (), micro_batch_size=resources.max_samples)
+    objective = Objective(model, params, (), micro_batch_size=resources.micro_batch)
     batch = resources.image_batch_size(GROUP_SIZE)
     instance, of_class = phrases
 

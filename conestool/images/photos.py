@@ -51,6 +51,7 @@ MAX_FILES = 1000
 MAX_FILE_BYTES = 1 << 29
 MAX_TOTAL_PIXELS = 1 << 28
 """Pixels of all photos together; at the 4 bytes that Pillow takes for one, 1 GiB."""
+_LARGE_SIDE = 512
 KEPT_PIXELS = 1 << 22
 """Pixels that are kept of one photo (2048 x 2048), more than any supported model sees of it."""
 MIN_SIDE = 16
@@ -209,6 +210,7 @@ def square(image: Image.Image, side: int) -> Image.Image:
 def to_latents(model: Model, images: Sequence[Image.Image], *, batch: int = 8) -> Tensor:
     """Latents (n, c, h, w) of the images' centre squares, fp32 on the model's device.
 
+    Large ones are encoded one by one: together they take more memory than the denoiser does.
     Deterministic, and scaled (and shifted) as the denoiser expects them. NonFiniteError if the autoencoder overflows,
     as some do in float16.
     """
@@ -216,11 +218,14 @@ def to_latents(model: Model, images: Sequence[Image.Image], *, batch: int = 8) -
     import torch
 
     from conestool.models.devices import check_finite
+    from conestool.models.memory import in_parts
 
     arrays = np.stack([np.asarray(square(image, model.defaults.size)) for image in images])  # (n, side, side, 3)
     pixels = torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
-    starts = range(0, len(pixels), batch)
-    parts = [model.family.encode_images(model.pipe, pixels[start : start + batch]) for start in starts]
+    batch = 1 if model.defaults.size >= _LARGE_SIDE else batch
+    parts, _ = in_parts(
+        len(pixels), batch, lambda rows: model.family.encode_images(model.pipe, pixels[rows]), model.device
+    )
     latents = torch.cat(parts)
     check_finite(latents, "the autoencoder's answer", model.pipe.vae.dtype)
     return latents.to(model.device)

@@ -9,6 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from conestool.images.photos import to_latents
+from conestool.models.conditioning import Conditioning
+from conestool.models.memory import in_parts
 from conestool.models.model import Model
 from conestool.models.noise_schedule import predict_noise, schedule_of, stratified_timesteps
 from conestool.models.prompts import encode
@@ -43,11 +45,15 @@ def diffedit_mask(
         other = encode(model, [texts[number % len(texts)] for texts in other_prompts])
         timesteps = stratified_timesteps(len(images), len(schedule), generator, _TIMESTEP_RANGE).to(latents.device)
         noisy = schedule.add_noise(latents, torch.randn(latents.shape, generator=generator).to(latents), timesteps)
-        for rows in torch.split(torch.arange(len(images), device=latents.device), batch):
-            one, two = (
-                predict_noise(model, schedule, noisy[rows], timesteps[rows], cond[rows]) for cond in (named, other)
-            )
-            difference[rows] += (one - two).abs().mean(1)
+
+        def differ(
+            rows: slice, noisy: Tensor = noisy, times: Tensor = timesteps, other: Conditioning = other
+        ) -> Tensor:
+            one, two = (predict_noise(model, schedule, noisy[rows], times[rows], cond[rows]) for cond in (named, other))
+            return (one - two).abs().mean(1)
+
+        parts, batch = in_parts(len(images), batch, differ, model.device)
+        difference += torch.cat(parts)
     return torch.stack([each > otsu_threshold(each) for each in difference])
 
 

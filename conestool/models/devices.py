@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ __all__ = [
     "all_finite",
     "check_finite",
     "check_weights",
+    "compute_deterministically",
     "dtype_name",
     "memory_errors",
     "move_to_device",
@@ -27,6 +29,8 @@ __all__ = [
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LARGE_MODEL_BYTES = 1 << 30
+_AMPERE = 8
+"""The generation of NVIDIA's cards from which on they compute in bfloat16."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -44,9 +48,10 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def pick_dtype(name: str, device: torch.device, stored: torch.dtype | None = None, size: int = 0) -> torch.dtype:
-    """The dtype called `name`; auto is float32, but bfloat16 for large or 16-bit models on a CUDA device that has it.
+    """The dtype called `name`; auto is float32, but on a CUDA device a 16-bit model's own, and bfloat16 for large ones.
 
-    `stored` is the dtype of the file and `size` its bytes. On the CPU 16-bit arithmetic is slow, on MPS it drifts.
+    `stored` is the dtype of the file and `size` its bytes. What the device has no arithmetic for becomes float16. On
+    the CPU 16-bit arithmetic is slow, on MPS it drifts.
     """
     if name in DTYPES:
         return DTYPES[name]
@@ -54,13 +59,24 @@ def pick_dtype(name: str, device: torch.device, stored: torch.dtype | None = Non
         raise UsageError(f"unknown dtype {name!r}", f"use auto, {', '.join(DTYPES)}")
     if device.type != "cuda" or (size < _LARGE_MODEL_BYTES and stored in (None, torch.float32)):
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    has_bfloat16 = bool(torch.version.hip) or torch.cuda.get_device_capability(device)[0] >= _AMPERE
+    return torch.bfloat16 if has_bfloat16 and stored != torch.float16 else torch.float16
 
 
-def move_to_device(pipe: Any, device: torch.device) -> Any:
-    """The pipeline on `device`; DeviceError if it does not fit."""
+def move_to_device(pipe: Any, device: torch.device, offload: bool = False) -> Any:
+    """The pipeline on `device`, with `offload` only the part that computes; DeviceError if it does not fit."""
     with memory_errors(device):
-        return pipe.to(device)
+        if not offload:
+            return pipe.to(device)
+        pipe.enable_model_cpu_offload(device=device)
+        return pipe
+
+
+def compute_deterministically() -> None:
+    """From now on a CUDA device repeats its results as far as PyTorch has kernels that do, and takes longer."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = False
 
 
 @contextmanager

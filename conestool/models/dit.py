@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from conestool.errors import UsageError
 from conestool.models._logging import quiet
 from conestool.models.conditioning import Conditioning, MicroConditioning
-from conestool.models.kv_weights import unwrap_compiled
+from conestool.models.kv_weights import execution_device, unwrap_compiled
 from conestool.models.unet import has_components, scaled_latents
 
 __all__ = ["Flux", "FluxSchnell", "PixArtAlpha", "PixArtSigma", "StableDiffusion3"]
@@ -92,7 +92,9 @@ class PixArtSigma(_Transformer):
         """
         options = {"do_classifier_free_guidance": False, "max_sequence_length": self.max_tokens}
         with torch.no_grad(), quiet():
-            prompt_embeds, mask, *_ = pipe.encode_prompt(list(prompts), device=pipe.text_encoder.device, **options)
+            prompt_embeds, mask, *_ = pipe.encode_prompt(
+                list(prompts), device=execution_device(pipe.text_encoder), **options
+            )
         return Conditioning(prompt_embeds, {"mask": mask})
 
     def pipeline_kwargs(self, pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +178,7 @@ class StableDiffusion3(_Transformer):
         options = {"do_classifier_free_guidance": False, "max_sequence_length": self.max_tokens}
         with torch.no_grad(), quiet():
             prompt_embeds, _, pooled, _ = pipe.encode_prompt(
-                list(prompts), None, None, device=pipe.text_encoder.device, **options
+                list(prompts), None, None, device=execution_device(pipe.text_encoder), **options
             )
         return Conditioning(prompt_embeds, {"pooled": pooled})
 
@@ -224,7 +226,7 @@ class FluxSchnell(_Transformer):
         """T5's last hidden states, and CLIP's pooled vector as `pooled`."""
         with torch.no_grad(), quiet():
             prompt_embeds, pooled, _ = pipe.encode_prompt(
-                list(prompts), device=pipe.text_encoder.device, max_sequence_length=self.max_tokens
+                list(prompts), device=execution_device(pipe.text_encoder), max_sequence_length=self.max_tokens
             )
         return Conditioning(prompt_embeds, {"pooled": pooled})
 

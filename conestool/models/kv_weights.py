@@ -7,7 +7,7 @@ from torch import nn
 
 from conestool.errors import UsageError
 
-__all__ = ["KV_SUFFIXES", "canonical_name", "kv_weights", "unwrap_compiled"]
+__all__ = ["KV_SUFFIXES", "canonical_name", "execution_device", "kv_weights", "unwrap_compiled"]
 
 KV_SUFFIXES = (".to_k.weight", ".to_v.weight", ".add_k_proj.weight", ".add_v_proj.weight")
 _FUSED_SUFFIXES = (".to_qkv.weight", ".to_kv.weight", ".to_added_qkv.weight")
@@ -43,6 +43,13 @@ def unwrap_compiled(module: nn.Module) -> nn.Module:
     """The module itself where torch.compile returned a wrapper around it."""
     inner: nn.Module = getattr(module, "_orig_mod", module)
     return inner
+
+
+def execution_device(module: nn.Module) -> torch.device:
+    """Where a module computes: where accelerate's hook moves it when it is called, else where its weights lie."""
+    hook = getattr(module, "_hf_hook", None)
+    device = getattr(hook, "execution_device", None)
+    return next(module.parameters()).device if device is None else torch.device(device)
 
 
 def _check_plain(name: str, param: nn.Parameter) -> None:

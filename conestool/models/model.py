@@ -13,6 +13,7 @@ from torch import nn
 from conestool.concept import BaseModelInfo
 from conestool.errors import ModelLoadError
 from conestool.models.families import Family, family_of
+from conestool.models.kv_weights import execution_device
 from conestool.models.loading import SETTINGS, is_hub_id, load_pipeline, read_json, resolve_source
 
 __all__ = ["Defaults", "Model"]
@@ -34,7 +35,8 @@ class Model:
     """A base model in memory.
 
     `id` is as the user gave it, `path` the folder or file it came from (None for a pipeline made elsewhere), and
-    `stored_dtype` how the weights lie there; `dtype` is what they have in memory.
+    `stored_dtype` how the weights lie there; `dtype` is what they have in memory. `config` is the configuration of a
+    single file.
     """
 
     pipe: Any
@@ -44,6 +46,7 @@ class Model:
     revision: str | None = None
     path: Path | None = None
     stored_dtype: torch.dtype | None = None
+    config: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -56,11 +59,13 @@ class Model:
         revision: str | None = None,
         offline: bool = False,
         config: str | None = None,
+        offload: bool = False,
     ) -> Model:
         """Load a base model: "pocket", a diffusers folder, a single `.safetensors` file or a Hub id.
 
         Only a Hub id is ever downloaded, and not with `offline`. `config` is the diffusers folder or Hub id with the
         configuration of a single file; without it a folder of the file's name beside it, or the Hub's cache, serves.
+        With `offload` only the part that computes lies on the device, which takes less memory and more time.
         Raises UsageError for a path that is not there, ModelLoadError if it cannot be read, DeviceError for the device.
         """
         from conestool.models.devices import move_to_device, pick_device, pick_dtype
@@ -68,11 +73,12 @@ class Model:
         target = pick_device(device)
         source = resolve_source(model_id, revision=revision, offline=offline, config=config)
         chosen = pick_dtype(dtype, target, source.stored_dtype, source.size)
-        pipe = move_to_device(load_pipeline(source, chosen), target)
+        pipe = move_to_device(load_pipeline(source, chosen), target, offload and target.type != "cpu")
         model = cls.from_pipeline(pipe, model_id)
         _check_vocabulary(model)
         model.denoiser.eval()
         model.revision, model.path, model.stored_dtype = source.revision, source.path, source.stored_dtype
+        model.config = source.config
         model.settings, model.defaults = source.settings, read_defaults(source.settings, model.defaults)
         return model
 
@@ -104,8 +110,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the denoiser lies."""
-        return next(self.denoiser.parameters()).device
+        """Where the denoiser computes; under diffusers' offload its weights may lie elsewhere meanwhile."""
+        return execution_device(self.denoiser)
 
     @property
     def dtype(self) -> torch.dtype:

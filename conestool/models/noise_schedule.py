@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conestool.errors import ModelLoadError
 from conestool.models.conditioning import Conditioning
+from conestool.models.memory import sliced_attention
 from conestool.models.model import Model
 
 __all__ = ["NoiseSchedule", "per_sample_loss", "predict_noise", "schedule_of", "stratified_timesteps"]
@@ -125,7 +126,8 @@ def predict_noise(
     It is noise, velocity or latents, whatever `NoiseSchedule.target` speaks of.
     """
     times = schedule.timesteps[t.to(schedule.timesteps.device)]
-    return model.family.predict(model.denoiser, noisy_latents.to(model.dtype), times, cond).float()
+    with sliced_attention(model.device):
+        return model.family.predict(model.denoiser, noisy_latents.to(model.dtype), times, cond).float()
 
 
 def per_sample_loss(

@@ -14,12 +14,18 @@ from torch import Tensor
 from conestool.errors import NonFiniteError, UsageError
 from conestool.models._logging import quiet
 from conestool.models.devices import dtype_name, memory_errors, precision_hint
+from conestool.models.memory import shrinking, sliced_attention, that_fit
 from conestool.models.model import Model
+from conestool.models.noise_schedule import predict_noise, schedule_of
+from conestool.models.prompts import encode
 
-__all__ = ["Progress", "check_size", "initial_noise", "sample", "versions"]
+__all__ = ["Progress", "check_size", "initial_noise", "pictures_at_once", "sample", "versions"]
 
 Progress = Callable[[int, int], None]
 """Called with the pictures done so far and their total."""
+_LARGE_PICTURE = 512 * 512
+"""Pixels from which on pictures are decoded one by one, since together they would take more than the denoiser."""
+_MAX_PICTURES = 8
 _NAN_WARNING = "invalid value encountered in cast"
 """What numpy says of a picture with NaN in it, which diffusers would turn into a black one."""
 
@@ -41,25 +47,32 @@ def sample(
     The prompt is sent as it is, and no negative prompt where it is empty: what stands for none is the pipeline's own
     affair (SDXL was trained with zeros, not with the encoding of an empty text). Noise comes from a CPU generator per
     picture, so a seed means the same on every device and in every batch; the arithmetic of a larger `batch` may still
-    differ in its last bits, so 1 repeats exactly.
+    differ in its last bits, so 1 repeats exactly. Where memory runs out the rest is drawn in smaller batches.
     """
-    size = size or (model.defaults.size, model.defaults.size)
-    check_size(model, size)
+    width, height = size or (model.defaults.size, model.defaults.size)
+    check_size(model, (width, height))
     images: list[Image.Image] = []
-    for start in range(0, len(prompts), batch):
-        rows = slice(start, start + batch)
+
+    def draw(count: int) -> list[Image.Image]:
+        rows = slice(len(images), len(images) + count)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[rows]]
         call = {
             "prompt": list(prompts[rows]),
-            "latents": initial_noise(model, generators, size),
+            "latents": initial_noise(model, generators, (width, height)),
             "generator": generators,
             "num_inference_steps": model.defaults.steps if steps is None else steps,
             "guidance_scale": model.defaults.guidance if guidance is None else guidance,
-            "width": size[0],
-            "height": size[1],
+            "width": width,
+            "height": height,
         }
         more = {"negative_prompt": [negative] * len(generators)} if negative else {}
-        images += _call_pipeline(model, model.family.pipeline_kwargs(model.pipe, call | more))
+        return _call_pipeline(model, model.family.pipeline_kwargs(model.pipe, call | more))
+
+    while len(images) < len(prompts):
+        wanted = min(batch, len(prompts) - len(images))
+        part, taken = shrinking(draw, wanted, model.device)
+        batch = batch if taken == wanted else taken
+        images += part
         if progress:
             progress(len(images), len(prompts))
     return images
@@ -68,10 +81,11 @@ def sample(
 def _call_pipeline(model: Model, call: dict[str, Any]) -> list[Image.Image]:
     """Call the pipeline without its progress bar; DeviceError if memory runs out, NonFiniteError for NaN pictures."""
     pipe = model.pipe
-    before = dict(getattr(pipe, "_progress_bar_config", {}))
+    before, sliced = dict(getattr(pipe, "_progress_bar_config", {})), getattr(pipe.vae, "use_slicing", False)
     pipe.set_progress_bar_config(**{**before, "disable": True})
     try:
-        with quiet(), warnings.catch_warnings(), memory_errors(model.device):
+        pipe.vae.use_slicing = sliced or call["width"] * call["height"] >= _LARGE_PICTURE
+        with quiet(), warnings.catch_warnings(), memory_errors(model.device), sliced_attention(model.device):
             warnings.filterwarnings("error", _NAN_WARNING, RuntimeWarning)
             images: list[Image.Image] = pipe(**call).images
             return images
@@ -83,7 +97,28 @@ def _call_pipeline(model: Model, call: dict[str, Any]) -> list[Image.Image]:
         what = f"{type(pipe.scheduler).__name__} in {call['num_inference_steps']} steps"
         raise UsageError(f"{model.id} cannot draw this with {what}: {error}".splitlines()[0]) from error
     finally:
+        pipe.vae.use_slicing = sliced
         pipe.set_progress_bar_config(**before)
+
+
+@torch.no_grad()
+def pictures_at_once(model: Model, size: tuple[int, int], most: int) -> int:
+    """How many pictures of `size` fit on the model's device at once, at most `most` and eight.
+
+    On the CPU one: more are no faster there, and differ in their last bits.
+    """
+    if most == 1 or model.device.type == "cpu":
+        return 1
+    check_size(model, size)
+    schedule, cond = schedule_of(model), encode(model, ["a picture"])
+    noise = initial_noise(model, [torch.Generator().manual_seed(0)], size)
+
+    def run(count: int) -> None:
+        rows = count * (2 if model.defaults.guidance > 1 else 1)
+        times = torch.zeros(rows, dtype=torch.int64, device=model.device)
+        predict_noise(model, schedule, noise.expand(rows, -1, -1, -1), times, cond.expand(rows))
+
+    return that_fit(run, min(most, _MAX_PICTURES), model.device).samples
 
 
 def initial_noise(model: Model, generators: Sequence[torch.Generator], size: tuple[int, int]) -> Tensor:

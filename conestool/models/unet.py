@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from conestool.models.conditioning import Conditioning, MicroConditioning
 from conestool.models.conversion.fused_qkv import DENOISER_PREFIX
+from conestool.models.kv_weights import execution_device
 
 __all__ = ["StableDiffusion", "StableDiffusionXL", "has_components", "scaled_latents"]
 
@@ -53,11 +54,11 @@ class StableDiffusion:
 
     def encode(self, pipe: Any, prompts: Sequence[str]) -> Conditioning:
         """Last hidden states of the text encoder over the padded tokens, (n, model_max_length, width)."""
-        tokens, encoder = _tokenize(pipe.tokenizer, prompts), pipe.text_encoder
-        masked = getattr(encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(encoder.device) if masked else None
+        encoder = pipe.text_encoder
+        tokens = _tokenize(pipe.tokenizer, prompts).to(execution_device(encoder))
+        mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
         with torch.no_grad():
-            return Conditioning(encoder(tokens.input_ids.to(encoder.device), attention_mask=mask)[0])
+            return Conditioning(encoder(tokens.input_ids, attention_mask=mask)[0])
 
     def micro_conditioning(self, pipe: Any, crops: Sequence[MicroConditioning]) -> Mapping[str, Tensor]:
         """Nothing: these models know pictures of one size, and not where they were cropped."""
@@ -108,7 +109,9 @@ class StableDiffusionXL(StableDiffusion):
         pairs = ((pipe.tokenizer, pipe.text_encoder), (pipe.tokenizer_2, pipe.text_encoder_2))
         with torch.no_grad():
             outs = [
-                encoder(_tokenize(tokenizer, prompts).input_ids.to(encoder.device), output_hidden_states=True)
+                encoder(
+                    _tokenize(tokenizer, prompts).input_ids.to(execution_device(encoder)), output_hidden_states=True
+                )
                 for tokenizer, encoder in pairs
             ]
         prompt_embeds = torch.cat([out.hidden_states[-2] for out in outs], dim=-1)
@@ -149,7 +152,7 @@ def _tokenize(tokenizer: Any, prompts: Sequence[str]) -> Any:
 def scaled_latents(vae: Any, pixels: Tensor) -> Tensor:
     """Latents, shifted and scaled as the configuration says, fp32, of pixels in -1..1, (n, 3, side, side)."""
     with torch.no_grad(), _upcast_vae(vae):
-        out = vae.encode(pixels.to(vae.device, vae.dtype))
+        out = vae.encode(pixels.to(execution_device(vae), vae.dtype))
         latents: Tensor = (out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents).float()
     shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
     return (latents - shift) * float(vae.config.scaling_factor)

@@ -20,7 +20,7 @@ from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.models.base_info import file_sha256
 from conestool.models.model import Model
 from conestool.models.prompts import truncated_text
-from conestool.models.sampling import Progress, sample, versions
+from conestool.models.sampling import Progress, pictures_at_once, sample, versions
 from conestool.rendering.grid import grid
 from conestool.rendering.png import PictureRecord, SheetRecord, UsedConcept, UsedModel, png_bytes
 from conestool.rendering.schedulers import a1111_name, sampling_with
@@ -59,7 +59,7 @@ def render(
     size: tuple[int, int] | None = None,
     scheduler: str | None = None,
     literal: bool = False,
-    batch: int = 1,
+    batch: int | None = None,
     allow_base_mismatch: bool = False,
     progress: Progress | None = None,
 ) -> list[Rendering]:
@@ -67,7 +67,8 @@ def render(
 
     `pipe` is a diffusers text-to-image pipeline or a Model, `prompts` one prompt or several.
     Names of concepts in the prompts are rewritten unless `literal`. What is None is the model's default; `scheduler` is
-    the name of a sampler as A1111 or diffusers has it, `progress` is told of each picture that is done, which a bar
+    the name of a sampler as A1111 or diffusers has it, `batch` how many are drawn at once: by default as many as fit on
+    a GPU, and one on the CPU, which repeats exactly. `progress` is told of each picture that is done, which a bar
     shows by default in terminals and notebooks. PromptError for an empty prompt, BaseModelMismatchError unless
     `allow_base_mismatch` if a concept was found on another model.
     """
@@ -80,6 +81,9 @@ def render(
     negative = one_line("negative prompt", negative)
     unused = without_effect(model, negative, guidance)
     negative = "" if NEGATIVE in unused else negative
+    side = model.defaults.size
+    if batch is None:
+        batch = pictures_at_once(model, size or (side, side), len(jobs))
     common: dict[str, Any] = {"negative": negative, "steps": steps, "guidance": guidance, "size": size, "batch": batch}
     concepts = (
         apply_cones(model, cone, strength=strength, allow_base_mismatch=allow_base_mismatch) if cone else nullcontext()

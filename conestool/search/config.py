@@ -82,6 +82,10 @@ class MethodConfig(Config):
 
     steps: int = setting(60, "Steps of the search.", count(1, 1_000_000))
 
+    def doubts(self, eps: float) -> list[str]:
+        """What to warn of where weights have the relative resolution `eps`."""
+        return []
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig(Config):
@@ -127,31 +131,24 @@ class SearchConfig(Config):
         return {key: value for key, value in asdict(self).items() if key not in left_out}
 
 
-_MAX_SAMPLES = 32
-
-
 @dataclass(frozen=True, kw_only=True)
 class Resources(Config):
     """How a search spends memory and time; nothing of it goes into the file.
 
-    `micro_batch` is how many samples go through the model at once (None: a step's whole batch, up to 32, and eight
-    pictures where it draws or encodes); gradients of the parts are added in fp32. `gradient_checkpointing` recomputes
-    activations in the backward pass instead of keeping them. `offload_scores` keeps the search's own vectors (several
-    fp32 numbers for every K/V weight) in the machine's memory, where its steps then run, instead of on the device.
+    `micro_batch` is how many samples go through the model at once; gradients of the parts are added in fp32. Where it
+    is None a search measures how many fit, and where few do it takes the other two by itself.
+    `gradient_checkpointing` recomputes activations in the backward pass instead of keeping them. `offload_scores` keeps
+    the search's own vectors (several fp32 numbers for every K/V weight) in the machine's memory, where its steps then
+    run, instead of on the device.
     """
 
-    micro_batch: int | None = setting(None, "Samples at once; 1 takes least memory.", count(1), "N")
+    micro_batch: int | None = setting(None, "Samples at once. Default: as many as fit.", count(1), "N")
     gradient_checkpointing: bool = setting(False, "Recompute activations instead of keeping them.")
     offload_scores: bool = setting(False, "Keep scores in the machine's memory, off the GPU.")
 
-    @property
-    def max_samples(self) -> int:
-        """The most samples that the denoiser sees at once."""
-        return self.micro_batch or _MAX_SAMPLES
-
     def image_batch_size(self, default: int) -> int:
         """The most pictures that are drawn or encoded at once, where it is `default` with memory to spare."""
-        return min(default, self.max_samples)
+        return min(default, self.micro_batch or default)
 
 
 DEFAULT_RESOURCES = Resources()

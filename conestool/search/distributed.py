@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState, utils
 from torch import Tensor
 
-from conestool.errors import DeviceError, LostProcessError, UsageError, first_line
+from conestool.errors import DeviceError, LostProcessError, UsageError, first_line, is_out_of_memory
 
 _TIMEOUT = timedelta(days=1)
 """How long a process waits for the others, which may be drawing or loading."""
@@ -70,14 +70,22 @@ class DistributedState:
 
 
 SINGLE_PROCESS = DistributedState()
+_LOST = ("connection", "peer", "socket", "timed out", "timeout", "remote process")
+"""What backends say when another process is gone."""
 
 
 @contextmanager
 def _distributed_errors() -> Iterator[None]:
-    """Turn the loss of another process into a LostProcessError; that one says itself what happened, if it could."""
+    """Turn the loss of another process into a LostProcessError; that one says itself what happened, if it could.
+
+    What else goes wrong in a collective, such as memory that runs out here, is no matter of theirs.
+    """
     try:
         yield
     except RuntimeError as error:
+        lost = isinstance(error, torch.distributed.DistError) or any(word in str(error).lower() for word in _LOST)
+        if is_out_of_memory(error) or not lost:
+            raise
         hint = "if it did not say why, memory may have run out there"
         raise LostProcessError("another process of the search ended", hint) from error
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from conestool._bars import bars
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Callback", "Event", "LogEvent", "Progress", "Samples", "no_callback", "shown"]
+__all__ = ["Callback", "Event", "LogEvent", "MemoryChoice", "Progress", "Samples", "no_callback", "shown"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,13 @@ class LogEvent:
 
     text: str
     warning: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryChoice(LogEvent):
+    """How many samples of a step go through the model at once, and why; `record` has the same for programs."""
+
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from conestool.concept import Concept, Cone, Provenance, check_name, check_words
 from conestool.errors import PhotoError
 from conestool.images.photos import Photo, as_photo
-from conestool.models.devices import check_weights
+from conestool.models.devices import check_weights, dtype_name
 from conestool.models.model import Model
 from conestool.models.prompts import choose_identifier, is_one_token
 from conestool.models.sampling import versions
@@ -23,7 +23,7 @@ from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.events import Callback, LogEvent, no_callback, shown
 from conestool.search.loop import Checkpoint, config_hash, run_loop
 from conestool.search.loss_terms import NUM_EVAL_SAMPLES, SubjectPrompts, caption_photos, prepare
-from conestool.search.memory import offload_frozen_modules, search_mode
+from conestool.search.memory import search_mode, stepping
 from conestool.search.methods import make_method, resolve_method
 from conestool.search.prior_images import draw_prior_images
 from conestool.search.report import evaluate_losses, quality_warnings, select_density
@@ -79,7 +79,8 @@ def find(
     photos = [image if isinstance(image, Photo) else as_photo(image) for image in images]
     if not photos:
         raise PhotoError("no photos", "give 3 to 5 photos of the subject")
-    for text in photo_warnings(photos) + noun_warnings(model.settings, class_noun):
+    doubts = method_config.doubts(torch.finfo(model.dtype).eps)
+    for text in photo_warnings(photos) + noun_warnings(model.settings, class_noun) + doubts:
         callback(LogEvent(text, warning=True))
     context.once("weights", lambda: check_weights(model))
     subject = resolve_names(model, class_noun, name, identifier, callback)
@@ -89,12 +90,17 @@ def find(
     info = model.info  # before the search changes weights in memory
     with search_mode(model, resources) as params:
         objective, eval_batches = prepare(context, params, subject, split, priors)
-        method = make_method(method_config, objective)
         facts: dict[str, Any] = {
             "instance_prompt": subject.instance_prompts[0],
             "class_prompt": subject.class_prompts[0],
             "method": method_config.name,
-            "parameters": {**config.record(), **method_config.record(), "num_class_images": len(priors.class_images)},
+            "parameters": {
+                **config.record(),
+                **method_config.record(),
+                "num_class_images": len(priors.class_images),
+                "dtype": dtype_name(model.dtype),
+                "device": model.device.type,
+            },
             "seed": config.seed,
             "photos": sorted(photo.sha256 for photo in photos),
             "held_out": split.held_out,
@@ -103,7 +109,7 @@ def find(
         key = config_hash([facts, subject.identifier, split.captions, info.digests])
         checkpoint = Checkpoint(checkpoint_path, processes.assert_equal(key))
         prompts = subject.instance_prompts[:1]
-        with nullcontext() if sample_every else offload_frozen_modules(model):
+        with stepping(context, [objective], lambda: make_method(method_config, objective)) as method:
             curve = run_loop(context, method, [objective], checkpoint, resume_from_checkpoint, prompts)
             batch = objective.selection_batch(NUM_EVAL_SAMPLES)
             selection = select_density(objective, method.ranking(), config.density, batch)

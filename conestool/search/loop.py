@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import clear_frames
 from types import FrameType
 from typing import Any
 
@@ -20,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from conestool._atomic import write_atomic
-from conestool.errors import UsageError
+from conestool.errors import OutOfMemoryError, UsageError
 from conestool.models.sampling import sample
 from conestool.search.context import SearchContext
 from conestool.search.events import LogEvent, Progress, Samples
@@ -49,7 +50,8 @@ def run_loop(
 
     The `prompts` are drawn at the start, every `context.sample_every` steps, and at the end; that changes nothing else.
     Where `checkpoint` has a path, it is written every half minute, at the end of a run longer than that, and on Ctrl-C,
-    which waits for the step to end (a second one does not wait, and leaves the last written state). Of several
+    which waits for the step to end (a second one does not wait, and leaves the last written state), and where memory
+    runs out. Of several
     processes all stop after the same step, and the first alone reads and writes the state.
     """
     steps, callback, processes = method.config.steps, context.callback, context.processes
@@ -61,7 +63,7 @@ def run_loop(
         last = time.monotonic()
         _draw_samples(context, method, objectives[0], done, prompts)
         while done < steps:
-            losses[done] = loss = method.step(done)
+            losses[done] = loss = _step(context, search, checkpoint, done)
             done += 1
             count = method.count()
             density = None if count is None else count / len(objectives[0].weights)
@@ -127,6 +129,17 @@ class _SearchState:
         self.losses.copy_(state["losses"])
         for number, scale in enumerate(self.scales):
             scale.load_state_dict({name.removesuffix(f".{number}"): value for name, value in state.items()})
+
+
+def _step(context: SearchContext, search: _SearchState, checkpoint: Checkpoint, done: int) -> float:
+    """One step; where memory runs out the finished ones are saved before the error goes on: no method has changed."""
+    try:
+        return search.method.step(done)
+    except OutOfMemoryError as error:
+        clear_frames(error.__traceback__)
+        if done:
+            _save_checkpoint(context, search, checkpoint, done)
+        raise
 
 
 def _save_checkpoint(context: SearchContext, search: _SearchState, checkpoint: Checkpoint, done: int) -> None:
@@ -203,7 +216,7 @@ class Checkpoint:
         """Write the state after `steps` steps, atomically."""
         if not self.path:
             return
-        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
         write_atomic(self.path, save(tensors, {"key": self.key, "steps": str(steps)}), overwrite=True)
 
     def load(self) -> tuple[int, dict[str, Tensor]] | None:
@@ -220,7 +233,7 @@ class Checkpoint:
             ) from error
         if facts.get("key") != self.key:
             raise UsageError(
-                f"{self.path}: saved by a search with other photos, settings or base model",
+                f"{self.path}: saved by a search with other photos, settings or base model, dtype or device",
                 "repeat the interrupted command as it was, or run without --resume",
             )
         return int(facts["steps"]), state

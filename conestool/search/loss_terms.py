@@ -14,7 +14,8 @@ from torch import Tensor
 from conestool.errors import UsageError
 from conestool.images.class_images import GROUP_SIZE
 from conestool.images.photos import Photo, to_latents
-from conestool.models.conditioning import MicroConditioning
+from conestool.models.conditioning import Conditioning, MicroConditioning
+from conestool.models.memory import in_parts
 from conestool.models.model import Model
 from conestool.models.noise_schedule import per_sample_loss, schedule_of, stratified_timesteps
 from conestool.models.prompts import encode, identifiers, micro_conditioning
@@ -211,7 +212,7 @@ def prepare(
         [_instance_term(given), *(replace(make(_TERMS[name]), weight=w) for name, w in weights.items() if w)],
         seed=config.seed,
         timestep_range=config.timestep_range,
-        micro_batch_size=context.resources.max_samples,
+        micro_batch_size=context.resources.micro_batch,
         processes=context.processes,
         num_frozen_targets=num_frozen_targets,
         keep_frozen=frozen,
@@ -309,7 +310,7 @@ def _best_captions(context: SearchContext, photos: Sequence[Photo], texts: Seque
     model, seed = context.model, context.config.seed
     schedule, generator, prompts = schedule_of(model), torch.Generator().manual_seed(seed), encode(model, texts)
     timesteps = stratified_timesteps(CAPTION_SAMPLES, len(schedule), generator, _NOISE)
-    batches = torch.split(torch.arange(CAPTION_SAMPLES), context.resources.image_batch_size(CAPTION_SAMPLES))
+    size = context.resources.image_batch_size(CAPTION_SAMPLES)
     best = []
     for photo in photos:
         latents = to_latents(model, [photo.image]).expand(CAPTION_SAMPLES, -1, -1, -1)
@@ -321,7 +322,13 @@ def _best_captions(context: SearchContext, photos: Sequence[Photo], texts: Seque
         losses = []
         for row in range(len(texts)):
             cond = prompts[[row]].with_micro_conditioning(frames).expand(CAPTION_SAMPLES)
-            parts = [per_sample_loss(model, schedule, latents[b], noise[b], times[b], cond[b]) for b in batches]
+
+            def ask(
+                rows: slice, c: Conditioning = cond, x: Tensor = latents, e: Tensor = noise, t: Tensor = times
+            ) -> Tensor:
+                return per_sample_loss(model, schedule, x[rows], e[rows], t[rows], c[rows])
+
+            parts, size = in_parts(CAPTION_SAMPLES, size, ask, model.device)
             losses.append(torch.cat(parts).mean())
         found = torch.stack(losses)
         best.append(int(found.argmin()) if found.min() < (1 - _MARGIN) * found[0] else 0)

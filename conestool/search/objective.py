@@ -11,6 +11,7 @@ from torch import Tensor
 
 from conestool.models.conditioning import Conditioning
 from conestool.models.devices import all_finite, check_finite
+from conestool.models.memory import Fit, free_memory, in_parts, shrinking, that_fit
 from conestool.models.model import Model
 from conestool.models.noise_schedule import NoiseSchedule, predict_noise, schedule_of, stratified_timesteps
 from conestool.search.batches import Batch, LatentImages, LossTerm
@@ -22,6 +23,10 @@ __all__ = ["GROWTH_INTERVAL", "MAX_SCALE", "NUM_FROZEN_TARGETS", "LossScale", "O
 _EVAL_SEED = 20_230_309
 _FULL_RANGE = (0.0, 1.0)
 NUM_FROZEN_TARGETS = 128
+MAX_SAMPLES = 32
+"""The most samples that the denoiser sees at once."""
+_AMPLE = 32
+"""Sizes of the denoiser that the activations of one sample never take: those of real ones take about one."""
 
 
 @dataclass
@@ -30,10 +35,11 @@ class Objective:
 
     Timesteps come from `timestep_range`, a part of the schedule (0: no noise, 1: nothing but noise); evaluation batches
     see all of it. Terms with frozen targets have `num_frozen_targets` each, computed once at the untouched weights;
-    `keep_frozen` is given a term's name and how to compute them, and may return those of an earlier search. At
-    most `micro_batch_size` samples go through the denoiser at once. Each of the `processes` computes its rows of a
-    batch; all have the result. Weights to ask about and gradients come in parts, one for each parameter: no vector of
-    all of them takes memory.
+    `keep_frozen` is given a term's name and how to compute them, and may return those of an earlier search. At most
+    `micro_batch_size` samples go through the denoiser at once; where it is None, as many as fit: what is computed
+    without gradients measures that itself, for steps `fit` does, and where memory runs out all the same there are fewer
+    from then on. Each of the `processes` computes its rows of a batch; all have the result. Weights to ask about and
+    gradients come in parts, one for each parameter.
     """
 
     model: Model
@@ -42,12 +48,14 @@ class Objective:
     _: KW_ONLY
     seed: int = 0
     timestep_range: tuple[float, float] = _FULL_RANGE
-    micro_batch_size: int = 32
+    micro_batch_size: int | None = None
     processes: DistributedState = SINGLE_PROCESS
     num_frozen_targets: int = NUM_FROZEN_TARGETS
     keep_frozen: Callable[[str, Callable[[], Batch]], Batch] = lambda name, compute: compute()
     schedule: NoiseSchedule = field(init=False)
     scale: LossScale = field(init=False)
+    step_size: int = field(init=False, default=MAX_SAMPLES)
+    forward: Fit | None = field(init=False, default=None)
     frozen_targets: dict[str, Batch] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -136,89 +144,120 @@ class Objective:
         part = whole[chosen]
         return replace(part, loss_weights=torch.full_like(part.loss_weights, term.weight / len(chosen)))
 
+    def fit(self) -> Fit:
+        """Measure how many samples of a step go through at once, forward and backward, and take so many from now on.
+
+        OutOfMemoryError if one is too many. Weights and scores are as they were.
+        """
+        batch = self.batch(0)
+
+        def run(count: int) -> None:
+            self._backward(batch[torch.arange(count) % len(batch)], torch.arange(count), count)
+
+        # a gradient of all weights lies there from the second pass on
+        reserve = 4 * self.weights.numel() if self.weights.device == self.model.device else 0
+        found = self._that_fit(run, len(batch), reserve)
+        self.step_size = found.samples
+        return found
+
+    def _that_fit(self, run: Callable[[int], object], batch_size: int, reserve: int = 0) -> Fit:
+        """How many samples of this process's share of a batch `run` can take at once.
+
+        Nothing is measured on the CPU where there is room for far more than a denoiser of this size can need.
+        """
+        device = self.model.device
+        most = max(1, min(len(self.processes.shard(batch_size)), MAX_SAMPLES))
+        share = 1.0
+        if device.type == "cpu":
+            share, free = 1 / self.processes.num_processes, free_memory(device) or 0
+            if share * free > _AMPLE * most * sum(weight.nbytes for weight in self.model.denoiser.parameters()):
+                return Fit(most, most, 0, free)
+        return that_fit(run, most, device, reserve=reserve, share=share)
+
     @torch.no_grad()
+    def _in_parts(self, batch: Batch, work: Callable[[Batch], Tensor]) -> list[Tensor]:
+        """What `work` makes of this process's rows of `batch`, without gradients, in parts that fit."""
+        rows, device, fixed = self.processes.shard(len(batch)), self.model.device, self.micro_batch_size
+        if self.forward is None and not fixed:
+            self.forward = self._that_fit(lambda count: work(batch[torch.arange(count) % len(batch)]), len(batch))
+        size = fixed or (self.forward.samples if self.forward else MAX_SAMPLES)
+        found, size = in_parts(len(rows), size, lambda part: work(batch[rows[part]]), device, fixed=bool(fixed))
+        if self.forward:
+            self.forward = replace(self.forward, samples=max(size, 1))
+        return found
+
     def _with_model_targets(self, batch: Batch) -> Batch:
         """`batch` with the present model's output as target."""
-        answers = torch.zeros_like(batch.target)
-        for rows in self._local_microbatches(batch):
-            part = batch[rows]
-            answer = predict_noise(self.model, self.schedule, part.noisy_latents, part.timesteps, part.conditioning)
-            answers[rows.to(answers.device)] = answer
+        answers, rows = torch.zeros_like(batch.target), self.processes.shard(len(batch))
+        if len(rows):
+            answers[rows.to(answers.device)] = torch.cat(self._in_parts(batch, self._predict))
         return replace(batch, target=self.processes.all_reduce(answers))
 
     def gradient(self, weights: Tensor | Iterable[Tensor], index: int, callback: GradientCallback) -> float:
         """Give dL_con/dtheta at `weights` on batch `index` to `callback`, by parameters; returns that batch's L_con.
 
         `weights` are a vector (n,) or a part for each parameter, each asked for when the one before is in its place;
-        they stay as given. Where one backward pass does it all, each gradient is used while the pass goes on, so that
-        they are never there together. Raises NonFiniteError if a gradient or the loss is not finite: no method may rank
-        by such numbers, and what it has learned in this step is worthless.
+        they stay as given. `callback` is first called when all is computed and known to be finite, so that an error on
+        the way leaves a method as it was. Raises NonFiniteError if a gradient or the loss is not finite: no method may
+        rank by such numbers. On a device this waits for it once.
         """
         self.params.set_(weights)
-        batch, sums = self.batch(index), list[Tensor]()
-
-        def checked(number: int, part: Tensor) -> None:
-            sums.append(part.sum())
-            callback(number, part)
-
-        if len(batch) <= self.micro_batch_size and self.processes.num_processes == 1 and not self.scale.dynamic:
-            loss = self._backward(batch, checked)
-        else:
-            gradient, loss = self._accumulate_gradients(batch)
-            while self.scale.backoff(gradient):
-                gradient, loss = self._accumulate_gradients(batch)
-            for number, part in enumerate(gradient):
-                checked(number, part)
-        check_finite(loss, f"L_con at step {index + 1}", self.model.dtype)
-        check_finite(torch.stack(sums), f"the gradient of L_con at step {index + 1}", self.model.dtype)
+        batch = self.batch(index)
+        while True:
+            gradient, told = self._accumulate_gradients(batch)
+            if not self.scale.backoff(told[1:], gradient):
+                break
+        check_finite(told[0], f"L_con at step {index + 1}", self.model.dtype)
+        check_finite(told[1:], f"the gradient of L_con at step {index + 1}", self.model.dtype)
+        scale = self.scale.value
         self.scale.update()
-        return loss
+        for number in reversed(range(len(gradient))):
+            part = gradient.pop()
+            callback(number, part.div_(scale) if scale != 1 else part)
+        return float(told[0])
 
-    def _backward(self, batch: Batch, callback: GradientCallback) -> float:
-        """Give the gradient of this process's rows, times the loss scale, to `callback`; returns their loss."""
-        loss = 0.0
-        with self.params.stream_gradients(callback):
-            for part in self.chunks(batch):
-                value = (part.loss_weights * self.per_sample_loss(part)).sum()
-                torch.autograd.backward(value * self.scale.value)
-                loss += float(value.detach())
-        return loss
-
-    def _accumulate_gradients(self, batch: Batch) -> tuple[list[Tensor], float]:
-        """Gradient, a part for each parameter, and loss of `batch` over all passes and processes, whatever they are."""
+    def _backward(self, batch: Batch, rows: Tensor, size: int) -> tuple[list[Tensor], Tensor]:
+        """Gradient, times the loss scale and a part for each parameter, and loss of `rows`, at most `size` at once."""
         found: dict[int, Tensor] = {}
 
         def add(number: int, part: Tensor) -> None:
             found[number] = found[number].add_(part) if number in found else part
 
-        loss = self._backward(batch, add)
-        gradient = [self.processes.all_reduce(found[number]) for number in sorted(found)]
-        if self.scale.value != 1:
-            for part in gradient:
-                part.div_(self.scale.value)
-        return gradient, self.processes.sum(loss, self.weights.device)
+        loss = torch.zeros((), device=self.model.device)
+        with self.params.stream_gradients(add):
+            for some in torch.split(rows, size) if len(rows) else ():
+                part = batch[some]
+                value = (part.loss_weights * self.per_sample_loss(part)).sum()
+                torch.autograd.backward(value * self.scale.value)
+                loss += value.detach()
+        return [found[number] for number in sorted(found)], loss
 
-    @torch.no_grad()
-    def loss(self, weights: Tensor, batch: Batch) -> float:
-        """Sum of weights * squared errors of `batch` at `weights` (n,); NonFiniteError if it is not finite."""
+    def _accumulate_gradients(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
+        """Gradient times the loss scale, in parts, over all passes and processes; on the CPU loss and sums."""
+        rows, size = self.processes.shard(len(batch)), self.micro_batch_size
+        work, device = partial(self._backward, batch, rows), self.model.device
+        (gradient, loss), taken = shrinking(work, size or self.step_size, device, fixed=bool(size))
+        self.step_size = taken
+        gradient = [self.processes.all_reduce(part) for part in gradient]
+        loss = self.processes.all_reduce(loss).to(gradient[0].device)
+        return gradient, torch.stack([loss, *(part.sum() for part in gradient)]).cpu()
+
+    def loss(self, weights: Tensor | Iterable[Tensor], batch: Batch) -> float:
+        """Sum of weights * squared errors of `batch` at `weights`, as in `gradient`; NonFiniteError if not finite."""
         self.params.set_(weights)
-        own = sum(float((part.loss_weights * self.per_sample_loss(part)).sum()) for part in self.chunks(batch))
+        parts = self._in_parts(batch, lambda part: (part.loss_weights * self.per_sample_loss(part)).sum())
+        own = float(torch.stack(parts).sum()) if parts else 0.0
         loss = self.processes.sum(own, self.weights.device)
         check_finite(loss, "a loss of the report", self.model.dtype)
         return loss
 
     def per_sample_loss(self, batch: Batch) -> Tensor:
         """(b,), fp32: mean squared error per sample."""
-        answer = predict_noise(self.model, self.schedule, batch.noisy_latents, batch.timesteps, batch.conditioning)
-        return (answer - batch.target).square().flatten(1).mean(1)
+        return (self._predict(batch) - batch.target).square().flatten(1).mean(1)
 
-    def chunks(self, batch: Batch) -> list[Batch]:
-        """This process's rows of `batch` in parts of at most `micro_batch_size` samples."""
-        return [batch[rows] for rows in self._local_microbatches(batch)]
-
-    def _local_microbatches(self, batch: Batch) -> list[Tensor]:
-        """Row numbers of those parts."""
-        return [rows for rows in torch.split(self.processes.shard(len(batch)), self.micro_batch_size) if len(rows)]
+    def _predict(self, batch: Batch) -> Tensor:
+        """What the model answers to `batch`, fp32."""
+        return predict_noise(self.model, self.schedule, batch.noisy_latents, batch.timesteps, batch.conditioning)
 
 
 MAX_SCALE = 65_536.0
@@ -244,9 +283,12 @@ class LossScale:
         """The scale that a search in `dtype` begins with; only float16 has a range that needs one."""
         return cls(True, MAX_SCALE) if dtype == torch.float16 else cls()
 
-    def backoff(self, gradient: Sequence[Tensor]) -> bool:
-        """Whether `gradient` overflowed and a lower scale, set by now, may help; at 1 the overflow is the model's."""
-        if self.value <= 1 or all_finite(*gradient):
+    def backoff(self, sums: Tensor, gradient: Sequence[Tensor]) -> bool:
+        """Whether `gradient` overflowed and a lower scale, set by now, may help; at 1 the overflow is the model's.
+
+        Finite `sums` of its parts say that it did not.
+        """
+        if self.value <= 1 or bool(sums.isfinite().all()) or all_finite(*gradient):
             return False
         self.value, self.growth_tracker = self.value / 2, 0
         return True

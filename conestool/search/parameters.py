@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from conestool.concept import Indices
-from conestool.models.kv_weights import kv_weights
+from conestool.models.kv_weights import execution_device, kv_weights
 
 __all__ = [
     "MAX_SUBSAMPLE",
@@ -31,7 +31,7 @@ GradientCallback = Callable[[int, Tensor], object]
 """What takes the gradient of one parameter, by its number among them, as a vector of fp32."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class FlatParameters:
     """Names and parameters of the K/V weights in name order; vectors have their n = sum(numel) entries.
 
@@ -58,6 +58,16 @@ class FlatParameters:
     def sizes(self) -> list[int]:
         """Number of weights per parameter."""
         return [parameter.numel() for parameter in self.parameters.values()]
+
+    def move(self, device: torch.device) -> None:
+        """Let vectors lie on `device` from now on: the copy of the weights, and all that are made of it."""
+        self.score_device = device
+        self.__dict__["weights"] = self.weights.to(device)
+
+    def zeroed(self, mask: Tensor) -> Iterator[Tensor]:
+        """The untouched weights without those in `mask`, boolean (n,) anywhere: a part for each parameter, in turn."""
+        for own, part in self.split_by_parameter(self.weights, mask):
+            yield own * ~part.to(own.device)
 
     def get(self) -> Tensor:
         """The weights as they are now, shape (n,), fp32, a copy."""
@@ -133,8 +143,8 @@ def trainable_kv_weights(denoiser: nn.Module, score_device: torch.device | None 
 
     Their copy, `FlatParameters.weights`, lies on `score_device` as all vectors do, by default with the weights.
     """
-    params = FlatParameters(kv_weights(denoiser), score_device)
-    weights = params.weights
+    params = FlatParameters(kv_weights(denoiser), score_device or execution_device(denoiser))
+    _ = params.weights  # as they are before the search
     flags = {parameter: parameter.requires_grad for parameter in denoiser.parameters()}
     training = denoiser.training
     denoiser.eval()
@@ -148,17 +158,17 @@ def trainable_kv_weights(denoiser: nn.Module, score_device: torch.device | None 
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
             parameter.grad = None
-        params.set_(weights)
+        params.set_(params.weights)
         denoiser.train(training)
 
 
-def approx_quantile(values: Tensor, q: float) -> float:
-    """The entry of `values` nearest to their q-quantile, from at most 2 million evenly spaced ones.
+def approx_quantile(values: Tensor, q: float) -> Tensor:
+    """The entry of `values` nearest to their q-quantile, from at most 2 million evenly spaced ones, fp32.
 
     Selected and not sorted for, and torch.quantile takes no more than 16 million.
     """
     among = subsample(values).float()
-    return float(among.kthvalue(1 + round(q * (len(among) - 1))).values)
+    return among.kthvalue(1 + round(q * (len(among) - 1))).values
 
 
 def subsample(values: Tensor, most: int = MAX_SUBSAMPLE) -> Tensor:

@@ -39,16 +39,15 @@ class EvalBatches:
 
 def evaluate_losses(objective: Objective, eval_batches: EvalBatches, mask: Tensor, seed: int) -> Losses:
     """Mean losses before and after zeroing `mask` (boolean, (n,)), and as many random weights instead."""
-    untouched, found = objective.weights, objective.weights * ~mask
-    control = objective.weights * ~random_mask_like(objective.params, mask, seed)
+    params, untouched = objective.params, objective.weights
     return Losses(
         held_out_before=objective.loss(untouched, eval_batches.held_out),
-        held_out_after=objective.loss(found, eval_batches.held_out),
-        random_after=objective.loss(control, eval_batches.held_out),
+        held_out_after=objective.loss(params.zeroed(mask), eval_batches.held_out),
+        random_after=objective.loss(params.zeroed(random_mask_like(params, mask, seed)), eval_batches.held_out),
         no_identifier_before=objective.loss(untouched, eval_batches.no_identifier),
-        no_identifier_after=objective.loss(found, eval_batches.no_identifier),
+        no_identifier_after=objective.loss(params.zeroed(mask), eval_batches.no_identifier),
         class_before=objective.loss(untouched, eval_batches.class_images),
-        class_after=objective.loss(found, eval_batches.class_images),
+        class_after=objective.loss(params.zeroed(mask), eval_batches.class_images),
     )
 
 
@@ -111,6 +110,6 @@ def select_density(objective: Objective, ranking: Ranking, density: float | None
         return Selection(topk_mask(ranking.scores, max(1, round(density * total))), "given")
     if ranking.count:
         return Selection(topk_mask(ranking.scores, ranking.count), "method")
-    sets = [topk_mask(ranking.scores, max(1, round(candidate * total))) for candidate in DENSITY_GRID]
-    losses = [objective.loss(objective.weights * ~mask, batch) for mask in sets]
-    return Selection(sets[losses.index(min(losses))], "loss")
+    counts = [max(1, round(candidate * total)) for candidate in DENSITY_GRID]
+    losses = [objective.loss(objective.params.zeroed(topk_mask(ranking.scores, count)), batch) for count in counts]
+    return Selection(topk_mask(ranking.scores, counts[losses.index(min(losses))]), "loss")

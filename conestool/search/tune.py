@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from conestool.search.events import Callback, LogEvent, shown
 from conestool.search.find import add_captions
 from conestool.search.loop import Checkpoint, config_hash, run_loop
 from conestool.search.loss_terms import SubjectPrompts, prepare
-from conestool.search.memory import offload_frozen_modules, search_mode
+from conestool.search.memory import search_mode, stepping
 from conestool.search.methods.joint_mask import JointMask, JointMaskConfig
 from conestool.search.objective import Objective
 from conestool.search.parameters import FlatParameters
@@ -65,11 +64,10 @@ class TunedConcept:
 
     def losses(self, sets: Mapping[str, Tensor]) -> dict[str, float]:
         """The loss on held-out photos, and as `class_...` on class images, under each named set, and untouched."""
-        untouched, out = self.objective.weights, dict[str, float]()
-        for name, mask in {"base_model": torch.zeros_like(untouched, dtype=torch.bool), **sets}.items():
-            weights = untouched * ~mask
-            out[name] = self.objective.loss(weights, self.eval_batches.held_out)
-            out[f"class_{name}"] = self.objective.loss(weights, self.eval_batches.class_images)
+        objective, out = self.objective, dict[str, float]()
+        for name, mask in {"base_model": torch.zeros_like(objective.weights, dtype=torch.bool), **sets}.items():
+            out[name] = objective.loss(objective.params.zeroed(mask), self.eval_batches.held_out)
+            out[f"class_{name}"] = objective.loss(objective.params.zeroed(mask), self.eval_batches.class_images)
         return out
 
 
@@ -139,10 +137,9 @@ def tune(
         facts = [config.record(), config.search.seed, [each.photos for each in subjects], captions, model.info.digests]
         key = processes.assert_equal(config_hash([*facts, [each.id for each in cone.concepts]]))
         objectives = [each.objective for each in subjects]
-        mask = JointMask(objectives, owned, config.mask)
         prompts = [instance_prompts(each.phrase)[0] for each in cone.concepts]
-        with nullcontext() if sample_every else offload_frozen_modules(model):
-            checkpoint = Checkpoint(checkpoint_path, key)
+        with stepping(context, objectives, lambda: JointMask(objectives, owned.to(params.device), config.mask)) as mask:
+            owned, checkpoint = owned.to(params.device), Checkpoint(checkpoint_path, key)
             curve = run_loop(context, mask, objectives, checkpoint, resume_from_checkpoint, prompts)
             owners = mask.assign_owners()
             if torch.equal(owners, owned) or not loss_is_lower(objectives, owned.any(0), mask.mask):
@@ -221,7 +218,7 @@ def loss_is_lower(objectives: Sequence[Objective], before: Tensor, after: Tensor
     for objective in objectives:
         batch = objective.selection_batch(NUM_COMPARED)
         for place, mask in enumerate((before, after)):
-            sums[place] += objective.loss(objective.weights * ~mask, batch)
+            sums[place] += objective.loss(objective.params.zeroed(mask), batch)
     return sums[1] < sums[0]
 
 

@@ -17,6 +17,7 @@ from conestool.models import loading
 from conestool.models.devices import memory_errors, pick_device, pick_dtype
 from conestool.models.loading import is_hub_id, wrap_hub_errors
 from conestool.models.model import Defaults, Model
+from tests.support.pretend_card import pretend_card
 from tests.support.tiny_models import make_pipeline, save_pipeline
 
 
@@ -257,12 +258,27 @@ def test_loads_a_folder_that_holds_the_fp16_variant_alone(tmp_path: Path) -> Non
     assert (model.dtype, model.stored_dtype) == (torch.float32, torch.float16)
 
 
+def test_a_card_keeps_16_bits_as_they_are_stored() -> None:
+    """As other programs draw with them; large float32 models become bfloat16, and float16 on cards without it."""
+    with pretend_card("cuda") as card:
+        device = pick_device("auto")
+        assert device.type == "cuda" and pick_dtype("auto", device, torch.float32, 1 << 20) == torch.float32
+        for stored in (torch.float16, torch.bfloat16):
+            assert pick_dtype("auto", device, stored) == stored
+        assert pick_dtype("auto", device, torch.float32, 1 << 32) == torch.bfloat16
+        card.capability = 7, 5
+        assert pick_dtype("auto", device, torch.bfloat16) == torch.float16
+
+
 @pytest.mark.parametrize(
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1e15 bytes"),
+        RuntimeError("Invalid buffer size: 12.88 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("command buffer exited with error status: kIOGPUCommandBufferCallbackErrorOutOfMemory"),
         MemoryError(),
     ],
 )

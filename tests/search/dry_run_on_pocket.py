@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 from conestool.images.photos import read_photos
+from conestool.models.memory import peak_memory
 from conestool.models.model import Model
 from conestool.search.config import SearchConfig
 from conestool.search.context import SearchContext
 from conestool.search.find import find, resolve_names
-from conestool.search.memory import dry_run, peak_memory
+from conestool.search.memory import dry_run
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji" / "dog"
 PLAN = SearchConfig(

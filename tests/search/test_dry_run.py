@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from conestool.images.photos import as_photo
+from conestool.models.memory import peak_memory
 from conestool.models.model import Model
 from conestool.search.config import Resources
 from conestool.search.context import SearchContext
 from conestool.search.loss_terms import SubjectPrompts
-from conestool.search.memory import dry_run, peak_memory
+from conestool.search.memory import dry_run
 from conestool.search.methods import METHODS
 from tests.support.command_line import environment
 from tests.support.model_files import FAMILIES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from conestool.search.batches import LatentImages, LossTerm
 from conestool.search.config import DEFAULT_RESOURCES, Resources
 from conestool.search.events import Event, Progress
 from conestool.search.find import find
-from conestool.search.memory import frozen_modules, offload_frozen_modules, recompute_activations, search_mode
+from conestool.search.memory import frozen_modules, recompute_activations, search_mode
 from conestool.search.methods import METHODS, make_method, mask
 from conestool.search.objective import GROWTH_INTERVAL, MAX_SCALE, LossScale, Objective
-from conestool.search.parameters import FlatParameters
+from conestool.search.parameters import FlatParameters, GradientCallback
 from tests.search.gradients import whole
 from tests.support.model_files import FAMILIES
 from tests.support.photos import noisy_photos as photos
@@ -47,7 +48,7 @@ def objective(
     model: Model, params: FlatParameters, resources: Resources = DEFAULT_RESOURCES, weight: float = 1.0
 ) -> Objective:
     """Two terms of three samples on random latents."""
-    latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0)).to(model.device)
     dog, cat = encode(model, ["a sks dog"]), encode(model, ["a dog", "a picture of a dog"])
     terms = [
         LossTerm(name="instance", images=LatentImages(latents[:2]), conditioning=dog, weight=weight, size=3),
@@ -55,7 +56,7 @@ def objective(
             name="class", images=LatentImages(latents[2:]), conditioning=cat, weight=weight, size=3, target="frozen"
         ),
     ]
-    return Objective(model, params, terms, micro_batch_size=resources.max_samples, num_frozen_targets=6)
+    return Objective(model, params, terms, micro_batch_size=resources.micro_batch, num_frozen_targets=6)
 
 
 def gradient(model: Model, resources: Resources = DEFAULT_RESOURCES, weight: float = 1.0) -> tuple[Tensor, float]:
@@ -179,7 +180,7 @@ def test_checkpointing_keeps_fewer_activations_and_is_off_afterwards(model: Mode
 
         with search_mode(model, resources) as params:
             asked = objective(model, params)
-            batch = asked.chunks(asked.batch(0))[0]
+            batch = asked.batch(0)
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 asked.per_sample_loss(batch)
         for parameter in model.denoiser.parameters():
@@ -205,24 +206,28 @@ def test_only_kv_weights_get_gradients_in_the_backward_pass(model: Model) -> Non
         assert all(each.grad is None for part in parts for each in part.parameters())
 
 
-def test_gradients_are_used_one_by_one_while_the_pass_goes_on(model: Model) -> None:
-    """Each when no other is there; a weight without a gradient gives zeros after the pass."""
-    with search_mode(model, DEFAULT_RESOURCES) as params:
-        asked, left, given = objective(model, params), list(params.parameters.values()), dict[int, Tensor]()
+def test_a_method_learns_nothing_from_a_step_that_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in the middle of a backward pass leaves every method as it was, so that no batch counts twice."""
+    true = FlatParameters.stream_gradients
 
-        def callback(number: int, part: Tensor) -> None:
-            assert all(parameter.grad is None for parameter in left)
-            given[number] = part.clone()
-            part.zero_()
+    def failing(params: FlatParameters, callback: GradientCallback) -> AbstractContextManager[None]:
+        def fail(number: int, part: Tensor) -> None:
+            callback(number, part)
+            if number == 7:
+                raise RuntimeError("stop")
 
-        whole_one = whole(asked, asked.weights)[0]
-        asked.gradient(asked.weights, 0, callback)
-        assert torch.equal(torch.cat([given[number] for number in range(len(left))]), whole_one)
-        given.clear()
-        with params.stream_gradients(callback):
-            torch.autograd.backward(left[3].square().sum())
-        assert list(given) == [3, *(number for number in range(len(left)) if number != 3)]
-        assert all(bool((part == 0).all()) == (number != 3) for number, part in given.items())
+        return true(params, fail)
+
+    for name in METHODS:
+        with search_mode(model, DEFAULT_RESOURCES) as params:
+            method = make_method(f"{name},steps=2", objective(model, params))
+            method.step(0)
+            before = {key: value.clone() for key, value in method.state_dict().items()}
+            with monkeypatch.context() as patch:
+                patch.setattr(FlatParameters, "stream_gradients", failing)
+                with pytest.raises(RuntimeError, match="stop"):
+                    method.step(1)
+            assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
 
 
 def test_the_loop_calls_neither_autoencoder_nor_text_encoder(model: Model) -> None:
@@ -241,46 +246,6 @@ def test_the_loop_calls_neither_autoencoder_nor_text_encoder(model: Model) -> No
         for hook in hooks:
             hook.remove()
     assert calls.index("step") == calls.count("part") > 1
-
-
-class Moving(nn.Linear):
-    """A module that notes where it is sent."""
-
-    def __init__(self) -> None:
-        super().__init__(1, 1)
-        self.sent: list[str] = []
-
-    def to(self, *args: Any, **options: Any) -> Any:
-        self.sent.append(str(args[0]))
-        return self
-
-
-class OnDevice(Model):
-    """A model that says that it lies on the device `meta`, as its parts do: a device as good as a GPU to leave."""
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("meta")
-
-
-def test_what_the_loop_does_not_need_leaves_the_device_and_comes_back(model: Model) -> None:
-    """Also after an exception; what accelerate moves is left to it, and on the CPU nothing moves."""
-    parts = {name: Moving() for name in ("vae", "text_encoder", "hooked")}
-    parts["hooked"]._hf_hook = object()  # type: ignore[assignment]
-
-    class Pipe:
-        components = {**parts, "unet": model.denoiser}
-        unet = model.denoiser
-
-    told = OnDevice(Pipe(), "x", model.family, model.defaults)
-    for part in parts.values():
-        nn.Linear.to(part, "meta")
-    with pytest.raises(RuntimeError, match="stop"), offload_frozen_modules(told):
-        assert [part.sent for part in parts.values()] == [["cpu"], ["cpu"], []]
-        raise RuntimeError("stop")
-    assert [part.sent for part in parts.values()] == [["cpu", "meta"], ["cpu", "meta"], []]
-    with offload_frozen_modules(Model(Pipe(), "x", model.family, model.defaults)):
-        assert parts["vae"].sent == ["cpu", "meta"]
 
 
 @pytest.mark.usefixtures("few_probes")

@@ -22,6 +22,12 @@ class ConesConfig(MethodConfig):
 
     lr: float = setting(0.2, "Fall of the mask over all steps at the strongest effects of the first batch.")
 
+    def doubts(self, eps: float) -> list[str]:
+        """A step that weights of so few bits do not feel."""
+        if self.lr / self.steps >= eps:
+            return []
+        return ["method cones moves its mask by less than these weights resolve; use --dtype float32 or float16"]
+
 
 @search_method("cones", ConesConfig)
 @dataclass
@@ -53,7 +59,9 @@ class Cones(Method):
         loss = self.objective.gradient(masked, index, gradient.__setitem__)
         effects = [gradient[number].mul_(own) for number, (own,) in enumerate(parts(weights))]
         if not self.steps_done:
-            rho = self.config.lr / (self.config.steps * max(approx_quantile(torch.cat(effects).abs_(), 0.99), 1e-30))
+            rho = self.config.lr / (
+                self.config.steps * max(float(approx_quantile(torch.cat(effects).abs_(), 0.99)), 1e-30)
+            )
             self.rho = float(torch.tensor(rho))  # in fp32, as it is saved
         for effect, (total, mask) in zip(effects, parts(self.total, self.mask), strict=True):
             total += effect

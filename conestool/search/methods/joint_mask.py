@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conestool.search.config import Config, above, at_least, count, setting
 from conestool.search.methods.base import Method, Ranking
-from conestool.search.methods.mask import adam_step_, masked_weights, rms_floor
+from conestool.search.methods.mask import MOMENTS, adam_step_, masked_weights, rms_floor
 from conestool.search.objective import Objective
 
 __all__ = ["JointMask", "JointMaskConfig"]
@@ -61,8 +61,9 @@ class JointMask(Method):
         weights = self.objectives[0].weights
         on, off = 0.5 - self.config.init_margin_on, 0.5 + self.config.init_margin_off
         self.gates = torch.where(self.owner_mask.any(0), on, off)
-        self.exp_avg_per_concept = torch.zeros(len(self.objectives), len(weights), device=weights.device)
-        self.exp_avg_sq = torch.zeros_like(weights, dtype=torch.float32)
+        shape = (len(self.objectives), len(weights))
+        self.exp_avg_per_concept = torch.zeros(shape, device=weights.device, dtype=MOMENTS)
+        self.exp_avg_sq = torch.zeros_like(weights, dtype=MOMENTS)
 
     @property
     def mask(self) -> Tensor:
@@ -71,25 +72,30 @@ class JointMask(Method):
 
     def step(self, index: int) -> float:
         """Learn from batch `index` of every subject; returns their mean L_con under the hard mask before the step."""
-        config, weights = self.config, self.objectives[0].weights
-        effect, total = torch.zeros_like(self.exp_avg_sq), 0.0
-        for exp_avg, objective in zip(self.exp_avg_per_concept, self.objectives, strict=True):
-            parts = list(objective.split_by_parameter(weights, exp_avg, effect))
-
-            def callback(number: int, gradient: Tensor, parts: list[tuple[Tensor, ...]] = parts) -> None:
-                own, mean, whole = parts[number]
-                mean.lerp_(gradient.mul_(own), 1 - config.beta1)
-                whole += gradient
-
-            masked = masked_weights(objective.split_by_parameter(weights, self.gates))
-            total += objective.gradient(masked, index, callback)
+        config, first = self.config, self.objectives[0]
+        effects: list[list[Tensor]] = []
+        total = 0.0
+        for objective in self.objectives:
+            parts: dict[int, Tensor] = {}
+            masked = masked_weights(objective.split_by_parameter(first.weights, self.gates))
+            total += objective.gradient(masked, index, parts.__setitem__)
+            effects.append([parts[number] for number in range(len(parts))])
         self.steps_done += 1
-        self.exp_avg_sq.lerp_(effect.square_(), 1 - config.beta2)
         bias = 1 - config.beta1**self.steps_done, 1 - config.beta2**self.steps_done
+        vectors = (first.weights, self.exp_avg_sq, *self.exp_avg_per_concept)
+        for number, (own, exp_avg_sq, *means) in enumerate(first.split_by_parameter(*vectors)):
+            asked = [each[number].mul_(own) for each in effects]
+            for mean, effect in zip(means, asked, strict=True):
+                mean.copy_(mean.float().lerp_(effect, 1 - config.beta1))
+            whole = torch.stack(asked).sum(0)
+            exp_avg_sq.copy_(exp_avg_sq.float().mul_(config.beta2).addcmul_(whole, whole, value=1 - config.beta2))
         floor = rms_floor(self.exp_avg_sq, config.eps_quantile)
-        adam_step_(self.gates, self.exp_avg_per_concept.sum(0), self.exp_avg_sq, bias, config.lr, floor)
-        unowned = ~self.owner_mask.any(0)
-        self.gates[unowned] = 1.0 if config.reopen_only else (self.gates[unowned] + config.l1).clamp_(max=1)
+        vectors = (self.gates, self.exp_avg_sq, *self.exp_avg_per_concept, *self.owner_mask)
+        for gates, exp_avg_sq, *rest in first.split_by_parameter(*vectors):
+            total_mean, owners = torch.stack(rest[: len(effects)]).float().sum(0), torch.stack(rest[len(effects) :])
+            adam_step_(gates, total_mean, exp_avg_sq, bias, config.lr, floor)
+            rise = float("inf") if config.reopen_only else config.l1
+            torch.where(owners.any(0), gates, gates.add(rise).clamp_(max=1), out=gates)
         return total / len(self.objectives)
 
     def count(self) -> int:

@@ -14,10 +14,10 @@ from conestool.search.methods.base import Method, Ranking, search_method
 from conestool.search.objective import Objective
 from conestool.search.parameters import MAX_SUBSAMPLE, approx_quantile, subsample
 
-__all__ = ["MOMENTS", "LearnedMask", "MaskConfig", "adam_step_", "masked_weights", "rms_floor"]
+__all__ = ["MOMENTS", "LearnedMask", "MaskConfig", "adam_step_", "masked_weights", "rms_floor", "update_moments_"]
 
 _CHUNK = 2**16
-"""Weights that are worked on at once, so that what lies between stays in the processor's cache."""
+"""Weights that a CPU works on at once, so that what lies between stays in its cache."""
 _LOCAL_SAMPLE = 2**15
 """By about how many of a parameter's weights its own quantile is taken."""
 MOMENTS = torch.bfloat16
@@ -32,7 +32,7 @@ def adam_step_(
     exp_avg_sq: Tensor,
     bias: tuple[float, float],
     lr: float,
-    floor: float,
+    floor: Tensor,
     l1: float = 0.0,
 ) -> None:
     """Move `gates` (n,) in place as Adam would, by moments (n,) and what corrects their `bias`, and hold them in 0..1.
@@ -41,11 +41,12 @@ def adam_step_(
     The root-mean-square in the denominator is at least `floor`, before its bias is corrected; then every gate rises by
     `l1`.
     """
-    root, room = bias[1] ** 0.5, gates.new_empty(min(_CHUNK, len(gates)))
-    least = max(floor, 1e-30 * root)
+    root, room = bias[1] ** 0.5, gates.new_empty(min(_chunk(gates), len(gates)))
+    least = floor.clamp_min(1e-30 * root)
     for gate, one, two in _chunks(gates, exp_avg, exp_avg_sq):
         rms = room[: len(two)].copy_(two).sqrt_().clamp_min_(least)
-        gate.addcdiv_(one.float(), rms, value=-lr * root / bias[0]).add_(l1).clamp_(0, 1)
+        gate.addcdiv_(one.float(), rms, value=-lr * root / bias[0])
+        (gate.add_(l1) if l1 else gate).clamp_(0, 1)
 
 
 def masked_weights(parts: Iterable[tuple[Tensor, ...]]) -> Iterator[Tensor]:
@@ -61,12 +62,12 @@ def masked_weights(parts: Iterable[tuple[Tensor, ...]]) -> Iterator[Tensor]:
         yield kept.mul_(weights)
 
 
-def rms_floor(exp_avg_sq: Tensor, quantile: float, most: int = MAX_SUBSAMPLE) -> float:
-    """The `quantile` of the roots of `exp_avg_sq` (n,), by at most about twice so many of them."""
+def rms_floor(exp_avg_sq: Tensor, quantile: float, most: int = MAX_SUBSAMPLE) -> Tensor:
+    """The `quantile` of the roots of `exp_avg_sq` (n,), of no dimension, by at most about twice so many of them."""
     return approx_quantile(subsample(exp_avg_sq, most).float().sqrt(), quantile)
 
 
-def _update_moments_(effect: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, beta1: float, beta2: float) -> None:
+def update_moments_(effect: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, beta1: float, beta2: float) -> None:
     """Take `effect` (n,), fp32, into the running means `exp_avg` and of squares `exp_avg_sq`, both (n,), in place.
 
     Computed in fp32 and rounded to the moments' own dtype.
@@ -76,9 +77,14 @@ def _update_moments_(effect: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, beta1:
         two.copy_(two.float().mul_(beta2).addcmul_(new, new, value=1 - beta2))
 
 
+def _chunk(vector: Tensor) -> int:
+    """How much of a vector is worked on at once: on a card all, since there every piece is a launch."""
+    return _CHUNK if vector.device.type == "cpu" else max(1, len(vector))
+
+
 def _chunks(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The same part of every vector, one after the other."""
-    return zip(*(torch.split(vector, _CHUNK) for vector in vectors), strict=True)
+    return zip(*(torch.split(vector, _chunk(vector)) for vector in vectors), strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,16 +139,17 @@ class LearnedMask(Method):
 
         def callback(number: int, gradient: Tensor) -> None:
             own, exp_avg, exp_avg_sq = parts[number]
-            _update_moments_(gradient.mul_(own), exp_avg, exp_avg_sq, config.beta1, config.beta2)
+            update_moments_(gradient.mul_(own), exp_avg, exp_avg_sq, config.beta1, config.beta2)
 
         masked = masked_weights(self.objective.split_by_parameter(weights, self.gates))
         loss = self.objective.gradient(masked, index, callback)
         left = 1 - (1 - config.final_lr_factor) * self.steps_done / config.steps
         self.steps_done += 1
         bias = 1 - config.beta1**self.steps_done, 1 - config.beta2**self.steps_done
-        overall, share = rms_floor(self.exp_avg_sq, config.eps_quantile), config.eps_per_tensor
+        share = config.eps_per_tensor
+        overall = rms_floor(self.exp_avg_sq, config.eps_quantile) ** (1 - share)
         for gates, exp_avg, exp_avg_sq in self.objective.split_by_parameter(self.gates, self.exp_avg, self.exp_avg_sq):
-            floor = overall ** (1 - share) * rms_floor(exp_avg_sq, config.eps_quantile, _LOCAL_SAMPLE) ** share
+            floor = overall * rms_floor(exp_avg_sq, config.eps_quantile, _LOCAL_SAMPLE) ** share
             adam_step_(gates, exp_avg, exp_avg_sq, bias, left * config.lr, floor, left * config.l1)
         return loss
 
@@ -158,7 +165,7 @@ class LearnedMask(Method):
         scores = 1 - self.gates
         least, most = (float(end) for end in self.exp_avg.aminmax())
         share = _TIE / max(-least, most, 1e-30)
-        for score, gate, mean in _chunks(scores, self.gates, self.exp_avg):
+        for score, gate, mean in self.objective.split_by_parameter(scores, self.gates, self.exp_avg):
             ends = (gate <= 0) | (gate >= 1)
-            score.addcmul_(ends.float(), mean, value=share)
+            score.addcmul_(ends.float(), mean.float(), value=share)
         return Ranking(scores, self.count())

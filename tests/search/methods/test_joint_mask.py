@@ -47,6 +47,15 @@ class Slope:
         """The loss, which may be below 0."""
         return float(self.slope @ weights)
 
+    @property
+    def params(self) -> Slope:
+        """It knows its parameters itself."""
+        return self
+
+    def zeroed(self, mask: Tensor) -> Tensor:
+        """The weights without those in `mask`."""
+        return self.weights * ~mask
+
     def selection_batch(self, size: int) -> None:
         """Every batch is the same."""
 

@@ -57,6 +57,13 @@ def finished(name: str, net: TwoLayerNet, **options: Any) -> Ranking:
     return method.ranking()
 
 
+def test_cones_doubts_weights_that_do_not_feel_its_steps() -> None:
+    """A mask near 1 moves by lr / steps, which bfloat16 does not resolve and float16 does."""
+    bfloat16, float16 = (torch.finfo(dtype).eps for dtype in (torch.bfloat16, torch.float16))
+    assert ConesConfig().doubts(bfloat16) and not ConesConfig().doubts(float16)
+    assert not ConesConfig(steps=10).doubts(bfloat16) and not MaskConfig().doubts(bfloat16)
+
+
 def test_taylor_scores_are_theta_times_gradient() -> None:
     """A positive one means that zeroing lowers the loss."""
     net = TwoLayerNet()

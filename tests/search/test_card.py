@@ -1,0 +1,214 @@
+"""On a card of little memory a search chooses by itself how it fits, and what runs out leaves nothing half done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conestool.concept import Cone
+from conestool.errors import OutOfMemoryError
+from conestool.models.memory import that_fit
+from conestool.models.model import Defaults, Model
+from conestool.search.config import DEFAULT_RESOURCES, Resources
+from conestool.search.context import SearchContext
+from conestool.search.events import Event, MemoryChoice, Progress
+from conestool.search.find import find
+from conestool.search.memory import frozen_modules, offload_frozen_modules, search_mode, stepping
+from conestool.search.methods import METHODS, make_method
+from conestool.search.methods.joint_mask import JointMask, JointMaskConfig
+from conestool.search.objective import Objective
+from tests.search.gradients import whole
+from tests.search.test_memory import objective
+from tests.support.photos import noisy_photos as photos
+from tests.support.pretend_card import PLENTY, PretendCard, pretend_card
+from tests.support.searches import quick
+from tests.support.tiny_models import make_pipeline
+
+ROOT = Path(__file__).parents[2]
+
+
+def on_card(place: Path, card: PretendCard, dtype: torch.dtype = torch.float32) -> Model:
+    """A small model on the card."""
+    model = Model.from_pipeline(make_pipeline(place).to(dtype).to(card.kind))
+    model.defaults = Defaults(2, 3.0, 64)
+    return model
+
+
+def searched(model: Model, resources: Resources = DEFAULT_RESOURCES, **more: Any) -> tuple[Cone, dict[str, Any]]:
+    """What a short search finds, and what it chose."""
+    chosen: list[Any] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, MemoryChoice):
+            chosen.append(event.record)
+
+    config = quick(batch_size=8, steps=2)
+    cone = find(
+        model, photos(), "dog", config=config, class_images=photos(), callback=note, resources=resources, **more
+    )
+    return cone, chosen[-1] if chosen else {}
+
+
+def neurons(cone: Cone) -> set[tuple[str, int]]:
+    """All of them."""
+    return {(name, index) for name, found in cone.concepts[0].indices.items() for index in found.tolist()}
+
+
+@pytest.mark.filterwarnings("ignore:.*ran out of memory")
+@pytest.mark.usefixtures("few_probes")
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_a_search_fits_into_what_memory_there_is(kind: str, tmp_path: Path) -> None:
+    """With less and less of it there are fewer samples at once, then recomputed activations, then scores elsewhere.
+
+    The concept stays the same but for rounding, and a card too small for one sample says so.
+    """
+    with pretend_card(kind) as card:
+        model = on_card(tmp_path, card)
+        (whole, first), needed, held = searched(model), card.peak, card.used
+        assert first["samples"] == first["most"] == 24
+        chosen = []
+        for share in (0.5, 0.2):
+            card.memory = held + int(share * (needed - held))
+            card.forget()
+            cone, found = searched(model)
+            assert card.peak <= card.memory
+            assert len(neurons(cone) & neurons(whole)) > 0.95 * len(neurons(cone) | neurons(whole))
+            chosen.append(found)
+    assert [each["gradient_checkpointing"] for each in chosen] == [False, True]
+    assert 24 > chosen[0]["samples"] >= 4
+
+
+def test_scores_leave_a_card_that_they_would_fill(tmp_path: Path) -> None:
+    """But not a Mac's GPU, which has the same memory; and a card too small for a single sample says so."""
+    for kind in ("cuda", "mps"):
+        with pretend_card(kind) as card:
+            model = on_card(tmp_path / kind, card)
+            context = SearchContext(model=model)
+            with search_mode(model, DEFAULT_RESOURCES) as params:
+                asked = objective(model, params)
+
+                def make(asked: Objective = asked, card: PretendCard = card) -> Any:
+                    made: Any = make_method("mask,steps=1", asked)
+                    if made.gates.device.type == "cpu":
+                        card.memory = PLENTY
+                    return made
+
+                card.memory = card.used + 4 * len(params.weights)
+                if kind == "mps":
+                    with pytest.warns(UserWarning, match="no room left"), pytest.raises(OutOfMemoryError):
+                        stepping(context, [asked], make).__enter__()
+                    where = {each.device.type for part in frozen_modules(model) for each in part.parameters()}
+                    assert where == {model.device.type} == {"cpu"}  # all of it, where there is room
+                else:
+                    with stepping(context, [asked], make) as method:
+                        assert method.gates.device.type == "cpu" and params.weights.device.type == "cpu"
+                        method.step(0)
+                card.memory = PLENTY
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_frozen_parts_leave_the_card_and_come_back_after_an_error(kind: str, tmp_path: Path) -> None:
+    """What an out-of-memory error still holds is let go before, so that there is room for them."""
+    with pretend_card(kind) as card:
+        model = on_card(tmp_path, card)
+        held = card.used
+
+        def fill() -> None:
+            kept = [torch.zeros(held // 8, device=card.kind)]
+            card.memory = card.used
+            assert model.pipe.vae.device.type == "cpu"
+            kept.append(torch.zeros(held, device=card.kind))
+
+        with pytest.raises(RuntimeError, match="out of memory"), offload_frozen_modules(model):
+            fill()
+        assert {next(part.parameters()).device.type for part in frozen_modules(model)} == {kind}
+
+
+def test_attention_on_a_mac_comes_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tensor has as many entries as the limit, forward or backward, and loss and gradient are the same."""
+    with pretend_card("mps") as card:
+        model = on_card(tmp_path, card)
+        found = []
+        for limit in (1 << 29, 1 << 13):
+            monkeypatch.setattr("conestool.models.memory._MAX_ENTRIES", limit)
+            with search_mode(model, Resources(micro_batch=6)) as params:
+                asked = objective(model, params)
+                card.forget()
+                found.append((*whole(asked, params.weights), card.largest, card.peak))
+        (gradient, loss, largest, peak), (again, same, sliced, less) = found
+        assert sliced < largest and less < peak
+        assert same == pytest.approx(loss, rel=1e-5)
+        assert torch.allclose(gradient.cpu(), again.cpu(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*no room left")
+def test_a_card_that_fills_up_ends_a_search_that_can_be_resumed(tmp_path: Path) -> None:
+    """With the finished steps saved, from which it goes on to its end."""
+    state, steps = tmp_path / "dog.cone.checkpoint", 0
+    with pretend_card("cuda") as card:
+        model = on_card(tmp_path, card)
+
+        # as much as the parts take that come back at the end: less than a step needs
+        room = 2 * sum(weight.nbytes for part in frozen_modules(model) for weight in part.parameters())
+
+        def fill(event: Event) -> None:
+            nonlocal steps
+            if isinstance(event, Progress) and event.stage == "search":
+                steps += 1
+                card.memory = card.used + room
+
+        few = Resources(micro_batch=12)
+        whole = find(model, photos(), "dog", config=quick(), class_images=photos(), resources=few)
+        more: dict[str, Any] = {"config": quick(), "class_images": photos(), "checkpoint_path": state}
+        with pytest.raises(OutOfMemoryError):
+            find(model, photos(), "dog", resources=few, callback=fill, **more)
+        card.memory = PLENTY
+        model.pipe.to(card.kind)  # some of it may have had no room to come back
+        assert steps == 1 and state.exists()
+        again = find(model, photos(), "dog", resources=few, resume_from_checkpoint=True, **more)
+    assert again.concepts[0].neurons == whole.concepts[0].neurons
+
+
+@pytest.mark.parametrize("free", [10, 100, 1000])
+def test_the_line_through_one_and_two_samples_is_followed(free: int) -> None:
+    """To nine tenths of what is free, in equal passes; what does not fit after all is halved."""
+    with pretend_card("cuda") as card:
+        card.memory = free * 4_000
+
+        def run(count: int) -> None:
+            torch.zeros(1000 * (5 + count), device="cuda")
+
+        assert that_fit(run, 24, torch.device("cuda")).samples == {10: 4, 100: 24, 1000: 24}[free]
+
+
+def test_a_step_launches_little_and_waits_once(tmp_path: Path) -> None:
+    """Beside forward and backward at most 30 kernels a parameter; docs/performance.md has the figures."""
+    told = {row[0]: [int(each) for each in row[1:]] for row in rows_of(ROOT / "docs" / "performance.md")}
+    with pretend_card("cuda") as card:
+        model = on_card(tmp_path, card)
+        with search_mode(model, Resources(micro_batch=6)) as params:
+            asked, count = objective(model, params), len(params.sizes)
+            for name in (*METHODS, "tune"):
+                method: Any = make_method(f"{name},steps=9" if name in METHODS else "mask", asked)
+                if name == "tune":
+                    method = JointMask([asked], asked.weights[None] > 1, JointMaskConfig())
+                method.step(0)
+                batch = asked.batch(1)
+                card.forget()
+                asked._backward(batch, torch.arange(6), 6)
+                passes = card.launches.total()
+                card.forget()
+                method.step(1)
+                own = -(-(card.launches.total() - passes) // count)
+                assert card.waits.total() == 1
+                assert own <= 30
+                assert told[name] == [own, card.waits.total(), card.transfers.total()], (own, card.transfers)
+
+
+def rows_of(page: Path) -> list[list[str]]:
+    """The rows of the table of launches."""
+    lines = page.read_text(encoding="utf-8").split("| method | launches", 1)[1].splitlines()[2:]
+    return [line.strip("| ").split(" | ") for line in lines[: lines.index("")]]
