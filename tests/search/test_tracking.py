@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def test_unknown_and_missing_trackers_are_refused(tmp_path: Path, monkeypatch: p
     """With what to choose, or to install."""
     with pytest.raises(UsageError, match="unknown tracker 'aim'"):
         SearchLog("aim", tmp_path)
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UsageError, match="wandb: not installed") as caught:
         SearchLog("wandb", tmp_path)
     assert caught.value.hint == "pip install wandb"

@@ -53,6 +53,11 @@ def last_of(processes: DistributedState) -> bool:
     return processes.process_index == processes.num_processes - 1
 
 
+def is_step(event: Event, number: int) -> bool:
+    """Whether the event tells that this step of the search is done."""
+    return isinstance(event, Progress) and (event.stage, event.done) == ("search", number)
+
+
 def tuning() -> TuneConfig:
     """Three large steps of the mask."""
     return TuneConfig(mask=JointMaskConfig(steps=3, lr=0.2), search=quick(num_validation_images=0))
@@ -68,7 +73,7 @@ def tuned_together(model: Model, folder: Path, processes: DistributedState, last
     }
 
     def stop(event: Event) -> None:
-        if last_of(processes) and event == Progress("search", last, 3, getattr(event, "loss", None)):
+        if last_of(processes) and is_step(event, last):
             os.kill(os.getpid(), signal.SIGINT)
 
     try:
@@ -85,7 +90,7 @@ def interrupted(model: Model, folder: Path, processes: DistributedState) -> Cone
     state = folder / "state.checkpoint"
 
     def stop(event: Event) -> None:
-        if last_of(processes) and event == Progress("search", 2, 3, getattr(event, "loss", None)):
+        if last_of(processes) and is_step(event, 2):
             os.kill(os.getpid(), signal.SIGINT)
 
     try:
