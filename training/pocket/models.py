@@ -12,7 +12,7 @@ from training.pocket import autoencoder, world
 from training.pocket.tokenizer import MAX_LENGTH
 
 TEXT_WIDTH, TEXT_LAYERS = 192, 4
-WIDTHS, HEADS = (192, 192), 3
+WIDTHS, HEADS = (128, 128), 4
 LATENT_SIZE = autoencoder.SIZE // autoencoder.FACTOR
 
 
