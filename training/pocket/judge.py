@@ -1,7 +1,8 @@
 """Train the attribute judge on composed scenes only: ``python -m training.pocket.judge --work F --minutes 20``.
 
 Places and sizes vary more than in the scenes of the base model; some scenes are blurred a little, some went through
-the autoencoder, which every picture of pocket's has to. It never sees a picture of pocket's. Resumes from ``judge.pt``.
+the autoencoder, which every picture of pocket's has to. It never sees a picture of pocket's. Resumes from ``judge.pt``,
+and begins with the committed one, which is not trained to its end.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from conestool.evaluation.attributes import AttributeJudge, save_judge
+from conestool.evaluation.attributes import AttributeJudge, load_judge, save_judge
 from training.pocket import autoencoder, scenes
 from training.pocket.common import load_state, log_line, mixed_precision, save_state
 from training.pocket.labels import WORLD, truth_of
@@ -26,6 +27,8 @@ from training.pocket.sprites import SpriteBank
 from training.pocket.world import Scene
 
 HELD_OUT_SEED = 990_000
+#: The judge as far as it has been trained; ``--export`` writes it.
+JUDGE = Path(__file__).with_name("judge.safetensors")
 
 
 def soften(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -95,6 +98,8 @@ def train(work: Path, minutes: float, batch: int, lr: float) -> None:
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.05)
     state = load_state(work / "judge.pt")
     step = 0
+    if not state and JUDGE.exists():
+        judge.load_state_dict(load_judge(JUDGE).state_dict())
     if state:
         judge.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
