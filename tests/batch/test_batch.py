@@ -201,7 +201,7 @@ def test_identifiers_never_collide_and_stay() -> None:
     assert len(set(given.values())) == 9 and set(words) < set(given.values())
     more = assign_identifiers([Job("a", options={"identifier": "own"}), Job("b"), *jobs], words, given)
     assert given.items() <= more.items() and more["a"] == "own" and len(set(more.values())) == 11
-    with pytest.raises(UsageError, match="a and b have the identifier 'own'"):
+    with pytest.raises(UsageError, match="b and a have the identifier 'own'"):
         assign_identifiers([Job(name, options={"identifier": "own"}) for name in "ab"], words, {})
 
 

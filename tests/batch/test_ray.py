@@ -19,6 +19,9 @@ from tests.batch.conftest import NAMES, QUICK
 from tests.support.command_line import COMMAND, ROOT, Cones, environment
 
 pytest.importorskip("ray", reason="needs conestool[ray]: pip install -c constraints.txt -e '.[dev]'")
+pytestmark = pytest.mark.skipif(
+    os.environ.get("CONES_TEST_RAY") != "1", reason="starts three Ray nodes, which takes minutes: CONES_TEST_RAY=1"
+)
 
 WAIT = 250.0
 

@@ -34,8 +34,8 @@ QUICK = ["--steps", "2", "--density", "0.02", "--other-class-weight", "0"]
 """What `find` is told on the pages of tasks so that it ends soon."""
 MADE = {
     "own-photos": ("dog-preview.png", "dog.cone", "dog-report.html", "rex.cone", "beach.png"),
-    "mac": ("dog.cone", "small.png"),
-    "small-card": ("both.cone", "hat-again.cone", "dog.cone"),
+    "mac": ("dog.cone", "a-dog-in-the-snow.png"),
+    "small-card": ("dog.cone",),
     "many-subjects": ("found/dog-1.cone", "pictures/dog-2-0002.png", "reports/dog-1.json"),
     "serving": (),
     "several-gpus": ("dog+hat.cone", "out-0", "out-2"),

@@ -251,7 +251,7 @@ class PretendCard(TorchDispatchMode):
 def mps_kernels() -> dict[str, bool]:
     """By operation whether PyTorch lists a kernel that runs on MPS; those without a list of kernels are left out."""
     file = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
-    entries = {each["func"].split("(")[0]: each for each in yaml.load(file.read_text(), yaml.CSafeLoader)}
+    entries = {each["func"].split("(")[0]: each for each in yaml.CSafeLoader(file.read_text()).get_data()}
 
     def runs(entry: dict[str, Any]) -> bool:
         given = entries.get(entry.get("structured_delegate", ""), entry).get("dispatch")
