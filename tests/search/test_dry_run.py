@@ -51,7 +51,8 @@ def test_a_dry_run_leaves_the_model_as_it_was_and_writes_nothing(method: str, mo
     assert not model.denoiser.is_gradient_checkpointing
     assert not list(own_cache.rglob("*.png"))
     longer = replace(config, method=f"{method},steps=1000")
-    told = dry_run(SearchContext(model=model, config=longer), [as_photo(each) for each in photos()], DOG, photos())
+    context = SearchContext(model=model, config=longer, resources=LITTLE)
+    told = dry_run(context, [as_photo(each) for each in photos()], DOG, photos())
     assert told.phases["search"] > 10 * found.phases["search"]
 
 
