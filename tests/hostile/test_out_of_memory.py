@@ -60,4 +60,4 @@ def test_running_out_of_memory_says_what_helps(name: str, starved: dict[str, tup
     assert "memory" in line
     named = set(re.findall(r"--[a-z-]+", said.partition("what helps: ")[2]))
     possible = set(re.findall(r"--[a-z-]+", " ".join(HELPS[name]))) | ({"--batch"} if name == "render" else set())
-    assert named == possible - {"--device", "--offload-scores"}
+    assert named == possible - {"--device", "--offload-scores", "--offload"}

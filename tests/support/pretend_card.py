@@ -73,7 +73,7 @@ class Block:
                 raise RuntimeError(f"MPS backend out of memory (pretended): tried to allocate {size} bytes")
             raise torch.OutOfMemoryError(f"CUDA out of memory (pretended). Tried to allocate {size} bytes")
         card.used += size
-        card.peak = max(card.peak, card.used)
+        card.peak, card.cached = max(card.peak, card.used), max(card.cached, card.used)
 
     def __del__(self) -> None:
         self.card.used -= self.size
@@ -124,7 +124,7 @@ class PretendCard(TorchDispatchMode):
     def __init__(self, kind: str, memory: int = PLENTY) -> None:
         super().__init__()
         self.kind, self.memory, self.device = kind, memory, torch.device(kind, 0)
-        self.used = self.peak = self.refused = self.largest = self.caches_emptied = 0
+        self.used = self.peak = self.cached = self.refused = self.largest = self.caches_emptied = 0
         self.launches, self.waits, self.transfers = Counter[str](), Counter[str](), Counter[str]()
         self.blocks: WeakValueDictionary[int, Block] = WeakValueDictionary()
         self.moving, self.share, self.capability = False, 1.0, (8, 6)
@@ -318,6 +318,7 @@ def pretend_card(kind: str, memory: int = PLENTY) -> Iterator[PretendCard]:
 
     def empty_cache() -> None:
         card.caches_emptied += 1
+        card.cached = card.used
 
     cuda = {
         "is_available": lambda: kind == "cuda",
@@ -338,7 +339,7 @@ def pretend_card(kind: str, memory: int = PLENTY) -> Iterator[PretendCard]:
     mps = {
         "empty_cache": empty_cache,
         "synchronize": lambda: None,
-        "driver_allocated_memory": lambda: card.peak,
+        "driver_allocated_memory": lambda: card.cached,
         "current_allocated_memory": lambda: card.used,
         "recommended_max_memory": lambda: card.memory,
     }
