@@ -22,7 +22,7 @@ LONGEST = (
     "end_to_end/test_documents.py",
     "search/test_distributed.py",
     "batch/test_batch.py",
-    "batch/test_ray.py",
+    "test_rehearsal.py",
     "hostile/test_interruptions.py",
     "end_to_end/test_families.py",
     "end_to_end/test_examples.py",

@@ -20,7 +20,6 @@ from conestool.search.loss_terms import SubjectPrompts
 from conestool.search.memory import dry_run
 from conestool.search.methods import METHODS
 from tests.support.command_line import environment
-from tests.support.model_files import FAMILIES
 from tests.support.photos import noisy_photos as photos
 from tests.support.searches import quick
 
@@ -54,14 +53,6 @@ def test_a_dry_run_leaves_the_model_as_it_was_and_writes_nothing(method: str, mo
     context = SearchContext(model=model, config=longer, resources=LITTLE)
     told = dry_run(context, [as_photo(each) for each in photos()], DOG, photos())
     assert told.phases["search"] > 10 * found.phases["search"]
-
-
-@pytest.mark.parametrize("family", ["pixart", "flux"])
-def test_other_families_can_be_tried(family: str, tmp_path: Path) -> None:
-    """PixArt-alpha draws in no single step, and Flux without a second pass for guidance."""
-    base = Model.from_pipeline(FAMILIES[family](tmp_path))
-    found = dry_run(SearchContext(model=base, config=quick()), [as_photo(each) for each in photos()], DOG)
-    assert found.phases["class images"] > 0 and found.memory
 
 
 def test_memory_is_unknown_where_the_system_does_not_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
