@@ -19,8 +19,8 @@ settings.load_profile("shared")
 
 
 LONGEST = (
-    "end_to_end/test_documents.py",
     "search/test_distributed.py",
+    "end_to_end/test_documents.py",
     "batch/test_batch.py",
     "test_rehearsal.py",
     "hostile/test_interruptions.py",

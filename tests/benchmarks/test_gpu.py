@@ -12,7 +12,7 @@ from tests.support.pretend_card import pretend_card
 
 
 @pytest.mark.usefixtures("few_probes")
-@pytest.mark.parametrize("kind", ["cuda", "mps"])
+@pytest.mark.parametrize("kind", ["cuda"])
 def test_steps_are_measured_and_kept(
     kind: str, tmp_path: Path, epsilon_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
