@@ -92,8 +92,7 @@ LARGE, TEXT = "too large, the most is", "broken image: "
 BOMBS: dict[str, tuple[Maker, str]] = {
     "png claims 60000x60000": (file_of("a.png", lambda: png(60_000, 60_000, data=zeros(MIB))), LARGE),
     "jpeg claims 65500x65500": (file_of("a.jpg", lambda: claim_jpeg(65_500, 65_500)), LARGE),
-    # Pillow 13 tells the size that it claims, Pillow 12 does not open it.
-    "webp claims 16383x16383": (file_of("a.webp", claim_webp), "a.webp: "),
+    "webp claims 16383x16383": (file_of("a.webp", claim_webp), TEXT),
     "gif claims 65535x65535": (file_of("a.gif", claim_gif), LARGE),
     "iCCP of 64 MiB": (file_of("a.png", lambda: text_png(b"iCCP", b"x\0\0", 64 * MIB)), TEXT),
     "zTXt of 64 MiB": (file_of("a.png", lambda: text_png(b"zTXt", b"x\0\0", 64 * MIB)), TEXT),

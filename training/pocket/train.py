@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument(
         "--frozen-text",
         action="store_true",
-        help="the text encoder stays as it is: a third less work, once it can read",
+        help="the text encoder stays as it is: a quarter less work, once it can read",
     )
     parser.add_argument("--warm-up", type=int, default=200)
     parser.add_argument(
