@@ -20,6 +20,7 @@ from conestool.search.loss_terms import SubjectPrompts
 from conestool.search.memory import dry_run
 from conestool.search.methods import METHODS
 from tests.support.command_line import environment
+from tests.support.model_files import FAMILIES
 from tests.support.photos import noisy_photos as photos
 from tests.support.searches import quick
 
@@ -49,10 +50,32 @@ def test_a_dry_run_leaves_the_model_as_it_was_and_writes_nothing(method: str, mo
     assert all(parameter.grad is None for parameter in model.denoiser.parameters())
     assert not model.denoiser.is_gradient_checkpointing
     assert not list(own_cache.rglob("*.png"))
-    longer = replace(config, method=f"{method},steps=1000")
-    context = SearchContext(model=model, config=longer, resources=LITTLE)
-    told = dry_run(context, [as_photo(each) for each in photos()], DOG, photos())
-    assert told.phases["search"] > 10 * found.phases["search"]
+
+
+def test_given_class_images_take_no_time(model: Model) -> None:
+    """And a search of a step is estimated from that one, where no time goes into what fits."""
+    whole = Resources(micro_batch=24)
+    few, many = (replace(quick(), method=f"mask,steps={steps}") for steps in (1, 1000))
+    one, all_steps = (
+        dry_run(
+            SearchContext(model=model, config=config, resources=whole),
+            [as_photo(each) for each in photos()],
+            DOG,
+            photos(),
+        )
+        for config in (few, many)
+    )
+    assert one.phases["class images"] == 0
+    assert all_steps.phases["search"] > 10 * one.phases["search"]
+
+
+@pytest.mark.parametrize("family", ["pixart", "flux"])
+def test_other_families_can_be_tried(family: str, tmp_path: Path) -> None:
+    """PixArt-alpha draws in no single step, and Flux without a second pass for guidance."""
+    base = Model.from_pipeline(FAMILIES[family](tmp_path))
+    context = SearchContext(model=base, config=quick(), resources=Resources(micro_batch=24))
+    found = dry_run(context, [as_photo(each) for each in photos()], DOG)
+    assert found.phases["class images"] > 0 and found.memory
 
 
 def test_memory_is_unknown_where_the_system_does_not_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
