@@ -64,7 +64,7 @@ class Bench:
     @cached_property
     def words(self) -> SubjectPrompts:
         """Name, class noun and identifier."""
-        return resolve_names(self.model, self.subject.noun, None, None)
+        return resolve_names(self.model, self.subject.noun, None, self.subject.identifier)
 
     @cached_property
     def photos(self) -> list[Any]:

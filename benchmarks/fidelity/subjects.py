@@ -15,11 +15,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji"
 
 @dataclass(frozen=True)
 class Subject:
-    """A subject: its name, its class noun and the folder of its photos."""
+    """A subject: its name, its class noun and the folder of its photos; its identifier, None for that of the noun."""
 
     name: str
     noun: str
     folder: Path
+    identifier: str | None = None
 
     @property
     def half(self) -> str:

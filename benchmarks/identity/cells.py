@@ -85,7 +85,8 @@ class Cell:
     @cached_property
     def bench(self) -> Bench:
         """The search of this subject, as the fidelity benchmark runs it."""
-        photographed = Photographed(self.subject.name, self.subject.noun, EXAMPLES / self.subject.key)
+        folder, identifier = EXAMPLES / self.subject.key, self.subject.identifier
+        photographed = Photographed(self.subject.name, self.subject.noun, folder, identifier)
         model = self.studio.model
         return Bench(model, model.info, photographed, self.studio.options, self.studio.store)
 

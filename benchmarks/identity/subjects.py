@@ -56,6 +56,11 @@ class Subject:
         """The name of its concept."""
         return self.key.replace("/", "-")
 
+    @property
+    def identifier(self) -> str:
+        """One of its own among all subjects, so that any of them can stand in one picture."""
+        return world.IDENTIFIERS[(*DEVELOPMENT, *TEST, *OUTSIDE).index(self.key)]
+
     @cached_property
     def photos(self) -> list[Photo]:
         """Its photos."""
