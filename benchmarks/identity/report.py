@@ -110,8 +110,9 @@ class Results:
         line_up = self.mean("concept", "by_attributes")[0]
         loss = self.mean("concept", "obeyed")[0] - self.mean("bare", "obeyed")[0]
         share = self.ratio(lambda r: -self.loss_of(r, "held_out"), ("set", "fine-tune"))
-        own = [self.mean(kind, "kept", [key])[0] for key in KEPT_OUT for kind in ("concept", "other")]
-        wins = 100 * sum(a > b for a, b in zip(own[::2], own[1::2], strict=True)) / len(KEPT_OUT)
+        ran = [key for key in KEPT_OUT if self.of("concept", [key]) and self.of("other", [key])]
+        won = [self.mean("concept", "kept", [key])[0] > self.mean("other", "kept", [key])[0] for key in ran]
+        wins = mean_and_error(won)[0]
         effect = self.effect()
         out = [
             row("attributes kept in new scenes", ">= 90 %", kept, kept >= 90, fine_tune=round(fine, 2)),
