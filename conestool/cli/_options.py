@@ -6,10 +6,10 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
 
 import typer
 
@@ -26,21 +26,16 @@ __all__ = [
     "MEMORY",
     "POCKET",
     "AllowBaseMismatch",
-    "Config",
-    "DeterministicOption",
-    "Device",
     "DeviceOption",
+    "DrawingWhere",
     "Dtype",
-    "DtypeOption",
     "Json",
     "LayersOption",
     "MicroBatch",
     "ModelOption",
     "Offline",
-    "OffloadOption",
     "Overwrite",
     "Quiet",
-    "Revision",
     "Trace",
     "Verbose",
     "Wanted",
@@ -139,6 +134,28 @@ DeterministicOption = Annotated[
     bool, flag("--deterministic", text="Repeat exactly on a GPU, which takes longer.", panel=MODEL)
 ]
 
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Which base model, and how to load it, as typed.
+
+    A command with a parameter ``where: Where`` has an option for each of the fields, but for those that an annotation
+    ``Annotated[Where, names]`` leaves out.
+    """
+
+    model: ModelOption = None
+    revision: Revision = None
+    config: Config = None
+    offline: Offline = False
+    device: DeviceOption = "auto"
+    dtype: DtypeOption = Dtype.auto
+    deterministic: DeterministicOption = False
+    offload: OffloadOption = False
+
+
+DrawingWhere = Annotated[Where, ("deterministic", "offload")]
+"""Without the options of long computations."""
+
 settings = {"traceback": False}
 
 
@@ -162,26 +179,39 @@ def configure(quiet: bool, verbose: bool, traceback: bool, json: bool = False) -
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` with the options `-q`, `-v` and `--traceback` added to those in its signature."""
+    """`function` with the options of its `where`, and `-q`, `-v` and `--traceback` added to those in its signature."""
     common: dict[str, Any] = {"quiet": Quiet, "verbose": Verbose, "traceback": Trace}
     hints = get_type_hints(function, include_extras=True)
     kind = inspect.Parameter.KEYWORD_ONLY
-    own = [
-        parameter.replace(annotation=hints[name], kind=kind)
-        for name, parameter in inspect.signature(function).parameters.items()
-    ]
-    added = [inspect.Parameter(name, kind, default=False, annotation=note) for name, note in common.items()]
+    place = _options_of(hints["where"]) if "where" in hints else []
+    own: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        own += place if name == "where" else [parameter.replace(annotation=hints[name], kind=kind)]
+    own += [inspect.Parameter(name, kind, default=False, annotation=note) for name, note in common.items()]
 
     @functools.wraps(function)
     def run(**options: Any) -> Any:
         quiet, verbose, traceback = (options.pop(name) for name in common)
         configure(quiet, verbose, traceback, json=bool(options.get("json")))
+        if place:
+            options["where"] = Where(**{each.name: options.pop(each.name) for each in place})
         return function(**options)
 
     del run.__wrapped__  # typer would read the signature of the function inside
-    run.__annotations__ = {**hints, **common}
-    run.__signature__ = inspect.Signature(own + added)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in own}
+    run.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
     return run
+
+
+def _options_of(where: Any) -> list[inspect.Parameter]:
+    """A parameter for each field of `Where` that the annotation does not leave out."""
+    skip = where.__metadata__[0] if get_origin(where) is Annotated else ()
+    notes, kind = get_type_hints(Where, include_extras=True), inspect.Parameter.KEYWORD_ONLY
+    return [
+        inspect.Parameter(each.name, kind, default=each.default, annotation=notes[each.name])
+        for each in fields(Where)
+        if each.name not in skip
+    ]
 
 
 def warn_unused(why: str, given: Mapping[str, object]) -> None:
@@ -224,20 +254,6 @@ def strengths(wanted: Sequence[Wanted], cones: Sequence[Cone]) -> dict[str, floa
     return {name: one.strength for one, cone in zip(wanted, cones, strict=True) for name in cone.names}
 
 
-@dataclass(frozen=True)
-class Where:
-    """Which base model, and how to load it, as typed."""
-
-    model: str | None
-    device: str
-    dtype: str
-    revision: str | None = None
-    config: str | None = None
-    offline: bool = False
-    offload: bool = False
-    deterministic: bool = False
-
-
 def open_model(where: Where, recorded: tuple[str, str | None] | None = None) -> Model:
     """Load the base model: `--model`, else CONES_MODEL, else the one `recorded` (id, revision), else pocket."""
     from conestool.errors import UsageError
@@ -253,7 +269,7 @@ def open_model(where: Where, recorded: tuple[str, str | None] | None = None) -> 
             if where.deterministic:
                 compute_deterministically()
             model = Model.from_pretrained(
-                model_id, device=where.device, dtype=where.dtype, revision=where.revision or revision, **options
+                model_id, device=where.device, dtype=where.dtype.value, revision=where.revision or revision, **options
             )
     except UsageError as error:
         if given or not recorded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,15 +13,9 @@ from conestool.cli import _output, _streams
 from conestool.cli._options import (
     MAX_COUNT,
     AllowBaseMismatch,
-    Config,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
+    DrawingWhere,
     Json,
-    ModelOption,
-    Offline,
     Overwrite,
-    Revision,
     flag,
     value,
 )
@@ -88,12 +83,8 @@ def apply(
         bool,
         flag("--sidecar", text="Also a .json beside the file: A1111 and InvokeAI show the prompt's words from it."),
     ] = False,
-    model: ModelOption = None,
-    revision: Revision = None,
-    config: Config = None,
-    offline: Offline = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.auto,
+    *,
+    where: DrawingWhere,
     overwrite: Overwrite = False,
     allow_base_mismatch: AllowBaseMismatch = False,
     json: Json = False,
@@ -115,7 +106,7 @@ def apply(
     cones = _streams.load_cones([one.path for one in wanted])
     cone = ops.merge(*cones, names=[_streams.shown_name(one.path) for one in wanted])
     # nothing is computed: stored weights are copied, and no device has a part in it
-    where = _options.Where(model, "cpu" if device == "auto" else device, dtype.value, revision, config, offline)
+    where = replace(where, device="cpu" if where.device == "auto" else where.device)
     base = _options.open_model(where, (cone.base.id, cone.base.revision))
     strength = _options.strengths(wanted, cones)
     options = {"strength": strength, "overwrite": overwrite, "allow_base_mismatch": allow_base_mismatch}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,15 +17,10 @@ from conestool.cli._options import (
     MAX_STEPS,
     MEMORY,
     POCKET,
-    Config,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
+    DrawingWhere,
     Json,
-    ModelOption,
-    Offline,
     Overwrite,
-    Revision,
+    Where,
     flag,
     value,
 )
@@ -34,12 +30,10 @@ from conestool.search.config import Resources, SearchConfig
 
 if TYPE_CHECKING:
     from conestool.batch.jobs import Job
-    from conestool.batch.worker import Where
 
 __all__ = ["batch"]
 
 _SEARCH, _WORKERS = "Search", "Workers"
-_PLACE = ("model", "device", "dtype", "revision", "config", "offline")
 
 
 class Task(StrEnum):
@@ -95,12 +89,7 @@ def batch(
         value("--steps", metavar="N", text="Steps of a search. Default: 60.", panel=_SEARCH, min=1, max=MAX_STEPS),
     ] = None,
     search_config: SearchConfig,
-    model: ModelOption = None,
-    revision: Revision = None,
-    config: Config = None,
-    offline: Offline = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.auto,
+    where: DrawingWhere,
     resources: Resources,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -117,7 +106,7 @@ def batch(
     from conestool.batch.jobs import Payload, parse_options, payload_of
     from conestool.batch.pools import open_pool
     from conestool.batch.store import open_store
-    from conestool.batch.worker import Where
+    from conestool.batch.worker import Where as BaseModel
     from conestool.cli._manifest import read_jobs
     from conestool.cli._prompts import read_lines
 
@@ -135,13 +124,14 @@ def batch(
         except UsageError as error:
             raise UsageError(f"{job.name}: {error}", error.hint) from error
     store = open_store(output, "" if share == (1, 1) else f"-{share[0]}-of-{share[1]}")
-    where = Where(
-        model=model or os.environ.get("CONES_MODEL") or _recorded(rows) or POCKET,
-        device=device,
-        dtype=dtype.value,
-        revision=revision,
-        config=config,
-        offline=offline,
+    name = where.model or os.environ.get("CONES_MODEL") or _recorded(rows) or POCKET
+    base_model = BaseModel(
+        model=name,
+        device=where.device,
+        dtype=where.dtype.value,
+        revision=where.revision,
+        config=where.config,
+        offline=where.offline,
     )
     shown, at = ExitStack(), [0]
     ticks: list[_output.Ticker] = []
@@ -179,7 +169,7 @@ def batch(
     try:
         with (
             shown,
-            open_pool(where, jobs, ray, lambda text: ticks[0](at[0], text)) as opened,
+            open_pool(base_model, jobs, ray, lambda text: ticks[0](at[0], text)) as opened,
         ):
             shown.enter_context(_output.waiting("loading the base model"))
             outcome = work.run(*opened)
@@ -187,7 +177,7 @@ def batch(
         _output.tell("what is done is safe; the same command continues")
         raise
     if report:
-        _write_report(Path(output), [job.name for job in rows], where)
+        _write_report(Path(output), [job.name for job in rows], replace(where, model=name))
     _output.say(f"{outcome.done} done, {outcome.skipped} done before, {len(outcome.failed)} failed")
     for name, reason in outcome.failed.items():
         _output.tell(f"failed: {name}: {reason}")
@@ -204,7 +194,7 @@ def _write_report(folder: Path, names: Sequence[str], where: Where) -> None:
 
     files = [path for name in names if (path := folder / f"{name}.cone").is_file()]
     found = [(path.name, path.stat().st_size, cones.load(path)) for path in files]
-    base = _options.open_model(_options.Where(**{key: getattr(where, key) for key in _PLACE}))
+    base = _options.open_model(where)
     shown = draw_shown(base, [concept for _, _, cone in found for concept in cone.concepts])
     if found:
         write_atomic(folder / "report.html", _report.report_html(found, shown, []).encode(), overwrite=True)

@@ -14,18 +14,10 @@ from conestool.cli._options import (
     MAX_COUNT,
     MAX_SEED,
     AllowBaseMismatch,
-    Config,
-    DeterministicOption,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
     Json,
     MicroBatch,
-    ModelOption,
-    Offline,
-    OffloadOption,
     Overwrite,
-    Revision,
+    Where,
     flag,
     value,
 )
@@ -83,15 +75,9 @@ def evaluate(
     ] = None,
     min_image: Annotated[float | None, value("--min-image", metavar="X", text="Image alignment.", panel=GATES)] = None,
     min_text: Annotated[float | None, value("--min-text", metavar="X", text="Text alignment.", panel=GATES)] = None,
-    model: ModelOption = None,
-    revision: Revision = None,
-    config: Config = None,
-    offline: Offline = False,
+    *,
+    where: Where,
     allow_base_mismatch: AllowBaseMismatch = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.auto,
-    deterministic: DeterministicOption = False,
-    offload: OffloadOption = False,
     micro_batch: MicroBatch = None,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -109,14 +95,13 @@ def evaluate(
     shown = read_photos(cone, photos or [])
     targets = sheet_paths(cone, pictures, overwrite)
     templates = read_templates(prompts)
-    where = _options.Where(model, device, dtype.value, revision, config, offline, offload, deterministic)
     base = _options.open_model(where, (cone.base.id, cone.base.revision))
     from conestool.evaluation import Gates, load_metrics
 
     gates = Gates(min_gain, min_image, min_text)
     plan = make_plan(templates, quick, range(seed, seed + (number or 2)), micro_batch)
     with _output.waiting("loading what judges pictures"):
-        metrics = load_metrics(base.settings, clip, dino, offline, base.device)
+        metrics = load_metrics(base.settings, clip, dino, where.offline, base.device)
     gates.check(cone.names, shown, bool(metrics))
     report, sheets, memory = run(base, cone, shown, metrics, plan, allow_base_mismatch)
     _format.show_report(report)

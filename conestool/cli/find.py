@@ -14,17 +14,9 @@ from conestool.cli import _launcher, _output, _streams
 from conestool.cli._options import (
     MAX_STEPS,
     MEMORY,
-    Config,
-    DeterministicOption,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
     Json,
-    ModelOption,
-    Offline,
-    OffloadOption,
     Overwrite,
-    Revision,
+    Where,
     flag,
     value,
 )
@@ -84,15 +76,8 @@ def find(
     class_images: Annotated[
         Path | None, value("--class-images", metavar="DIR", text="Class images to take, none drawn.", panel=_SEARCH)
     ] = None,
-    model: ModelOption = None,
-    revision: Revision = None,
-    config: Config = None,
-    offline: Offline = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.auto,
-    deterministic: DeterministicOption = False,
+    where: Where,
     resources: Resources,
-    offload: OffloadOption = False,
     notes: Annotated[str | None, value("--notes", metavar="TEXT", text="Free text.", panel=_STORED)] = None,
     author: Annotated[str | None, value("--author", metavar="TEXT", text="Who made it.", panel=_STORED)] = None,
     license: Annotated[str | None, value("--license", metavar="TEXT", text="Its license.", panel=_STORED)] = None,
@@ -136,7 +121,6 @@ def find(
         check_words("identifier", identifier)
     stored = {"notes": notes, "author": author, "license": license}
     texts = {key: check_stored(f"--{key}", text) for key, text in stored.items() if text}
-    where = _options.Where(model, device, dtype.value, revision, config, offline, offload, deterministic)
     _options.check_model(where)
     with _output.waiting("reading photos"):
         images = read_photos(paths, skip_broken, captions=search_config.captions != "none")

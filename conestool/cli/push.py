@@ -137,7 +137,7 @@ def draw(uploads: Sequence[Upload], model: str | None, device: str) -> dict[str,
     from conestool.rendering.samples import showcase_sheet
 
     known = uploads[0].cone.base
-    base = _options.open_model(_options.Where(model, device, "auto"), (known.id, known.revision))
+    base = _options.open_model(_options.Where(model=model, device=device), (known.id, known.revision))
     shown = draw_shown(base, [concept for upload in uploads for concept in upload.cone.concepts])
     cases = {key: each.showcase for key, each in shown.items()}
     return {_card.picture_name(key): plain_png(showcase_sheet(case)) for key, case in cases.items() if case}

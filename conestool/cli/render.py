@@ -14,17 +14,9 @@ from conestool.cli._options import (
     MAX_COUNT,
     MAX_SEED,
     AllowBaseMismatch,
-    Config,
-    DeterministicOption,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
     Json,
-    ModelOption,
-    Offline,
-    OffloadOption,
     Overwrite,
-    Revision,
+    Where,
     flag,
     value,
 )
@@ -136,15 +128,9 @@ def render(
         Path | None,
         value("--from", metavar="F.png", text="Repeat this picture or sheet; other options change it.", panel=PICTURE),
     ] = None,
-    model: ModelOption = None,
-    revision: Revision = None,
-    config: Config = None,
-    offline: Offline = False,
+    *,
+    where: Where,
     allow_base_mismatch: AllowBaseMismatch = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.auto,
-    deterministic: DeterministicOption = False,
-    offload: OffloadOption = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -162,10 +148,7 @@ def render(
         "size": parse_size(size),
     }
     given = {key: each for key, each in given.items() if each is not None}
-    first, where = (
-        seed or 0,
-        _options.Where(model, device, dtype.value, revision, config, offline, offload, deterministic),
-    )
+    first = seed or 0
     look = Look(range(first, first + number), literal, allow_base_mismatch, batch, given)
     from conestool.cli._axes import parse_axes
 

@@ -11,15 +11,9 @@ import typer
 from conestool.cli import _output, _streams
 from conestool.cli._options import (
     AllowBaseMismatch,
-    Config,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
+    DrawingWhere,
     Json,
-    ModelOption,
-    Offline,
     Overwrite,
-    Revision,
     flag,
     value,
 )
@@ -43,13 +37,9 @@ def report(
         value("--photos", metavar="[NAME=]DIR", text="Show photos too; of several, by name or subfolder."),
     ] = None,
     no_pictures: Annotated[bool, flag("--no-pictures", text="Draw none: no base model is needed.")] = False,
-    model: ModelOption = None,
-    revision: Revision = None,
-    config: Config = None,
-    offline: Offline = False,
+    *,
+    where: DrawingWhere,
     allow_base_mismatch: AllowBaseMismatch = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.auto,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -69,7 +59,7 @@ def report(
 
     if json and str(output) == _streams.STDIO:
         raise UsageError("-o -: stdout cannot carry the page and JSON", "give the page a file")
-    cones, names = _streams.load_cones(files, offline), [_streams.shown_name(file) for file in files]
+    cones, names = _streams.load_cones(files, where.offline), [_streams.shown_name(file) for file in files]
     everything = [concept for cone in cones for concept in cone.concepts]
     path = output or _report.report_path(default_output([each.name for each in everything]))
     _streams.check_outputs([path], "a page", overwrite=overwrite)
@@ -84,7 +74,6 @@ def report(
         known |= {each.id: _report.Shown(photos=photos_of.get(each.name, ()), samples=strip) for each in cone.concepts}
     together: list[Rendering] = []
     if not no_pictures:
-        where = _options.Where(model, device, dtype.value, revision, config, offline)
         try:
             base = _options.open_model(where, (merged.base.id, merged.base.revision))
         except UsageError as error:

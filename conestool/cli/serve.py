@@ -12,13 +12,7 @@ import typer
 from conestool.cli import _options, _output
 from conestool.cli._options import (
     MAX_COUNT,
-    Config,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    ModelOption,
-    Offline,
-    Revision,
+    DrawingWhere,
     value,
 )
 from conestool.errors import UsageError
@@ -49,12 +43,7 @@ def serve(
     max_steps: Annotated[
         int, value("--max-steps", metavar="N", text="Sampling steps.", panel=_LIMITS, min=1, max=MAX_COUNT)
     ] = 150,
-    model: ModelOption = None,
-    revision: Revision = None,
-    config: Config = None,
-    offline: Offline = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.auto,
+    where: DrawingWhere,
 ) -> None:
     """Draw pictures for programs that speak A1111's HTTP interface.
 
@@ -75,7 +64,7 @@ def serve(
     if lost := [folder for folder in folders or () if not folder.is_dir()]:
         raise UsageError(f"{lost[0]}: no such folder", "name folders of .cone files")
     listener = _listen(host, port)
-    base = _options.open_model(_options.Where(model, device, dtype.value, revision, config, offline))
+    base = _options.open_model(where)
     index = Index(folders or search_folders())
     offers = index.update().offers
     hosts = ["*"] if token else list(_LOCAL)  # no page elsewhere may pass as this machine

@@ -12,17 +12,9 @@ from conestool.cli import _launcher, _output, _streams
 from conestool.cli._options import (
     MAX_STEPS,
     MEMORY,
-    Config,
-    DeterministicOption,
-    DeviceOption,
-    Dtype,
-    DtypeOption,
     Json,
-    ModelOption,
-    Offline,
-    OffloadOption,
     Overwrite,
-    Revision,
+    Where,
     flag,
     value,
 )
@@ -82,15 +74,8 @@ def tune(
     search_config: SearchConfig,
     samples: SamplesOption = None,
     track: TrackOption = None,
-    model: ModelOption = None,
-    revision: Revision = None,
-    config: Config = None,
-    offline: Offline = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.auto,
-    deterministic: DeterministicOption = False,
+    where: Where,
     resources: Resources,
-    offload: OffloadOption = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -100,7 +85,6 @@ def tune(
     hurt the others are opened again.
     """
     from conestool import ops
-    from conestool.cli import _options
     from conestool.errors import UsageError
 
     if json and str(output) == _streams.STDIO:
@@ -111,7 +95,6 @@ def tune(
     _streams.check_outputs([path], "a .cone file", overwrite=overwrite)
     watcher = Watcher(path, samples, track, overwrite=overwrite, resume=resume)
     images = _read_all_photos(cone, _parse_photos(photos), skip_broken, search_config.captions != "none")
-    where = _options.Where(model, device, dtype.value, revision, config, offline, offload, deterministic)
     checkpoint = checkpoint_path_of(path)
     from conestool.search.methods.base import read_parameters
     from conestool.search.methods.joint_mask import JointMaskConfig

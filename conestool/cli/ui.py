@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from conestool.cli import _options, _output
-from conestool.cli._options import Config, DeviceOption, Dtype, DtypeOption, ModelOption, Offline, Revision, flag, value
+from conestool.cli._options import DrawingWhere, flag, value
 
 __all__ = ["ui"]
 
@@ -21,12 +21,7 @@ def ui(
     port: Annotated[int, value("--port", metavar="N", text="Port on 127.0.0.1.", min=1, max=65535)] = 7860,
     no_browser: Annotated[bool, flag("--no-browser", text="Open no browser.")] = False,
     share: Annotated[bool, flag("--share", text="Ask Gradio for a public address, too.")] = False,
-    model: ModelOption = None,
-    revision: Revision = None,
-    config: Config = None,
-    offline: Offline = False,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = Dtype.auto,
+    where: DrawingWhere,
 ) -> None:
     """Find, merge and draw in the browser.
 
@@ -40,5 +35,5 @@ def ui(
         from conestool import ui as page
     except ModuleNotFoundError as error:
         raise UsageError(f"cones ui needs {error.name}", "pip install 'conestool[ui]'") from error
-    base = _options.open_model(_options.Where(model, device, dtype.value, revision, config, offline))
+    base = _options.open_model(where)
     page.serve(base, folder, port, share=share, browser=not no_browser, tell=_output.tell)
