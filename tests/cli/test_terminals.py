@@ -101,6 +101,7 @@ def test_diff_keeps_its_last_column_in_forty_columns(folder: Path) -> None:
 def test_bars_fit_forty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bar with the longest title, and a spinner with an endless one, take one line."""
     out = io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")  # rich draws no bar on a dumb terminal, as this process may have
     narrow = Console(file=out, force_terminal=True, width=40, height=20, legacy_windows=False, color_system=None)
     monkeypatch.setattr(_output, "plain", lambda: False)
     monkeypatch.setattr(_output, "console", lambda: narrow)
