@@ -91,8 +91,9 @@ class AttributeJudge(nn.Module):
         self.whole = nn.Sequential(_stage(3, 24), _stage(24, 48), _stage(48, 96), _stage(96, 96))
         self.count = nn.Linear(96 * 16, len(world.layouts))
         self.background = nn.Linear(96 * 16, len(world.backgrounds))
-        self.body = nn.Sequential(_stage(3, 32), _stage(32, 64), _stage(64, 128), _stage(128, 128))
-        self.join = nn.Sequential(nn.Linear(128 * 9, WIDE), nn.ReLU())
+        stem = nn.Sequential(nn.Conv2d(3, 24, 3, 1, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
+        self.body = nn.Sequential(stem, _stage(24, 48), _stage(48, 96), _stage(96, 160), _stage(160, 160))
+        self.join = nn.Sequential(nn.Linear(160 * 9, WIDE), nn.ReLU())
         self.heads = nn.ModuleDict({name.replace(" ", "_"): nn.Linear(WIDE, len(v)) for name, v in world.heads.items()})
 
     def read_whole(self, images: Tensor) -> tuple[Tensor, Tensor]:

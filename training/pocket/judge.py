@@ -21,12 +21,14 @@ from torch import Tensor
 from conestool.evaluation.attributes import AttributeJudge, load_judge, save_judge
 from training.pocket import autoencoder, scenes
 from training.pocket.common import load_state, log_line, mixed_precision, save_state
-from training.pocket.labels import WORLD, truth_of
+from training.pocket.labels import ABSENT, WORLD, truth_of
 from training.pocket.pool import load_autoencoder
 from training.pocket.sprites import SpriteBank
 from training.pocket.world import Scene
 
 HELD_OUT_SEED = 990_000
+#: One in so many batches goes through the autoencoder.
+AUTOENCODED = 3
 #: The judge as far as it has been trained; ``--export`` writes it.
 JUDGE = Path(__file__).with_name("judge.safetensors")
 
@@ -57,14 +59,14 @@ def loss_of(judge: AttributeJudge, images: Tensor, drawn: Sequence[Scene]) -> Te
     count, background = judge.read_whole(images)
     squares, _ = judge.crops(images, counts)
     read = judge.read_things(squares)
-    parts = [F.cross_entropy(logits.float(), heads[name]) for name, logits in read.items()]
+    parts = [F.cross_entropy(logits.float(), heads[name], ignore_index=ABSENT) for name, logits in read.items()]
     parts += [F.cross_entropy(count.float(), counts - 1), F.cross_entropy(background.float(), places)]
     return torch.stack(parts).sum()
 
 
 @torch.no_grad()
 def check(judge: AttributeJudge, bank: SpriteBank, vae: AutoencoderTiny | None, count: int = 1000) -> dict[str, float]:
-    """Return the share that is right of each attribute on scenes it never saw, over all things; "count" first."""
+    """Return the share that is right of each attribute on scenes it never saw, over all things that show it."""
     judge.eval()
     right: dict[str, list[Tensor]] = {name: [] for name in ("count", "background", *WORLD.heads)}
     for start in range(0, count, 100):
@@ -75,7 +77,8 @@ def check(judge: AttributeJudge, bank: SpriteBank, vae: AutoencoderTiny | None, 
         right["background"].append(background.argmax(1) == places)
         squares, _ = judge.crops(images, counts)
         for name, logits in judge.read_things(squares).items():
-            right[name].append(logits.argmax(1) == heads[name])
+            seen = heads[name] != ABSENT
+            right[name].append(logits.argmax(1)[seen] == heads[name][seen])
     judge.train()
     return {name: round(float(torch.cat(parts).float().mean()), 4) for name, parts in right.items()}
 
@@ -90,7 +93,7 @@ def load(work: Path) -> AttributeJudge:
     return judge.eval().requires_grad_(False)
 
 
-def train(work: Path, minutes: float, batch: int, lr: float) -> None:
+def train(work: Path, minutes: float, batch: int, lr: float, anew: bool) -> None:
     """Train for so many minutes, with a learning rate that falls to nearly nothing."""
     torch.manual_seed(0)
     bank, vae = SpriteBank(work / "sprites.npy"), load_autoencoder(work)
@@ -98,7 +101,7 @@ def train(work: Path, minutes: float, batch: int, lr: float) -> None:
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.05)
     state = load_state(work / "judge.pt")
     step = 0
-    if not state and JUDGE.exists():
+    if not state and JUDGE.exists() and not anew:
         judge.load_state_dict(load_judge(JUDGE).state_dict())
     if state:
         judge.load_state_dict(state["model"])
@@ -115,7 +118,7 @@ def train(work: Path, minutes: float, batch: int, lr: float) -> None:
         for group in optimizer.param_groups:
             rate = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
             group["lr"] = lr * min(1.0, (step - first + 1) / 50) * rate
-        images, drawn = draw(batch, 10_000 + step, bank, vae if step % 6 == 0 else None)
+        images, drawn = draw(batch, 10_000 + step, bank, vae if step % AUTOENCODED == 0 else None)
         images = soften(images, generator).contiguous(memory_format=torch.channels_last)
         with mixed_precision(bank.device):
             loss = loss_of(judge, images, drawn)
@@ -140,6 +143,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--batch", type=int, default=32, help="scenes; each has one to four things to read")
     parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--anew", action="store_true", help="do not begin with the committed judge")
     parser.add_argument(
         "--export", type=Path, help="write the judge of the work folder as safetensors, and do not train"
     )
@@ -148,7 +152,7 @@ def main() -> None:
         args.export.parent.mkdir(parents=True, exist_ok=True)
         args.export.write_bytes(save_judge(load(args.work)))
     else:
-        train(args.work, args.minutes, args.batch, args.lr)
+        train(args.work, args.minutes, args.batch, args.lr, args.anew)
 
 
 if __name__ == "__main__":

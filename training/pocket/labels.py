@@ -39,8 +39,21 @@ WORLD = World(
     kinds={"hat": world.HATS},
     wear=("headwear", "other wear"),
 )
-#: How many places a scene has, and the code of an attribute of a place that is not taken.
+#: How many places a scene has, and the code of an attribute that nobody can see.
 PLACES, ABSENT = len(WORLD.layouts), -100
+
+#: Markings of which headwear leaves next to nothing to see, by animal: what nobody can see is no label.
+HIDDEN: dict[str, tuple[str, ...]] = {
+    "star": tuple(kind for kind in world.ANIMALS if kind != "frog"),
+    "stripes": ("dog", "rabbit", "elephant", "lion"),
+}
+
+
+def hidden(thing: Thing) -> set[str]:
+    """Return the heads whose value headwear covers: the marking, and the second colour if only that would show it."""
+    if not thing.headwear or thing.kind not in HIDDEN.get(thing.pattern, ()):
+        return set()
+    return {"pattern"} if thing.second in (thing.ear_colour, thing.muzzle) else {"pattern", "second"}
 
 
 def labels_of(thing: Thing) -> dict[str, str]:
@@ -66,25 +79,28 @@ def labels_of(thing: Thing) -> dict[str, str]:
     }
 
 
+def _codes(thing: Thing) -> list[int]:
+    """Return the code of each head of one thing; `ABSENT` where it cannot be seen."""
+    labels, unseen = labels_of(thing), hidden(thing)
+    return [ABSENT if name in unseen else values.index(labels[name]) for name, values in WORLD.heads.items()]
+
+
 def truth_of(drawn: Sequence[Scene]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Return the counts (B,), backgrounds (B,) and, over all things in order, the values of each head (N,)."""
+    """Return the counts (B,), backgrounds (B,) and, over all things in order, the codes of each head (N,)."""
     counts = torch.tensor([len(scene.things) for scene in drawn])
     places = torch.tensor([BACKGROUNDS.index(scene.background) for scene in drawn])
-    labels = [labels_of(thing) for scene in drawn for thing in scene.things]
-    heads = {name: torch.tensor([values.index(each[name]) for each in labels]) for name, values in WORLD.heads.items()}
-    return counts, places, heads
+    codes = torch.tensor([_codes(thing) for scene in drawn for thing in scene.things])
+    return counts, places, dict(zip(WORLD.heads, codes.unbind(1), strict=True))
 
 
 def codes_of(drawn: Sequence[Scene]) -> tuple[Tensor, Tensor]:
-    """Return the values of each head for each place, and the backgrounds: (B, 4, heads) and (B,), both int8.
+    """Return the codes of each head for each place, and the backgrounds: (B, 4, heads) and (B,), both int8.
 
-    Places that are not taken are `ABSENT`, which cross-entropy ignores.
+    Places that are not taken are `ABSENT` too, which cross-entropy ignores.
     """
     things = torch.full((len(drawn), PLACES, len(WORLD.heads)), ABSENT, dtype=torch.int8)
     for row, scene in enumerate(drawn):
         for place, thing in enumerate(scene.things):
-            labels = labels_of(thing)
-            codes = [values.index(labels[name]) for name, values in WORLD.heads.items()]
-            things[row, place] = torch.tensor(codes, dtype=torch.int8)
+            things[row, place] = torch.tensor(_codes(thing))
     places = [BACKGROUNDS.index(scene.background) for scene in drawn]
     return things, torch.tensor(places, dtype=torch.int8)
