@@ -16,19 +16,21 @@ from difflib import get_close_matches
 from hashlib import sha256
 from typing import Protocol
 
-from conestool._text import check_length, clusters, fold
+from conestool._text import NAME_LENGTH, check_length, clusters, fold
 
 __all__ = [
-    "OWNERS",
+    "NAME_PARTS",
     "Named",
     "Span",
     "find_names",
+    "guess_noun",
     "has_word",
     "key_of",
     "nearest",
     "pick_identifier",
     "plain",
     "rewrite",
+    "words_in",
 ]
 
 JOINT = r"[-_\s]+"
@@ -243,3 +245,25 @@ def pick_identifier(words: Sequence[str], name: str, taken: Container[str] = ())
     free = [word for word in words if word.casefold() not in taken and word.casefold() not in own]
     digest = sha256(name.casefold().encode()).digest()
     return free[int.from_bytes(digest[:8], "little") % len(free)] if free else None
+
+
+_NOTHING = (
+    "photo photos picture pictures pic pics image images img imgs foto fotos bild bilder data dataset datasets input "
+    "inputs train training instance instances sample samples subject subjects examples file files new folder untitled "
+    "tmp temp dcim camera roll album downloads desktop documents concept concepts out output test copy final "
+    "dsc pxl screenshot v ver version take set no nr"
+)
+_VAGUE = OWNERS.union(_NOTHING.split())
+"""Words that say nothing about a subject; v3 is v and 3 by the time they are looked up."""
+NAME_PARTS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+
+
+def words_in(text: str) -> list[str]:
+    """The words of a name that describe a subject: no owners, no numbers, nothing vague; dog2 is dog and 2."""
+    apart = re.sub(r"(?<=[^\W\d_])(?=\d+\b)", " ", text.replace("_", " "))
+    return [word for word in NAME_PARTS.findall(apart) if word.lower() not in _VAGUE and not word.isdigit()]
+
+
+def guess_noun(text: str) -> str:
+    """The class noun in a name: `dog`, `my-dog`, `dog2` and `Dog_v3` are all dog; `teddy-bear` is teddy bear."""
+    return " ".join(word.lower() for word in words_in(text))[:NAME_LENGTH].rstrip()

@@ -21,7 +21,7 @@ from typing import Any
 from PIL import Image
 
 from conestool import Cone, Model, SearchConfig, find, load, merge, preview, render, save
-from conestool._names import plain
+from conestool._names import guess_noun, plain
 from conestool._text import check_name, clean, markdown, one_line
 from conestool.errors import ConesError, OutputExistsError, UsageError
 from conestool.fingerprint import match
@@ -30,6 +30,7 @@ from conestool.rendering import png_bytes
 from conestool.rendering.library import Offer, scan
 from conestool.rendering.samples import strip
 from conestool.search.events import Event, LogEvent, Progress, Samples
+from conestool.search.subject import article, noun_warnings
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
@@ -162,7 +163,7 @@ def _find_tab(studio: _Studio) -> None:
         with gr.Column(min_width=300):
             files = gr.File(label="Photos, 3 to 5 of one subject", file_count="multiple", height=180)
             name = gr.Textbox(label="Name", info="What prompts will call it", placeholder="rex", max_length=64)
-            known = {"info": "A word that the base model knows", "allow_custom_value": True}
+            known = {"info": "A word that the base model knows; empty: as names say", "allow_custom_value": True}
             noun = gr.Dropdown(studio.nouns, value=None, label="What it is", **known)
             look = gr.Button("1. Look at the photos", variant="primary")
         with gr.Column(scale=2, min_width=300):
@@ -185,8 +186,9 @@ def _find_tab(studio: _Studio) -> None:
     about = gr.HTML()
     file = gr.DownloadButton("Download", visible=False)
 
-    found = [photos, seen, advice, captions, start]
-    look.click(_shown(_look, studio, model=True), [files, name, noun, priors], found, **_MODEL)
+    found = [noun, photos, seen, advice, captions, start]
+    given, busy = [files, name, noun, priors], {"show_progress_on": [seen]}  # the noun can be said after an error
+    look.click(_shown(_look, studio, model=True), given, found, **busy, **_MODEL)
     files.change(lambda: ([], gr.update(interactive=False)), None, [photos, start], show_progress="hidden")
     start.click(
         functools.partial(_search, studio),
@@ -199,7 +201,7 @@ def _find_tab(studio: _Studio) -> None:
 
 
 def _words(name: str, noun: str | None) -> tuple[str, str]:
-    """Name and class noun as typed; the noun in the place of a name that is missing."""
+    """Name and class noun, the noun in the place of a name that is missing. UsageError if that is missing too."""
     noun = (noun or "").strip()
     if not noun:
         raise UsageError("what the photos show is missing", 'say it in a word or two, such as "dog"')
@@ -207,10 +209,16 @@ def _words(name: str, noun: str | None) -> tuple[str, str]:
     return name.strip() or noun, noun
 
 
+def _guess(studio: _Studio, names: Sequence[str]) -> str:
+    """The class noun in the first name that has one, as `cones find` reads it; "" if the model knows none of them."""
+    nouns = [noun for name in names if (noun := guess_noun(name.rsplit(".", 1)[0]))]
+    return next((noun for noun in nouns if not noun_warnings(studio.model.settings, noun)), "")
+
+
 def _look(studio: _Studio, files: Sequence[str] | None, name: str, noun: str | None, priors: float) -> tuple[Any, ...]:
     """What a search would learn from."""
-    name, noun = _words(name, noun)
     photos, notes = studio.photos(files)
+    name, noun = _words(name, noun or _guess(studio, [name, *(photo.name for photo in photos)]))
     told: list[str] = []
     config = SearchConfig(num_class_images=int(priors))
 
@@ -224,12 +232,14 @@ def _look(studio: _Studio, files: Sequence[str] | None, name: str, noun: str | N
         use = "for the report" if each.held_out else "learned"
         pictures += [(each.image, f"{clean(each.photo.name)}: {use}"), (each.marked, "the subject")]
         pictures += [(crop, "crop") for crop in each.crops]
-    lines = [f"Learned as **{markdown(found.photos[0].prompts[0])}**. Right? Then find it."]
+    learned, thing = markdown(found.photos[0].prompts[0]), markdown(article(noun))
+    lines = [f"Learned as **{learned}**. Is it {thing}? Then find it; else say what it is, and look again."]
     lines += [f"- {markdown(text)}" for text in dict.fromkeys([*notes, *told, *found.advice])]
     lines += [f"- {markdown(each.photo.name)}: {markdown(text)}" for each in found.photos for text in each.advice]
     table = [[clean(each.photo.name), each.photo.caption] for each in found.photos]
     kept = [each.photo for each in found.photos]
-    return kept, pictures, "\n".join(lines), gr.update(value=table, visible=True), gr.update(interactive=True)
+    shown = kept, pictures, "\n".join(lines), gr.update(value=table, visible=True)
+    return gr.update(value=noun), *shown, gr.update(interactive=True)
 
 
 def _search(

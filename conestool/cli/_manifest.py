@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conestool._names import guess_noun
 from conestool._text import check_name, fold
 from conestool.batch.jobs import Job
 from conestool.cli import _search, _streams
@@ -108,7 +109,7 @@ def _job(task: str, row: Mapping[str, Any], folder: Path, noun: str | None, phot
             raise UsageError("it names no photos", "give a column photos: a folder, or files")
         first = Path(files["photos"][0])
         name = name or _search.name_from_path(first if first.is_dir() else first.parent)
-        rest.setdefault("class_noun", noun or _search.guess_noun(str(name)))
+        rest.setdefault("class_noun", noun or guess_noun(str(name)))
         if not rest["class_noun"]:
             raise UsageError(f"cannot tell from {name!r} what the photos show", "give a column class_noun")
     else:

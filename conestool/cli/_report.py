@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from conestool.rendering.drawing import Rendering
     from conestool.rendering.samples import Showcase
 
-__all__ = ["Shown", "read_strip", "report_html", "report_path", "samples_path"]
+__all__ = ["Shown", "read_strip", "report_html"]
 
 _MEANING = {
     "held-out photos": "Photos that the search never saw. The further it falls, the better the model knows the "
@@ -32,10 +32,10 @@ _MEANING = {
     "photos.",
     "random indices": "The same photos with as many weights at random positions zeroed. It should hardly move: if it "
     "falls as far, nothing was found.",
-    "no identifier": "The same photos without the word {identifier}. It should hardly move: the concept is to wait for "
-    "its word.",
+    "no identifier": "The same photos without the word {0.identifier}. It should hardly move: the concept is to wait "
+    "for its word.",
 }
-_CLASS = "Pictures of any {noun}, by the base model. It should hardly rise: other subjects are to look as before."
+_CLASS = "Pictures of any {0.class_noun}, by the base model. It should hardly rise: others are to look as before."
 """What each loss says, by its name in `_format.changes`."""
 
 
@@ -46,16 +46,6 @@ class Shown:
     showcase: Showcase | None = None
     photos: Sequence[Image] = ()
     samples: Image | None = None
-
-
-def report_path(output: Path) -> Path:
-    """Where the report of `dog.cone` goes: dog-report.html beside it."""
-    return output.with_name(f"{output.stem}-report.html")
-
-
-def samples_path(output: Path) -> Path:
-    """Where the strip of `dog.cone` goes, and where its report looks for it: dog-samples.png beside it."""
-    return output.with_name(f"{output.stem}-samples.png")
 
 
 def read_strip(path: Path, cone_id: str | None = None) -> Image | None:
@@ -85,53 +75,51 @@ def report_html(
     """The page for files (path, bytes, cone); `shown` has pictures by content id, `together` is of all concepts."""
     from jinja2 import Environment
 
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_cleaned)
+    environment.filters |= {"percent": _output.percent, "picture": data_uri}
     template = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
-    sections = [
-        _section(path, size, concept, shown.get(concept.id, Shown()))
-        for path, size, cone in files
-        for concept in cone.concepts
-    ]
-    names = [each["name"] for each in sections]
-    title = ", ".join(names[:4]) + (" and more" if len(names) > 4 else "")
-    return page.render(
-        title=title, concepts=sections, together=[_figure(each) for each in together], version=__version__
+    return environment.from_string(template).render(
+        concepts=[
+            _section(path, size, concept, shown.get(concept.id, Shown()))
+            for path, size, cone in files
+            for concept in cone.concepts
+        ],
+        together=[_figure(each) for each in together],
+        version=__version__,
     )
 
 
+def _cleaned(value: Any) -> Any:
+    """What the template writes, texts cleaned; it escapes them then. What is Markup is written as it is."""
+    return clean(value).replace(" %", "\N{NO-BREAK SPACE}%") if type(value) is str else value
+
+
 def _section(path: str, size: int, concept: Concept, shown: Shown) -> dict[str, Any]:
-    """All that the template says of one concept, texts cleaned."""
-    origin, base = concept.origin, concept.base
-    own = _format.concept_facts(concept)
-    facts = _format.FileFacts(path, size, base, (own,))
+    """What the template shows of one concept."""
+    from markupsafe import escape
+
+    origin, own, case = concept.origin, _format.concept_facts(concept), shown.showcase
+    facts = _format.FileFacts(path, size, concept.base, (own,))
     verdict = _format.verdict(origin.losses, concept.identifier, concept.class_noun) if origin.losses else None
-    word, rest = re.split("[:,] ", verdict, maxsplit=1) if verdict else ("", "")
     file = Path(path).name if path.endswith(".cone") else f"{concept.name}.cone"
-    case = shown.showcase
     return {
-        "name": clean(concept.name, 80),
-        "phrase": clean(concept.phrase),
-        "noun": clean(concept.class_noun),
-        "neurons": f"{concept.neurons:,}",
-        "density": _output.percent(concept.density),
-        "word": word,
-        "verdict": clean(rest).replace(" %", "\N{NO-BREAK SPACE}%"),
-        "warnings": [clean(text) for text in origin.warnings[: _format.WARNINGS]],
-        "photos": [data_uri(photo) for photo in shown.photos],
+        "concept": concept,
+        "shown": shown,
+        "verdict": re.split("[:,] ", verdict, maxsplit=1) if verdict else None,
+        "warnings": origin.warnings[: _format.WARNINGS],
         "bare": [_figure(each) for each in case.bare] if case else [],
         "scenes": [_figure(each) for each in case.scenes] if case else [],
         "strengths": [_figure(each) for each in case.strengths] if case else [],
-        "samples": data_uri(shown.samples, 2400) if shown.samples else None,
         "curve": _curve(origin.parameters),
         "losses": _loss_rows(concept),
         "layers": _layer_rows(concept),
         "kinds": _format.where(own, facts),
         "map": _map(concept),
         "facts": [
-            ("file", f"{clean(file)}, {_output.size(size)}"),
-            ("base model", f"{public_base(base)} ({base.family}, {base.dtype})"),
+            ("file", f"{file}, {_output.size(size)}"),
+            ("base model", f"{public_base(concept.base)} ({concept.base.family}, {concept.base.dtype})"),
             ("found by", _format.found_by(own)),
-            *((key, clean(getattr(origin, key))) for key in ("author", "license", "notes") if getattr(origin, key)),
+            *((key, getattr(origin, key)) for key in ("author", "license", "notes") if getattr(origin, key)),
             ("content id", concept.id),
         ],
         "sizes": [text.strip().split("  ", 1) for _, text in _format.size_rows(facts)],
@@ -140,41 +128,36 @@ def _section(path: str, size: int, concept: Concept, shown: Shown) -> dict[str, 
             for key, value in origin.parameters.items()
             if key not in ("loss_curve", "tune")
         ),
-        "versions": ", ".join(f"{clean(key, 40)} {clean(value, 40)}" for key, value in origin.versions.items()),
-        "command": clean(quoted(*_find_command(file, concept))),
+        "command": escape(clean(quoted(*_find_command(file, concept)))),
     }
 
 
 def _figure(drawn: Rendering) -> dict[str, Any]:
-    """A picture with its prompt, seed and strengths."""
-    used = drawn.record["concepts"]
+    """A picture with its prompt, seed and strength."""
+    record = drawn.record
+    used = record["concepts"]
     strength = used[0]["strength"] if used else None
     by = f"with {' and '.join(each['name'] for each in used)}" if used else "by the base model"
     at = f" at strength {strength:g}" if strength not in (None, 1) else ""
-    alt = f"{drawn.record['sent']}, drawn {by}{at}, seed {drawn.record['seed']}"
-    return {"src": data_uri(drawn.image), "prompt": drawn.record["sent"], "alt": alt, "strength": strength}
+    alt = f"{record['sent']}, drawn {by}{at}, seed {record['seed']}"
+    return {"image": drawn.image, "prompt": record["sent"], "alt": alt, "strength": strength}
 
 
-def _loss_rows(concept: Concept) -> list[dict[str, Any]]:
-    """The losses with their changes, 0 to 1 as the length of a bar, and what each means."""
-    losses, words = concept.origin.losses, {"identifier": concept.identifier, "noun": concept.class_noun}
-    if losses is None:
-        return []
-    found = _format.changes(losses, concept.class_noun, concept.origin.held_out)
+def _loss_rows(concept: Concept) -> list[tuple[str, str, float, float, str]]:
+    """What each loss is of, its values, its change, the length of its bar in per cent, and what it means."""
+    losses = concept.origin.losses
+    found = _format.changes(losses, concept.class_noun, concept.origin.held_out) if losses else []
     changes = [after / before - 1 if before else 0.0 for _, before, after in found]
-    most = max((abs(each) for each in changes), default=0.0) or 1.0
+    longest = max(map(abs, changes), default=0.0) or 1.0
     return [
-        {
-            "what": clean(what),
-            "before": f"{before:.4f}",
-            "after": f"{after:.4f}",
-            "change": _output.percent(change, signed=True),
-            "length": round(50 * abs(change) / most, 1),
-            "falls": change < 0,
-            "main": number == 0,
-            "meaning": clean(_MEANING.get(what, _CLASS).format(**words)),
-        }
-        for number, ((what, before, after), change) in enumerate(zip(found, changes, strict=True))
+        (
+            what,
+            f"from {before:.4f} to {after:.4f}",
+            change,
+            round(50 * abs(change) / longest, 1),
+            _MEANING.get(what, _CLASS).format(concept),
+        )
+        for (what, before, after), change in zip(found, changes, strict=True)
     ]
 
 
@@ -186,45 +169,36 @@ def _curve(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
     if not all(isinstance(each, float) and math.isfinite(each) for each in values):
         return None
     low, high = min(values), max(values)
-    points = [
-        (600 * place / (len(values) - 1), 150 - 140 * (value - low) / ((high - low) or 1.0))
-        for place, value in enumerate(values)
-    ]
-    return {
-        "points": " ".join(f"{x:.1f},{y:.1f}" for x, y in points),
-        "low": f"{low:.3g}",
-        "high": f"{high:.3g}",
-        "first": f"{values[0]:.3g}",
-        "last": f"{values[-1]:.3g}",
-        "steps": steps if isinstance(steps, int) else len(values),
-    }
+    across, down = 600 / (len(values) - 1), 140 / ((high - low) or 1.0)
+    points = [(round(across * place, 1), round(150 - down * (each - low), 1)) for place, each in enumerate(values)]
+    return {"points": points, "values": values, "steps": steps if isinstance(steps, int) else len(values)}
 
 
-def _layer_rows(concept: Concept) -> list[dict[str, Any]]:
-    """Of each layer, or block where there are many, the share of K and of V that is zeroed, and its length as a bar."""
+def _layer_rows(concept: Concept) -> dict[str, list[tuple[str, float, float]]]:
+    """By layer, or block where there are many, the shares of K and of V that are zeroed, with the length of a bar."""
     sizes = {param: prod(shape) for param, shape in concept.base.tensors.items()}
     counts = {param: len(values) for param, values in concept.indices.items()}
-    rows: dict[str, dict[str, float]] = {}
-    for letter in ("K", "V"):
-        own = {param: size for param, size in sizes.items() if _layers.projection(param)[-1] == letter}
-        for name, share in _layers.shares(counts, own, _layers.choose_detail(sizes)).items():
-            rows.setdefault(name, {})[letter] = share
-    most = max((share for row in rows.values() for share in row.values()), default=0.0) or 1.0
-    return [
-        {
-            "name": clean(name, 60),
-            "cells": [(letter, _output.percent(share), round(100 * share / most, 1)) for letter, share in row.items()],
-        }
-        for name, row in rows.items()
+    detail = _layers.choose_detail(sizes)
+    found = [
+        (name, letter, share)
+        for letter in "KV"
+        for name, share in _layers.shares(
+            counts, {param: size for param, size in sizes.items() if _layers.projection(param)[-1] == letter}, detail
+        ).items()
     ]
+    longest = max((share for *_, share in found), default=0.0) or 1.0
+    rows: dict[str, list[tuple[str, float, float]]] = {}
+    for name, letter, share in found:
+        rows.setdefault(name, []).append((letter, share, round(100 * share / longest, 1)))
+    return rows
 
 
-def _map(concept: Concept) -> str | None:
+def _map(concept: Concept) -> Image | None:
     """The layer map as a picture; None where it would be too large."""
     from conestool.cli._plot import LARGEST, draw_map, group, size_of_map
 
     wide, high = size_of_map(group(concept.base.tensors))
-    return data_uri(draw_map(concept), 4000) if wide * high <= LARGEST // 10 else None
+    return draw_map(concept) if wide * high <= LARGEST // 10 else None
 
 
 def _find_command(file: str, concept: Concept) -> list[str]:

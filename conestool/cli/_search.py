@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-from conestool._names import OWNERS
+from conestool._names import NAME_PARTS, guess_noun, words_in
 from conestool._text import NAME_LENGTH
 from conestool.cli import _launcher, _options, _output, _streams
 from conestool.cli._options import MAX_STEPS, flag, value
@@ -35,7 +34,6 @@ __all__ = [
     "Watcher",
     "check_stdin",
     "checkpoint_path_of",
-    "guess_noun",
     "name_from_path",
     "read_photos",
     "resolve_names",
@@ -75,10 +73,10 @@ class Watcher:
     def __init__(self, output: Path, every: int | None, track: str | None, *, overwrite: bool, resume: bool) -> None:
         if str(output) == _streams.STDIO and (every or track):
             raise UsageError("--samples and --track: stdout has no place beside it", "name the output with -o")
-        from conestool.cli._report import read_strip, samples_path
+        from conestool.cli._report import read_strip
 
         self.every, self.track = every or 0, track
-        self.path, self.folder = samples_path(output), output.with_name(f"{output.stem}-log")
+        self.path, self.folder = _streams.beside(output, "samples.png"), _streams.beside(output, "log")
         self.drawn: list[Samples] = []
         self.log: SearchLog | None = None
         if not _launcher.rank():
@@ -184,17 +182,6 @@ class Stages:
         self.view = self.ticker = self.stage = None
 
 
-_NOTHING = (
-    "photo photos picture pictures pic pics image images img imgs foto fotos bild bilder data dataset datasets input "
-    "inputs train training instance instances sample samples subject subjects examples file files new folder untitled "
-    "tmp temp dcim camera roll album downloads desktop documents concept concepts out output test copy final "
-    "dsc pxl screenshot v ver version take set no nr"
-)
-_VAGUE = OWNERS.union(_NOTHING.split())
-"""Words that say nothing about a subject; v3 is v and 3 by the time they are looked up."""
-_PARTS = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-
-
 def _name_source(photos: Sequence[Path], output: Path | None) -> Path | None:
     """The path whose name says what the subject is: the output, else the one folder that holds the photos.
 
@@ -204,26 +191,15 @@ def _name_source(photos: Sequence[Path], output: Path | None) -> Path | None:
     candidates = [folders.pop()] if len(folders) == 1 else []
     if output is not None and not (output.is_dir() or str(output) == _streams.STDIO):
         candidates.insert(0, output.with_suffix("") if output.suffix == ".cone" else output)
-    return next((path for path in candidates if _guess_words(path.name)), None)
-
-
-def _guess_words(text: str) -> list[str]:
-    """The words of a name that describe a subject: no owners, no numbers, nothing vague; dog2 is dog and 2."""
-    apart = re.sub(r"(?<=[^\W\d_])(?=\d+\b)", " ", text.replace("_", " "))
-    return [word for word in _PARTS.findall(apart) if word.lower() not in _VAGUE and not word.isdigit()]
+    return next((path for path in candidates if words_in(path.name)), None)
 
 
 def name_from_path(path: Path) -> str:
     """A concept name from a path's last part: `my dog (2)` is my-dog-2."""
-    parts = _PARTS.findall(path.name.replace("_", " "))
+    parts = NAME_PARTS.findall(path.name.replace("_", " "))
     if not parts:
         raise UsageError(f"{path.name!r}: no letters to name a concept by", "use --name")
     return "-".join(parts)[:NAME_LENGTH].rstrip("-'’")
-
-
-def guess_noun(text: str) -> str:
-    """The class noun in a name: `dog`, `my-dog`, `dog2` and `Dog_v3` are all dog; `teddy-bear` is teddy bear."""
-    return " ".join(word.lower() for word in _guess_words(text))[:NAME_LENGTH].rstrip()
 
 
 def resolve_names(photos: Sequence[Path], output: Path | None, name: str | None, noun: str | None) -> tuple[str, str]:

@@ -30,6 +30,11 @@ MOST = 1 << 28
 """Bytes of stdin that are read, and one more: the limit of a .cone file (conestool.format.limits.MAX_FILE_BYTES)."""
 
 
+def beside(output: Path, what: str) -> Path:
+    """The file that goes with an output: dog-report.html beside dog.cone."""
+    return output.with_name(f"{output.stem}-{what}")
+
+
 def read_bytes(what: str) -> bytes:
     """What comes on stdin, cut off where no .cone file may be that long; InputError if that is a terminal."""
     if sys.stdin is None:

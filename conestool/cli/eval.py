@@ -122,7 +122,9 @@ def read_photos(cone: Cone, given: Sequence[str]) -> dict[str, list[Photo]]:
     places: dict[str, Path] = {}
     for text in given:
         name, equals, rest = text.partition("=")
-        if equals and name in cone.names and not Path(text).exists():
+        if equals and not Path(text).exists():
+            if name not in cone.names:
+                raise PhotoError(f"--photos {text}: no concept is named {name!r}", f"one of {', '.join(cone.names)}")
             places[name] = Path(rest)
         elif len(cone.names) == 1:
             places[cone.names[0]] = Path(text)

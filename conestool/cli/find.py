@@ -94,7 +94,6 @@ def find(
     go into dog-sheet.png beside dog.cone.
     """
     from conestool.cli import _options, _search
-    from conestool.cli._report import report_path
     from conestool.cli.merge import save
     from conestool.concept import check_name, check_words
     from conestool.errors import UsageError
@@ -109,9 +108,9 @@ def find(
     if stdout and (preview or report):
         raise UsageError("-o -: stdout has no place beside it", "name the output, as --preview and --report need it")
     alone = preview or dry_run
-    sheet = None if no_sheet or alone or stdout else path.with_name(f"{path.stem}-sheet.png")
-    page = report_path(path) if report and not alone else None
-    shown = path.with_name(f"{path.stem}-preview.png") if preview else path
+    sheet = None if no_sheet or alone or stdout else _streams.beside(path, "sheet.png")
+    page = _streams.beside(path, "report.html") if report and not alone else None
+    shown = _streams.beside(path, "preview.png") if preview else path
     written = [shown, *(each for each in (sheet, page) if each)]
     _streams.check_outputs(written, "a .cone file", overwrite=overwrite)
     watcher = Watcher(path, None if alone else samples, None if alone else track, overwrite=overwrite, resume=resume)
@@ -258,7 +257,7 @@ def _write_pictures(
 
     (concept,) = cone.concepts
     try:
-        known = {concept.id: _report.Shown(samples=_report.read_strip(_report.samples_path(path), cone.id))}
+        known = {concept.id: _report.Shown(samples=_report.read_strip(_streams.beside(path, "samples.png"), cone.id))}
         shown = draw_shown(base, cone.concepts, known)
     except DeviceError as error:
         _output.warn(f"no pictures: {error}")

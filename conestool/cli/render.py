@@ -276,8 +276,19 @@ def draw_axes(
     wide = len(axes.x.values)
     rows = [drawn[start : start + wide] for start in range(0, len(drawn), wide)]
     labels = [cells[start].row for start in range(0, len(cells), wide)]
-    file = targets.write(0, sheet_bytes(rows, labels, axes.x.labels))
+    columns = axes.x.labels
+    if len({cell.asked.prompt for cell in cells}) == 1:  # else the rows name them
+        labels, columns = with_words(labels, rows), with_words(columns, list(zip(*rows, strict=True)))
+    file = targets.write(0, sheet_bytes(rows, labels, columns))
     return [{"file": str(file), "pictures": [each.record for each in drawn]}]
+
+
+def with_words(labels: Sequence[str], lines: Sequence[Sequence[Rendering]]) -> list[str]:
+    """The labels of rows or columns, with the words that were sent where these differ from one to the next."""
+    sent = [sorted({each.record["sent"] for each in line}) for line in lines]
+    if any(len(words) > 1 for words in sent) or len({*map(tuple, sent)}) < 2:
+        return [*labels]
+    return [f"{label}: {words}" if label else words for label, (words,) in zip(labels, sent, strict=True)]
 
 
 def draw(base: Model, chosen: Sequence[Chosen], look: Look, title: str) -> Iterator[Rendering]:

@@ -61,7 +61,7 @@ def report(
         raise UsageError("-o -: stdout cannot carry the page and JSON", "give the page a file")
     cones, names = _streams.load_cones(files, where.offline), [_streams.shown_name(file) for file in files]
     everything = [concept for cone in cones for concept in cone.concepts]
-    path = output or _report.report_path(default_output([each.name for each in everything]))
+    path = output or _streams.beside(default_output([each.name for each in everything]), "report.html")
     _streams.check_outputs([path], "a page", overwrite=overwrite)
     try:
         merged = ops.merge(*cones, names=names)
@@ -70,7 +70,7 @@ def report(
     photos_of = {name: [photo.image for photo in found] for name, found in read_photos(merged, photos or []).items()}
     known: dict[str, Shown] = {}
     for file, cone in zip(files, cones, strict=True):
-        strip = _report.read_strip(_report.samples_path(Path(file)), cone.id)
+        strip = _report.read_strip(_streams.beside(Path(file), "samples.png"), cone.id)
         known |= {each.id: _report.Shown(photos=photos_of.get(each.name, ()), samples=strip) for each in cone.concepts}
     together: list[Rendering] = []
     if not no_pictures:

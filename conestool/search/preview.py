@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,8 +77,8 @@ class Preview:
                 "caption": each.photo.caption,
                 "held_out": each.held_out,
                 "subject": round(float(each.subject.mean()), 3),
-                "prompts": list(each.prompts),
-                "advice": list(each.advice),
+                "prompts": [*each.prompts],
+                "advice": [*each.advice],
             }
             for each in self.photos
         ]
@@ -113,38 +113,31 @@ def preview(
     if not photos:
         raise PhotoError("no photos", "give 3 to 5 photos of the subject")
     subject = resolve_names(model, class_noun, name, identifier, context.callback)
-    quiet = SearchContext(model=model, config=config, resources=resources, callback=no_callback)
-    photos = add_captions(quiet, photos, class_noun)
+    photos = add_captions(replace(context, callback=no_callback), photos, class_noun)
     held = {id(image) for image in split_photos(photos, config).validation}
     squares = [square(photo.image, model.defaults.size) for photo in photos]
-    others = [class_prompts(noun)[0] for noun in preserved_classes(model.settings, class_noun)]
-    batch = resources.image_batch_size(GROUP_SIZE)
-    found = diffedit_mask(
-        model, squares, class_prompts(class_noun)[:1] * len(photos), [others] * len(photos), batch=batch
-    )
-    small = [_pixels(image.resize((_THUMBNAIL,) * 2, Image.Resampling.BOX)) for image in squares]
+    named = class_prompts(class_noun)[:1] * len(photos)
+    others = [[class_prompts(noun)[0] for noun in preserved_classes(model.settings, class_noun)]] * len(photos)
+    masks = diffedit_mask(model, squares, named, others, batch=resources.image_batch_size(GROUP_SIZE))
+    twins = _twin_advice(photos, squares)
     seen: list[PhotoPreview] = []
-    for number, (photo, image, mask) in enumerate(zip(photos, squares, found, strict=True)):
+    for photo, image, mask, twin in zip(photos, squares, masks, twins, strict=True):
+        cut = [] if id(photo.image) in held else crops(photo, config.num_crops, config.seed)
         prompts = captioned_prompts(subject.instance_prompts, subject.phrase, class_noun, photo.caption)
-        kept = id(photo.image) in held
-        cut = [] if kept else [square(crop, image.width) for crop in crops(photo, config.num_crops, config.seed)]
-        twins = (float(np.sqrt(np.square(small[number] - other).mean())) < _TWINS for other in small[:number])
-        same = next((other.name for other, twin in zip(photos, twins, strict=False) if twin), None)
-        advice = [f"nearly the same as {same}: one of them is enough"] if same else []
         made = PhotoPreview(
             photo=photo,
-            held_out=kept,
+            held_out=id(photo.image) in held,
             image=image,
-            crops=tuple(cut),
+            crops=tuple(square(crop, image.width) for crop in cut),
             subject=mask.cpu().numpy(),
             prompts=tuple(dict.fromkeys(prompts)),
-            advice=(*_photo_advice(photo, image, mask), *advice),
+            advice=(*_photo_advice(photo, image, mask), *twin),
         )
         seen.append(made)
-    together = [*photo_warnings(photos), *noun_warnings(model.settings, class_noun), *_background_advice(seen)]
-    for text in together:
+    advice = [*photo_warnings(photos), *noun_warnings(model.settings, class_noun), *_background_advice(seen)]
+    for text in advice:
         context.callback(LogEvent(text, warning=True))
-    return Preview(class_noun=class_noun, identifier=subject.identifier, photos=tuple(seen), advice=tuple(together))
+    return Preview(class_noun=class_noun, identifier=subject.identifier, photos=tuple(seen), advice=tuple(advice))
 
 
 def _pixels(image: Image.Image) -> NDArray[np.float32]:
@@ -161,6 +154,15 @@ def _spread(image: Image.Image, mask: Tensor) -> float:
     ground = np.median(np.concatenate([pixels[[0, -1]].reshape(-1, 3), pixels[:, [0, -1]].reshape(-1, 3)]), axis=0)
     distinct = torch.from_numpy(np.abs(pixels - ground).max(2) > _DISTINCT)
     return min(bounding_square(each)[2] / len(each) for each in (mask, distinct))
+
+
+def _twin_advice(photos: Sequence[Photo], squares: Sequence[Image.Image]) -> list[list[str]]:
+    """For each photo what to do if it is nearly the same as one before it."""
+    small, found = [_pixels(image.resize((_THUMBNAIL,) * 2, Image.Resampling.BOX)) for image in squares], []
+    for number, one in enumerate(small):
+        near = [k for k, other in enumerate(small[:number]) if np.square(one - other).mean() < _TWINS**2]
+        found.append([f"nearly the same as {photos[k].name}: one of them is enough" for k in near[:1]])
+    return found
 
 
 def _photo_advice(photo: Photo, image: Image.Image, mask: Tensor) -> list[str]:
@@ -180,13 +182,12 @@ def _photo_advice(photo: Photo, image: Image.Image, mask: Tensor) -> list[str]:
 
 def _background_advice(photos: Sequence[PhotoPreview]) -> list[str]:
     """A warning if what surrounds the subject is the same in all photos: by its caption, or by its colours."""
-    captions = {each.photo.caption for each in photos}
-    colours = []
+    captions, colours = {each.photo.caption for each in photos}, []
     for each in photos:
         mask = np.asarray(Image.fromarray(each.subject).resize(each.image.size))
-        outside = _pixels(each.image)[~mask] if not mask.all() else _pixels(each.image).reshape(-1, 3)
+        outside = _pixels(each.image)[~mask | mask.all()]
         colours.append(np.concatenate([outside.mean(0), outside.std(0)]))
-    far = max(float(np.abs(one - two).max()) for one in colours for two in colours)
+    far = np.ptp(colours, axis=0).max()
     worded = len(captions) == 1 and "" not in captions
     if len(photos) < 2 or (far > _ALIKE and not worded):
         return []

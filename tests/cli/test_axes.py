@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def test_a_sheet_is_labelled_by_what_differs_and_can_be_repeated(dogs: None, con
 
 
 def test_files_methods_and_guidance_are_axes(dogs: None, cones: Cones, work: Path) -> None:
-    """With several prompts a row says which; a method is looked for among the files of -c."""
+    """With several prompts a row says which; with one, the words sent where files differ in them."""
     more = ("--x", "guidance=1,7.5", "--steps", "1", "--json")
     done = cones(
         "render", "a dog", "dog at night", "-c", "mask.cone", "-c", "taylor.cone", "--y", "method=taylor,mask", *more
@@ -54,6 +55,13 @@ def test_files_methods_and_guidance_are_axes(dogs: None, cones: Cones, work: Pat
     assert [each["guidance"] for each in sheet["pictures"][0]] == [1, 7.5]
     files = cones("render", "a dog", "--x", "file=mask.cone,taylor.cone", "--steps", "1", "-o", "f.png")
     assert files.code == 0 and read_sheet(work / "f.png")["columns"] == ["file mask.cone", "file taylor.cone"]
+    hat = random_cone(Model.from_pretrained(os.environ["CONES_MODEL"], device="cpu"), "hat", density=0.3)
+    cones_format.save(hat, work / "hat.cone")
+    words = cones("render", "a dog in a hat", "--y", "file=mask.cone,hat.cone", "--steps", "1", "-o", "w.png")
+    assert words.code == 0 and read_sheet(work / "w.png")["rows"] == [
+        "file mask.cone: a sks dog in a hat",
+        "file hat.cone: a dog in a sks hat",
+    ]
     wrong = cones("render", "a dog", "-c", "mask.cone", "--x", "method=cones")
     assert wrong.code == 2 and "no file of -c was found by it" in wrong.err and "they were: mask" in wrong.err
 

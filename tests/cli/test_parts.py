@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from conestool import _layers
+from conestool._names import guess_noun
 from conestool.cli import _plot, _streams
 from conestool.cli._format import verdict
 from conestool.cli._options import Wanted, parse_wanted
 from conestool.cli._pictures import free, settle, slug
 from conestool.cli._plot import heat
 from conestool.cli._prompts import Asked, parse_line, read_lines, read_prompts
-from conestool.cli._search import checkpoint_path_of, guess_noun, name_from_path, resolve_names, with_config
+from conestool.cli._search import checkpoint_path_of, name_from_path, resolve_names, with_config
 from conestool.cli.find import output_path
 from conestool.cli.merge import default_output
 from conestool.cli.render import parse_size

@@ -96,7 +96,7 @@ def test_a_report_shows_and_explains_each_concept(both: Cone, cones: Cones, work
     for part in ("clear", "falls by 25.0 %", "held-out photos -25.0 %", "-0.5 %", "the words sks dog draw it", "weak"):
         assert part in told, part
     assert "cones find PHOTOS -o dog.cone --name dog --class-noun dog --identifier sks" in told
-    assert "--method mask,lr=0.5" in told and "All together" in told
+    assert "--method mask,lr=0.5" in told and "All together" in told and "4 seeds" in told
     assert "polyline" in {tag[0] for tag in page.tags}
 
 
@@ -119,6 +119,8 @@ def test_a_report_refuses_what_it_cannot_show(both: Cone, cones: Cones, work: Pa
     assert bad.code == 4 and "bad.cone" in bad.err
     gone = cones("report", "dog.cone", "--photos", "nowhere", "-o", "x.html")
     assert gone.code == 3 and "nowhere: no such file or folder" in gone.err
+    whose = cones("report", "dog.cone", "--photos", "cat=photos", "-o", "x.html")
+    assert whose.code == 3 and "no concept is named 'cat'" in whose.err
     model = cones("report", "dog.cone", "--model", "./nowhere", "-o", "x.html")
     assert model.code == 2 and "--no-pictures" in model.err
     assert not (work / "x.html").exists()
