@@ -70,19 +70,22 @@ class Bench:
 
     def search(self, model: Model, steps: int) -> Cone:
         """A search for the example photos."""
-        config = SearchConfig(method=f"mask,steps={steps}", captions="none", other_class_weight=0.0, num_class_images=8)
+        config = SearchConfig(method=f"mask,steps={steps}", captions="none", other_class_weight=0.0, num_class_images=4)
         return find(model, read_photos([PHOTOS])[0], "dog", config=config, callback=lambda event: None)
 
     @contextmanager
-    def searching(self, name: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-        """A search's method on a denoiser of a real size with random weights, and what was chosen for its memory."""
+    def searching(self, name: str, unet: Any = None) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """A search's method on a denoiser of a real size, and what was chosen for its memory.
+
+        Without a `unet` it has random weights.
+        """
         shape, chosen = SHAPES[name], dict[str, Any]()
 
         def note(event: Event) -> None:
             if isinstance(event, MemoryChoice):
                 chosen.update(event.record)
 
-        unet = make_unet(shape, "cpu", torch.bfloat16).to(self.device)
+        unet = unet or make_unet(shape, "cpu", torch.bfloat16).to(self.device)
         model, side = make_model(unet, shape), shape.config["sample_size"]
         model.pipe.components = {"unet": unet}
         told = shape.conditioning(3, self.device, torch.bfloat16)
@@ -166,11 +169,8 @@ def exports(bench: Bench) -> dict[str, Any]:
 def repeated(bench: Bench) -> dict[str, Any]:
     """Whether two searches find the same, and whether they do with `--deterministic`."""
     plain = len({bench.search(bench.model(), 3).id for _ in range(2)}) == 1
-    compute_deterministically()
-    try:
+    with compute_deterministically():
         return {"plain": plain, "deterministic": len({bench.search(bench.model(), 3).id for _ in range(2)}) == 1}
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def against_cpu(bench: Bench) -> dict[str, Any]:

@@ -194,7 +194,12 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
         quiet, verbose, traceback = (options.pop(name) for name in common)
         configure(quiet, verbose, traceback, json=bool(options.get("json")))
         if place:
-            options["where"] = Where(**{each.name: options.pop(each.name) for each in place})
+            options["where"] = where = Where(**{each.name: options.pop(each.name) for each in place})
+            if where.deterministic:
+                from conestool.models.devices import compute_deterministically
+
+                with compute_deterministically():
+                    return function(**options)
         return function(**options)
 
     del run.__wrapped__  # typer would read the signature of the function inside
@@ -263,11 +268,8 @@ def open_model(where: Where, recorded: tuple[str, str | None] | None = None) -> 
     options: dict[str, Any] = {"config": where.config, "offline": where.offline, "offload": where.offload}
     try:
         with _output.waiting(f"loading {model_id}"):
-            from conestool.models.devices import compute_deterministically
             from conestool.models.model import Model
 
-            if where.deterministic:
-                compute_deterministically()
             model = Model.from_pretrained(
                 model_id, device=where.device, dtype=where.dtype.value, revision=where.revision or revision, **options
             )

@@ -29,6 +29,7 @@ __all__ = [
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LARGE_MODEL_BYTES = 1 << 30
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _AMPERE = 8
 """The generation of NVIDIA's cards from which on they compute in bfloat16."""
 
@@ -72,11 +73,25 @@ def move_to_device(pipe: Any, device: torch.device, offload: bool = False) -> An
         return pipe
 
 
-def compute_deterministically() -> None:
-    """From now on a CUDA device repeats its results as far as PyTorch has kernels that do, and takes longer."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = False
+@contextmanager
+def compute_deterministically() -> Iterator[None]:
+    """Within it a CUDA device repeats its results as far as PyTorch has kernels that do, and takes longer."""
+    backends = torch.backends
+    switches = [(backends.cuda.matmul, "allow_tf32"), (backends.cudnn, "allow_tf32"), (backends.cudnn, "benchmark")]
+    before = [getattr(*switch) for switch in switches]
+    algorithms, workspace = torch.get_deterministic_debug_mode(), os.environ.get(_WORKSPACE)
+    os.environ.setdefault(_WORKSPACE, ":4096:8")
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        for switch in switches:
+            setattr(*switch, False)
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(algorithms)
+        for switch, value in zip(switches, before, strict=True):
+            setattr(*switch, value)
+        if workspace is None:
+            os.environ.pop(_WORKSPACE, None)
 
 
 @contextmanager
