@@ -87,7 +87,7 @@ def stepping(context: SearchContext, objectives: Sequence[Objective], make: Call
         while True:
             try:
                 with memory_errors(model.device):
-                    method, found = make(), first.fit()
+                    method, found = make(), first.fit(len(objectives))
             except OutOfMemoryError:
                 if recomputed and (stays or first.params.device.type == "cpu"):
                     raise

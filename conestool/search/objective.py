@@ -144,9 +144,10 @@ class Objective:
         part = whole[chosen]
         return replace(part, loss_weights=torch.full_like(part.loss_weights, term.weight / len(chosen)))
 
-    def fit(self) -> Fit:
+    def fit(self, num_gradients: int = 1) -> Fit:
         """Measure how many samples of a step go through at once, forward and backward, and take so many from now on.
 
+        `num_gradients` of all weights lie there meanwhile: a step of several objectives holds one of each.
         OutOfMemoryError if one is too many. Weights and scores are as they were.
         """
         batch = self.batch(0)
@@ -154,8 +155,8 @@ class Objective:
         def run(count: int) -> None:
             self._backward(batch[torch.arange(count) % len(batch)], torch.arange(count), count)
 
-        # a gradient of all weights lies there from the second pass on
-        reserve = 4 * self.weights.numel() if self.weights.device == self.model.device else 0
+        # the own one does from the second pass on
+        reserve = 4 * num_gradients * self.weights.numel() if self.weights.device == self.model.device else 0
         found = self._that_fit(run, len(batch), reserve)
         self.step_size = found.samples
         return found

@@ -23,7 +23,7 @@ from conestool.search.config import DEFAULT_RESOURCES, Resources
 from conestool.search.events import Event, Progress
 from conestool.search.find import find
 from conestool.search.memory import frozen_modules, recompute_activations, search_mode
-from conestool.search.methods import METHODS, make_method, mask
+from conestool.search.methods import METHODS, joint_mask, make_method, mask
 from conestool.search.objective import GROWTH_INTERVAL, MAX_SCALE, LossScale, Objective
 from conestool.search.parameters import FlatParameters, GradientCallback
 from tests.search.gradients import whole
@@ -126,6 +126,29 @@ def test_running_means_in_bfloat16_zero_the_same_weights(folder: Path, monkeypat
     exact, rounded = found
     assert int(exact.sum()) > 50
     assert int((exact ^ rounded).sum()) < 0.04 * int(exact.sum())
+
+
+def test_tuning_with_running_means_in_bfloat16_zeroes_the_same_weights(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As float32 would, and nearly all for the same concepts: few of what is new is asked for equally by two."""
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(joint_mask, "MOMENTS", dtype)
+        with search_mode(model, DEFAULT_RESOURCES) as params:
+            asked = [objective(model, params) for _ in range(3)]
+            for seed, each in enumerate(asked):
+                each.seed = seed
+            draw = torch.Generator().manual_seed(1)
+            owned = torch.stack([torch.rand(len(params.weights), generator=draw) < 0.01 for _ in asked])
+            method = joint_mask.JointMask(asked, owned, joint_mask.JointMaskConfig(steps=20))
+            for index in range(20):
+                method.step(index)
+            found.append((method.mask, method.assign_owners()))
+    (exact, owners), (rounded, same) = found
+    assert int(exact.sum()) > 200 and not torch.equal(owners, owned)
+    assert int((exact ^ rounded).sum()) < 0.02 * int(exact.sum())
+    assert int((owners ^ same).sum()) < 0.1 * int(owners.sum())
 
 
 def test_float16_gradients_vanish_unscaled_and_are_right_scaled(folder: Path) -> None:
