@@ -3,7 +3,8 @@
 Where they meet tensors of the CPU they are refused as CUDA refuses them; so are float64 on `mps` and operations that
 PyTorch's own list (native_functions.yaml) has no MPS kernel for. Launches, waits and transfers are counted, the bytes
 of all tensors added up, and more than `memory` of them end as they do on a card. What a kernel takes for itself while
-it runs is not seen.
+it runs is not seen. On a `hollow` card tensors have no values, only sizes: a model of any size takes none of this
+machine's memory, and what comes back to the CPU is zeros.
 """
 
 # mypy: ignore-errors
@@ -59,6 +60,14 @@ def bare(value: Any) -> Any:
     if isinstance(value, CardTensor):
         return value.inner
     return [bare(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def hollow(value: Any) -> Any:
+    """The same without values."""
+    value = bare(value)
+    if isinstance(value, torch.Tensor):
+        return torch.empty_like(value, device="meta") if value.device.type == "cpu" else value
+    return [hollow(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 class Block:
@@ -121,9 +130,9 @@ class PretendCard(TorchDispatchMode):
 
     stack: list[PretendCard] = []
 
-    def __init__(self, kind: str, memory: int = PLENTY) -> None:
+    def __init__(self, kind: str, memory: int = PLENTY, hollow: bool = False) -> None:
         super().__init__()
-        self.kind, self.memory, self.device = kind, memory, torch.device(kind, 0)
+        self.kind, self.memory, self.device, self.hollow = kind, memory, torch.device(kind, 0), hollow
         self.used = self.peak = self.cached = self.refused = self.largest = self.caches_emptied = 0
         self.launches, self.waits, self.transfers = Counter[str](), Counter[str](), Counter[str]()
         self.blocks: WeakValueDictionary[int, Block] = WeakValueDictionary()
@@ -186,12 +195,31 @@ class PretendCard(TorchDispatchMode):
 
     def call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """The operation on the values themselves."""
+        if self.hollow:
+            return self.call_hollow(func, args, kwargs)
         values, more = [bare(each) for each in args], {key: bare(each) for key, each in kwargs.items()}
         if more.get("device") is not None:
             more["device"] = torch.device("cpu")
         out = func(*values, **more)
         copied = func is aten._to_copy.default and out is values[0]
         return out.clone() if copied else out
+
+    def call_hollow(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The operation on sizes alone."""
+        if func is aten._fused_sdp_choice.default:
+            return SDPBackend.FLASH_ATTENTION.value
+        if func is aten._local_scalar_dense.default:
+            return 0
+        if func is aten.copy_.default and not isinstance(args[0], CardTensor):
+            return args[0].zero_()
+        if func is aten._to_copy.default and not self.is_here(kwargs.get("device", self.device)):
+            return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+        more = {key: hollow(each) for key, each in kwargs.items()}
+        if more.get("device") is not None:
+            more["device"] = torch.device("meta")
+        values = [hollow(each) for each in args]
+        out = func(*values, **more)
+        return out.clone() if func is aten._to_copy.default and out is values[0] else out
 
     def wrapped(self, out: Any, cards: list[CardTensor], plain: list[torch.Tensor], name: str) -> Any:
         """What came out, on the card; tensors that were given stay themselves."""
@@ -285,10 +313,10 @@ def attention_with_mask(query: Any, key: Any, value: Any, attn_mask: Any = None,
 
 
 @contextlib.contextmanager
-def pretend_card(kind: str, memory: int = PLENTY) -> Iterator[PretendCard]:
+def pretend_card(kind: str, memory: int = PLENTY, hollow: bool = False) -> Iterator[PretendCard]:
     """A card of this `kind` with so many bytes of memory, for as long as the context lasts."""
-    card, plain = PretendCard(kind, memory), {n: getattr(torch.Tensor, n) for n in ("to", "numpy", "tolist")}
-    array, tensor = torch.Tensor.__array__, torch.tensor
+    card, plain = PretendCard(kind, memory, hollow), {n: getattr(torch.Tensor, n) for n in ("to", "numpy", "tolist")}
+    array, tensor, swap = torch.Tensor.__array__, torch.tensor, torch.utils.swap_tensors
 
     def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         device, dtype, rest = placed(args, kwargs)
@@ -315,6 +343,11 @@ def pretend_card(kind: str, memory: int = PLENTY) -> Iterator[PretendCard]:
         there = card.is_here(device)
         out = tensor(data, *args, device=None if there else device, **kwargs)
         return out.to(card.device) if there else out
+
+    def exchange(one: torch.Tensor, two: torch.Tensor) -> None:
+        hooks = one._post_accumulate_grad_hooks
+        swap(one, two)
+        one._post_accumulate_grad_hooks = hooks  # they were with the values, and a moved parameter keeps its own
 
     def empty_cache() -> None:
         card.caches_emptied += 1
@@ -357,6 +390,7 @@ def pretend_card(kind: str, memory: int = PLENTY) -> Iterator[PretendCard]:
         stack.enter_context(patch.multiple(torch.mps, **mps))
         stack.enter_context(patch.object(torch.backends.mps, "is_available", lambda: kind == "mps"))
         stack.enter_context(patch.object(torch, "tensor", made))
+        stack.enter_context(patch.object(torch.utils, "swap_tensors", exchange))
         swapped = torch.__future__.get_swap_module_params_on_conversion()
         stack.callback(torch.__future__.set_swap_module_params_on_conversion, swapped)
         torch.__future__.set_swap_module_params_on_conversion(True)
