@@ -45,7 +45,7 @@ from conestool.search.objective import Objective
 
 __all__ = ["Bench", "main", "run"]
 
-PHOTOS = Path(__file__).parents[1] / "examples" / "openmoji" / "dog"
+PHOTOS = Path(__file__).parents[1] / "examples" / "rex"
 BATCH = 24
 CAPS = (12, 24)
 

@@ -28,8 +28,8 @@ from conestool import ops
 from conestool._atomic import write_atomic
 from conestool._names import rewrite
 from conestool.concept import Cone
-from conestool.evaluation.alignment import SIDE, pixels
-from conestool.evaluation.judge import Judge, load_judge
+from conestool.evaluation.attribute_metric import AttributeMetric
+from conestool.evaluation.judge import load_judge
 from conestool.evaluation.pictures import draw
 from conestool.format import load, save
 from conestool.images.photos import Photo, read_photos
@@ -62,7 +62,7 @@ class Bench:
         self.file = args.out / "multi_subject.json"
         self.rows: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
         self.model = Model.from_pretrained(args.model)
-        self.judge = load_judge()
+        self.metric = AttributeMetric(load_judge())
 
     def row(self, key: str, make: Callable[[], Any]) -> Any:
         """The row `key`, made if it is not there yet, with its CPU seconds."""
@@ -138,13 +138,11 @@ def sentence(names: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(phrases[:-1]), phrases[-1]) if part)
 
 
-def judged(images: Sequence[Image.Image], names: Sequence[str], judge: Judge) -> list[list[bool]]:
-    """Per picture, whether each of `names` is among as many of the judge's likeliest nouns; any top hat is a hat."""
-    labels = judge.labels
-    with torch.no_grad():
-        nouns = judge(pixels(images, SIDE))[0]
-    accepted = [set(labels.kinds.get(name, (name,))) for name in names]
-    found = [{labels.nouns[int(i)] for i in row.topk(len(names)).indices} for row in nouns]
+def judged(images: Sequence[Image.Image], names: Sequence[str], metric: AttributeMetric) -> list[list[bool]]:
+    """Per picture, whether the judge sees each of `names` among as many things, or worn; any top hat is a hat."""
+    world = metric.judge.world
+    accepted = [set(world.classes(name)) for name in names]
+    found = [reading.classes(world.wear) for reading in metric.read(images)]
     return [[bool(kinds & seen) for kinds in accepted] for seen in found]
 
 
@@ -171,7 +169,7 @@ def present(bench: Bench, names: Sequence[str], cone: Cone | None, kind: str) ->
 def seen(bench: Bench, names: Sequence[str], images: Sequence[Image.Image], kind: str) -> dict[str, Any]:
     """`shares` by the judge; the first pictures are kept under `kind`."""
     sheet(bench.args.out / f"{len(names)}-{kind}.png", [images])
-    return shares(judged(images, names, bench.judge), names)
+    return shares(judged(images, names, bench.metric), names)
 
 
 def sheet(file: Path, rows: Sequence[Sequence[Image.Image]]) -> None:

@@ -36,7 +36,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
 
-__all__ = ["HOST", "build", "serve"]
+__all__ = ["HOST", "serve"]
 
 HOST = "127.0.0.1"
 _MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
@@ -139,13 +139,12 @@ def _told(error: BaseException) -> gr.Error:
     return gr.Error(html.escape(text), duration=20, print_exception=not isinstance(error, ConesError))
 
 
-def build(model: Model, folder: Path, temp: Path) -> gr.Blocks:
-    """The page for the concepts of `folder`; what browsers may fetch is copied into `temp`."""
-    studio = _Studio(model, folder, temp)
+def _build(studio: _Studio) -> gr.Blocks:
+    """The page for the concepts of the studio's folder; what browsers may fetch is copied into its `temp`."""
     with gr.Blocks(title="conestool", analytics_enabled=False, fill_width=True) as page:
         gr.Markdown(
             f"# conestool\nA few photos of one subject become a concept; its name in a prompt draws it. "
-            f"Base model: **{markdown(model.id)}**. Concepts: **{markdown(folder.resolve())}**."
+            f"Base model: **{markdown(studio.model.id)}**. Concepts: **{markdown(studio.folder.resolve())}**."
         )
         with gr.Tab("Find a concept", id="find"):
             _find_tab(studio)
@@ -442,7 +441,8 @@ def serve(model: Model, folder: Path, port: int, *, share: bool, browser: bool, 
     """
     with TemporaryDirectory(prefix="cones-ui-") as temp:
         os.environ["GRADIO_TEMP_DIR"] = temp
-        page = build(model, folder, Path(temp))
+        studio = _Studio(model, folder, Path(temp))
+        page = _build(studio)
         try:
             where: dict[str, Any] = {"server_name": HOST, "server_port": port, "share": share, "inbrowser": browser}
             looks: dict[str, Any] = {"footer_links": [], "theme": gr.themes.Default(), "css": _CSS}
@@ -458,4 +458,6 @@ def serve(model: Model, folder: Path, port: int, *, share: bool, browser: bool, 
         except KeyboardInterrupt:
             pass
         finally:
-            page.close(verbose=False)
+            studio.stop.set()
+            with studio.lock:  # a search ends at its next step, and leaves the weights as they were
+                page.close(verbose=False)

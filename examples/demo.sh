@@ -5,8 +5,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 out=${1:-demo}
 
 mkdir -p "$out/photos" "$out/hats"
-cp "$here"/openmoji/dog/*.jpg "$out/photos/"
-cp "$here"/openmoji/hat/*.jpg "$out/hats/"
+cp "$here"/rex/*.jpg "$out/photos/"
+cp "$here"/hat/*.jpg "$out/hats/"
 cd "$out"
 
 run() {

@@ -3,16 +3,15 @@
 # FIND holds more options for `cones find`, CONES_MODEL another base model than pocket.
 set -euo pipefail
 
-photos=$(cd "$(dirname "$0")/openmoji" && pwd)
+photos=$(cd "$(dirname "$0")" && pwd)
 out=${1:-pipeline}
 read -ra options <<< "${FIND:-}"
 mkdir -p "$out"
 cd "$out"
 
 # One file per subject; a search that was interrupted goes on.
-for subject in dog hat; do
-    [[ -e $subject.cone ]] || cones find "$photos/$subject" -o "$subject.cone" --resume "${options[@]}"
-done
+[[ -e dog.cone ]] || cones find "$photos/rex" -o dog.cone --resume "${options[@]}"
+[[ -e hat.cone ]] || cones find "$photos/hat" -o hat.cone --resume "${options[@]}"
 
 # Bytes from one command to the next.
 cones merge dog.cone hat.cone -o - | cones extract - hat -o - | cmp - hat.cone

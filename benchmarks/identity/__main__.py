@@ -15,7 +15,7 @@ from benchmarks.identity.report import best_rates, write_report
 from benchmarks.identity.subjects import DEVELOPMENT, OUTSIDE, TEST, subject_of
 from benchmarks.identity.together import GROUPS, Together
 from conestool.evaluation.attribute_metric import AttributeMetric
-from conestool.evaluation.attributes import load_judge
+from conestool.evaluation.judge import load_judge
 from conestool.models.model import Model
 from training.pocket.sprites import SpriteBank, rasterise_all
 

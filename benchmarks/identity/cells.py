@@ -21,7 +21,7 @@ from benchmarks.identity.measures import chosen_by_attributes, chosen_by_feature
 from benchmarks.identity.subjects import EXAMPLES, LineUp, Subject
 from conestool.evaluation.alignment import pixels
 from conestool.evaluation.attribute_metric import AttributeMetric, kept
-from conestool.evaluation.attributes import SIDE, Reading
+from conestool.evaluation.judge import SIDE, Reading
 from conestool.evaluation.pictures import draw
 from conestool.evaluation.prompts import Prompt
 from conestool.models.model import Model

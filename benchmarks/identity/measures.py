@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.identity.subjects import LineUp
 from conestool.evaluation.attribute_metric import kept
-from conestool.evaluation.attributes import Reading
+from conestool.evaluation.judge import Reading
 
 Thing = Mapping[str, str]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conestool.evaluation.alignment import pixels
 from conestool.evaluation.attribute_metric import attributes_of
-from conestool.evaluation.attributes import SIDE, AttributeJudge
+from conestool.evaluation.judge import SIDE, AttributeJudge
 from conestool.images.photos import Photo, read_photos
 from examples.cast import SUBJECTS
 from training.pocket import scenes, world

@@ -12,7 +12,7 @@ from benchmarks.identity.cells import Cell, Studio
 from benchmarks.identity.measures import chosen_by_attributes
 from conestool.concept import Concept, Cone
 from conestool.evaluation.attribute_metric import kept
-from conestool.evaluation.attributes import Reading
+from conestool.evaluation.judge import Reading
 from conestool.evaluation.prompts import joined
 from conestool.format import dumps, loads
 from conestool.rendering import render

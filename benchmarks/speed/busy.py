@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.fidelity.tables import table
 
-PHOTOS = Path(__file__).parents[2] / "examples" / "openmoji" / "dog"
+PHOTOS = Path(__file__).parents[2] / "examples" / "rex"
 POLICIES = {"sleep": "PASSIVE", "spin": ""}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from conestool.evaluation.alignment import ImageMetric, JudgeMetric, judge_for
+from conestool.evaluation.alignment import ImageMetric
+from conestool.evaluation.attribute_metric import AttributeMetric, judge_for
 from conestool.evaluation.encoders import load_clip, load_dino, load_metrics
 from conestool.evaluation.evaluate import Plan, evaluate
 from conestool.evaluation.prompts import TEMPLATES, check_templates
@@ -10,10 +11,10 @@ from conestool.evaluation.report import ConceptReport, Gates, Presence, Report, 
 
 __all__ = [
     "TEMPLATES",
+    "AttributeMetric",
     "ConceptReport",
     "Gates",
     "ImageMetric",
-    "JudgeMetric",
     "Plan",
     "Presence",
     "Report",

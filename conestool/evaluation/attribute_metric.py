@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from conestool.evaluation.alignment import Images, pixels
-from conestool.evaluation.attributes import SIDE, AttributeJudge, Reading
+from conestool.evaluation.judge import SIDE, AttributeJudge, Reading, load_judge
 from conestool.evaluation.prompts import Prompt
 
 
@@ -88,3 +89,12 @@ class AttributeMetric:
             return None
         seen = [bool(reading.classes(world.wear) & wanted) for reading in self.read(pictures)]
         return sum(seen) / len(seen)
+
+
+def judge_for(settings: Mapping[str, Any]) -> AttributeMetric | None:
+    """Return the packaged judge as a metric if it knows the objects that a model's pocket.json lists, else None."""
+    objects = settings.get("objects")
+    if not isinstance(objects, list) or not objects:
+        return None
+    judge = load_judge()
+    return AttributeMetric(judge) if set(map(str, objects)) <= set(judge.world.heads["class"]) else None

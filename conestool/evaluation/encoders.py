@@ -13,7 +13,8 @@ from torch import Tensor
 
 from conestool._atomic import expand_user
 from conestool.errors import ModelLoadError, UsageError
-from conestool.evaluation.alignment import ImageMetric, Images, cosines, judge_for, pixels
+from conestool.evaluation.alignment import ImageMetric, Images, cosines, pixels
+from conestool.evaluation.attribute_metric import judge_for
 from conestool.evaluation.prompts import Prompt
 from conestool.models._logging import quiet
 from conestool.models.loading import is_hub_id, read_json, wrap_hub_errors, wrap_load_errors

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from conestool.apply import check_base
 from conestool.concept import Concept, Cone
-from conestool.evaluation.alignment import ImageMetric, JudgeMetric
+from conestool.evaluation.alignment import ImageMetric
+from conestool.evaluation.attribute_metric import AttributeMetric
 from conestool.evaluation.losses import LossProbes, make_probes
 from conestool.evaluation.pictures import ReferenceImages, draw
 from conestool.evaluation.prompts import TEMPLATES, Prompt, joined, unrelated_nouns
@@ -158,7 +159,7 @@ class _Evaluation:
 
     def presence(self) -> Presence | None:
         """How often each concept's class is seen where all are asked for; None without a judge that knows them."""
-        judge = next((metric for metric in self.metrics if isinstance(metric, JudgeMetric)), None)
+        judge = next((metric for metric in self.metrics if isinstance(metric, AttributeMetric)), None)
         if judge is None or len(self.cone.concepts) < 2:
             return None
         sent = joined([concept.phrase for concept in self.cone.concepts])

@@ -330,8 +330,8 @@ def test_the_name_of_a_file_is_no_prompt(
             "any other dog stays as it was",
         ),
         (
-            {"held_out_after": 0.475, "random_after": 0.51, "no_identifier_after": 0.48, "class_after": 0.23},
-            "weak: the photos' loss falls by 5.00 %, with random weights by 0 %; only 20.0 % of it needs the word pqf; "
+            {"held_out_after": 0.4875, "random_after": 0.51, "no_identifier_after": 0.49, "class_after": 0.23},
+            "weak: the photos' loss falls by 2.50 %, with random weights by 0 %; only 20.0 % of it needs the word pqf; "
             "any other dog changes as well",
         ),
         ({"held_out_after": 0.47, "random_after": 0.475}, "none, by the photos' loss"),

@@ -81,8 +81,8 @@ def test_links_lead_somewhere_and_python_names_what_exists(page: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty folder with photos/ and hats/, in which the README's shell blocks have run in order."""
     here = tmp_path_factory.mktemp("readme")
-    for subject, name in (("dog", "photos"), ("hat", "hats")):
-        shutil.copytree(ROOT / "examples" / "openmoji" / subject, here / name)
+    for subject, name in (("rex", "photos"), ("hat", "hats")):
+        shutil.copytree(ROOT / "examples" / subject, here / name)
     script = "set -euo pipefail\n" + "\n".join(block for block in blocks(README, "sh") if not MAKE.search(block))
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     env = {**os.environ, "PATH": path, "CONES_CACHE": str(here / ".cache")}

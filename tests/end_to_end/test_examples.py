@@ -26,7 +26,7 @@ STEPS, POCKET = "STEPS, CLASS_IMAGES = 100, 32", 'Model.from_pretrained("pocket"
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_the_pipeline_makes_concepts_a_table_and_pictures(epsilon_folder: Path, tmp_path: Path) -> None:
     """With `cones` and `python` found on the PATH; what was found before is not searched for again."""
-    photos = [Image.open(path) for path in sorted((EXAMPLES / "openmoji" / "dog").glob("*.jpg"))]
+    photos = [Image.open(path) for path in sorted((EXAMPLES / "rex").glob("*.jpg"))]
     config = quick(steps=2)
     dog = conestool.find(conestool.Model.from_pretrained(str(epsilon_folder)), photos, "dog", config=config)
     (tmp_path / "out").mkdir()
@@ -40,8 +40,7 @@ def test_the_pipeline_makes_concepts_a_table_and_pictures(epsilon_folder: Path, 
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "CONES_MODEL": str(epsilon_folder),
-        "FIND": "--steps 2 --density 0.02 --captions none --other-class-weight 0 "
-        f"--class-images {EXAMPLES / 'openmoji' / 'cat'}",
+        "FIND": f"--steps 2 --density 0.02 --captions none --other-class-weight 0 --class-images {EXAMPLES / 'cat'}",
     }
     command = ["bash", str(EXAMPLES / "pipeline.sh"), str(tmp_path / "out")]
     done = subprocess.run(command, env=environment(**changes), capture_output=True, text=True, timeout=500, check=False)
@@ -61,8 +60,8 @@ def notebook() -> dict[str, Any]:
 @pytest.mark.usefixtures("few_probes")
 def test_the_notebook_runs(epsilon_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its code cells in order in one namespace, as a kernel runs them; they have no magics, so none is needed."""
-    for name in ("dog", "hat"):
-        shutil.copytree(EXAMPLES / "openmoji" / name, tmp_path / "openmoji" / name)
+    for name in ("rex", "hat"):
+        shutil.copytree(EXAMPLES / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     cells = ["".join(cell["source"]) for cell in notebook()["cells"] if cell["cell_type"] == "code"]
     assert STEPS in cells[0] and POCKET in cells[0]

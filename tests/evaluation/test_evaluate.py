@@ -11,7 +11,7 @@ from PIL import Image
 
 from conestool.concept import Cone, Provenance
 from conestool.errors import BaseModelMismatchError, PromptError, UsageError
-from conestool.evaluation import Gates, JudgeMetric, Plan, Report, check_templates, evaluate, load_dino
+from conestool.evaluation import AttributeMetric, Gates, Plan, Report, check_templates, evaluate, load_dino
 from conestool.evaluation.evaluate import caveats, split_by_origin
 from conestool.evaluation.judge import load_judge
 from conestool.evaluation.prompts import Prompt, joined, unrelated_nouns
@@ -48,7 +48,7 @@ def report(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Report:
         model.pipe,
         cone,
         {"dog": [photo.image for photo in photos()]},
-        metrics=[JudgeMetric(load_judge()), dino],
+        metrics=[AttributeMetric(load_judge()), dino],
         plan=PLAN,
     )
     assert all(torch.equal(value, before[name]) for name, value in model.denoiser.state_dict().items())
@@ -105,7 +105,7 @@ def test_gates_name_what_falls_short(report: Report) -> None:
     failures = Gates(gain=gain + 0.01, image=1.1).failures(only)
     assert [text.split(" ")[1:3] for text in failures] == [
         ["gain", f"{gain:.3f}"],
-        ["image", "(judge)"],
+        ["image", "(attributes)"],
         ["image", "(DINO)"],
     ]
     with pytest.raises(UsageError, match=r"--min-gain: it was not measured for hat"):

@@ -1,105 +1,77 @@
-"""Pocket's judge: its file, what it makes of prompts, and whether it tells subjects from each other."""
+"""The judge of attributes: its file, and what it makes of prompts and readings."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from conestool.errors import ModelLoadError
-from conestool.evaluation.alignment import JudgeMetric, judge_for
-from conestool.evaluation.judge import judge_path, load_judge, save_judge
-from conestool.evaluation.prompts import Prompt
-from conestool.models.model import Model
-from conestool.models.sampling import sample
-
-EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji"
+from conestool.evaluation.attribute_metric import AttributeMetric, attributes_of, kept
+from conestool.evaluation.judge import AttributeJudge, Reading, load_judge, save_judge
+from training.pocket.labels import WORLD
 
 
 @pytest.fixture(scope="module")
-def judge() -> JudgeMetric:
-    return JudgeMetric(load_judge())
+def metric() -> AttributeMetric:
+    torch.manual_seed(0)
+    return AttributeMetric(AttributeJudge(WORLD).eval())
 
 
-def photos(name: str) -> list[Image.Image]:
-    return [Image.open(EXAMPLES / name / f"{number}.jpg").convert("RGB") for number in range(1, 6)]
+def thing(**values: str) -> dict[str, str]:
+    return dict.fromkeys(WORLD.heads, "") | {"class": "dog", "main": "white"} | values
 
 
-def recoloured(images: list[Image.Image]) -> list[Image.Image]:
-    """The same drawings in other colours: red, green and blue change places."""
-    return [Image.merge("RGB", [image.getchannel(name) for name in "BRG"]) for image in images]
-
-
-def test_the_file_holds_the_judge_and_its_words(judge: JudgeMetric, tmp_path: Path) -> None:
+def test_the_file_holds_the_judge_and_its_world(metric: AttributeMetric, tmp_path: Path) -> None:
     path = tmp_path / "judge.safetensors"
-    path.write_bytes(save_judge(judge.judge))
+    path.write_bytes(save_judge(metric.judge))
     again = load_judge(path)
-    assert again.labels == judge.judge.labels
-    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    assert all(torch.equal(a, b) for a, b in zip(judge.judge(images), again(images), strict=True))
-    assert judge_path().stat().st_size < 2_500_000
-    path.write_bytes(b"nothing")
+    assert again.world == WORLD
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ours, theirs = metric.judge.read_whole(images), again.read_whole(images)
+    assert all(torch.allclose(a, b, atol=0.05) for a, b in zip(ours, theirs, strict=True))
+    path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ModelLoadError, match="not a judge"):
         load_judge(path)
 
 
-def test_it_serves_models_whose_objects_it_knows() -> None:
-    assert judge_for({"objects": ["dog", "house"]}) is not None
-    assert judge_for({"objects": ["dog", "teapot"]}) is None
-    assert judge_for({}) is None
-
-
 @pytest.mark.parametrize(
-    ("template", "wanted"),
+    ("rest", "background", "things"),
     [
-        ("a {} on the beach", [(1, ("beach",))]),
-        ("a {} on a yellow background", [(1, ("yellow",))]),
-        ("a photo of a {}", []),
-        ("a red {}", [(2, ("red",))]),
-        ("a {} in a top hat at night", [(1, ("night",)), (0, ("top hat",))]),
-        ("a {} in a hat", [(0, ("top hat", "sun hat", "cap"))]),
-        ("a {} in a green field", [(1, ("field",))]),
+        ("a on the beach", "beach", []),
+        ("a on a yellow background", "yellow", []),
+        ("a photo of a", "", []),
+        ("a in a top hat at night", "night", [("top hat",)]),
+        ("a in a hat and a scarf", "", [("top hat", "cap", "beanie"), ("scarf",)]),
+        ("a next to a car in the woods", "forest", [("car",)]),
+        ("a teapot", "", []),
     ],
 )
-def test_the_rest_of_a_prompt_is_read(judge: JudgeMetric, template: str, wanted: list[object]) -> None:
-    labels = judge.judge.labels
-    heads = (labels.nouns, labels.places, labels.colours)
-    found = [
-        (head, tuple(heads[head][i] for i in columns))
-        for head, columns in judge.asked(Prompt(template, "").background_text)
-    ]
-    assert found == wanted
+def test_the_rest_of_a_prompt_is_read(
+    metric: AttributeMetric, rest: str, background: str, things: list[tuple[str, ...]]
+) -> None:
+    found, classes = metric.asked(rest)
+    assert found == background
+    assert sorted(classes) == sorted(things)
 
 
-def test_text_alignment_tells_backgrounds(judge: JudgeMetric) -> None:
-    """The first photo of the dog is at night, the fourth on yellow."""
-    night, _, _, yellow, _ = photos("dog")
-    texts = [
-        Prompt("a {} at night", "dog"),
-        Prompt("a {} on a yellow background", "dog"),
-        Prompt("a photo of a {}", "dog"),
-    ]
-    right = judge.text([night, yellow, night], texts)
-    wrong = judge.text([yellow, night, night], texts)
-    assert right is not None and wrong is not None
-    assert bool((right[:2] > 0.5).all()) and bool((wrong[:2] < 0.2).all())
-    assert bool(right[2].isnan())
+def test_obedience_is_the_share_of_what_was_asked(metric: AttributeMetric) -> None:
+    seen = Reading(background="beach", things=(thing(headwear="cap"), thing(**{"class": "car"})))
+    assert metric.obeyed(seen, "a in a hat on the beach") == 1
+    assert metric.obeyed(seen, "a in a crown on the beach") == 0.5
+    assert metric.obeyed(seen, "a next to a house at night") == 0
+    assert math.isnan(metric.obeyed(seen, "a photo of a"))
 
 
-def test_image_alignment_ranks_the_subject_above_another_of_its_class(judge: JudgeMetric) -> None:
-    """Photos of the subject, then those of the same drawing in other colours, then the base model's of the class."""
-    bare = sample(Model.from_pretrained("pocket"), ["a photo of a dog"] * 3, range(3), steps=6, batch=3)
-    real, other = photos("dog"), recoloured(photos("dog"))
-    scores = [judge.image(images, real, bare) for images in (real, other, bare)]
-    own, others, none = (float(score.mean()) for score in scores if score is not None)
-    assert own > others + 0.15 > none
-    assert abs(none) < 0.15
+def test_a_subject_is_what_most_photos_show() -> None:
+    white, black = (Reading(background="plain", things=(thing(main=colour),)) for colour in ("white", "black"))
+    wanted = attributes_of([white, black, white], ("class", "main", "ears"))
+    assert wanted == {"class": "dog", "main": "white"}
+    assert kept(thing(main="black"), wanted) == 0.5
 
 
-def test_presence_counts_pictures_with_the_thing(judge: JudgeMetric) -> None:
-    blank = [Image.new("RGB", (64, 64), "white")] * 2
-    assert judge.presence(blank, "dog") == 0
-    assert judge.presence(blank, "teapot") is None
-    assert judge.presence([], "dog") is None
+def test_what_is_worn_makes_no_individual() -> None:
+    assert set(WORLD.identity) & {"class", "main", "ears"}
+    assert not any(name.startswith(("headwear", "other wear")) for name in WORLD.identity)

@@ -33,7 +33,7 @@ def subject_cells(photo: Image.Image, cells: int) -> torch.Tensor:
 def test_pocket_says_where_a_subject_is(pocket: Model, noun: str, photo: int) -> None:
     """In photos of designs and colours that it never saw: what it finds and what is there have most in common."""
     image = square(Image.open(EXAMPLES / noun / f"{photo}.jpg").convert("RGB"), 64)
-    found = diffedit_mask(pocket, [image], [f"a photo of a {noun}"], [["a photo of a tree", "a photo of a cup"]])[
+    found = diffedit_mask(pocket, [image], [f"a photo of a {noun}"], [["a photo of a boat", "a photo of a cup"]])[
         0
     ].cpu()
     truth = subject_cells(image, found.shape[0])
@@ -48,7 +48,7 @@ def test_of_two_things_the_one_asked_for_is_found(pocket: Model) -> None:
     prompt = "a photo of a dog and a house"
     instead = [["a photo of a cup and a house"], ["a photo of a dog and a cup"]]
     dog, house = diffedit_mask(pocket, [image, image], [prompt, prompt], instead)
-    assert bounding_square(dog)[1] < 8 < bounding_square(house)[1]
+    assert bounding_square(dog)[1] < len(dog) / 2 < bounding_square(house)[1]
     assert torch.equal(diffedit_mask(pocket, [image, image], [prompt, prompt], instead, batch=1)[0], dog)
 
 

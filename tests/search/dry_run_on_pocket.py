@@ -16,7 +16,7 @@ from conestool.search.context import SearchContext
 from conestool.search.find import find, resolve_names
 from conestool.search.memory import dry_run
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji" / "dog"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "rex"
 PLAN = SearchConfig(
     method="mask,steps=6", batch_size=8, other_class_weight=0, num_crops=0, num_class_images=8, captions="none"
 )

@@ -74,7 +74,7 @@ def test_a_scene_in_words() -> None:
 def test_a_subject_takes_its_class_s_place_and_nothing_else() -> None:
     """On pocket: the purple cat stands where the scene had its cat, and outside of its region no pixel differs."""
     pocket = Model.from_pretrained("pocket")
-    scenes = [CompositeSpec(("cat", "tree"), {0: 0}), CompositeSpec(("tree", "cat"), {1: 0})]
+    scenes = [CompositeSpec(("cat", "boat"), {0: 0}), CompositeSpec(("boat", "cat"), {1: 0})]
     drawn = class_images(pocket, [scene.prompt() for scene in scenes], 2)
     cat = Subject("cat", "sks cat", [photo.image for photo in read_photos([EXAMPLES / "cat"])[0]])
     composites = compose(SearchContext(model=pocket), scenes, drawn, [cat], others=("dog", "car", "cup", "house"))
@@ -85,7 +85,7 @@ def test_a_subject_takes_its_class_s_place_and_nothing_else() -> None:
         purple = (new[..., 2] > 150) & (new[..., 1] < 120) & (new[..., 0] > 90) & (new[..., 0] < 190)
         columns = purple.nonzero()[1]
         assert purple.sum() > 100 and (columns.mean() < 32) == left
-        whole = np.kron(region[0].cpu().numpy() > 0, np.ones((4, 4), dtype=bool))
+        whole = np.kron(region[0].cpu().numpy() > 0, np.ones((8, 8), dtype=bool))
         assert np.abs(new - old)[~whole].max() <= 4  # what is left of a mask that the eye cannot see
         assert 0.03 < float(region.mean()) < 0.4
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from training.pocket import autoencoder, backgrounds, models, tokenizer
-from training.pocket.adopt import adopt, read_weights, write_weights
-from training.pocket.common import save_state
+from training.pocket.adopt import adopt
+from training.pocket.common import load_state, save_state
 from training.pocket.export import write_model
 from training.pocket.pool import load_autoencoder
 
@@ -34,7 +34,7 @@ def test_adopted_model_exports_with_the_same_weights(tmp_path: Path) -> None:
     """All of them in fp16 under 60 MB; a picture of the right size comes out; what is missing is named."""
     from diffusers import StableDiffusionPipeline
 
-    with pytest.raises(SystemExit, match=r"decoder\.pt"):
+    with pytest.raises(SystemExit, match=r"train\.pt"):
         write_model(tmp_path, tmp_path / "model")
     untrained(tmp_path / "work")
     write_model(tmp_path / "work", tmp_path / "model")
@@ -53,21 +53,17 @@ def test_adopted_model_exports_with_the_same_weights(tmp_path: Path) -> None:
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_written_weights_begin_another_training(tmp_path: Path) -> None:
-    """They are the averages; a folder with a training, or with other latents, is left alone."""
+def test_other_latents_are_refused_and_an_autoencoder_stays(tmp_path: Path) -> None:
     untrained(tmp_path / "work")
-    write_weights(tmp_path / "work", tmp_path / "weights.safetensors")
-    (tmp_path / "other").mkdir()
-    state = read_weights(tmp_path / "other", tmp_path / "weights.safetensors")
-    assert (state["seen"], state["steps"], state["scale"]) == (12, 0, 1.25)
-    before = torch.load(tmp_path / "work/train.pt", weights_only=True)["average"]
-    assert all((a - b).abs().max() <= a.abs().max() / 250 for a, b in zip(before, state["average"], strict=True))
-    assert (tmp_path / "weights.safetensors").stat().st_size < 20e6
-    with pytest.raises(SystemExit, match="holds a training already"):
-        read_weights(tmp_path / "other", tmp_path / "weights.safetensors")
-    save_state(tmp_path / "third/scale.pt", {"scaling_factor": 0.5})
+    write_model(tmp_path / "work", tmp_path / "model")
+    save_state(tmp_path / "other/scale.pt", {"scaling_factor": 0.5})
     with pytest.raises(SystemExit, match="other latents"):
-        read_weights(tmp_path / "third", tmp_path / "weights.safetensors")
+        adopt(tmp_path / "model", tmp_path / "other")
+    save_state(tmp_path / "other/scale.pt", {"scaling_factor": 1.26})
+    save_state(tmp_path / "other/autoencoder.pt", {"seen": 5})
+    adopt(tmp_path / "model", tmp_path / "other")
+    assert load_state(tmp_path / "other/autoencoder.pt") == {"seen": 5}
+    assert load_state(tmp_path / "other/scale.pt") == {"scaling_factor": 1.26}
 
 
 def test_a_work_folder_begins_with_the_committed_latents(tmp_path: Path) -> None:

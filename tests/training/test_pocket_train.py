@@ -28,7 +28,7 @@ def arguments(work: Path) -> argparse.Namespace:
         seed=0,
         lr=1e-3,
         optimizer="muon",
-        noisy=0.7,
+        timesteps="middle",
         from_average=False,
         new_average=False,
         ema=0.9,

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from training.pocket.adopt import WEIGHTS
+from conestool.models.loading import pocket_folder
 
 #: What sprites, shards and checkpoints take.
 NEEDED_BYTES = 4 << 30
@@ -31,7 +31,7 @@ def run(*command: str, processes: int = 1) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Make what training needs: sprites, latents, scenes, and the committed weights or a text encoder that can read."""
+    """Make what training needs: sprites, latents, scenes, and the packaged weights or a text encoder that can read."""
     work, device = str(args.work), ["--device", args.device]
     run("training.pocket.sprites", "--work", work)
     if args.new_latents and not (args.work / "scale.pt").exists():
@@ -40,7 +40,7 @@ def prepare(args: argparse.Namespace) -> None:
     elif not (args.work / "autoencoder.pt").exists():
         run("training.pocket.autoencoder", "--work", work, "--known")
     run("training.pocket.pool", "--work", work, "--shards", str(args.shards), *device)
-    if WEIGHTS.exists() and not args.new_latents and not (args.work / "train.pt").exists():
+    if (pocket_folder() / "unet").exists() and not args.new_latents and not (args.work / "train.pt").exists():
         run("training.pocket.adopt", "--work", work)
     elif not (args.work / "text.pt").exists() and not (args.work / "train.pt").exists():
         run("training.pocket.text", "--work", work)
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="sprites, scenes and checkpoints; kept")
     parser.add_argument("--out", type=Path, required=True, help="the exported model")
     parser.add_argument("--minutes", type=float, default=90, help="for text encoder and U-Net")
-    parser.add_argument("--autoencoder-minutes", type=float, default=20, help="for each of its two stages")
+    parser.add_argument("--autoencoder-minutes", type=float, default=20, help="with --new-latents")
     parser.add_argument("--new-latents", action="store_true", help="train the encoder too, not the committed one")
     parser.add_argument("--shards", type=int, default=40, help="of 5000 scenes each")
     parser.add_argument("--processes", type=int, default=1, help="one-thread processes on a CPU: one for each core")
@@ -65,9 +65,6 @@ def main() -> None:
     prepare(args)
     minutes = ["--minutes", str(args.minutes), "--decay", str(args.minutes / 3)]
     run("training.pocket.train", "--work", work, *minutes, *device, processes=args.processes)
-    if not (args.work / "decoder.pt").exists():
-        stage = ["--decoder", "--minutes", str(args.autoencoder_minutes)]
-        run("training.pocket.autoencoder", "--work", work, *stage, *device, processes=args.processes)
     run("training.pocket.export", "--work", work, "--out", str(args.out))
 
 

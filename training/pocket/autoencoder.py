@@ -2,9 +2,9 @@
 
 AutoencoderTiny with factor 8 (64 px -> 8x8x32), on scenes of the world, part of them zoomed, turned and recoloured at
 random, so that drawings of other designers pass too. Two stages. The first trains the encoder, with a light decoder
-that takes the latents apart into 16x16x8 and is thrown away: factor 8 by itself is far slower to learn (README). It
-fixes the latents, so scenes can be encoded and the U-Net begin. The second trains the decoder that ships, on those
-latents, for as long as there is time. Both resume, from ``autoencoder.pt`` and ``decoder.pt``.
+that takes the latents apart into 16x16x8: factor 8 by itself is far slower to learn (README). It fixes the latents, so
+scenes can be encoded and the U-Net begin. The decoder that ships computes what the light one does (`graft`); the second
+stage trains it further, for as long as there is time. Both resume, from ``autoencoder.pt`` and ``decoder.pt``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from training.pocket import scenes
 from training.pocket.common import Team, load_state, log_line, mixed_precision, save_state
+from training.pocket.graft import graft
 from training.pocket.sprites import SpriteBank
 
 SIZE, FACTOR, CHANNELS = 64, 8, 32
@@ -48,7 +49,7 @@ def build() -> AutoencoderTiny:
         encoder_block_out_channels=(WIDTH,) * 4,
         decoder_block_out_channels=(DECODER_WIDTH,) * 4,
         num_encoder_blocks=(1, 1, 2, 0),
-        num_decoder_blocks=(5, 4, 3, 1),
+        num_decoder_blocks=(5, 4, 2, 1),
         latent_channels=CHANNELS,
         upsampling_scaling_factor=2,
     )
@@ -75,6 +76,15 @@ class LightDecoder(nn.Module):
         """Return pictures in [-1, 1] for latents (B, 32, h, w)."""
         pictures: Tensor = self.decoder(F.pixel_shuffle(latents, 2))
         return pictures
+
+
+def whole(state: dict[str, dict[str, Tensor]]) -> AutoencoderTiny:
+    """Return the autoencoder of the first stage's ``state``, its light decoder in the one that ships."""
+    model, light = build(), LightDecoder()
+    model.encoder.load_state_dict({k[8:]: v for k, v in state["model"].items() if k.startswith("encoder.")})
+    light.load_state_dict(state["light"])
+    graft(model.decoder, light.decoder)
+    return model
 
 
 def encode(model: AutoencoderTiny, images: Tensor) -> Tensor:
@@ -144,8 +154,10 @@ class Trainer:
             raise SystemExit(f"no {first}: train the first stage before --decoder")
         known = state or load_state(first)
         if known:
-            self.model.load_state_dict(known["model"])
+            self.model = whole(known)
             self.light.load_state_dict(known["light"])
+        if state and args.decoder:
+            self.model.load_state_dict(state["model"])
         for part in (self.model, self.light):
             part.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         trained = [self.model.decoder] if args.decoder else [self.model.encoder, self.light]

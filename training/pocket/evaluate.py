@@ -23,7 +23,7 @@ from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conestool.evaluation.attributes import AttributeJudge, Reading
+from conestool.evaluation.judge import AttributeJudge, Reading
 from training.pocket import captions, export, judge, labels, measures, sample, scenes, world
 from training.pocket.sheets import write_sheet
 from training.pocket.sprites import SpriteBank

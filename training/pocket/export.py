@@ -69,8 +69,6 @@ def facts(state: dict[str, Any]) -> dict[str, Any]:
 
 def write_model(work: Path, out: Path) -> None:
     """Write the folder: parts as fp16 safetensors, tokenizer with CLIP's files, ``pocket.json``."""
-    if not (work / "decoder.pt").exists():
-        raise SystemExit(f"no decoder.pt in {work}: run python -m training.pocket.autoencoder --decoder first")
     pipe, state = build_pipeline(work)
     pipe.to(torch.float16).save_pretrained(out, safe_serialization=True)
     _edit(out / "text_encoder" / "config.json", dtype="float32")  # fp16 on disk, fp32 by default in memory

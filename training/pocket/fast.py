@@ -21,6 +21,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 
 def _columns(x: Tensor, kernel: int, stride: int) -> Tensor:
@@ -111,13 +112,15 @@ def speed_up(module: nn.Module) -> nn.Module:
 
 
 def compile_blocks(module: nn.Module) -> nn.Module:
-    """Compile residual and transformer blocks, which fuses all but their matrix products; returns the module.
+    """Compile residual and transformer blocks and a text encoder's layers; returns the module.
+
+    This fuses all but their matrix products.
 
     Each kind of block is compiled once for each of its shapes, in about a minute, and kept in torch's cache on disk.
     Nothing changes where there is no C++ compiler.
     """
     for part in module.modules():
-        if isinstance(part, BasicTransformerBlock | ResnetBlock2D):
+        if isinstance(part, BasicTransformerBlock | ResnetBlock2D | CLIPEncoderLayer):
             compile_module(part)
     return module
 

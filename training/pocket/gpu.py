@@ -22,7 +22,7 @@ from training.pocket import autoencoder, descriptions, pieces
 from training.pocket.common import Team, log_line, mixed_precision
 from training.pocket.composer import Composer
 from training.pocket.sprites import SpriteBank, rasterise_all
-from training.pocket.trainer import NOISY, SEPARATE_EVERY, SEPARATION, Trainer, rate_at
+from training.pocket.trainer import SEPARATE_EVERY, SEPARATION, TIMESTEPS, Trainer, rate_at
 
 #: Held-out scenes are drawn with this seed on the CPU, and never trained on.
 HELD_OUT, HELD_OUT_SEED = 256, 2**31
@@ -172,7 +172,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1) - 2), help="describe scenes")
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="adamw")
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--noisy", type=float, default=NOISY, help="timesteps are T * u ** NOISY; 1: evenly")
+    parser.add_argument("--timesteps", choices=TIMESTEPS, default=TIMESTEPS[0], help="even: for the end, for detail")
     parser.set_defaults(frozen_text=False)
     parser.add_argument("--warm-up", type=int, default=200)
     parser.add_argument("--ema", type=float, default=0.999)

@@ -2,7 +2,7 @@
 
 Places and sizes vary more than in the scenes of the base model; some scenes are blurred a little, some went through
 the autoencoder, which every picture of pocket's has to. It never sees a picture of pocket's. Resumes from ``judge.pt``,
-and begins with the committed one, which is not trained to its end.
+and begins with the packaged one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from conestool.evaluation.attributes import AttributeJudge, load_judge, save_judge
+from conestool.evaluation.judge import AttributeJudge, judge_path, load_judge, save_judge
 from training.pocket import autoencoder, scenes
 from training.pocket.common import load_state, log_line, mixed_precision, save_state
 from training.pocket.labels import ABSENT, WORLD, truth_of
@@ -29,8 +29,6 @@ from training.pocket.world import Scene
 HELD_OUT_SEED = 990_000
 #: One in so many batches goes through the autoencoder.
 AUTOENCODED = 3
-#: The judge as far as it has been trained; ``--export`` writes it.
-JUDGE = Path(__file__).with_name("judge.safetensors")
 
 
 def soften(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -101,8 +99,8 @@ def train(work: Path, minutes: float, batch: int, lr: float, anew: bool) -> None
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.05)
     state = load_state(work / "judge.pt")
     step = 0
-    if not state and JUDGE.exists() and not anew:
-        judge.load_state_dict(load_judge(JUDGE).state_dict())
+    if not state and judge_path().exists() and not anew:
+        judge.load_state_dict(load_judge().state_dict())
     if state:
         judge.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -143,7 +141,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--batch", type=int, default=32, help="scenes; each has one to four things to read")
     parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--anew", action="store_true", help="do not begin with the committed judge")
+    parser.add_argument("--anew", action="store_true", help="do not begin with the packaged judge")
     parser.add_argument(
         "--export", type=Path, help="write the judge of the work folder as safetensors, and do not train"
     )

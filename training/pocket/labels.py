@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from conestool.evaluation.attributes import World
+from conestool.evaluation.judge import World
 from training.pocket import captions, scenes, world
 from training.pocket.world import Scene, Thing
 
@@ -80,8 +80,9 @@ def labels_of(thing: Thing) -> dict[str, str]:
 
 
 def _codes(thing: Thing) -> list[int]:
-    """Return the code of each head of one thing; `ABSENT` where it cannot be seen."""
-    labels, unseen = labels_of(thing), hidden(thing)
+    """Return the code of each head of one thing; `ABSENT` where it cannot be seen, as the colour of a hat not worn."""
+    labels = labels_of(thing)
+    unseen = hidden(thing) | {name for wear in WORLD.wear if not labels[wear] for name in WORLD.details(wear)}
     return [ABSENT if name in unseen else values.index(labels[name]) for name, values in WORLD.heads.items()]
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from torch import Tensor, nn
 
-from conestool.evaluation.attributes import AttributeJudge
+from conestool.evaluation.judge import AttributeJudge
 from training.pocket import captions, sample, scenes, world
 from training.pocket.autoencoder import encode
 from training.pocket.common import mixed_precision

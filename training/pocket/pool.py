@@ -23,15 +23,15 @@ PHRASINGS = 6
 
 
 def load_autoencoder(work: Path, device: torch.device | str = "cpu") -> AutoencoderTiny:
-    """Return the trained autoencoder, with the light decoder of the first stage until the second has run."""
-    model = autoencoder.build()
+    """Return the trained autoencoder, with the first stage's decoder (`graft`) until the second has run."""
     state = load_state(work / "decoder.pt") or load_state(work / "autoencoder.pt")
     if state is None:
         raise SystemExit(f"no autoencoder.pt in {work}: run python -m training.pocket.autoencoder first")
-    model.load_state_dict(state["model"])
-    if not (work / "decoder.pt").exists():
-        model.decoder = autoencoder.LightDecoder()
-        model.decoder.load_state_dict(state["light"])
+    model = autoencoder.build()
+    if (work / "decoder.pt").exists():
+        model.load_state_dict(state["model"])
+    else:
+        model = autoencoder.whole(state)
     return model.to(device).eval().requires_grad_(False)
 
 

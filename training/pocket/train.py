@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.pocket import fast
 from training.pocket.common import Team, load_state, log_line, save_state
-from training.pocket.trainer import NOISY, Trainer, Truth, rate_at
+from training.pocket.trainer import TIMESTEPS, Trainer, Truth, rate_at
 
 SAVE_SECONDS = 240
 #: Scenes of the last shard that are never trained on: the loss on them is comparable from run to run.
@@ -126,7 +126,7 @@ def main() -> None:
     )
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
     parser.add_argument("--lr", type=float, default=4e-4)
-    parser.add_argument("--noisy", type=float, default=NOISY, help="timesteps are T * u ** NOISY; 1: evenly")
+    parser.add_argument("--timesteps", choices=TIMESTEPS, default=TIMESTEPS[0], help="even: for the end, for detail")
     parser.add_argument("--from-average", action="store_true", help="go on from the averaged weights")
     parser.add_argument(
         "--new-average", action="store_true", help="average anew, after a change that moved the weights"
@@ -153,6 +153,8 @@ def main() -> None:
     trainer = build_trainer(args, team)
     if args.device == "cpu" and trainer.half is not None and not args.eager:
         fast.compile_blocks(trainer.computing("unet"))
+        if args.frozen_text:
+            fast.compile_blocks(trainer.computing("text"))
     random.seed(args.seed + 1000 * team.rank + trainer.steps)
     torch.manual_seed(args.seed + 1000 * team.rank + trainer.steps)
     run(trainer, Pool(args.work / "pool"))
