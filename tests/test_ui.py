@@ -53,9 +53,11 @@ def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """`cones ui`, listening."""
     cache = {"CONES_CACHE": str(folder / "cache"), "PYTHONPATH": str(Path(__file__).parents[1])}
     told = (folder / "log").open("w+")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # who ignores Ctrl-C passes that on
     process = subprocess.Popen(
         [*COMMAND, "ui", folder, "--port", str(port), "--no-browser"], env=environment(**cache), stderr=told
     )
+    signal.signal(signal.SIGINT, before)
     for _ in range(600):
         if f"http://127.0.0.1:{port}" in (folder / "log").read_text():
             break
