@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from conestool import apply_cones, find, merge, render
 from conestool import format as cones_format
+from conestool.cli._selection import Chosen
+from conestool.cli.render import Look, draw, sized
 from conestool.evaluation import Plan, evaluate
 from conestool.images.photos import as_photo
 from conestool.models.devices import DTYPES, move_to_device
@@ -105,6 +107,18 @@ def test_everything_on_a_card(family: str, kind: str, dtype: str, offload: bool,
         assert dry_run(context, [as_photo(each) for each in pictures[:2]], subject, pictures).samples == 3
         assert same(before, model)
         assert card.launches and (offload or next(model.pipe.vae.parameters()).device.type == kind)
+
+
+def test_render_measures_once_how_many_pictures_go_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A line says it, and drawing does as it says; a number that was given is taken without a word."""
+    look = Look(seeds=range(6), literal=False, allow_base_mismatch=False, batch=None)
+    with pretend_card("cuda") as card:
+        model = on_card("sd1", tmp_path, "float32", card, offload=False)
+        found = sized(model, look, 6)
+        [*drawn] = draw(model, [Chosen("a dog", tuple(look.seeds))], found, "pictures")
+    assert found.batch == 6 and [each.record["batch"] for each in drawn] == [6] * 6
+    assert capfd.readouterr().err.count("6 of 6 pictures at once: ") == 1
+    assert sized(model, found, 6) is found and "at once" not in capfd.readouterr().err
 
 
 def small(method: str = "mask", whole: bool = False) -> SearchConfig:

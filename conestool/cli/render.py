@@ -216,6 +216,8 @@ def draw_prompts(
     base = _selection.open_base(chosen, where)
     _selection.tell(chosen, base, look.literal)
     tell_unused(base, chosen, look)
+    if not axes:  # whose cells are drawn one by one
+        look = sized(base, look, sum(len(each.seeds) for each in chosen))
     if axes:
         records = draw_axes(base, chosen, look, cells, axes, settled)
     elif destination.sheet:
@@ -289,6 +291,19 @@ def with_words(labels: Sequence[str], lines: Sequence[Sequence[Rendering]]) -> l
     if any(len(words) > 1 for words in sent) or len({*map(tuple, sent)}) < 2:
         return [*labels]
     return [f"{label}: {words}" if label else words for label, (words,) in zip(labels, sent, strict=True)]
+
+
+def sized(base: Model, look: Look, most: int) -> Look:
+    """`look` with as many pictures at once as fit on a GPU, measured once and said; as it is where that was given."""
+    from conestool.models.sampling import pictures_at_once
+
+    if look.batch is not None or base.device.type == "cpu":
+        return look
+    side = base.defaults.size
+    fit = pictures_at_once(base, look.options.get("size") or (side, side), most)
+    why = f": {fit.each / 1e9:.2f} GB each, {fit.free / 1e9:.1f} GB free on {base.device}" if fit.each else ""
+    _output.say(f"{fit.samples} of {fit.most} pictures at once{why}")
+    return replace(look, batch=fit.samples)
 
 
 def draw(base: Model, chosen: Sequence[Chosen], look: Look, title: str) -> Iterator[Rendering]:

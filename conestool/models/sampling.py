@@ -14,7 +14,7 @@ from torch import Tensor
 from conestool.errors import NonFiniteError, UsageError
 from conestool.models._logging import quiet
 from conestool.models.devices import dtype_name, memory_errors, precision_hint
-from conestool.models.memory import shrinking, sliced_attention, that_fit
+from conestool.models.memory import Fit, shrinking, sliced_attention, that_fit
 from conestool.models.model import Model
 from conestool.models.noise_schedule import predict_noise, schedule_of
 from conestool.models.prompts import encode
@@ -102,13 +102,13 @@ def _call_pipeline(model: Model, call: dict[str, Any]) -> list[Image.Image]:
 
 
 @torch.no_grad()
-def pictures_at_once(model: Model, size: tuple[int, int], most: int) -> int:
+def pictures_at_once(model: Model, size: tuple[int, int], most: int) -> Fit:
     """How many pictures of `size` fit on the model's device at once, at most `most` and eight.
 
     On the CPU one: more are no faster there, and differ in their last bits.
     """
     if most == 1 or model.device.type == "cpu":
-        return 1
+        return Fit(1, most)
     check_size(model, size)
     schedule, cond = schedule_of(model), encode(model, ["a picture"])
     noise = initial_noise(model, [torch.Generator().manual_seed(0)], size)
@@ -118,7 +118,7 @@ def pictures_at_once(model: Model, size: tuple[int, int], most: int) -> int:
         times = torch.zeros(rows, dtype=torch.int64, device=model.device)
         predict_noise(model, schedule, noise.expand(rows, -1, -1, -1), times, cond.expand(rows))
 
-    return that_fit(run, min(most, _MAX_PICTURES), model.device).samples
+    return that_fit(run, min(most, _MAX_PICTURES), model.device)
 
 
 def initial_noise(model: Model, generators: Sequence[torch.Generator], size: tuple[int, int]) -> Tensor:

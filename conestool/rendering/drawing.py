@@ -83,7 +83,7 @@ def render(
     negative = "" if NEGATIVE in unused else negative
     side = model.defaults.size
     if batch is None:
-        batch = pictures_at_once(model, size or (side, side), len(jobs))
+        batch = pictures_at_once(model, size or (side, side), len(jobs)).samples
     common: dict[str, Any] = {"negative": negative, "steps": steps, "guidance": guidance, "size": size, "batch": batch}
     concepts = (
         apply_cones(model, cone, strength=strength, allow_base_mismatch=allow_base_mismatch) if cone else nullcontext()
