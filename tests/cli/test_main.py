@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import subprocess
 import sys
@@ -155,3 +156,25 @@ def test_reference_is_current() -> None:
     assert subprocess.run(command, env=environment(PYTHONPATH=str(ROOT)), timeout=60, check=False).returncode == 0
     lines = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").splitlines()
     assert {line.removeprefix("## cones ") for line in lines if line.startswith("## cones ")} == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("platform", "before", "after"),
+    [
+        ("linux", None, "expandable_segments:True"),
+        ("linux", "backend:native", "backend:native"),
+        ("darwin", None, None),
+    ],
+)
+def test_a_cards_memory_may_grow_unless_the_user_said_how(
+    monkeypatch: pytest.MonkeyPatch, platform: str, before: str | None, after: str | None
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    if before:
+        monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", before)
+    else:
+        monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "")
+        monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF")
+    main.let_memory_grow()
+    assert os.environ.get("PYTORCH_CUDA_ALLOC_CONF") == after

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import torch
 
 from conestool.concept import Cone
 from conestool.errors import OutOfMemoryError
+from conestool.evaluation import Plan, evaluate
 from conestool.format import dumps
+from conestool.images.photos import as_photo
+from conestool.models.kv_weights import kv_weights
 from conestool.models.memory import that_fit
 from conestool.models.model import Defaults, Model
 from conestool.search.config import DEFAULT_RESOURCES, Resources
@@ -25,9 +29,9 @@ from conestool.search.objective import Objective
 from tests.search.gradients import whole
 from tests.search.test_memory import objective
 from tests.support.photos import noisy_photos as photos
-from tests.support.pretend_card import PLENTY, PretendCard, pretend_card
+from tests.support.pretend_card import PLENTY, CardTensor, PretendCard, pretend_card
 from tests.support.searches import quick
-from tests.support.tiny_models import make_pipeline
+from tests.support.tiny_models import make_pipeline, random_cone
 
 ROOT = Path(__file__).parents[2]
 
@@ -246,3 +250,21 @@ def rows_of(page: Path) -> list[list[str]]:
     """The rows of the table of launches."""
     lines = page.read_text(encoding="utf-8").split("| method | launches", 1)[1].splitlines()[2:]
     return [line.strip("| ").split(" | ") for line in lines[: lines.index("")]]
+
+
+def test_eval_keeps_no_vector_of_all_weights_on_the_card(tmp_path: Path) -> None:
+    """While it draws, no tensor there has a number for each key and value weight."""
+    held: list[int] = []
+    with pretend_card("cuda") as card:
+        model = on_card(tmp_path, card)
+        count = sum(each.numel() for each in kv_weights(model.denoiser).values())
+
+        def tell(event: Event) -> None:
+            if isinstance(event, Progress) and event.stage.startswith("dog: "):
+                there = [each for each in gc.get_objects() if isinstance(each, CardTensor)]
+                held.append(sum(each.numel() >= count for each in there))
+
+        given = {"dog": [as_photo(each) for each in photos()]}
+        evaluate(model, random_cone(model, "dog"), given, plan=Plan(("{}",), (0,), 2, 2, 1), tell=tell)
+        everywhere = [each.numel() for each in gc.get_objects() if isinstance(each, CardTensor)]
+    assert held == [0] * 4 and 0 < max(everywhere) < count

@@ -13,9 +13,9 @@ import torch
 
 from conestool import format as cones
 from conestool.concept import Concept, Cone
-from conestool.errors import UsageError
+from conestool.errors import LostProcessError, UsageError
 from conestool.models.model import Model
-from conestool.search.distributed import SINGLE_PROCESS, DistributedState, join
+from conestool.search.distributed import SINGLE_PROCESS, DistributedState, _distributed_errors, join
 from conestool.search.find import find
 from conestool.search.methods import METHODS
 from tests.search.together import shared, tuned_together
@@ -171,3 +171,18 @@ def test_what_makes_no_sense_under_a_launcher_is_refused(
     for command in ("render", "merge", "eval"):
         assert run([command, "x"]) == 2
         assert f"{command} is work for one process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("[gloo] Connection closed by peer [127.0.0.1]:4711", True),
+        ("Timed out waiting 1800000ms for recv operation to complete", True),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", False),
+        ("Invalid scalar type", False),
+    ],
+)
+def test_only_what_a_backend_says_of_a_lost_process_is_called_that(text: str, lost: bool) -> None:
+    with pytest.raises(LostProcessError if lost else RuntimeError) as caught, _distributed_errors():
+        raise RuntimeError(text)
+    assert isinstance(caught.value, LostProcessError) == lost
