@@ -216,14 +216,15 @@ def draw_prompts(
     base = _selection.open_base(chosen, where)
     _selection.tell(chosen, base, look.literal)
     tell_unused(base, chosen, look)
-    if not axes:  # whose cells are drawn one by one
-        look = sized(base, look, sum(len(each.seeds) for each in chosen))
-    if axes:
+    if axes:  # cells are drawn one by one
         records = draw_axes(base, chosen, look, cells, axes, settled)
-    elif destination.sheet:
-        records = draw_sheet(base, chosen, look, destination.compare, settled)
     else:
-        records = draw_files(base, chosen, look, settled)
+        look = sized(base, look, sum(len(each.seeds) for each in chosen))
+        records = (
+            draw_sheet(base, chosen, look, destination.compare, settled)
+            if destination.sheet
+            else draw_files(base, chosen, look, settled)
+        )
     finish(records, destination.json)
 
 

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from conestool.errors import ModelLoadError
-from conestool.evaluation.attribute_metric import AttributeMetric, attributes_of, kept
-from conestool.evaluation.judge import AttributeJudge, Reading, load_judge, save_judge
+from conestool.evaluation.attribute_metric import AttributeMetric, attributes_of, judge_for, kept
+from conestool.evaluation.judge import AttributeJudge, Reading, judge_path, load_judge, save_judge
+from conestool.evaluation.prompts import Prompt
+from conestool.models.model import Model
 from training.pocket.labels import WORLD
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +80,57 @@ def test_a_subject_is_what_most_photos_show() -> None:
 def test_what_is_worn_makes_no_individual() -> None:
     assert set(WORLD.identity) & {"class", "main", "ears"}
     assert not any(name.startswith(("headwear", "other wear")) for name in WORLD.identity)
+
+
+@pytest.fixture(scope="module")
+def packaged() -> AttributeMetric:
+    metric = judge_for(Model.from_pretrained("pocket").settings)
+    assert metric is not None
+    return metric
+
+
+def photos(name: str) -> list[Image.Image]:
+    return [Image.open(EXAMPLES / name / f"{number}.jpg").convert("RGB") for number in range(1, 6)]
+
+
+def test_the_packaged_judge_serves_models_whose_objects_it_knows() -> None:
+    assert judge_for({"objects": ["dog", "house"]}) is not None
+    assert judge_for({"objects": ["dog", "teapot"]}) is None
+    assert judge_for({}) is None
+    assert judge_path().stat().st_size < 4_000_000 and load_judge().world == WORLD
+
+
+def test_photos_show_who_they_are_of(packaged: AttributeMetric) -> None:
+    """What rex is made of is read in its own photos, and little of it in those of another dog."""
+    rex, luna = photos("rex"), photos("luna")
+    own, other = packaged.image(rex, rex, ()), packaged.image(luna, rex, ())
+    assert own is not None and other is not None
+    assert own.mean() > 0.95 and other.mean() < 0.5
+    wanted = attributes_of(packaged.read(rex), ("class", "main", "ears", "ear colour", "outline"))
+    assert wanted == {"class": "dog", "main": "white", "ears": "floppy", "ear colour": "brown", "outline": "outlined"}
+
+
+def test_places_are_told_and_presence_counts_pictures_with_the_thing(packaged: AttributeMetric) -> None:
+    """The third photo of rex is before bricks, the fifth on the street."""
+    _, _, bricks, _, street = photos("rex")
+    places = [Prompt("a {} in front of a brick wall", "dog"), Prompt("a {} on the street", "dog")]
+    right, wrong = packaged.text([bricks, street], places), packaged.text([street, bricks], places)
+    assert right is not None and wrong is not None
+    assert right.tolist() == [1, 1] and wrong.tolist() == [0, 0]
+    assert packaged.presence(photos("rex"), "dog") == 1 and packaged.presence(photos("car"), "dog") == 0
+    assert packaged.presence(photos("rex"), "teapot") is None and packaged.presence([], "dog") is None
+
+
+def test_what_is_not_worn_has_no_colour() -> None:
+    """Whatever the other heads say of it."""
+    torch.manual_seed(0)
+    judge = AttributeJudge(WORLD).eval()
+    for head in ("headwear", "other_wear"):
+        linear = judge.heads[head]
+        assert isinstance(linear, torch.nn.Linear)
+        linear.bias.data[0] = 100.0  # reads that nothing is worn, and a colour all the same
+    for reading in judge.read(torch.rand(4, 3, 64, 64) * 2 - 1):
+        for each in reading.things:
+            assert not any(each[name] for wear in WORLD.wear for name in (wear, *WORLD.details(wear)))
+    squares = judge.read_things(torch.rand(8, 3, 48, 48))
+    assert squares["headwear main"].argmax(1).any()
