@@ -82,8 +82,10 @@ def check(judge: AttributeJudge, bank: SpriteBank, vae: AutoencoderTiny | None, 
 
 
 def load(work: Path) -> AttributeJudge:
-    """Return the judge of a work folder."""
+    """Return the judge of a work folder, or the packaged one where there is none."""
     state = load_state(work / "judge.pt")
+    if state is None and judge_path().exists():
+        return load_judge()
     if state is None:
         raise SystemExit(f"no judge.pt in {work}: run python -m training.pocket.judge first")
     judge = AttributeJudge(WORLD)

@@ -63,10 +63,11 @@ class AttributeProbe(nn.Module):
         return [*logits, self.background(features.mean(1))]
 
     def loss(self, things: Tensor, background: Tensor, *, detached: bool) -> Tensor:
-        """Return the mean cross-entropy of all attributes and the background (`labels.codes_of`)."""
+        """Return the mean cross-entropy of all attributes and the background (`labels.codes_of`); 0 of what is nowhere."""
         targets = [*things.long().unbind(2), background.long()]
         parts = [
-            F.cross_entropy(logits.flatten(0, -2), target.flatten(), ignore_index=ABSENT)
+            F.cross_entropy(logits.flatten(0, -2), target.flatten(), ignore_index=ABSENT, reduction="sum")
+            / (target != ABSENT).sum().clamp(min=1)
             for logits, target in zip(self.read(things, detached=detached), targets, strict=True)
         ]
         return torch.stack(parts).mean()
