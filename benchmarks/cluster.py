@@ -50,9 +50,7 @@ class Study:
     def processes(self, count: int) -> float:
         """Seconds of so many processes at once, each with its part."""
         run, began = f"processes-{count}", time.monotonic()
-        drivers = [
-            self.start(run, "--part", f"{n + 1}/{count}", cache=self.cache(f"cache-{n}")) for n in range(count)
-        ]
+        drivers = [self.start(run, "--part", f"{n + 1}/{count}", cache=self.cache(f"cache-{n}")) for n in range(count)]
         wait(*drivers)
         return time.monotonic() - began
 
@@ -79,7 +77,8 @@ class Study:
 
 def wait(*drivers: subprocess.Popen[bytes]) -> None:
     """Until all have ended well."""
-    if any([driver.wait() for driver in drivers]):
+    codes = [driver.wait() for driver in drivers]
+    if any(codes):
         raise SystemExit("a driver failed")
 
 

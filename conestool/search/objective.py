@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from conestool.errors import DeviceError
 from conestool.models.conditioning import Conditioning
 from conestool.models.devices import all_finite, check_finite
 from conestool.models.memory import Fit, free_memory, in_parts, shrinking, that_fit
@@ -200,7 +201,8 @@ class Objective:
         `weights` are a vector (n,) or a part for each parameter, each asked for when the one before is in its place;
         they stay as given. `callback` is first called when all is computed and known to be finite, so that an error on
         the way leaves a method as it was. Raises NonFiniteError if a gradient or the loss is not finite: no method may
-        rank by such numbers. On a device this waits for it once.
+        rank by such numbers. DeviceError if there is a loss and no gradient at all, as where a backend drops it. On a
+        device this waits for it once.
         """
         self.params.set_(weights)
         batch = self.batch(index)
@@ -210,6 +212,11 @@ class Objective:
                 break
         check_finite(told[0], f"L_con at step {index + 1}", self.model.dtype)
         check_finite(told[1:], f"the gradient of L_con at step {index + 1}", self.model.dtype)
+        if told[0] and not told[1:].any() and not any(part.any() for part in gradient):
+            raise DeviceError(
+                f"the gradient of L_con at step {index + 1} is zero everywhere",
+                "nothing can be found by it: another device or dtype may compute it (--device cpu)",
+            )
         scale = self.scale.value
         self.scale.update()
         for number in reversed(range(len(gradient))):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmarks.reliability.cycles import DTYPES, Cycles, make_model
 from conestool.cli import main as cli
-from conestool.errors import NonFiniteError
+from conestool.errors import DeviceError, NonFiniteError
 from conestool.format import dumps
 from conestool.images.photos import as_photo, to_latents
 from conestool.models.kv_weights import kv_weights
@@ -76,24 +76,37 @@ def test_a_loss_that_is_not_finite_stops_every_method(model: Model, method: str,
     assert all(torch.equal(weight, before[name]) for name, weight in kv_weights(model.denoiser).items())
 
 
+def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[int, torch.Tensor], object]) -> None:
+    """Let `change` see every gradient, by the number of its parameter, before a search does."""
+    true = FlatParameters.stream_gradients
+
+    def spoiled(params: FlatParameters, callback: GradientCallback) -> AbstractContextManager[None]:
+        def give(number: int, gradient: torch.Tensor) -> None:
+            change(number, gradient)
+            callback(number, gradient)
+
+        return true(params, give)
+
+    monkeypatch.setattr(FlatParameters, "stream_gradients", spoiled)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_gradient_that_overflows_stops_every_method(
     model: Model, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A finite loss is not enough: one infinite gradient, as float16 gives, would rank at random."""
-    true = FlatParameters.stream_gradients
-
-    def overflow(params: FlatParameters, callback: GradientCallback) -> AbstractContextManager[None]:
-        def spoiled(number: int, gradient: torch.Tensor) -> None:
-            if number == 1:
-                gradient[7] = float("inf")
-            callback(number, gradient)
-
-        return true(params, spoiled)
-
-    monkeypatch.setattr(FlatParameters, "stream_gradients", overflow)
+    spoil(monkeypatch, lambda number, gradient: number == 1 and gradient[7].fill_(float("inf")))
     with pytest.raises(NonFiniteError, match="gradient of L_con at step 1 is infinite"):
         search(model, method)
+
+
+def test_a_search_without_any_gradient_stops(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients that a backend dropped would leave a set that means nothing; one number is enough to go on."""
+    spoil(monkeypatch, lambda number, gradient: gradient[number != 1 or 1 :].zero_())
+    search(model, "taylor")
+    spoil(monkeypatch, lambda number, gradient: gradient.zero_())
+    with pytest.raises(DeviceError, match="gradient of L_con at step 1 is zero everywhere"):
+        search(model, "mask")
 
 
 def test_a_damaged_model_stops_find_before_any_work_and_writes_nothing(
