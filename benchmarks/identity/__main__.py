@@ -57,6 +57,8 @@ def run(args: argparse.Namespace, studio: Studio) -> Iterator[str]:
         for key, cell in cells.items():
             if cell.draw_sets(_other(cells, key)):
                 yield f"{key}, seed {seed}: pictures"
+            if seed == args.seeds[0] and cell.draw_references():
+                yield f"{key}: references"
         for kind in args.ceilings:
             tried = [key for key in cells if key in DEVELOPMENT] if seed == args.seeds[0] else []
             jobs = [(key, rate) for rate in CEILINGS[kind] for key in tried]

@@ -27,6 +27,7 @@ from conestool.evaluation.prompts import Prompt
 from conestool.models.model import Model
 from conestool.search.parameters import FlatParameters, trainable_kv_weights
 from conestool.search.report import random_mask_like, select_density
+from training.pocket.measures import decoded
 from training.pocket.sprites import SpriteBank
 
 #: What is drawn at the untouched weights and with the subject's own set, in the order of the tables.
@@ -135,7 +136,22 @@ class Cell:
             zeroed = {"concept": mask, "no identifier": mask, "random": random, "other": other.mask()}
             for kind in SETS:
                 weights = untouched * ~zeroed[kind] if kind in zeroed else untouched
-                self.draw(params, weights, kind, named=kind not in ("no identifier", "bare"))
+                self.draw(params, weights, kind, self.subject.noun if kind in ("no identifier", "bare") else None)
+        return True
+
+    def draw_references(self) -> bool:
+        """Read the photos as the autoencoder shows them, and draw the subject by words alone; False if it was there."""
+        if self.has("photos"):
+            return False
+        studio, model = self.studio, self.studio.model
+        if self.subject.description:
+            with trainable_kv_weights(model.denoiser) as params:
+                self.draw(params, params.get(), "described", phrase=self.subject.description)
+        shown = decoded(model.pipe.vae, pixels([photo.image for photo in self.subject.photos], SIDE))
+        arrays = (127.5 * (shown + 1)).round().byte().permute(0, 2, 3, 1).numpy()
+        texts = [Prompt("a photo of a {}", self.subject.noun)] * len(arrays)
+        read = studio.read([Image.fromarray(each) for each in arrays], texts, self.line_up)
+        studio.store.save(self.key("photos"), read | self.who("photos"))
         return True
 
     def train(self, kind: str, rate: float) -> bool:
@@ -148,15 +164,18 @@ class Cell:
         with trainable_kv_weights(self.studio.model.denoiser) as params:
             ready = self.bench.prepared(params, config, priors)
             weights = train(ready.objective, kind, self.studio.options.steps, rate)
-            self.draw(params, weights, name, named=True, losses=ready.probes.changes(weights), rate=rate)
+            self.draw(params, weights, name, losses=ready.probes.changes(weights), rate=rate)
         return True
 
-    def draw(self, params: FlatParameters, weights: Tensor, kind: str, *, named: bool, **more: Any) -> None:
-        """Draw every scene at `weights` (n,), read the pictures, and keep readings and a sheet."""
+    def draw(self, params: FlatParameters, weights: Tensor, kind: str, phrase: str | None = None, **more: Any) -> None:
+        """Draw every scene at `weights` (n,), read the pictures, and keep readings and a sheet.
+
+        `phrase` stands where the subject's identifier and noun do otherwise.
+        """
         if self.has(kind):
             return
         noun, seeds = self.subject.noun, range(self.studio.options.renders)
-        phrase = f"{self.bench.words.identifier} {noun}" if named else noun
+        phrase = phrase or f"{self.bench.words.identifier} {noun}"
         templates = list(self.subject.templates())
         images = draw(self.studio.model, params, weights, [str(Prompt(t, phrase)) for t in templates], seeds)
         read = self.studio.read(images, [Prompt(t, noun) for t in templates for _ in seeds], self.line_up)

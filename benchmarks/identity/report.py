@@ -18,8 +18,15 @@ Record = dict[str, Any]
 KEPT_OUT = (*DEVELOPMENT, *TEST)
 MEASURES = ("kept", "by_attributes", "by_features", "obeyed")
 HEADINGS = ("attributes kept", "line-up, attributes", "line-up, features", "obedience")
-KINDS = ("concept", "no identifier", "random", "other", "bare", "fine-tune", "lora")
-LABELS = {"other": "another's set", "bare": "base model", "random": "random indices", "lora": "LoRA, rank 4"}
+KINDS = ("concept", "fine-tune", "lora", "no identifier", "other", "random", "bare", "described", "photos")
+LABELS = {
+    "other": "another's set",
+    "bare": "base model",
+    "random": "random indices",
+    "lora": "LoRA, rank 4",
+    "described": "base model, described in words",
+    "photos": "the photos, through the autoencoder",
+}
 
 
 def best_rates(store: Store, kind: str) -> float:

@@ -16,7 +16,7 @@ from conestool.evaluation.attribute_metric import attributes_of
 from conestool.evaluation.judge import SIDE, AttributeJudge
 from conestool.images.photos import Photo, read_photos
 from examples.cast import SUBJECTS
-from training.pocket import scenes, world
+from training.pocket import captions, scenes, world
 from training.pocket.labels import WORLD, labels_of
 from training.pocket.sprites import SpriteBank
 from training.pocket.world import Scene, Thing
@@ -65,6 +65,14 @@ class Subject:
     def photos(self) -> list[Photo]:
         """Its photos."""
         return read_photos([EXAMPLES / self.key])[0]
+
+    @property
+    def description(self) -> str | None:
+        """All that words can say of it, as a caption would, without an article; None if it is not of pocket's world."""
+        if self.thing is None:
+            return None
+        phrase = captions.thing_phrase(random.Random(LINE_UP_SEED), self.thing, captions.ATTRIBUTES)
+        return phrase.partition(" ")[2]
 
     def templates(self) -> Iterator[str]:
         """Yield the scenes it is shown in."""
