@@ -33,6 +33,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--groups", nargs="*", type=int, default=list(GROUPS), help="how many subjects in one picture")
     parser.add_argument("--steps", type=int, default=Options.steps)
     parser.add_argument("--renders", type=int, default=3, help="pictures of every scene")
+    parser.add_argument("--page", type=Path, help="put the tables into this page, such as docs/experiments/identity.md")
     return parser.parse_args()
 
 
@@ -63,8 +64,8 @@ def run(args: argparse.Namespace, studio: Studio) -> Iterator[str]:
             tried = [key for key in cells if key in DEVELOPMENT] if seed == args.seeds[0] else []
             jobs = [(key, rate) for rate in CEILINGS[kind] for key in tried]
             yield from (f"{key}: {kind} {rate:g}" for key, rate in jobs if cells[key].train(kind, rate))
-            rate = best_rates(studio.store, kind)
-            yield from (f"{key}, seed {seed}: {kind} {rate:g}" for key in cells if cells[key].train(kind, rate))
+            for rate in dict.fromkeys(best_rates(studio.store, kind)):
+                yield from (f"{key}, seed {seed}: {kind} {rate:g}" for key in cells if cells[key].train(kind, rate))
         for count in args.groups:
             yield from Together(studio, cells, seed, count).run()
 
@@ -83,7 +84,8 @@ def main() -> None:
     for line in run(args, studio):
         print(f"{line} ({time.monotonic() - begun:.0f} s)", flush=True)
         begun = time.monotonic()
-    print(*write_report(studio.store, args.out), sep="\n")
+    subjects = [subject_of(key) for key in args.subjects]
+    print(*write_report(studio.store, args.out, subjects, args.seeds[0], args.page), sep="\n")
 
 
 if __name__ == "__main__":

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from benchmarks.fidelity.store import Store
 from benchmarks.identity.measures import mean_and_error, row, variety
-from benchmarks.identity.subjects import DEVELOPMENT, TEST
+from benchmarks.identity.subjects import DEVELOPMENT, TEST, Subject
 from conestool._atomic import write_atomic
+from conestool.images.photos import square
+from conestool.rendering.grid import grid
 from training.pocket.labels import WORLD
 
 Record = dict[str, Any]
 #: The halves of the kept-out individuals, whose means the goals are about.
 KEPT_OUT = (*DEVELOPMENT, *TEST)
 MEASURES = ("kept", "by_attributes", "by_features", "obeyed")
+#: Between these lines of docs/experiments/identity.md stand the tables.
+BEGIN, END = "<!-- tables of benchmarks.identity -->", "<!-- end of the tables -->"
 HEADINGS = ("attributes kept", "line-up, attributes", "line-up, features", "obedience")
 KINDS = ("concept", "fine-tune", "lora", "no identifier", "other", "random", "bare", "described", "photos")
 LABELS = {
@@ -29,15 +37,21 @@ LABELS = {
 }
 
 
-def best_rates(store: Store, kind: str) -> float:
-    """Return the rate of a ceiling that keeps most attributes on the development half; SystemExit if none ran."""
-    tried: dict[float, list[float]] = {}
+def best_rates(store: Store, kind: str) -> tuple[float, float]:
+    """Return the rates of a ceiling that do best on the development half: by attributes kept, and by held-out loss.
+
+    SystemExit if none ran.
+    """
+    kept: dict[float, list[float]] = {}
+    gain: dict[float, list[float]] = {}
     for record in store.records():
         if record["kind"].startswith(f"{kind} ") and record["half"] == "development":
-            tried.setdefault(record["rate"], []).extend(record["kept"])
-    if not tried:
+            kept.setdefault(record["rate"], []).extend(record["kept"])
+            gain.setdefault(record["rate"], []).append(-record["losses"]["held_out"])
+    if not kept:
         raise SystemExit(f"no {kind} ran on a development subject: add one of {', '.join(DEVELOPMENT)}")
-    return max(tried, key=lambda rate: mean_and_error(tried[rate])[0])
+    best, lowest = (max(tried, key=lambda rate: mean_and_error(tried[rate])[0]) for tried in (kept, gain))
+    return best, lowest
 
 
 class Results:
@@ -46,11 +60,14 @@ class Results:
     def __init__(self, store: Store) -> None:
         self.records = list(store.records())
         ran = {kind for kind in ("fine-tune", "lora") if any(r["kind"].startswith(f"{kind} ") for r in self.records)}
-        self.rates = {kind: best_rates(store, kind) for kind in ran}
+        rates = {kind: best_rates(store, kind) for kind in ran}
+        #: Names of kinds, as records have them; a ceiling's with the rate that keeps most attributes, or gains most.
+        self.names = {kind: f"{kind} {best:g}" for kind, (best, _) in rates.items()}
+        self.names |= {f"{kind} by loss": f"{kind} {lowest:g}" for kind, (_, lowest) in rates.items()}
 
     def of(self, kind: str, subjects: Iterable[str] = KEPT_OUT) -> list[Record]:
         """Return the records of one kind."""
-        name = f"{kind} {self.rates[kind]:g}" if kind in self.rates else kind
+        name = self.names.get(kind, kind)
         return [r for r in self.records if r["kind"] == name and r["subject"] in set(subjects)]
 
     def mean(self, kind: str, measure: str, subjects: Iterable[str] = KEPT_OUT) -> tuple[float, float]:
@@ -66,6 +83,22 @@ class Results:
                 cells = ["{:.1f} ± {:.1f}".format(*self.mean(kind, measure, subjects)) for measure in MEASURES]
                 count = sum(len(r["kept"]) for r in found)
                 lines.append(f"| {LABELS.get(kind, kind)} | {' | '.join(cells)} | {count} |")
+        return "\n".join(lines)
+
+    def by_subject(self, subjects: Iterable[str]) -> str:
+        """Return the Markdown table of every subject: its set, what it keeps beside fine-tune and words, its losses."""
+        head = ["", "zeroed", "attributes kept", "fine-tune", "described", "base model", "line-up", "held-out loss"]
+        head.append("no identifier")
+        lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+        for key in subjects:
+            if found := self.of("set", [key]):
+                kinds = ("concept", "fine-tune", "described", "bare")
+                means = [self.mean(kind, "kept", [key])[0] for kind in kinds]
+                cells = [f"{100 * sum(r['share'] for r in found) / len(found):.2f} %"]
+                cells += ["" if math.isnan(value) else f"{value:.0f}" for value in means]
+                cells.append(f"{self.mean('concept', 'by_attributes', [key])[0]:.0f}")
+                cells += [f"{self.change('set', name, [key]):+.1f} %" for name in ("held_out", "no_identifier")]
+                lines.append(f"| {key} | {' | '.join(cells)} |")
         return "\n".join(lines)
 
     def loss_of(self, record: Record, name: str) -> float:
@@ -91,14 +124,14 @@ class Results:
         """Return the rows of the losses that should not change: of the class, of other nouns, with random indices."""
         out = []
         for name, label in (("class", "class"), ("unrelated", "other nouns")):
-            ours, theirs = (self.change(kind, name) for kind in ("set", "fine-tune"))
+            ours, theirs = (self.change(kind, name) for kind in ("set", "fine-tune by loss"))
             out.append(row(f"loss of {label}, above the fine-tune's", "<= 1 point", ours - theirs, ours - theirs <= 1))
         random = mean_and_error([abs(r["random"]["held_out"]) for r in self.of("set")])[0]
         return [*out, row("held-out loss with random indices, change", "<= 1 %", random, random <= 1)]
 
-    def change(self, kind: str, name: str) -> float:
+    def change(self, kind: str, name: str, subjects: Iterable[str] = KEPT_OUT) -> float:
         """Return the mean change of one loss in per cent."""
-        return mean_and_error([self.loss_of(r, name) for r in self.of(kind)])[0]
+        return mean_and_error([self.loss_of(r, name) for r in self.of(kind, subjects)])[0]
 
     def various(self, kind: str) -> float:
         """Return the mean entropy of the attributes of the class's other individuals, in nats."""
@@ -116,7 +149,7 @@ class Results:
         kept, fine = self.mean("concept", "kept")[0], self.mean("fine-tune", "kept")[0]
         line_up = self.mean("concept", "by_attributes")[0]
         loss = self.mean("concept", "obeyed")[0] - self.mean("bare", "obeyed")[0]
-        share = self.ratio(lambda r: -self.loss_of(r, "held_out"), ("set", "fine-tune"))
+        share = self.ratio(lambda r: -self.loss_of(r, "held_out"), ("set", "fine-tune by loss"))
         ran = [key for key in KEPT_OUT if self.of("concept", [key]) and self.of("other", [key])]
         won = [self.mean("concept", "kept", [key])[0] > self.mean("other", "kept", [key])[0] for key in ran]
         wins = mean_and_error(won)[0]
@@ -146,10 +179,8 @@ class Results:
         return out
 
 
-def write_report(store: Store, out: Path) -> tuple[Path, Path]:
-    """Write identity.json and identity.md; returns both."""
-    results = Results(store)
-    rows = results.rows()
+def tables(results: Results, rows: Sequence[Record]) -> str:
+    """Return the goals and all tables as Markdown."""
     lines = ["| measure | goal | value |", "|---|---|---|"]
     for each in rows:
         value = "not measured" if each["value"] is None else f"{each['value']:g}"
@@ -158,9 +189,42 @@ def write_report(store: Store, out: Path) -> tuple[Path, Path]:
     groups = (("Kept-out individuals", KEPT_OUT), ("The development half", DEVELOPMENT), ("The test half", TEST))
     outside = sorted({r["subject"] for r in results.records if r["half"] == "outside"})
     for title, subjects in (*groups, *((("Drawings from outside the world", outside),) if outside else ())):
-        parts.append(f"## {title}\n\n{results.table(subjects)}")
-    text = "\n\n".join(parts) + "\n"
-    return (
-        write_atomic(out / "identity.json", (json.dumps(rows, indent=1) + "\n").encode(), overwrite=True),
-        write_atomic(out / "identity.md", text.encode(), overwrite=True),
-    )
+        parts.append(f"### {title}\n\n{results.table(subjects)}")
+    parts.append(f"### Every subject\n\n{results.by_subject([*KEPT_OUT, *outside])}")
+    return "\n\n".join(parts)
+
+
+def contact_sheet(store: Store, subjects: Sequence[Subject], seed: int) -> Image.Image:
+    """Return a row for each subject: two photos, the base model's picture, and the concept in every other scene."""
+    rows, labels = [], []
+    for subject in subjects:
+        drawn = {kind: store.load_pictures(f"{subject.name}/{seed}/{kind}") for kind in ("bare", "concept")}
+        if drawn["concept"]:
+            side = drawn["concept"][0].width
+            photos = [square(photo.image, side) for photo in subject.photos[:2]]
+            rows.append([*photos, drawn["bare"][0], *drawn["concept"][::2]])
+            labels.append(subject.name)
+    return grid(rows, labels)
+
+
+def write_report(store: Store, out: Path, subjects: Sequence[Subject], seed: int, page: Path | None) -> list[Path]:
+    """Write identity.json, identity.md and identity.png; returns them.
+
+    Given a page that has the lines `BEGIN` and `END`, its part between them becomes the tables, and the other two files
+    are written beside it: identity.json, and the sheet in its folder `results`.
+    """
+    results = Results(store)
+    rows = results.rows()
+    shown, data = tables(results, rows), io.BytesIO()
+    contact_sheet(store, subjects, seed).save(data, "PNG", optimize=True)
+    files = {out / "identity.md": shown + "\n", out / "identity.json": json.dumps(rows, indent=1) + "\n"}
+    sheet = out / "identity.png"
+    if page:
+        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not end:
+            raise SystemExit(f"{page} has no lines {BEGIN} and {END}")
+        files = {page: f"{before}{BEGIN}\n\n{shown}\n\n{END}{after}", page.with_suffix(".json"): [*files.values()][1]}
+        sheet = page.parent / "results" / "identity.png"
+    written = [write_atomic(path, text.encode(), overwrite=True) for path, text in files.items()]
+    return [*written, write_atomic(sheet, data.getvalue(), overwrite=True)]

@@ -67,6 +67,9 @@ class _Storage:
 
         try:
             self.system, self.path = fsspec.url_to_fs(url)
+            bucket = self.path.partition("/")[0]
+            if bucket and not self.system.exists(bucket):  # makedirs would create it
+                raise FileNotFoundError(f"there is no bucket {bucket}")
             self.system.makedirs(f"{self.path}/ledger", exist_ok=True)
         except (ImportError, ValueError, OSError) as error:
             raise UsageError(f"{url}: cannot be reached: {error}", "for S3: pip install s3fs") from error
