@@ -2,9 +2,10 @@
 
 Of every concept: where its neurons lie (K or V, self- or cross-attention, crowded rows and columns beside random
 positions), the held-out loss when one attention layer's neurons are zeroed, when all but it are, and when layers are so
-one after the other; the loss and pictures at strengths 0 to 1; and the loss on a base whose weights are rounded to
-bfloat16, float16 and int8. Of every pair: what they share against chance. DIR has a folder of photos per concept name.
-Finished rows are kept in FOLDER/interpretation.json and not repeated; tables and PNGs are written beside it.
+one after the other; on pocket which of the subject's attributes pictures lose when one layer's neurons are put back;
+the loss and pictures at strengths 0 to 1; and the loss on a base whose weights are rounded to bfloat16, float16 and
+int8. Of every pair: what they share against chance. DIR has a folder of photos per concept name. Finished rows are kept
+in FOLDER/interpretation.json and not repeated; tables and PNGs are written beside it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from math import prod
@@ -28,6 +30,7 @@ from conestool import _layers, ops
 from conestool._atomic import write_atomic
 from conestool.cli._plot import FULLEST, crowding, map_png
 from conestool.concept import Concept, Cone
+from conestool.evaluation.attribute_metric import attributes_of, judge_for, kept
 from conestool.format import load
 from conestool.images.photos import read_photos
 from conestool.models.model import Model
@@ -40,6 +43,8 @@ from conestool.search.tune import TunedConcept, prepare_subject
 EXAMPLES = Path(__file__).parents[1] / "examples" / "openmoji"
 STRENGTHS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 PICTURED = (0.0, 0.25, 0.5, 0.75, 1.0)
+PLACES = ("on the beach", "in a field", "in the snow", "at night", "in front of a brick wall", "on the street")
+ATTRIBUTE_SEEDS = 4
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
 
@@ -81,6 +86,35 @@ def by_layer(subject: TunedConcept, mask: Tensor) -> list[dict[str, Any]]:
                 "up to": change(subject, so_far),
             }
         )
+    return rows
+
+
+def by_attribute(model: Model, concept: Concept, photos: Path) -> list[dict[str, Any]]:
+    """Of each attribute of the subject, the share of pictures that show it: with the set, without one layer's, without.
+
+    Layers with less than a hundredth of the neurons are left out. Empty unless the base model has an attribute judge.
+    """
+    metric = judge_for(model.settings)
+    if metric is None:
+        return []
+    shown = [photo.image for photo in read_photos([photos / concept.name])[0]]
+    wanted = attributes_of(metric.read(shown), metric.judge.world.identity)
+    counts: dict[str, int] = {}
+    for param, found in concept.indices.items():
+        counts[ops.layer_name(param)] = counts.get(ops.layer_name(param), 0) + len(found)
+    few = sum(counts.values()) / 100
+    sets: dict[str, dict[str, Any]] = {"the concept": dict(concept.indices)}
+    for layer in sorted((layer for layer, count in counts.items() if count >= few), key=_layers.natural):
+        left = {param: found for param, found in concept.indices.items() if ops.layer_name(param) != layer}
+        sets[f"without {_layers.label(layer)}"] = left
+    rows = []
+    for name, indices in sets.items():
+        cone = Cone((replace(concept, indices=indices),))
+        prompts = [f"a {concept.name} {place}" for place in PLACES]
+        read = metric.read([each.image for each in render(model, prompts, cone, seeds=range(ATTRIBUTE_SEEDS))])
+        things = [max(reading.things, key=lambda thing: kept(thing, wanted)) for reading in read]
+        shares = {name: sum(t[name] == value for t in things) / len(things) for name, value in wanted.items()}
+        rows.append({"set": name, "pictures": len(things), "shares": shares})
     return rows
 
 
@@ -140,6 +174,7 @@ def measure(model: Model, concept: Concept, photos: Path) -> dict[str, Callable[
         "kinds": lambda: _layers.kinds({param: len(v) for param, v in concept.indices.items()}, concept.base.tensors),
         "crowding": lambda: crowding(concept),
         "layers": lambda: on(by_layer),
+        "attributes": lambda: by_attribute(model, concept, photos),
         "strength": lambda: on(lambda s, mask: [{"strength": x, "change": change(s, mask, x)} for x in STRENGTHS]),
     }
     for precision in PRECISIONS:
@@ -172,7 +207,7 @@ def tables(rows: Mapping[str, Any], concepts: Sequence[Concept]) -> str:
     return "\n".join(lines) + "\n"
 
 
-ROWS = ("kinds", "crowding", "layers", "strength", *PRECISIONS)
+ROWS = ("kinds", "crowding", "layers", "attributes", "strength", *PRECISIONS)
 
 
 def concept_tables(concept: Concept, rows: Mapping[str, Any]) -> list[str]:
@@ -187,6 +222,10 @@ def concept_tables(concept: Concept, rows: Mapping[str, Any]) -> list[str]:
         f"| {row['layer']} | {row['neurons']:,} | {row['alone']:+.1f} | {row['without']:+.1f} | {row['up to']:+.1f} |"
         for row in rows["layers"]
     ]
+    if told := rows["attributes"]:
+        lines += ["", f"| {told[0]['pictures']} pictures: | {' | '.join(told[0]['shares'])} |"]
+        lines += [f"|{'---|' * (1 + len(told[0]['shares']))}"]
+        lines += [f"| {row['set']} | {' | '.join(f'{100 * v:.0f}' for v in row['shares'].values())} |" for row in told]
     lines += ["", "| strength | " + " | ".join(f"{row['strength']:g}" for row in rows["strength"]) + " |"]
     lines += [f"|{'---|' * (len(STRENGTHS) + 1)}"]
     lines += ["| change | " + " | ".join(f"{row['change']:+.1f}" for row in rows["strength"]) + " |"]
