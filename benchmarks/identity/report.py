@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ class Results:
         lines = [f"| | {' | '.join(HEADINGS)} | pictures |", f"|---|{'---|' * (len(HEADINGS) + 1)}"]
         for kind in KINDS:
             if found := self.of(kind, subjects):
-                cells = ["{:.1f} ± {:.1f}".format(*self.mean(kind, measure, subjects)) for measure in MEASURES]
+                means = [self.mean(kind, measure, subjects) for measure in MEASURES]
+                cells = ["" if math.isnan(mean) else f"{mean:.1f} ± {error:.1f}" for mean, error in means]
                 count = sum(len(r["kept"]) for r in found)
                 lines.append(f"| {LABELS.get(kind, kind)} | {' | '.join(cells)} | {count} |")
         return "\n".join(lines)
@@ -112,13 +114,13 @@ class Results:
         below = sum(of(second[key]) for key in common)
         return 100 * sum(of(first[key]) for key in common) / below if below else float("nan")
 
-    def effect(self) -> float:
-        """Return the least ratio over subjects of the fall of the held-out loss with the identifier and without."""
+    def effects(self) -> list[float]:
+        """Return for each subject and seed how much more the held-out loss falls with the identifier than without."""
         ratios = []
         for r in self.of("set"):
             with_it, without = -self.loss_of(r, "held_out"), -self.loss_of(r, "no_identifier")
             ratios.append(with_it / without if without > 0 else float("inf"))
-        return min(ratios, default=float("nan"))
+        return ratios
 
     def drift(self) -> list[Record]:
         """Return the rows of the losses that should not change: of the class, of other nouns, with random indices."""
@@ -153,14 +155,15 @@ class Results:
         ran = [key for key in KEPT_OUT if self.of("concept", [key]) and self.of("other", [key])]
         won = [self.mean("concept", "kept", [key])[0] > self.mean("other", "kept", [key])[0] for key in ran]
         wins = mean_and_error(won)[0]
-        effect = self.effect()
+        effects = self.effects()
+        effect, middle = min(effects, default=math.nan), statistics.median(effects or [math.nan])
         out = [
             row("attributes kept in new scenes", ">= 90 %", kept, kept >= 90, fine_tune=round(fine, 2)),
             row("attributes kept, below the fine-tune", "<= 3 points", fine - kept, fine - kept <= 3),
             row("line-up of eight, by attributes", ">= 95 %", line_up, line_up >= 95),
             row("line-up of eight, by features", "report", self.mean("concept", "by_features")[0], None),
             row("obedience against the base model", ">= -3 points", loss, loss >= -3),
-            row("effect with the identifier : without, least", ">= 4", effect, effect >= 4),
+            row("effect with the identifier : without, least", ">= 4", effect, effect >= 4, median=round(middle, 2)),
             row("own set keeps more than another's", "100 % of subjects", wins, wins == 100),
             row("share of the fine-tune's held-out gain", ">= 92 %", share, share >= 92),
             *self.drift(),
@@ -172,6 +175,8 @@ class Results:
             out.append(
                 row(f"{count} subjects in one picture, each named right, tuned", f">= {goal} %", value, value >= goal)
             )
+        words = self.together(2, "described", "chosen")
+        out.append(row("2 subjects, described in words to the base model", "report", words, None))
         merged = self.together(4, "merged", "chosen")
         swapped = self.together(2, "tuned", "own", twins=True)
         out.append(row("4 subjects, plain merge", ">= 60 %", merged, merged >= 60))
@@ -207,24 +212,38 @@ def contact_sheet(store: Store, subjects: Sequence[Subject], seed: int) -> Image
     return grid(rows, labels)
 
 
-def write_report(store: Store, out: Path, subjects: Sequence[Subject], seed: int, page: Path | None) -> list[Path]:
-    """Write identity.json, identity.md and identity.png; returns them.
+def together_sheet(store: Store, seed: int) -> Image.Image | None:
+    """Return a row for each group of subjects by the base model, merged and tuned; None if none ran."""
+    rows, labels = [], []
+    for record in store.records():
+        if record["subject"] == "together" and record["seed"] == seed:
+            rows.append(store.load_pictures(record["key"]))
+            labels.append(f"{', '.join(record['names'])}: {LABELS.get(record['kind'], record['kind'])}")
+    return grid(rows, labels) if rows else None
 
-    Given a page that has the lines `BEGIN` and `END`, its part between them becomes the tables, and the other two files
-    are written beside it: identity.json, and the sheet in its folder `results`.
+
+def write_report(store: Store, out: Path, subjects: Sequence[Subject], seed: int, page: Path | None) -> list[Path]:
+    """Write identity.json, identity.md and the sheets identity.png and together.png; returns them.
+
+    Given a page that has the lines `BEGIN` and `END`, its part between them becomes the tables, and the others are
+    written beside it: identity.json, and the sheets in its folder `results`.
     """
     results = Results(store)
     rows = results.rows()
-    shown, data = tables(results, rows), io.BytesIO()
-    contact_sheet(store, subjects, seed).save(data, "PNG", optimize=True)
-    files = {out / "identity.md": shown + "\n", out / "identity.json": json.dumps(rows, indent=1) + "\n"}
-    sheet = out / "identity.png"
+    shown, told = tables(results, rows), json.dumps(rows, indent=1) + "\n"
+    texts, pictures = {out / "identity.md": shown + "\n", out / "identity.json": told}, out
     if page:
         before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
         _, end, after = rest.partition(END)
         if not end:
             raise SystemExit(f"{page} has no lines {BEGIN} and {END}")
-        files = {page: f"{before}{BEGIN}\n\n{shown}\n\n{END}{after}", page.with_suffix(".json"): [*files.values()][1]}
-        sheet = page.parent / "results" / "identity.png"
-    written = [write_atomic(path, text.encode(), overwrite=True) for path, text in files.items()]
-    return [*written, write_atomic(sheet, data.getvalue(), overwrite=True)]
+        texts = {page: f"{before}{BEGIN}\n\n{shown}\n\n{END}{after}", page.with_suffix(".json"): told}
+        pictures = page.parent / "results"
+    written = [write_atomic(path, text.encode(), overwrite=True) for path, text in texts.items()]
+    sheets = {"identity": contact_sheet(store, subjects, seed), "together": together_sheet(store, seed)}
+    for name, sheet in sheets.items():
+        if sheet:
+            data = io.BytesIO()
+            sheet.save(data, "PNG", optimize=True)
+            written.append(write_atomic(pictures / f"{name}.png", data.getvalue(), overwrite=True))
+    return written

@@ -43,7 +43,8 @@ class Together:
         for names in groups:
             if not set(names) <= self.cells.keys():
                 continue
-            for kind in ("bare", "merged", "tuned"):
+            # more than two descriptions are too long for pocket's text encoder
+            for kind in ("bare", *(["described"] if len(names) == 2 else []), "merged", "tuned"):
                 key = f"together/{self.seed}/{'-'.join(names)}/{kind}"
                 if not self.studio.store.has(key):
                     self.draw(names, kind, key)
@@ -52,9 +53,13 @@ class Together:
     def draw(self, names: Sequence[str], kind: str, key: str) -> None:
         """Draw the same words in one place after the other, and read every picture."""
         cells = [self.cells[name] for name in names]
-        cone = None if kind == "bare" else self.merged(cells) if kind == "merged" else self.tuned(cells, key)
+        cone = None
+        if kind in ("merged", "tuned"):
+            cone = self.merged(cells) if kind == "merged" else self.tuned(cells, key)
         words = [cell.bench.words for cell in cells]
         phrases = [f"{each.identifier} {each.class_noun}" if cone else each.class_noun for each in words]
+        if kind == "described":
+            phrases = [cell.subject.description or cell.subject.noun for cell in cells]
         images: list[Image.Image] = []
         for number in range(self.studio.options.renders * len(PLACES)):
             text = joined(phrases) + PLACES[number % len(PLACES)]
