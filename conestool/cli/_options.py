@@ -1,4 +1,4 @@
-"""Options that several commands share, what they stand for, and the decorator that adds those of every command."""
+"""How a command says what its options are, those that several share, and what they stand for."""
 
 from __future__ import annotations
 
@@ -6,112 +6,50 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from copy import copy
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
 from conestool.cli import _output
+from conestool.search.config import MethodConfig
 
 if TYPE_CHECKING:
     from conestool.concept import Cone
     from conestool.models.model import Model
 
-__all__ = [
-    "MAX_COUNT",
-    "MAX_SEED",
-    "MAX_STEPS",
-    "MEMORY",
-    "POCKET",
-    "AllowBaseMismatch",
-    "DeviceOption",
-    "DrawingWhere",
-    "Dtype",
-    "Json",
-    "LayersOption",
-    "MicroBatch",
-    "ModelOption",
-    "Offline",
-    "Overwrite",
-    "Quiet",
-    "Trace",
-    "Verbose",
-    "Wanted",
-    "Where",
-    "check_model",
-    "command",
-    "flag",
-    "note_fallback",
-    "open_model",
-    "parse_wanted",
-    "reset",
-    "strengths",
-    "value",
-    "wants_traceback",
-    "warn_unused",
-]
 
+def flag(text: str, *names: str, panel: str | None = None) -> Any:
+    """An option that is there or not; without typer's `--no-` twin and without a default in the help.
 
-def flag(*names: str, text: str, panel: str | None = None) -> Any:
-    """An option that is there or not; without typer's `--no-` twin and without a default in the help."""
+    Without `names` an option has that of its parameter.
+    """
     return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False)
 
 
-def value(*names: str, text: str, metavar: str | None = None, panel: str | None = None, **rest: Any) -> Any:
+def value(metavar: str, text: str, *names: str, panel: str | None = None, **rest: Any) -> Any:
     """An option with a value."""
     return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=panel, **rest)
+
+
+class Options(NamedTuple):
+    """Beside a parameter that is a dataclass of options: the section of the help for them, and fields that are none."""
+
+    panel: str | None = None
+    skip: tuple[str, ...] = ()
 
 
 MAX_SEED = (1 << 63) - 1
 """The largest seed that a picture's record and a .cone file hold."""
 MAX_COUNT = 10_000
 """The most steps, pictures or samples of anything that a command is asked for."""
-
 MAX_STEPS = 1_000_000
 """The most steps of a search, which can be stopped and continued."""
 
 GENERAL, MODEL, MEMORY = "General", "Model", "Memory"
-
-Quiet = Annotated[bool, flag("-q", "--quiet", text="Warnings and errors alone.", panel=GENERAL)]
-Verbose = Annotated[bool, flag("-v", "--verbose", text="Say more.", panel=GENERAL)]
-Trace = Annotated[bool, flag("--traceback", text="Show where an error came from.", panel=GENERAL)]
-Overwrite = Annotated[bool, flag("--overwrite", text="Overwrite what is there.", panel=GENERAL)]
-LayersOption = Annotated[bool, flag("--layers", text="Show every layer.")]
-Json = Annotated[bool, flag("--json", text="Write JSON to stdout.", panel=GENERAL)]
-ModelOption = Annotated[
-    str | None,
-    value(
-        "--model",
-        metavar="M",
-        text="Hub id, diffusers folder, .safetensors file, or pocket. Default: $CONES_MODEL, the concept's, pocket.",
-        panel=MODEL,
-    ),
-]
-Revision = Annotated[
-    str | None, value("--revision", metavar="R", text="Branch, tag or commit of a Hub model.", panel=MODEL)
-]
-Config = Annotated[
-    str | None,
-    value("--config", metavar="C", text="Folder or Hub id that a .safetensors takes its shape from.", panel=MODEL),
-]
-Offline = Annotated[bool, flag("--offline", text="Never ask the Hub.", panel=MODEL)]
-AllowBaseMismatch = Annotated[
-    bool, flag("--allow-base-mismatch", text="Accept another base model than the concept's.", panel=MODEL)
-]
-
-MicroBatch = Annotated[
-    int | None,
-    value(
-        "--micro-batch",
-        metavar="N",
-        text="Samples at once. Default: as many as fit.",
-        panel=MEMORY,
-        min=1,
-        max=MAX_COUNT,
-    ),
-]
 
 
 class Dtype(StrEnum):
@@ -123,37 +61,39 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
-Device = str
-"""auto, cuda, cuda:1, mps or cpu; checked where torch is."""
+_MODEL = "Hub id, diffusers folder, .safetensors file, or pocket. Default: $CONES_MODEL, the concept's, pocket."
+_CONFIG = "Folder or Hub id that a .safetensors takes its shape from."
 
-DeviceOption = Annotated[Device, value("--device", metavar="D", text="auto, cuda, cuda:N, mps or cpu.", panel=MODEL)]
-DtypeOption = Annotated[Dtype, value("--dtype", metavar="T", text="auto, float32, bfloat16 or float16.", panel=MODEL)]
-
-OffloadOption = Annotated[bool, flag("--offload", text="Keep on the GPU only the part at work.", panel=MEMORY)]
-DeterministicOption = Annotated[
-    bool, flag("--deterministic", text="Repeat exactly on a GPU, which takes longer.", panel=MODEL)
-]
+Quiet = Annotated[bool, flag("Warnings and errors alone.", "-q", "--quiet", panel=GENERAL)]
+Verbose = Annotated[bool, flag("Say more.", "-v", "--verbose", panel=GENERAL)]
+Trace = Annotated[bool, flag("Show where an error came from.", "--traceback", panel=GENERAL)]
+Overwrite = Annotated[bool, flag("Overwrite what is there.", panel=GENERAL)]
+Json = Annotated[bool, flag("Write JSON to stdout.", panel=GENERAL)]
+LayersOption = Annotated[bool, flag("Show every layer.")]
+ModelOption = Annotated[str | None, value("M", _MODEL, panel=MODEL)]
+Revision = Annotated[str | None, value("R", "Branch, tag or commit of a Hub model.", panel=MODEL)]
+Config = Annotated[str | None, value("C", _CONFIG, panel=MODEL)]
+Offline = Annotated[bool, flag("Never ask the Hub.", panel=MODEL)]
+AllowBaseMismatch = Annotated[bool, flag("Accept another base model than the concept's.", panel=MODEL)]
+DeviceOption = Annotated[str, value("D", "auto, cuda, cuda:N, mps or cpu.", panel=MODEL)]
+"""Checked where torch is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Where:
-    """Which base model, and how to load it, as typed.
-
-    A command with a parameter ``where: Where`` has an option for each of the fields, but for those that an annotation
-    ``Annotated[Where, names]`` leaves out.
-    """
+    """Which base model, and how to load it, as typed."""
 
     model: ModelOption = None
     revision: Revision = None
     config: Config = None
     offline: Offline = False
     device: DeviceOption = "auto"
-    dtype: DtypeOption = Dtype.auto
-    deterministic: DeterministicOption = False
-    offload: OffloadOption = False
+    dtype: Annotated[Dtype, value("T", "auto, float32, bfloat16 or float16.", panel=MODEL)] = Dtype.auto
+    deterministic: Annotated[bool, flag("Repeat exactly on a GPU, which takes longer.", panel=MODEL)] = False
+    offload: Annotated[bool, flag("Keep on the GPU only the part at work.", panel=MEMORY)] = False
 
 
-DrawingWhere = Annotated[Where, ("deterministic", "offload")]
+DrawingWhere = Annotated[Where, Options(skip=("deterministic", "offload"))]
 """Without the options of long computations."""
 
 settings = {"traceback": False}
@@ -179,28 +119,35 @@ def configure(quiet: bool, verbose: bool, traceback: bool, json: bool = False) -
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` with the options of its `where`, and `-q`, `-v` and `--traceback` added to those in its signature."""
-    common: dict[str, Any] = {"quiet": Quiet, "verbose": Verbose, "traceback": Trace}
-    hints = get_type_hints(function, include_extras=True)
-    kind = inspect.Parameter.KEYWORD_ONLY
-    place = _options_of(hints["where"]) if "where" in hints else []
+    """`function` as typer runs it: `-q`, `-v` and `--traceback` added, and an option for each field of a dataclass.
+
+    The function gets the dataclasses, made of their options.
+    """
     own: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        own += place if name == "where" else [parameter.replace(annotation=hints[name], kind=kind)]
-    own += [inspect.Parameter(name, kind, default=False, annotation=note) for name, note in common.items()]
+    groups: dict[str, tuple[Any, list[str]]] = {}
+    hints = get_type_hints(function, include_extras=True)
+    for name, each in inspect.signature(function).parameters.items():
+        kind = getattr(hints[name], "__origin__", hints[name])
+        if is_dataclass(kind):
+            inside = _fields_as_options(kind, *getattr(hints[name], "__metadata__", (Options(),))[0])
+            groups[name] = kind, [option.name for option in inside]
+            own += inside
+        else:
+            own.append(_parameter(name, each.default, hints[name]))
+    common: dict[str, Any] = {"quiet": Quiet, "verbose": Verbose, "traceback": Trace}
+    own += [_parameter(name, False, note) for name, note in common.items()]
 
     @functools.wraps(function)
-    def run(**options: Any) -> Any:
-        quiet, verbose, traceback = (options.pop(name) for name in common)
-        configure(quiet, verbose, traceback, json=bool(options.get("json")))
-        if place:
-            options["where"] = where = Where(**{each.name: options.pop(each.name) for each in place})
-            if where.deterministic:
-                from conestool.models.devices import compute_deterministically
+    def run(**given: Any) -> Any:
+        quiet, verbose, traceback = (given.pop(name) for name in common)
+        configure(quiet, verbose, traceback, json=bool(given.get("json")))
+        given |= {name: kind(**{part: given.pop(part) for part in parts}) for name, (kind, parts) in groups.items()}
+        if getattr(given.get("where"), "deterministic", False):
+            from conestool.models.devices import compute_deterministically
 
-                with compute_deterministically():
-                    return function(**options)
-        return function(**options)
+            with compute_deterministically():
+                return function(**given)
+        return function(**given)
 
     del run.__wrapped__  # typer would read the signature of the function inside
     run.__annotations__ = {each.name: each.annotation for each in own}
@@ -208,15 +155,31 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _options_of(where: Any) -> list[inspect.Parameter]:
-    """A parameter for each field of `Where` that the annotation does not leave out."""
-    skip = where.__metadata__[0] if get_origin(where) is Annotated else ()
-    notes, kind = get_type_hints(Where, include_extras=True), inspect.Parameter.KEYWORD_ONLY
-    return [
-        inspect.Parameter(each.name, kind, default=each.default, annotation=notes[each.name])
-        for each in fields(Where)
-        if each.name not in skip
-    ]
+def _parameter(name: str, default: Any, hint: Any, panel: str | None = None) -> inspect.Parameter:
+    """A parameter for typer; its option gets the parameter's name and the `panel`, where it has none of its own."""
+    (info,) = getattr(hint, "__metadata__", (None,))
+    if isinstance(info, typer.models.OptionInfo):
+        info = copy(info)
+        info.rich_help_panel = info.rich_help_panel or panel
+        if info.default is ...:  # where typer keeps the first name in an annotation
+            info.default = f"--{name.replace('_', '-')}"
+        hint = Annotated[hint.__origin__, info]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+def _fields_as_options(kind: Any, panel: str | None, skip: tuple[str, ...]) -> list[inspect.Parameter]:
+    """A parameter for each field of a dataclass that is an option, by its annotation or by its help (`setting`)."""
+    hints = get_type_hints(kind, include_extras=True)
+    out = []
+    for each in fields(kind):
+        hint, help = hints[each.name], each.metadata.get("help")
+        if help:
+            hint = str if hint == MethodConfig | str else hint
+            hint = Annotated[hint, flag(help) if hint is bool else value(each.metadata["metavar"], help)]
+        if each.name not in skip and hasattr(hint, "__metadata__"):
+            default = inspect.Parameter.empty if each.default is MISSING else each.default
+            out.append(_parameter(each.name, default, hint, panel))
+    return out
 
 
 def warn_unused(why: str, given: Mapping[str, object]) -> None:

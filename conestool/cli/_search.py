@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 from conestool._names import NAME_PARTS, guess_noun, words_in
 from conestool._text import NAME_LENGTH
 from conestool.cli import _launcher, _options, _output, _streams
-from conestool.cli._options import MAX_STEPS, flag, value
+from conestool.cli._options import MAX_STEPS, value
 from conestool.errors import OutOfMemoryError, UsageError
-from conestool.search.config import Config, MethodConfig
 
 if TYPE_CHECKING:
     from conestool.concept import Cone
@@ -27,40 +24,18 @@ if TYPE_CHECKING:
     from conestool.search.events import Event, Samples
     from conestool.search.tracking import SearchLog
 
-__all__ = [
-    "SamplesOption",
-    "Stages",
-    "TrackOption",
-    "Watcher",
-    "check_stdin",
-    "checkpoint_path_of",
-    "name_from_path",
-    "read_photos",
-    "resolve_names",
-    "run_search",
-    "with_config",
-]
-
 _WORTH_SAYING = 20.0
 """Seconds from which on a stage says beforehand what it will take, where no bar shows it."""
 
 
-_WATCHING = "Watching"
-SamplesOption = Annotated[
-    int | None,
-    value(
-        "--samples",
-        metavar="N",
-        text="Draw it every N steps, into dog-samples.png.",
-        min=1,
-        max=MAX_STEPS,
-        panel=_WATCHING,
-    ),
-]
-TrackOption = Annotated[
-    str | None,
-    value("--track", metavar="KIND", text="Log to dog-log: tensorboard, wandb or jsonl.", panel=_WATCHING),
-]
+@dataclass(frozen=True, kw_only=True)
+class Watching:
+    """How a search can be followed."""
+
+    samples: Annotated[int | None, value("N", "Draw it every N steps, into dog-samples.png.", min=1, max=MAX_STEPS)] = (
+        None
+    )
+    track: Annotated[str | None, value("KIND", "Log to dog-log: tensorboard, wandb or jsonl.")] = None
 
 
 class Watcher:
@@ -70,7 +45,8 @@ class Watcher:
     a resumed search goes on with it.
     """
 
-    def __init__(self, output: Path, every: int | None, track: str | None, *, overwrite: bool, resume: bool) -> None:
+    def __init__(self, output: Path, watching: Watching, *, overwrite: bool, resume: bool) -> None:
+        every, track = watching.samples, watching.track
         if str(output) == _streams.STDIO and (every or track):
             raise UsageError("--samples and --track: stdout has no place beside it", "name the output with -o")
         from conestool.cli._report import read_strip
@@ -217,51 +193,8 @@ def resolve_names(photos: Sequence[Path], output: Path | None, name: str | None,
     return name or name_from_path(source or Path(noun)), noun
 
 
-def with_config(
-    config: type[Config], into: str, panel: str, skip: Iterable[str] = ()
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator that puts one option for each field of `config` with a help, but those in `skip`, in place of `into`.
-
-    The function is called with a `config` made of them as its argument `into`.
-    """
-    hints = get_type_hints(config)
-    options: dict[str, inspect.Parameter] = {}
-    for each in fields(config):
-        if each.name in skip or "help" not in each.metadata:
-            continue
-        name, text, metavar = f"--{each.name.replace('_', '-')}", each.metadata["help"], each.metadata["metavar"]
-        kind = str if hints[each.name] == MethodConfig | str else hints[each.name]
-        shown = (
-            flag(name, text=text, panel=panel) if kind is bool else value(name, text=text, metavar=metavar, panel=panel)
-        )
-        options[each.name] = inspect.Parameter(
-            each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=Annotated[kind, shown]
-        )
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        own = get_type_hints(function, include_extras=True)
-        parameters: list[inspect.Parameter] = []
-        for name, each in inspect.signature(function).parameters.items():
-            added = [each.replace(annotation=own[name], kind=inspect.Parameter.KEYWORD_ONLY)]
-            parameters += list(options.values()) if name == into else added
-
-        @functools.wraps(function)
-        def run(**given: Any) -> Any:
-            made = config(**{name: given.pop(name) for name in options})
-            return function(**given, **{into: made})
-
-        del run.__wrapped__  # else the signature of the function inside would be read
-        run.__annotations__ = {each.name: each.annotation for each in parameters}
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        return run
-
-    return decorate
-
-
 def check_stdin(paths: Sequence[Path]) -> None:
     """Refuse to read stdin where several processes would each take a part of it."""
-    from conestool.errors import UsageError
-
     if _launcher.size() > 1 and any(str(path) == _streams.STDIO for path in paths):
         raise UsageError("-: several processes cannot read stdin", "name the files")
 

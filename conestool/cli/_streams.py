@@ -108,6 +108,11 @@ def shown_name(path: str | Path) -> str:
     return "stdin" if str(path) == STDIO else str(path)
 
 
+def shown_output(path: str | Path) -> str:
+    """What messages call an output: its path, or stdout for `-`."""
+    return "stdout" if str(path) == STDIO else str(path)
+
+
 def refuse_twice_stdin(paths: Iterable[str | Path]) -> None:
     """Raise UsageError if `-` is there more than once: stdin can be read once."""
     if sum(str(path) == STDIO for path in paths) > 1:
@@ -118,6 +123,14 @@ def refuse_terminal(what: str) -> None:
     """Raise UsageError if stdout is a terminal: `what` is binary and would garble it."""
     if sys.stdout is not None and sys.stdout.isatty():
         raise UsageError(f"stdout: a terminal, will not write {what} to it", "redirect it (> file), or use -o FILE")
+
+
+def refuse_shared_stdout(
+    output: str | Path | None, json: bool, what: str = "the .cone file", option: str = "-o"
+) -> None:
+    """Raise UsageError where stdout would have to carry the product and JSON."""
+    if json and str(output) == STDIO:
+        raise UsageError(f"{option} -: stdout cannot carry {what} and JSON", "give one of them a file")
 
 
 def check_outputs(paths: Iterable[str | Path], what: str, *, overwrite: bool, folder: bool = False) -> None:

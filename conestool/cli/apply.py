@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conestool.cli import _output, _streams
-from conestool.cli._options import (
-    MAX_COUNT,
-    AllowBaseMismatch,
-    DrawingWhere,
-    Json,
-    Overwrite,
-    flag,
-    value,
-)
+from conestool.cli._options import MAX_COUNT, AllowBaseMismatch, DrawingWhere, Json, Overwrite, flag, value
 
 if TYPE_CHECKING:
     from conestool.concept import Cone
@@ -66,22 +58,16 @@ TITLES = {
 
 def apply(
     files: Annotated[list[str], typer.Argument(metavar="FILE[:STRENGTH]...", help=".cone files; - reads stdin.")],
-    output: Annotated[
-        Path,
-        value("-o", "--output", metavar="OUT", text="A folder, or one .safetensors file.", show_default=False),
-    ],
+    output: Annotated[Path, value("OUT", "A folder, or one .safetensors file.", "-o", "--output", show_default=False)],
     kind: Annotated[
-        Kind | None,
-        value("--as", metavar="KIND", text="folder, checkpoint, denoiser or lora. Default: by the suffix."),
+        Kind | None, value("KIND", "folder, checkpoint, denoiser or lora. Default: by the suffix.", "--as")
     ] = None,
     rank: Annotated[
-        int | None,
-        value("--rank", metavar="N", text="Rank of a LoRA; more keeps more. Default: 64.", min=1, max=MAX_COUNT),
+        int | None, value("N", "Rank of a LoRA; more keeps more. Default: 64.", min=1, max=MAX_COUNT)
     ] = None,
-    link: Annotated[bool, flag("--link", text="Folder: hard links for unchanged weight files.")] = False,
+    link: Annotated[bool, flag("Folder: hard links for unchanged weight files.")] = False,
     sidecar: Annotated[
-        bool,
-        flag("--sidecar", text="Also a .json beside the file: A1111 and InvokeAI show the prompt's words from it."),
+        bool, flag("Also a .json beside the file: A1111 and InvokeAI show the prompt's words from it.")
     ] = False,
     *,
     where: DrawingWhere,

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _output, _streams
+from conestool.cli import _options, _output, _streams
 from conestool.cli._options import (
     MAX_COUNT,
     MAX_SEED,
+    MEMORY,
     AllowBaseMismatch,
     Json,
-    MicroBatch,
+    Options,
     Overwrite,
     Where,
     flag,
@@ -32,53 +33,45 @@ if TYPE_CHECKING:
     from conestool.images.photos import Photo
     from conestool.models.model import Model
 
-__all__ = ["evaluate"]
-
-MEASURES, GATES = "Measures", "Gates: exit code 1 below"
 ROWS = ("photos", "base model", "random indices", "concept, no identifier", "concept")
+_NUMBER = "Pictures per prompt and row. Default: 2."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What is drawn, and who judges it."""
+
+    prompts: Annotated[str | None, value("F", "Prompts, one a line, {} for the subject.")] = None
+    number: Annotated[int | None, value("N", _NUMBER, "-n", "--number", min=1, max=MAX_COUNT)] = None
+    seed: Annotated[int, value("N", "First seed.", min=0, max=MAX_SEED)] = 0
+    clip: Annotated[str | None, value("M", "CLIP-I and CLIP-T by this folder or Hub id.")] = None
+    dino: Annotated[str | None, value("M", "DINO-I by this folder or Hub id.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Least:
+    """What a concept must reach, as `evaluation.Gates` has it."""
+
+    min_gain: Annotated[float | None, value("X", "Fall of the photos' loss; 0.1 is a tenth.")] = None
+    min_image: Annotated[float | None, value("X", "Image alignment.")] = None
+    min_text: Annotated[float | None, value("X", "Text alignment.")] = None
 
 
 def evaluate(
     file: Annotated[Path, typer.Argument(metavar="F", help="A .cone file; - reads stdin.")],
-    photos: Annotated[
-        list[str] | None,
-        value("--photos", metavar="[NAME=]DIR", text="Photos of the subject; of several, by name or subfolder."),
-    ] = None,
-    quick: Annotated[bool, flag("--quick", text="Fewer pictures and less noise.")] = False,
-    pictures: Annotated[
-        Path | None, value("--pictures", metavar="DIR", text="Write a sheet of pictures per concept.")
-    ] = None,
-    prompts: Annotated[
-        str | None, value("--prompts", metavar="F", text="Prompts, one a line, {} for the subject.", panel=MEASURES)
-    ] = None,
-    number: Annotated[
-        int | None,
-        value(
-            "-n",
-            "--number",
-            metavar="N",
-            text="Pictures per prompt and row. Default: 2.",
-            min=1,
-            max=MAX_COUNT,
-            panel=MEASURES,
-        ),
-    ] = None,
-    seed: Annotated[int, value("--seed", metavar="N", text="First seed.", min=0, max=MAX_SEED, panel=MEASURES)] = 0,
-    clip: Annotated[
-        str | None, value("--clip", metavar="M", text="CLIP-I and CLIP-T by this folder or Hub id.", panel=MEASURES)
-    ] = None,
-    dino: Annotated[
-        str | None, value("--dino", metavar="M", text="DINO-I by this folder or Hub id.", panel=MEASURES)
-    ] = None,
-    min_gain: Annotated[
-        float | None, value("--min-gain", metavar="X", text="Fall of the photos' loss; 0.1 is a tenth.", panel=GATES)
-    ] = None,
-    min_image: Annotated[float | None, value("--min-image", metavar="X", text="Image alignment.", panel=GATES)] = None,
-    min_text: Annotated[float | None, value("--min-text", metavar="X", text="Text alignment.", panel=GATES)] = None,
     *,
+    photos: Annotated[
+        list[str] | None, value("[NAME=]DIR", "Photos of the subject; of several, by name or subfolder.")
+    ] = None,
+    quick: Annotated[bool, flag("Fewer pictures and less noise.")] = False,
+    pictures: Annotated[Path | None, value("DIR", "Write a sheet of pictures per concept.")] = None,
+    measures: Annotated[Measures, Options("Measures")],
+    least: Annotated[Least, Options("Gates: exit code 1 below")],
     where: Where,
     allow_base_mismatch: AllowBaseMismatch = False,
-    micro_batch: MicroBatch = None,
+    micro_batch: Annotated[
+        int | None, value("N", "Samples at once. Default: as many as fit.", panel=MEMORY, min=1, max=MAX_COUNT)
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -87,21 +80,22 @@ def evaluate(
     Losses on photos, on the class and on other nouns; and how well pictures show the subject and the rest of their
     prompt. Exits with 1 if a --min gate fails.
     """
-    from conestool.cli import _format, _options
+    from conestool.cli import _format
 
+    number, seed = measures.number, measures.seed
     _options.warn_unused("with --quick, which draws one", {"-n": quick and number is not None})
     _options.warn_unused("without --pictures", {"--overwrite": overwrite and not pictures})
     cone = _streams.load_cone(file)
     shown = read_photos(cone, photos or [])
     targets = sheet_paths(cone, pictures, overwrite)
-    templates = read_templates(prompts)
+    templates = read_templates(measures.prompts)
     base = _options.open_model(where, (cone.base.id, cone.base.revision))
     from conestool.evaluation import Gates, load_metrics
 
-    gates = Gates(min_gain, min_image, min_text)
+    gates = Gates(least.min_gain, least.min_image, least.min_text)
     plan = make_plan(templates, quick, range(seed, seed + (number or 2)), micro_batch)
     with _output.waiting("loading what judges pictures"):
-        metrics = load_metrics(base.settings, clip, dino, where.offline, base.device)
+        metrics = load_metrics(base.settings, measures.clip, measures.dino, where.offline, base.device)
     gates.check(cone.names, shown, bool(metrics))
     report, sheets, memory = run(base, cone, shown, metrics, plan, allow_base_mismatch)
     _format.show_report(report)

@@ -15,9 +15,7 @@ from conestool.cli.merge import default_output, save
 def extract(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .cone file; - reads stdin.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="The concept to take out.")],
-    output: Annotated[
-        Path | None, value("-o", "--output", metavar="F", text="Default: NAME.cone; - is stdout.")
-    ] = None,
+    output: Annotated[Path | None, value("F", "Default: NAME.cone; - is stdout.", "-o", "--output")] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:

@@ -3,88 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from conestool._text import check_stored
-from conestool.cli import _launcher, _output, _streams
-from conestool.cli._options import (
-    MAX_STEPS,
-    MEMORY,
-    Json,
-    Overwrite,
-    Where,
-    flag,
-    value,
-)
-from conestool.cli._search import (
-    SamplesOption,
-    TrackOption,
-    Watcher,
-    check_stdin,
-    checkpoint_path_of,
-    read_photos,
-    run_search,
-    with_config,
-)
+from conestool.cli import _launcher, _options, _output, _search, _streams
+from conestool.cli._options import MAX_STEPS, Json, Options, Overwrite, Where, flag, value
+from conestool.cli._search import Watcher, Watching, read_photos
+from conestool.errors import UsageError
 from conestool.search.config import Resources, SearchConfig
 
 if TYPE_CHECKING:
-    from conestool.cli._options import Where
     from conestool.concept import Cone
     from conestool.images.photos import Photo
     from conestool.models.model import Model
 
-__all__ = ["find", "output_path"]
 
-_SEARCH, _STORED = "Search", "Stored in the file"
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be found, and what is to be made of it."""
+
+    output: Annotated[Path | None, value("F", "Default: NAME.cone; - is stdout.", "-o", "--output")] = None
+    class_noun: Annotated[str | None, value("NOUN", "What kind of thing it is. Default: as in F.")] = None
+    name: Annotated[str | None, value("NAME", "What prompts call it. Default: as in F.")] = None
+    identifier: Annotated[str | None, value("WORD", "Rare word for it. Default: chosen by the name.")] = None
+    preview: Annotated[bool, flag("Show what will be learned from, in dog-preview.png, and stop.")] = False
+    dry_run: Annotated[bool, flag("Run a few steps, say what time and memory all will take, stop.")] = False
+    resume: Annotated[bool, flag("Continue after an interruption.")] = False
+    skip_broken: Annotated[bool, flag("Leave out broken images.")] = False
+    report: Annotated[bool, flag("Write dog-report.html, as cones report does.")] = False
+    no_sheet: Annotated[bool, flag("Draw no sheet of pictures beside the file.")] = False
 
 
-@with_config(Resources, "resources", MEMORY)
-@with_config(SearchConfig, "search_config", _SEARCH)
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """What the file says of itself."""
+
+    notes: Annotated[str | None, value("TEXT", "Free text.")] = None
+    author: Annotated[str | None, value("TEXT", "Who made it.")] = None
+    license: Annotated[str | None, value("TEXT", "Its license.")] = None
+
+
+class Outputs(NamedTuple):
+    """Where everything goes, None for what is not made; `shown` is what the command is for."""
+
+    cone: Path
+    sheet: Path | None
+    page: Path | None
+    shown: Path
+
+
 def find(
     photos: Annotated[
         list[Path], typer.Argument(metavar="PHOTOS...", help="Folders or files; - reads a list of them.")
     ],
     *,
-    output: Annotated[
-        Path | None, value("-o", "--output", metavar="F", text="Default: NAME.cone; - is stdout.")
-    ] = None,
-    class_noun: Annotated[
-        str | None, value("--class-noun", metavar="NOUN", text="What kind of thing it is. Default: as in F.")
-    ] = None,
-    name: Annotated[str | None, value("--name", metavar="NAME", text="What prompts call it. Default: as in F.")] = None,
-    identifier: Annotated[
-        str | None, value("--identifier", metavar="WORD", text="Rare word for it. Default: chosen by the name.")
-    ] = None,
-    preview: Annotated[
-        bool, flag("--preview", text="Show what will be learned from, in dog-preview.png, and stop.")
-    ] = False,
-    dry_run: Annotated[
-        bool, flag("--dry-run", text="Run a few steps, say what time and memory all will take, stop.")
-    ] = False,
-    resume: Annotated[bool, flag("--resume", text="Continue after an interruption.")] = False,
-    skip_broken: Annotated[bool, flag("--skip-broken", text="Leave out broken images.")] = False,
+    request: Request,
     steps: Annotated[
-        int | None,
-        value("--steps", metavar="N", text="Steps of the search. Default: 60.", panel=_SEARCH, min=1, max=MAX_STEPS),
+        int | None, value("N", "Steps of the search. Default: 60.", panel="Search", min=1, max=MAX_STEPS)
     ] = None,
-    search_config: SearchConfig,
-    class_images: Annotated[
-        Path | None, value("--class-images", metavar="DIR", text="Class images to take, none drawn.", panel=_SEARCH)
-    ] = None,
+    search_config: Annotated[SearchConfig, Options("Search")],
+    class_images: Annotated[Path | None, value("DIR", "Class images to take, none drawn.", panel="Search")] = None,
     where: Where,
-    resources: Resources,
-    notes: Annotated[str | None, value("--notes", metavar="TEXT", text="Free text.", panel=_STORED)] = None,
-    author: Annotated[str | None, value("--author", metavar="TEXT", text="Who made it.", panel=_STORED)] = None,
-    license: Annotated[str | None, value("--license", metavar="TEXT", text="Its license.", panel=_STORED)] = None,
-    samples: SamplesOption = None,
-    track: TrackOption = None,
-    report: Annotated[bool, flag("--report", text="Write dog-report.html, as cones report does.")] = False,
-    no_sheet: Annotated[bool, flag("--no-sheet", text="Draw no sheet of pictures beside the file.")] = False,
+    resources: Annotated[Resources, Options("Memory")],
+    texts: Annotated[Texts, Options("Stored in the file")],
+    watching: Annotated[Watching, Options("Watching")],
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -93,69 +79,95 @@ def find(
     Name and class noun come from the output's name (my-dog.cone: a dog), or the photos' folder. Pictures of the subject
     go into dog-sheet.png beside dog.cone.
     """
-    from conestool.cli import _options, _search
-    from conestool.cli.merge import save
-    from conestool.concept import check_name, check_words
-    from conestool.errors import UsageError
-
-    if json and str(output) == _streams.STDIO:
-        raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give the file a name")
-    check_stdin(photos)
+    _streams.refuse_shared_stdout(request.output, json)
+    _search.check_stdin(photos)
     paths = _streams.expand_paths(photos)
-    name, class_noun = _search.resolve_names(paths, output, name, class_noun)
-    path = output_path(output, name)
-    stdout = str(path) == _streams.STDIO
-    if stdout and (preview or report):
-        raise UsageError("-o -: stdout has no place beside it", "name the output, as --preview and --report need it")
-    alone = preview or dry_run
-    sheet = None if no_sheet or alone or stdout else _streams.beside(path, "sheet.png")
-    page = _streams.beside(path, "report.html") if report and not alone else None
-    shown = _streams.beside(path, "preview.png") if preview else path
-    written = [shown, *(each for each in (sheet, page) if each)]
-    _streams.check_outputs(written, "a .cone file", overwrite=overwrite)
-    watcher = Watcher(path, None if alone else samples, None if alone else track, overwrite=overwrite, resume=resume)
-    check_name(name)
-    check_words("class noun", class_noun)
-    if identifier is not None:
-        check_words("identifier", identifier)
-    stored = {"notes": notes, "author": author, "license": license}
-    texts = {key: check_stored(f"--{key}", text) for key, text in stored.items() if text}
+    words = _words(request, paths)
+    outputs = _plan_outputs(request, words["name"], overwrite)
+    watching = Watching() if request.preview or request.dry_run else watching
+    watcher = Watcher(outputs.cone, watching, overwrite=overwrite, resume=request.resume)
+    stored = {key: check_stored(f"--{key}", text) for key, text in vars(texts).items() if text}
     _options.check_model(where)
     with _output.waiting("reading photos"):
-        images = read_photos(paths, skip_broken, captions=search_config.captions != "none")
-    _output.say(f"{name}: {_output.amount(len(images), 'photo')} of {class_noun!r}")
-    from conestool.search.find import find as find_neurons
+        images = read_photos(paths, request.skip_broken, captions=search_config.captions != "none")
+    _output.say(f"{words['name']}: {_output.amount(len(images), 'photo')} of {words['class_noun']!r}")
+    config = _with_method(search_config, steps)
+    drawn = config.num_class_images != SearchConfig.num_class_images
+    _options.warn_unused("with --class-images", {"--num-class-images": bool(class_images) and drawn})
+    others = [photo.image for photo in read_photos([class_images], request.skip_broken)] if class_images else None
+    given: dict[str, Any] = {"config": config, "class_images": others, "resources": resources}
+    if request.preview:
+        _show_preview(where, images, words, config, resources, outputs.shown, overwrite=overwrite, json=json)
+    elif request.dry_run:
+        _show_dry_run(where, images, words, json=json, **given)
+    else:
+        _run(where, images, words, outputs, watcher, request.resume, stored, overwrite=overwrite, json=json, **given)
+
+
+def _words(request: Request, paths: Sequence[Path]) -> dict[str, Any]:
+    """Name, class noun and identifier, each checked where it is known already."""
+    from conestool.concept import check_name, check_words
+
+    name, class_noun = _search.resolve_names(paths, request.output, request.name, request.class_noun)
+    check_name(name)
+    check_words("class noun", class_noun)
+    if request.identifier is not None:
+        check_words("identifier", request.identifier)
+    return {"class_noun": class_noun, "name": name, "identifier": request.identifier}
+
+
+def _with_method(config: SearchConfig, steps: int | None) -> SearchConfig:
+    """The configuration with its method resolved, which has the steps."""
     from conestool.search.methods import resolve_method
 
-    method = f"{search_config.method},steps={steps}" if steps else search_config.method
-    search_config = replace(search_config, method=resolve_method(method))
-    drawn = search_config.num_class_images != SearchConfig.num_class_images
-    _options.warn_unused("with --class-images", {"--num-class-images": bool(class_images) and drawn})
-    words: dict[str, Any] = {"class_noun": class_noun, "name": name, "identifier": identifier}
-    given: dict[str, Any] = {
-        "config": search_config,
-        "class_images": [photo.image for photo in read_photos([class_images], skip_broken)] if class_images else None,
-        "resources": resources,
-    }
-    if preview:
-        _show_preview(where, images, words, search_config, resources, shown, overwrite=overwrite, json=json)
-        return
-    if dry_run:
-        _show_dry_run(where, images, words, json=json, **given)
-        return
-    checkpoint = checkpoint_path_of(path)
-    base, cone, memory = run_search(
+    return replace(config, method=resolve_method(f"{config.method},steps={steps}" if steps else config.method))
+
+
+def _plan_outputs(request: Request, name: str, overwrite: bool) -> Outputs:
+    """Where everything goes; UsageError, or OutputExistsError, for what cannot be written."""
+    path = output_path(request.output, name)
+    stdout, alone = str(path) == _streams.STDIO, request.preview or request.dry_run
+    if stdout and (request.preview or request.report):
+        raise UsageError("-o -: stdout has no place beside it", "name the output, as --preview and --report need it")
+    sheet = None if request.no_sheet or alone or stdout else _streams.beside(path, "sheet.png")
+    page = _streams.beside(path, "report.html") if request.report and not alone else None
+    outputs = Outputs(path, sheet, page, _streams.beside(path, "preview.png") if request.preview else path)
+    written = [each for each in (outputs.shown, sheet, page) if each]
+    _streams.check_outputs(written, "a .cone file", overwrite=overwrite)
+    return outputs
+
+
+def _run(
+    where: Where,
+    images: Sequence[Photo],
+    words: dict[str, Any],
+    outputs: Outputs,
+    watcher: Watcher,
+    resume: bool,
+    texts: dict[str, str],
+    *,
+    overwrite: bool,
+    json: bool,
+    **given: Any,
+) -> None:
+    """Search, write what was found, and say how good it is."""
+    from conestool.cli.merge import save
+    from conestool.search.find import find as find_neurons
+
+    checkpoint = _search.checkpoint_path_of(outputs.cone)
+    base, cone, memory = _search.run_search(
         find_neurons, where, checkpoint, images, resume=resume, watcher=watcher, **words, **given
     )
     if _launcher.rank():
         return
-    cone = _with_texts(cone, texts)
-    save(cone, path, overwrite=overwrite, json=json)
+    concepts = [replace(each, origin=each.origin.model_copy(update=texts)) for each in cone.concepts]
+    cone = replace(cone, concepts=tuple(concepts)) if texts else cone
+    save(cone, outputs.cone, overwrite=overwrite, json=json)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
-    if sheet or page:
-        sheet, page = _write_pictures(base, cone, images, path, sheet, page, overwrite)
-    _report(cone, path, sheet, page, memory, json=json)
+    if outputs.sheet or outputs.page:
+        outputs = _write_pictures(base, cone, images, outputs, overwrite)
+    _report(cone, outputs, memory, json=json)
 
 
 def output_path(output: Path | None, name: str) -> Path:
@@ -179,8 +191,6 @@ def _show_dry_run(
     json: bool,
 ) -> None:
     """Run a few steps, and show what the whole search will take; of several processes the first does."""
-    from conestool.cli import _options
-
     where, processes = _launcher.join(where)
     base = _options.open_model(where)
     from conestool.search.context import SearchContext
@@ -199,14 +209,6 @@ def _show_dry_run(
         _streams.emit_json(found.record())
 
 
-def _with_texts(cone: Cone, texts: dict[str, str]) -> Cone:
-    """The cone with notes, author and license where they were given."""
-    if not texts:
-        return cone
-    concepts = [replace(each, origin=each.origin.model_copy(update=texts)) for each in cone.concepts]
-    return replace(cone, concepts=tuple(concepts))
-
-
 def _show_preview(
     where: Where,
     images: Sequence[Photo],
@@ -220,14 +222,12 @@ def _show_preview(
 ) -> None:
     """Show what a search would learn from, as a picture and in words, and how to correct it."""
     from conestool._atomic import write_atomic
-    from conestool.cli import _options
-    from conestool.cli._search import Stages
     from conestool.rendering.png import plain_png
     from conestool.rendering.samples import preview_sheet
     from conestool.search.preview import preview
 
     base = _options.open_model(where)
-    with Stages() as stages, _output.waiting("looking at the photos"):
+    with _search.Stages() as stages, _output.waiting("looking at the photos"):
         found = preview(base, images, **words, config=config, callback=stages, resources=resources)
     for each in found.photos:
         use = "held out" if each.held_out else f"{_output.amount(len(each.crops), 'crop')} too"
@@ -243,9 +243,7 @@ def _show_preview(
         _streams.emit_paths([written])
 
 
-def _write_pictures(
-    base: Model, cone: Cone, photos: Sequence[Photo], path: Path, sheet: Path | None, page: Path | None, overwrite: bool
-) -> tuple[Path | None, Path | None]:
+def _write_pictures(base: Model, cone: Cone, photos: Sequence[Photo], outputs: Outputs, overwrite: bool) -> Outputs:
     """Draw the concept, and write sheet and report; with too little memory neither: the concept is safe already."""
     from conestool import format as cones
     from conestool._atomic import write_atomic
@@ -257,31 +255,33 @@ def _write_pictures(
 
     (concept,) = cone.concepts
     try:
-        known = {concept.id: _report.Shown(samples=_report.read_strip(_streams.beside(path, "samples.png"), cone.id))}
+        known = {
+            concept.id: _report.Shown(samples=_report.read_strip(_streams.beside(outputs.cone, "samples.png"), cone.id))
+        }
         shown = draw_shown(base, cone.concepts, known)
     except DeviceError as error:
         _output.warn(f"no pictures: {error}")
-        return None, None
+        return outputs._replace(sheet=None, page=None)
     case = shown[concept.id].showcase
-    if sheet and case:
-        write_atomic(sheet, plain_png(showcase_sheet(case, [photo.image for photo in photos])), overwrite=overwrite)
-    if page:
-        made = _report.report_html([(str(path), len(cones.dumps(cone)), cone)], shown)
-        write_atomic(page, made.encode(), overwrite=overwrite)
-    return sheet, page
+    if outputs.sheet and case:
+        write_atomic(
+            outputs.sheet, plain_png(showcase_sheet(case, [photo.image for photo in photos])), overwrite=overwrite
+        )
+    if outputs.page:
+        made = _report.report_html([(str(outputs.cone), len(cones.dumps(cone)), cone)], shown)
+        write_atomic(outputs.page, made.encode(), overwrite=overwrite)
+    return outputs
 
 
-def _report(
-    cone: Cone, path: Path, sheet: Path | None, page: Path | None, memory: dict[str, Any] | None, *, json: bool
-) -> None:
+def _report(cone: Cone, outputs: Outputs, memory: dict[str, Any] | None, *, json: bool) -> None:
     """What was found, how good it is, and what to do next."""
     from conestool import format as cones
     from conestool._text import quoted
     from conestool.cli import _format
     from conestool.search.subject import article
 
-    name = "stdout" if str(path) == _streams.STDIO else str(path)
-    facts = _format.facts_of(name, len(cones.dumps(cone)), cone)
+    path, sheet, page, _ = outputs
+    facts = _format.facts_of(_streams.shown_output(path), len(cones.dumps(cone)), cone)
     _format.show_found(facts)
     for what, made in (("sheet", sheet), ("report", page)):
         if made:

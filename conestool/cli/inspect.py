@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def inspect(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".cone files; - reads one from stdin.")],
-    model: Annotated[str | None, value("--model", metavar="M", text="Check that they fit this base model.")] = None,
-    plot: Annotated[Path | None, value("--plot", metavar="F.png", text="Draw the layer map; - is stdout.")] = None,
+    model: Annotated[str | None, value("M", "Check that they fit this base model.")] = None,
+    plot: Annotated[Path | None, value("F.png", "Draw the layer map; - is stdout.")] = None,
     layers: LayersOption = False,
     revision: Revision = None,
     config: Config = None,

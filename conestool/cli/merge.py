@@ -24,9 +24,7 @@ PAIRED = 16
 
 def merge(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Two .cone files or more; - reads stdin.")],
-    output: Annotated[
-        Path | None, value("-o", "--output", metavar="F", text="Default: dog+hat.cone; - is stdout.")
-    ] = None,
+    output: Annotated[Path | None, value("F", "Default: dog+hat.cone; - is stdout.", "-o", "--output")] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:

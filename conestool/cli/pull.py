@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 def pull(
     repository: Annotated[str, typer.Argument(metavar="REPO", help="owner/name, or hf:owner/name/dog.cone@branch.")],
     file: Annotated[str | None, typer.Argument(metavar="FILE", help="Its .cone file. Default: the only one.")] = None,
-    output: Annotated[
-        Path | None, value("-o", "--output", metavar="F", text="Default: the file's name; - is stdout.")
-    ] = None,
-    revision: Annotated[str | None, value("--revision", metavar="R", text="Branch, tag or commit.")] = None,
-    offline: Annotated[bool, flag("--offline", text="Never ask the Hub: use what was fetched before.")] = False,
+    output: Annotated[Path | None, value("F", "Default: the file's name; - is stdout.", "-o", "--output")] = None,
+    revision: Annotated[str | None, value("R", "Branch, tag or commit.")] = None,
+    offline: Annotated[bool, flag("Never ask the Hub: use what was fetched before.")] = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:

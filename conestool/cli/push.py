@@ -31,15 +31,11 @@ class Upload(NamedTuple):
 def push(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".cone files; - reads stdin.")],
     repository: Annotated[str, typer.Argument(metavar="REPO", help="Repository on the Hub, owner/name.")],
-    private: Annotated[bool, flag("--private", text="Make a new repository private.")] = False,
-    license: Annotated[str | None, value("--license", metavar="ID", text="For the card, as the Hub names it.")] = None,
-    pictures: Annotated[
-        bool, flag("--pictures", text="Draw each concept beside the base model, for the card.")
-    ] = False,
-    message: Annotated[str | None, value("--message", metavar="TEXT", text="Of the commit. Default: made up.")] = None,
-    revision: Annotated[
-        str | None, value("--revision", metavar="R", text="Branch, made if it is not there. Default: main.")
-    ] = None,
+    private: Annotated[bool, flag("Make a new repository private.")] = False,
+    license: Annotated[str | None, value("ID", "For the card, as the Hub names it.")] = None,
+    pictures: Annotated[bool, flag("Draw each concept beside the base model, for the card.")] = False,
+    message: Annotated[str | None, value("TEXT", "Of the commit. Default: made up.")] = None,
+    revision: Annotated[str | None, value("R", "Branch, made if it is not there. Default: main.")] = None,
     model: ModelOption = None,
     device: DeviceOption = "auto",
     overwrite: Overwrite = False,

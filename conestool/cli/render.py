@@ -9,33 +9,75 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _output, _streams
-from conestool.cli._options import (
-    MAX_COUNT,
-    MAX_SEED,
-    AllowBaseMismatch,
-    Json,
-    Overwrite,
-    Where,
-    flag,
-    value,
-)
+from conestool.cli import _options, _output, _pictures, _selection, _streams
+from conestool.cli._options import MAX_COUNT, MAX_SEED, AllowBaseMismatch, Json, Options, Overwrite, Where, flag, value
 from conestool.cli._output import after, progress
+from conestool.cli._pictures import Targets
 from conestool.cli._prompts import read_prompts
+from conestool.cli._selection import Chosen, Group
 from conestool.errors import UsageError
 
 if TYPE_CHECKING:
     from conestool.cli._axes import Axes, Cell
-    from conestool.cli._options import Where
-    from conestool.cli._pictures import Targets
     from conestool.cli._prompts import Asked
-    from conestool.cli._selection import Chosen, Group
     from conestool.models.model import Model
     from conestool.rendering import Rendering
 
-__all__ = ["render"]
 
-CONCEPTS, PICTURE, OUTPUT = "Concepts", "Picture", "Output"
+@dataclass(frozen=True, kw_only=True)
+class Concepts:
+    """Which concepts are applied."""
+
+    cones: Annotated[
+        list[str] | None, value("F[:S]", "Use this file, at strength S (0 to 1); - is stdin.", "-c", "--cone")
+    ] = None
+    no_cones: Annotated[bool, flag("Draw with the base model.")] = False
+    literal: Annotated[bool, flag("Send the prompt as typed.")] = False
+    require: Annotated[bool, flag("Refuse a prompt that names no concept.")] = False
+
+
+_X, _Y = (
+    "Columns of a sheet: strength=0:1:5, seed=0:4, guidance=3,7.",
+    "Rows: as --x, or file=a.cone,b.cone, method=mask,cones.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where pictures go and in what form."""
+
+    output: Annotated[str | None, value("OUT", "A .png, a folder, or - for stdout.", "-o", "--output")] = None
+    grid: Annotated[bool, flag("One sheet of all pictures.")] = False
+    compare: Annotated[bool, flag("A sheet with the base model beside.")] = False
+    x: Annotated[str | None, value("AXIS", _X)] = None
+    y: Annotated[str | None, value("AXIS", _Y)] = None
+    overwrite: Overwrite = False
+    json: Json = False
+
+    @property
+    def sheet(self) -> bool:
+        """Whether all pictures go onto one sheet."""
+        return self.grid or self.compare or self.x is not None or self.y is not None
+
+
+_BATCH = "Pictures at once. Default: as many as fit, on the CPU one."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """How pictures are drawn, as typed."""
+
+    number: Annotated[int, value("N", "Pictures per prompt.", "-n", "--number", min=1, max=MAX_COUNT)] = 1
+    seed: Annotated[int | None, value("N", "First seed. Default: 0.", min=0, max=MAX_SEED)] = None
+    steps: Annotated[int | None, value("N", "Sampling steps.", min=1, max=MAX_COUNT)] = None
+    guidance: Annotated[float | None, value("X", "Weight of the prompt.")] = None
+    negative: Annotated[str | None, value("TEXT", "What to avoid.")] = None
+    size: Annotated[str | None, value("WxH", "Pixels, 512 or 512x768.")] = None
+    scheduler: Annotated[str | None, value("NAME", "Sampler, such as 'DPM++ 2M Karras' or DDIM.")] = None
+    batch: Annotated[int | None, value("N", _BATCH, min=1, max=MAX_COUNT)] = None
+    repeated: Annotated[
+        Path | None, value("F.png", "Repeat this picture or sheet; other options change it.", "--from")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -49,137 +91,56 @@ class Look:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Destination:
-    """Where pictures go and in what form."""
-
-    output: str | None
-    grid: bool
-    compare: bool
-    overwrite: bool
-    json: bool
-
-    @property
-    def sheet(self) -> bool:
-        """Whether all pictures go onto one sheet."""
-        return self.grid or self.compare
-
-
 def render(
     prompts: Annotated[
         list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw; - reads prompts, one a line.")
     ] = None,
-    cones: Annotated[
-        list[str] | None,
-        value(
-            "-c", "--cone", metavar="F[:S]", text="Use this file, at strength S (0 to 1); - is stdin.", panel=CONCEPTS
-        ),
-    ] = None,
-    prompt_file: Annotated[
-        str | None,
-        value("--prompts", metavar="FILE", text="More prompts, one a line, with options; # begins a comment."),
-    ] = None,
-    no_cones: Annotated[bool, flag("--no-cones", text="Draw with the base model.", panel=CONCEPTS)] = False,
-    literal: Annotated[bool, flag("--literal", text="Send the prompt as typed.", panel=CONCEPTS)] = False,
-    require: Annotated[bool, flag("--require", text="Refuse a prompt that names no concept.", panel=CONCEPTS)] = False,
-    output: Annotated[
-        str | None, value("-o", "--output", metavar="OUT", text="A .png, a folder, or - for stdout.", panel=OUTPUT)
-    ] = None,
-    grid: Annotated[bool, flag("--grid", text="One sheet of all pictures.", panel=OUTPUT)] = False,
-    compare: Annotated[bool, flag("--compare", text="A sheet with the base model beside.", panel=OUTPUT)] = False,
-    x: Annotated[
-        str | None,
-        value("--x", metavar="AXIS", text="Columns of a sheet: strength=0:1:5, seed=0:4, guidance=3,7.", panel=OUTPUT),
-    ] = None,
-    y: Annotated[
-        str | None,
-        value("--y", metavar="AXIS", text="Rows: as --x, or file=a.cone,b.cone, method=mask,cones.", panel=OUTPUT),
-    ] = None,
-    number: Annotated[
-        int, value("-n", "--number", metavar="N", text="Pictures per prompt.", min=1, max=MAX_COUNT, panel=PICTURE)
-    ] = 1,
-    seed: Annotated[
-        int | None, value("--seed", metavar="N", text="First seed. Default: 0.", min=0, max=MAX_SEED, panel=PICTURE)
-    ] = None,
-    steps: Annotated[
-        int | None, value("--steps", metavar="N", text="Sampling steps.", min=1, max=MAX_COUNT, panel=PICTURE)
-    ] = None,
-    guidance: Annotated[
-        float | None, value("--guidance", metavar="X", text="Weight of the prompt.", panel=PICTURE)
-    ] = None,
-    negative: Annotated[str | None, value("--negative", metavar="TEXT", text="What to avoid.", panel=PICTURE)] = None,
-    size: Annotated[str | None, value("--size", metavar="WxH", text="Pixels, 512 or 512x768.", panel=PICTURE)] = None,
-    scheduler: Annotated[
-        str | None,
-        value("--scheduler", metavar="NAME", text="Sampler, such as 'DPM++ 2M Karras' or DDIM.", panel=PICTURE),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        value(
-            "--batch",
-            metavar="N",
-            text="Pictures at once. Default: as many as fit, on the CPU one.",
-            min=1,
-            max=MAX_COUNT,
-            panel=PICTURE,
-        ),
-    ] = None,
-    picture: Annotated[
-        Path | None,
-        value("--from", metavar="F.png", text="Repeat this picture or sheet; other options change it.", panel=PICTURE),
-    ] = None,
     *,
+    prompt_file: Annotated[
+        str | None, value("FILE", "More prompts, one a line, with options; # begins a comment.", "--prompts")
+    ] = None,
+    concepts: Annotated[Concepts, Options("Concepts")],
+    output: Annotated[Output, Options("Output")],
+    picture: Annotated[Picture, Options("Picture")],
     where: Where,
     allow_base_mismatch: AllowBaseMismatch = False,
-    overwrite: Overwrite = False,
-    json: Json = False,
 ) -> None:
     """Draw pictures with concepts.
 
     Without -c, concepts whose names occur in the prompt are taken from the .cone files here or in $CONES_PATH.
     """
-    from conestool.cli import _options
-
-    given = {
-        "steps": steps,
-        "guidance": guidance,
-        "negative": negative,
-        "scheduler": scheduler,
-        "size": parse_size(size),
-    }
-    given = {key: each for key, each in given.items() if each is not None}
-    first = seed or 0
-    look = Look(range(first, first + number), literal, allow_base_mismatch, batch, given)
     from conestool.cli._axes import parse_axes
 
-    axes = parse_axes(x, y)
-    if axes and (compare or number > 1 or no_cones):
-        raise UsageError(
-            "--x and --y: a sheet of its own", "leave out --compare, --no-cones and -n; --y seed=0:3 is -n 4"
-        )
-    destination = Destination(output, grid or bool(axes), compare, overwrite, json)
-    refuse_contradictions(cones, no_cones, destination, require)
-    _options.warn_unused("with --no-cones", {"--literal": literal and no_cones})
-    _options.warn_unused("with --compare, which is a sheet", {"--grid": grid and compare})
-    files = [_options.parse_wanted(text).path for text in cones or ()]
+    given = {key: getattr(picture, key) for key in ("steps", "guidance", "negative", "scheduler")}
+    given = {key: each for key, each in (given | {"size": parse_size(picture.size)}).items() if each is not None}
+    first = picture.seed or 0
+    seeds = range(first, first + picture.number)
+    look = Look(seeds, concepts.literal, allow_base_mismatch, picture.batch, given)
+    axes = parse_axes(output.x, output.y)
+    refuse_contradictions(concepts, output, picture, bool(prompts or prompt_file))
+    files = [_options.parse_wanted(text).path for text in concepts.cones or ()]
     _streams.refuse_twice_stdin([*(prompts or ()), *([prompt_file] if prompt_file else []), *files])
-    if picture is None:
-        asked = read_prompts(prompts or [], prompt_file)
-        draw_prompts(asked, cones or [], no_cones, require, look, destination, where, axes)
-        return
-    if prompts or prompt_file or no_cones or literal or require or destination.sheet or number > 1:
-        raise UsageError("--from: repeats a picture, its prompt and concepts", "leave out prompts, -n and sheets")
-    changes = given if seed is None else given | {"seeds": [seed]}
-    repeat(picture, cones or [], replace(look, options=changes), destination, where)
+    if picture.repeated is None:
+        draw_prompts(read_prompts(prompts or [], prompt_file), concepts, look, output, where, axes)
+    else:
+        changes = given if picture.seed is None else given | {"seeds": [picture.seed]}
+        repeat(picture.repeated, concepts.cones or [], replace(look, options=changes), output, where)
 
 
-def refuse_contradictions(cones: Sequence[str] | None, no_cones: bool, destination: Destination, require: bool) -> None:
-    """Refuse options that exclude each other."""
-    for given, name in ((cones, "-c"), (destination.compare, "--compare"), (require, "--require")):
-        if given and no_cones:
+def refuse_contradictions(concepts: Concepts, output: Output, picture: Picture, prompted: bool) -> None:
+    """Refuse options that exclude each other, and warn of those that change nothing."""
+    if (output.x or output.y) and (output.compare or picture.number > 1 or concepts.no_cones):
+        hint = "leave out --compare, --no-cones and -n; --y seed=0:3 is -n 4"
+        raise UsageError("--x and --y: a sheet of its own", hint)
+    for given, name in ((concepts.cones, "-c"), (output.compare, "--compare"), (concepts.require, "--require")):
+        if given and concepts.no_cones:
             raise UsageError(f"--no-cones and {name} exclude each other", "leave out one of them")
-    if destination.json and destination.output == _streams.STDIO:
-        raise UsageError("-o -: stdout cannot carry the picture and JSON", "give the picture a file")
+    _streams.refuse_shared_stdout(output.output, output.json, "the picture")
+    _options.warn_unused("with --no-cones", {"--literal": concepts.literal and concepts.no_cones})
+    _options.warn_unused("with --compare, which is a sheet", {"--grid": output.grid and output.compare})
+    several = output.sheet or picture.number > 1
+    if picture.repeated and (prompted or concepts.no_cones or concepts.literal or concepts.require or several):
+        raise UsageError("--from: repeats a picture, its prompt and concepts", "leave out prompts, -n and sheets")
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -193,39 +154,29 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def draw_prompts(
-    asked: list[Asked],
-    cones: list[str],
-    none: bool,
-    require: bool,
-    look: Look,
-    destination: Destination,
-    where: Where,
-    axes: Axes | None = None,
+    asked: list[Asked], concepts: Concepts, look: Look, output: Output, where: Where, axes: Axes | None
 ) -> None:
     """Draw every prompt, as files or on one sheet, with `axes` a cell for each of their values."""
-    from conestool.cli import _pictures, _selection
-
+    cones, none = concepts.cones or [], concepts.no_cones
     cells = axes.cells(asked, cones) if axes else []
     asked = [cell.asked for cell in cells] or asked
     chosen, offers = _selection.choose(asked, () if axes else cones, none, look.seeds, where.offline)
     jobs = [(each.prompt, each.seeds) for each in chosen]
-    settled = _pictures.settle(destination.output, jobs, sheet=destination.sheet, overwrite=destination.overwrite)
+    settled = _pictures.settle(output.output, jobs, sheet=output.sheet, overwrite=output.overwrite)
     settled.check()
     if not none:
-        _selection.check_named(chosen, offers, look.literal, require)
+        _selection.check_named(chosen, offers, look.literal, concepts.require)
     base = _selection.open_base(chosen, where)
     _selection.tell(chosen, base, look.literal)
     tell_unused(base, chosen, look)
     if axes:  # cells are drawn one by one
-        records = draw_axes(base, chosen, look, cells, axes, settled)
+        finish(draw_axes(base, chosen, look, cells, axes, settled), output.json)
+        return
+    look = sized(base, look, sum(len(each.seeds) for each in chosen))
+    if output.sheet:
+        finish(draw_sheet(base, chosen, look, output.compare, settled), output.json)
     else:
-        look = sized(base, look, sum(len(each.seeds) for each in chosen))
-        records = (
-            draw_sheet(base, chosen, look, destination.compare, settled)
-            if destination.sheet
-            else draw_files(base, chosen, look, settled)
-        )
-    finish(records, destination.json)
+        finish(draw_files(base, chosen, look, settled), output.json)
 
 
 def tell_unused(base: Model, chosen: list[Chosen], look: Look) -> None:
@@ -240,8 +191,6 @@ def tell_unused(base: Model, chosen: list[Chosen], look: Look) -> None:
 
 def draw_files(base: Model, chosen: list[Chosen], look: Look, targets: Targets) -> list[dict[str, Any]]:
     """Draw and write picture after picture, so that stopping loses none that is done."""
-    from conestool.cli import _pictures
-
     records: list[dict[str, Any]] = []
     for each in draw(base, chosen, look, "pictures"):
         file = targets.write(len(records), _pictures.png_of(each))
@@ -251,8 +200,6 @@ def draw_files(base: Model, chosen: list[Chosen], look: Look, targets: Targets) 
 
 def draw_sheet(base: Model, chosen: list[Chosen], look: Look, compare: bool, targets: Targets) -> list[dict[str, Any]]:
     """Draw all pictures, with `compare` those of the base model too, and write them as one sheet."""
-    from conestool.cli import _pictures
-
     drawn = list(draw(base, chosen, look, "pictures"))
     bare: list[Rendering] = []
     if compare:
@@ -268,7 +215,6 @@ def draw_axes(
     base: Model, chosen: list[Chosen], look: Look, cells: Sequence[Cell], axes: Axes, targets: Targets
 ) -> list[dict[str, Any]]:
     """Draw a picture for each cell and write all as one sheet, labelled by what differs."""
-    from conestool.cli._selection import Group
     from conestool.rendering import sheet_bytes
 
     drawn: list[Rendering] = []
@@ -309,8 +255,6 @@ def sized(base: Model, look: Look, most: int) -> Look:
 
 def draw(base: Model, chosen: Sequence[Chosen], look: Look, title: str) -> Iterator[Rendering]:
     """The pictures of every prompt with every seed, in order, with a bar."""
-    from conestool.cli import _selection
-
     count, done = len(look.seeds), 0
     with progress(title, len(chosen) * count) as tick:
         for group in _selection.groups(chosen, max(1, (look.batch or 1) // count)):
@@ -337,36 +281,33 @@ def draw_group(base: Model, group: Group, look: Look, told: Callable[[int, int],
     )
 
 
-def repeat(picture: Path, cones: list[str], look: Look, destination: Destination, where: Where) -> None:
+def repeat(picture: Path, cones: list[str], look: Look, output: Output, where: Where) -> None:
     """Draw what a PNG's record describes once more, a picture or a sheet, with the changes in `look.options`."""
-    from conestool.cli import _options, _pictures
     from conestool.rendering import read_sheet, sheet_bytes
 
     sheet = read_sheet(picture)
     records = [record for row in sheet["pictures"] for record in row]
     if "rows" in sheet and "seeds" in look.options:
         raise UsageError(f"--seed: the pictures of the sheet {picture} have their own", "leave out --seed")
-    settled = _pictures.settle(
-        destination.output, [(records[0]["prompt"], [0])], sheet=False, overwrite=destination.overwrite
-    )
+    jobs = [(records[0]["prompt"], [0])]
+    settled = _pictures.settle(output.output, jobs, sheet=False, overwrite=output.overwrite)
     settled.check()
     base = _options.open_model(where, (records[0]["model"]["id"], records[0]["model"]["revision"]))
     drawn = list(draw_again(base, records, cones, look, where.offline))
     if "rows" not in sheet:
         file = settled.write(0, _pictures.png_of(drawn[0]))
-        finish([{"file": str(file), **drawn[0].record}], destination.json)
+        finish([{"file": str(file), **drawn[0].record}], output.json)
         return
     again = iter(drawn)
     rows = [[next(again) for _ in row] for row in sheet["pictures"]]
     file = settled.write(0, sheet_bytes(rows, sheet["rows"], sheet["columns"]))
-    finish([{"file": str(file), "pictures": [each.record for each in drawn]}], destination.json)
+    finish([{"file": str(file), "pictures": [each.record for each in drawn]}], output.json)
 
 
 def draw_again(
     base: Model, records: Sequence[dict[str, Any]], cones: list[str], look: Look, offline: bool
 ) -> Iterator[Rendering]:
     """The pictures of the records, in order, with a bar."""
-    from conestool.cli import _selection
     from conestool.rendering import replay
 
     found = [_selection.choose_ids([used["id"] for used in record["concepts"]], cones, offline) for record in records]

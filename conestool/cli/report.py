@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from conestool.cli import _output, _streams
-from conestool.cli._options import (
-    AllowBaseMismatch,
-    DrawingWhere,
-    Json,
-    Overwrite,
-    flag,
-    value,
-)
+from conestool.cli._options import AllowBaseMismatch, DrawingWhere, Json, Overwrite, flag, value
 
 if TYPE_CHECKING:
     from conestool.cli._report import Shown
@@ -29,14 +22,11 @@ __all__ = ["draw_shown", "report"]
 
 def report(
     files: Annotated[list[str], typer.Argument(metavar="F...", help=".cone files, or hf:owner/name; - reads stdin.")],
-    output: Annotated[
-        Path | None, value("-o", "--output", metavar="OUT", text="Default: dog-report.html; - is stdout.")
-    ] = None,
+    output: Annotated[Path | None, value("OUT", "Default: dog-report.html; - is stdout.", "-o", "--output")] = None,
     photos: Annotated[
-        list[str] | None,
-        value("--photos", metavar="[NAME=]DIR", text="Show photos too; of several, by name or subfolder."),
+        list[str] | None, value("[NAME=]DIR", "Show photos too; of several, by name or subfolder.")
     ] = None,
-    no_pictures: Annotated[bool, flag("--no-pictures", text="Draw none: no base model is needed.")] = False,
+    no_pictures: Annotated[bool, flag("Draw none: no base model is needed.")] = False,
     *,
     where: DrawingWhere,
     allow_base_mismatch: AllowBaseMismatch = False,

@@ -10,11 +10,7 @@ from typing import Annotated
 import typer
 
 from conestool.cli import _options, _output
-from conestool.cli._options import (
-    MAX_COUNT,
-    DrawingWhere,
-    value,
-)
+from conestool.cli._options import MAX_COUNT, DrawingWhere, value
 from conestool.errors import UsageError
 
 __all__ = ["serve"]
@@ -26,23 +22,14 @@ _VARIABLE = "CONES_TOKEN"
 
 def serve(
     folders: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="FOLDER...", help="Folders of .cone files. Default: as render."),
+        list[Path] | None, typer.Argument(metavar="FOLDER...", help="Folders of .cone files. Default: as render.")
     ] = None,
     *,
-    host: Annotated[str, value("--host", metavar="ADDRESS", text="Where to listen; others than this need a token.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, value("--port", metavar="N", text="Port; 0 takes a free one.", min=0, max=65535)] = 7860,
-    token: Annotated[
-        str | None, value("--token", metavar="T", text=f"Password of all who ask. Default: ${_VARIABLE}.")
-    ] = None,
-    max_size: Annotated[
-        int, value("--max-size", metavar="N", text="Pixels of a side.", panel=_LIMITS, min=8, max=1 << 16)
-    ] = 1024,
-    max_steps: Annotated[
-        int, value("--max-steps", metavar="N", text="Sampling steps.", panel=_LIMITS, min=1, max=MAX_COUNT)
-    ] = 150,
+    host: Annotated[str, value("ADDRESS", "Where to listen; others than this need a token.")] = ("127.0.0.1"),
+    port: Annotated[int, value("N", "Port; 0 takes a free one.", min=0, max=65535)] = 7860,
+    token: Annotated[str | None, value("T", f"Password of all who ask. Default: ${_VARIABLE}.")] = None,
+    max_size: Annotated[int, value("N", "Pixels of a side.", panel=_LIMITS, min=8, max=1 << 16)] = 1024,
+    max_steps: Annotated[int, value("N", "Sampling steps.", panel=_LIMITS, min=1, max=MAX_COUNT)] = 150,
     where: DrawingWhere,
 ) -> None:
     """Draw pictures for programs that speak A1111's HTTP interface.

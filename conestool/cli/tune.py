@@ -3,79 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _launcher, _output, _streams
-from conestool.cli._options import (
-    MAX_STEPS,
-    MEMORY,
-    Json,
-    Overwrite,
-    Where,
-    flag,
-    value,
-)
-from conestool.cli._search import (
-    SamplesOption,
-    TrackOption,
-    Watcher,
-    check_stdin,
-    checkpoint_path_of,
-    read_photos,
-    run_search,
-    with_config,
-)
+from conestool.cli import _launcher, _output, _search, _streams
+from conestool.cli._options import MAX_STEPS, Json, Options, Overwrite, Where, flag, value
+from conestool.cli._search import Watcher, Watching
+from conestool.errors import UsageError
 from conestool.search.config import Resources, SearchConfig
 
 if TYPE_CHECKING:
     from conestool.concept import Cone
     from conestool.images.photos import Photo
+    from conestool.search.tune import TuneConfig
 
-__all__ = ["tune"]
-
-_TUNING, _LOSSES = "Tuning", "Photos and losses"
+_REOPEN = "Reopen neurons that hurt the others; zero no new ones."
 
 
-@with_config(Resources, "resources", MEMORY)
-@with_config(SearchConfig, "search_config", _LOSSES, skip=("method", "density", "composite_weight"))
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How the concepts change; None is the default of `TuneConfig` and its mask."""
+
+    steps: Annotated[int | None, value("N", "Steps, each with all subjects.", min=1, max=MAX_STEPS)] = None
+    lr: Annotated[float | None, value("X", "Largest move of a gate in a step.")] = None
+    reopen_only: Annotated[bool, flag(_REOPEN)] = False
+    mask: Annotated[str, value("P", "Its other parameters: l1=0.01,init_margin_on=0.1.")] = ""
+    composite_weight: Annotated[float | None, value("X", "Weight of scenes with all subjects.", min=0.0)] = None
+
+
+_LOSSES = Options("Photos and losses", skip=("method", "density", "composite_weight"))
+
+
 def tune(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help=".cone files, merged or not; - reads stdin.")],
-    photos: Annotated[
-        list[str],
-        value("--photos", metavar="NAME=PATH", text="A concept's photos: folder or file; repeat.", show_default=False),
-    ],
+    photos: Annotated[list[str], value("NAME=PATH", "A concept's photos: folder or file; repeat.", show_default=False)],
     *,
-    output: Annotated[
-        Path | None, value("-o", "--output", metavar="F", text="Default: dog+hat-tuned.cone; - is stdout.")
-    ] = None,
-    resume: Annotated[bool, flag("--resume", text="Continue after an interruption.")] = False,
-    skip_broken: Annotated[bool, flag("--skip-broken", text="Leave out broken images.")] = False,
-    steps: Annotated[
-        int | None,
-        value("--steps", metavar="N", text="Steps, each with all subjects.", panel=_TUNING, min=1, max=MAX_STEPS),
-    ] = None,
-    lr: Annotated[
-        float | None, value("--lr", metavar="X", text="Largest move of a gate in a step.", panel=_TUNING)
-    ] = None,
-    reopen_only: Annotated[
-        bool, flag("--reopen-only", text="Reopen neurons that hurt the others; zero no new ones.", panel=_TUNING)
-    ] = False,
-    mask: Annotated[
-        str,
-        value("--mask", metavar="P", text="Its other parameters: l1=0.01,init_margin_on=0.1.", panel=_TUNING),
-    ] = "",
-    composite_weight: Annotated[
-        float | None,
-        value("--composite-weight", metavar="X", text="Weight of scenes with all subjects.", panel=_TUNING, min=0.0),
-    ] = None,
-    search_config: SearchConfig,
-    samples: SamplesOption = None,
-    track: TrackOption = None,
+    output: Annotated[Path | None, value("F", "Default: dog+hat-tuned.cone; - is stdout.", "-o", "--output")] = None,
+    resume: Annotated[bool, flag("Continue after an interruption.")] = False,
+    skip_broken: Annotated[bool, flag("Leave out broken images.")] = False,
+    tuning: Annotated[Tuning, Options("Tuning")],
+    search_config: Annotated[SearchConfig, _LOSSES],
+    watching: Annotated[Watching, Options("Watching")],
     where: Where,
-    resources: Resources,
+    resources: Annotated[Resources, Options("Memory")],
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -85,44 +58,40 @@ def tune(
     hurt the others are opened again.
     """
     from conestool import ops
-    from conestool.errors import UsageError
 
-    if json and str(output) == _streams.STDIO:
-        raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give the file a name")
-    check_stdin(files)
+    _streams.refuse_shared_stdout(output, json)
+    _search.check_stdin(files)
     cone = ops.merge(*_streams.load_cones(files), names=[_streams.shown_name(file) for file in files])
     path = output or _default_output(cone.names)
     _streams.check_outputs([path], "a .cone file", overwrite=overwrite)
-    watcher = Watcher(path, samples, track, overwrite=overwrite, resume=resume)
+    watcher = Watcher(path, watching, overwrite=overwrite, resume=resume)
     images = _read_all_photos(cone, _parse_photos(photos), skip_broken, search_config.captions != "none")
-    checkpoint = checkpoint_path_of(path)
-    from conestool.search.methods.base import read_parameters
-    from conestool.search.methods.joint_mask import JointMaskConfig
-    from conestool.search.tune import TuneConfig
+    checkpoint, recorded = _search.checkpoint_path_of(path), (cone.base.id, cone.base.revision)
     from conestool.search.tune import tune as tune_concepts
 
-    given = {key: value for key, value in (("steps", steps), ("lr", lr)) if value is not None}
-    parts = mask.split(",") if mask else []
-    joint = JointMaskConfig(**read_parameters("--mask", JointMaskConfig, parts) | given, reopen_only=reopen_only)
-    weight = TuneConfig.composite_weight if composite_weight is None else composite_weight
-    tune_config = TuneConfig(mask=joint, composite_weight=weight, search=search_config)
-    _, tuned, memory = run_search(
-        tune_concepts,
-        where,
-        checkpoint,
-        cone,
-        images,
-        resume=resume,
-        watcher=watcher,
-        recorded=(cone.base.id, cone.base.revision),
-        config=tune_config,
-        resources=resources,
+    given: Any = {"config": _config(tuning, search_config), "resources": resources}
+    _, tuned, memory = _search.run_search(
+        tune_concepts, where, checkpoint, cone, images, resume=resume, watcher=watcher, recorded=recorded, **given
     )
     if _launcher.rank():
         return
     _write_and_report(tuned, path, memory, overwrite=overwrite, json=json)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
+
+
+def _config(tuning: Tuning, search: SearchConfig) -> TuneConfig:
+    """The options as the library's configuration."""
+    from conestool.search.methods.base import read_parameters
+    from conestool.search.methods.joint_mask import JointMaskConfig
+    from conestool.search.tune import TuneConfig
+
+    given: dict[str, Any] = {key: each for key in ("steps", "lr") if (each := getattr(tuning, key)) is not None}
+    given |= {"reopen_only": tuning.reopen_only}
+    parts = tuning.mask.split(",") if tuning.mask else []
+    mask = JointMaskConfig(**read_parameters("--mask", JointMaskConfig, parts) | given)
+    weight = TuneConfig.composite_weight if tuning.composite_weight is None else tuning.composite_weight
+    return TuneConfig(mask=mask, composite_weight=weight, search=search)
 
 
 def _default_output(names: Sequence[str]) -> Path:
@@ -135,8 +104,6 @@ def _default_output(names: Sequence[str]) -> Path:
 
 def _parse_photos(given: Sequence[str]) -> dict[str, list[Path]]:
     """Paths by concept name from `dog=./photos`; a name that occurs again adds to its paths."""
-    from conestool.errors import UsageError
-
     out: dict[str, list[Path]] = {}
     for text in given:
         name, sign, path = text.partition("=")
@@ -150,15 +117,13 @@ def _read_all_photos(
     cone: Cone, paths: Mapping[str, list[Path]], skip_broken: bool, captions: bool
 ) -> dict[str, list[Photo]]:
     """The photos of every concept; UsageError before anything is read if a name is unknown or one is missing."""
-    from conestool.errors import UsageError
-
     named = {cone[name].name for name in paths}
     missing = [name for name in cone.names if name not in named]
     if missing:
         raise UsageError(f"no photos of {', '.join(missing)}", f"add --photos {missing[0]}=FOLDER")
     out: dict[str, list[Photo]] = {}
     for name, places in paths.items():
-        out.setdefault(cone[name].name, []).extend(read_photos(places, skip_broken, captions))
+        out.setdefault(cone[name].name, []).extend(_search.read_photos(places, skip_broken, captions))
     for name, photos in out.items():
         _output.say(f"{name}: {_output.amount(len(photos), 'photo')} of {cone[name].class_noun!r}")
     return out

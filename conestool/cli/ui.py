@@ -18,9 +18,9 @@ def ui(
         Path, typer.Argument(metavar="FOLDER", help="Where .cone files are and go. Default: here.")
     ] = Path(),
     *,
-    port: Annotated[int, value("--port", metavar="N", text="Port on 127.0.0.1.", min=1, max=65535)] = 7860,
-    no_browser: Annotated[bool, flag("--no-browser", text="Open no browser.")] = False,
-    share: Annotated[bool, flag("--share", text="Ask Gradio for a public address, too.")] = False,
+    port: Annotated[int, value("N", "Port on 127.0.0.1.", min=1, max=65535)] = 7860,
+    no_browser: Annotated[bool, flag("Open no browser.")] = False,
+    share: Annotated[bool, flag("Ask Gradio for a public address, too.")] = False,
     where: DrawingWhere,
 ) -> None:
     """Find, merge and draw in the browser.

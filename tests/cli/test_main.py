@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from conestool import errors
-from conestool.cli import main
+from conestool.cli import _options, main
 from conestool.cli._app import FUNCTIONS, NAMES
 from conestool.cli._options import note_fallback
 from conestool.cli.main import describe
@@ -125,7 +125,7 @@ def integers() -> list[tuple[str, str, Any]]:
     found = []
     for name in NAMES:
         function = getattr(import_module(f"conestool.cli.{name}"), FUNCTIONS.get(name, name))
-        for hint in get_type_hints(function, include_extras=True).values():
+        for hint in get_type_hints(_options.command(function), include_extras=True).values():
             kind, *notes = get_args(hint) or (hint,)
             if notes and int in (kind, *get_args(kind)):
                 found.append((name, notes[0].default, notes[0]))

@@ -8,6 +8,7 @@ import os
 import re
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
@@ -16,11 +17,11 @@ from conestool import _layers
 from conestool._names import guess_noun
 from conestool.cli import _plot, _streams
 from conestool.cli._format import verdict
-from conestool.cli._options import Wanted, parse_wanted
+from conestool.cli._options import Options, Wanted, command, parse_wanted
 from conestool.cli._pictures import free, settle, slug
 from conestool.cli._plot import heat
 from conestool.cli._prompts import Asked, parse_line, read_lines, read_prompts
-from conestool.cli._search import checkpoint_path_of, name_from_path, resolve_names, with_config
+from conestool.cli._search import checkpoint_path_of, name_from_path, resolve_names
 from conestool.cli.find import output_path
 from conestool.cli.merge import default_output
 from conestool.cli.render import parse_size
@@ -158,17 +159,19 @@ def test_output_names_the_concept_before_the_folder_does(
 def test_options_become_a_checked_configuration(cones: Cones) -> None:
     """One for each field but those skipped, which keep their defaults; each is an option of `find`."""
 
-    @with_config(SearchConfig, "search_config", "Search", skip=("density",))
-    def command(name: str, search_config: SearchConfig) -> tuple[str, SearchConfig]:
+    def searched(name: str, search_config: SearchConfig) -> tuple[str, SearchConfig]:
         return name, search_config
 
-    parameters = inspect.signature(command).parameters
+    searched.__annotations__["search_config"] = Annotated[SearchConfig, Options("Search", skip=("density",))]
+    run = command(searched)
+    parameters = inspect.signature(run).parameters
     shown = [each for each in (*fields(SearchConfig), *fields(Resources)) if "help" in each.metadata]
-    assert set(parameters) == {"name", *(each.name for each in shown)} - {"density", *vars(Resources())}
+    common = {"name", "quiet", "verbose", "traceback"}
+    assert set(parameters) == common | {each.name for each in shown} - {"density", *vars(Resources())}
     given = {name: each.default for name, each in parameters.items() if name != "name"}
-    assert command(name="x", **(given | {"seed": 3})) == ("x", SearchConfig(seed=3))
+    assert run(name="x", **(given | {"seed": 3})) == ("x", SearchConfig(seed=3))
     with pytest.raises(UsageError, match="batch_size is 0, but must be from 1 to 10,000"):
-        command(name="x", **(given | {"batch_size": 0}))
+        run(name="x", **(given | {"batch_size": 0}))
     text = cones("find", "--help").out.decode()
     for each in shown:
         assert f"--{each.name.replace('_', '-')} " in text
