@@ -132,7 +132,7 @@ def cones(words: Sequence[str], folder: Path, cache: Path) -> float:
     """CPU seconds of a command line and all its processes."""
     env = {**os.environ, "CONES_CACHE": str(cache), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "conestool.cli", *words, "-q"], cwd=folder, env=env, check=True)
+    subprocess.run([sys.executable, "-m", "conestool", *words, "-q"], cwd=folder, env=env, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

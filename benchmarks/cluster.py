@@ -40,7 +40,7 @@ class Study:
     def start(self, run: str, *words: str, cache: Path | None = None) -> subprocess.Popen[bytes]:
         """A driver that writes to the folder of a run."""
         env = {**os.environ, **ENVIRONMENT, **({"CONES_CACHE": str(cache)} if cache else {})}
-        command = [sys.executable, "-m", "conestool.cli", "batch", "subjects", "-o", run, *words, *self.options, "-q"]
+        command = [sys.executable, "-m", "conestool", "batch", "subjects", "-o", run, *words, *self.options, "-q"]
         return subprocess.Popen(command, cwd=self.folder, env=env)
 
     def files(self, run: str) -> dict[str, bytes]:

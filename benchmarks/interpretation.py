@@ -65,7 +65,7 @@ def change(subject: TunedConcept, mask: Tensor, strength: float = 1.0) -> float:
 
 def in_layer(params: FlatParameters, layer: str) -> Tensor:
     """Which weights belong to one attention layer, boolean, (n,)."""
-    parts = [torch.full((p.numel(),), ops.layer_name(name) == layer) for name, p in params.parameters.items()]
+    parts = [torch.full((p.numel(),), _layers.layer_name(name) == layer) for name, p in params.parameters.items()]
     return torch.cat(parts)
 
 
@@ -74,7 +74,7 @@ def by_layer(subject: TunedConcept, mask: Tensor) -> list[dict[str, Any]]:
     params = subject.objective.params
     order = sorted(params.parameters, key=_layers.natural)
     rows, so_far = [], torch.zeros_like(mask)
-    for layer in dict.fromkeys(map(ops.layer_name, order)):
+    for layer in dict.fromkeys(map(_layers.layer_name, order)):
         here = mask & in_layer(params, layer).to(mask.device)
         so_far |= here
         rows.append(
@@ -101,11 +101,11 @@ def by_attribute(model: Model, concept: Concept, photos: Path) -> list[dict[str,
     wanted = attributes_of(metric.read(shown), metric.judge.world.identity)
     counts: dict[str, int] = {}
     for param, found in concept.indices.items():
-        counts[ops.layer_name(param)] = counts.get(ops.layer_name(param), 0) + len(found)
+        counts[_layers.layer_name(param)] = counts.get(_layers.layer_name(param), 0) + len(found)
     few = sum(counts.values()) / 100
     sets: dict[str, dict[str, Any]] = {"the concept": dict(concept.indices)}
     for layer in sorted((layer for layer, count in counts.items() if count >= few), key=_layers.natural):
-        left = {param: found for param, found in concept.indices.items() if ops.layer_name(param) != layer}
+        left = {param: found for param, found in concept.indices.items() if _layers.layer_name(param) != layer}
         sets[f"without {_layers.label(layer)}"] = left
     rows = []
     for name, indices in sets.items():

@@ -6,23 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from math import prod
 
-__all__ = [
-    "Detail",
-    "block_of",
-    "by_layer",
-    "choose_detail",
-    "is_cross",
-    "is_joint",
-    "kind_of",
-    "kinds",
-    "label",
-    "layer_name",
-    "natural",
-    "projection",
-    "shares",
-]
-
-
 _MANY_LAYERS = 40
 
 

@@ -18,21 +18,6 @@ from typing import Protocol
 
 from conestool._text import NAME_LENGTH, check_length, clusters, fold
 
-__all__ = [
-    "NAME_PARTS",
-    "Named",
-    "Span",
-    "find_names",
-    "guess_noun",
-    "has_word",
-    "key_of",
-    "nearest",
-    "pick_identifier",
-    "plain",
-    "rewrite",
-    "words_in",
-]
-
 JOINT = r"[-_\s]+"
 OWNERS = frozenset(("a", "an", "the", "my", "our", "your", "his", "her", "its", "their", "this", "that"))
 """Words that may begin a name, as in my-dog, and that stood for an article in the prompt."""

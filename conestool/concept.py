@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from conestool._html import concept_html
-from conestool._layers import layer_name
+from conestool._display import concept_html
 from conestool._names import has_word, nearest, rewrite
 from conestool._text import check_name, check_prompt, check_words, fold, fold_ascii
 from conestool.errors import NameClashError, PromptError, UsageError
@@ -26,26 +25,6 @@ from conestool.errors import NameClashError, PromptError, UsageError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-__all__ = [
-    "BaseModelInfo",
-    "Concept",
-    "ConceptInfo",
-    "Cone",
-    "Hash",
-    "Indices",
-    "Losses",
-    "Provenance",
-    "Record",
-    "Section",
-    "check_name",
-    "check_words",
-    "content_id",
-    "layer_name",
-    "numel",
-    "refuse_clash",
-    "to_builtin",
-]
 
 Indices: TypeAlias = "NDArray[np.int32]"
 """Sorted, duplicate-free, row-major positions inside one parameter; dtype int32, shape (k,)."""
@@ -415,13 +394,8 @@ def to_builtin(value: Any) -> Any:
         return {key: to_builtin(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_builtin(item) for item in value]
-    return value.item() if is_numpy_scalar(value) else value
-
-
-def is_numpy_scalar(value: Any) -> bool:
-    """Whether `value` is numpy's; only somebody who has loaded numpy can have made one."""
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.generic)
+    numpy = sys.modules.get("numpy")  # only somebody who has loaded it can have made a scalar of it
+    return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
 
 
 def numel(shape: Iterable[int]) -> int:

@@ -280,11 +280,10 @@ def _explain(error: BaseException) -> tuple[str, str]:
     for name, reason in REASONS.items():
         if name in kinds:
             return reason
-    if full := [cause for cause in chain if isinstance(cause, OSError) and _is_unwritable(cause)]:
-        return (
-            f"the Hub's cache cannot be written: {full[0].strerror}",
-            "make room, or name another place with HF_HUB_CACHE",
-        )
+    for cause in chain:  # a connection that is not permitted has no file's name
+        if isinstance(cause, OSError) and (cause.errno in NO_ROOM or (cause.errno in NO_RIGHT and cause.filename)):
+            hint = "make room, or name another place with HF_HUB_CACHE"
+            return f"the Hub's cache cannot be written: {cause.strerror}", hint
     answers = [answer for cause in chain if (answer := getattr(cause, "response", None)) is not None]
     status = answers[-1].status_code if answers else None
     if status in STATUS:
@@ -292,8 +291,3 @@ def _explain(error: BaseException) -> tuple[str, str]:
     said = first_line(chain[-1])[:MAX_MESSAGE].replace("{", "{{").replace("}", "}}")
     hint = "try again later" if status else "check the connection; --offline uses the cache alone"
     return f"the Hub cannot be used: {said}", hint
-
-
-def _is_unwritable(error: OSError) -> bool:
-    """Whether a disk is full or closed; a connection that is not permitted has no file's name."""
-    return error.errno in NO_ROOM or (error.errno in NO_RIGHT and error.filename is not None)

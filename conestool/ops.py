@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from conestool._layers import layer_name
 from conestool._text import fold
 from conestool.concept import Concept, Cone, Indices, numel, refuse_clash
-from conestool.concept import layer_name as layer_name
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.fingerprint import match
 

@@ -36,8 +36,6 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
 
-__all__ = ["HOST", "serve"]
-
 HOST = "127.0.0.1"
 _MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
 """Of all that uses the base model one thing runs at a time."""
@@ -250,10 +248,9 @@ def _search(
     overwrite: bool,
     *numbers: float,
 ) -> Iterator[tuple[Any, ...]]:
-    """A search in a thread of its own; yields what the page shows after each of its events.
+    """A search; yields what the page shows after each of its events.
 
-    `numbers` are its steps, the steps from picture to picture, and the class images. The file is written even if the
-    page is closed meanwhile.
+    `numbers` are its steps, the steps from picture to picture, and the class images.
     """
     steps, every, priors = map(int, numbers)
     try:
@@ -265,27 +262,7 @@ def _search(
         studio.take()
     except ConesError as error:
         raise _told(error) from error
-    events: queue.Queue[Event | Cone | BaseException] = queue.Queue()
-
-    def tell(event: Event) -> None:
-        if studio.stop.is_set():
-            raise _StopSearchError("Stopped.")
-        events.put(event)
-
-    def work() -> None:
-        options: dict[str, Any] = {"name": name, "config": config, "callback": tell, "sample_every": every}
-        try:
-            found = find(studio.model, photos, noun, **options)
-            save(found, studio.temp / path.name, overwrite=True)
-            events.put(found)
-            save(found, path, overwrite=overwrite)
-            events.put(_StopSearchError(f"Found: {path}"))
-        except BaseException as error:
-            events.put(error)
-        finally:
-            studio.lock.release()
-
-    threading.Thread(target=work, daemon=True).start()
+    events = _begin(studio, path, overwrite, photos, noun, name=name, config=config, sample_every=every)
     samples: list[Samples] = []
     notes: list[str] = []
     progress = ""
@@ -310,6 +287,36 @@ def _search(
     yield f"<b>{html.escape(ended)}</b>{_list(notes)}", same, same, same
     if not isinstance(event, _StopSearchError):
         raise _told(event) from event
+
+
+def _begin(
+    studio: _Studio, path: Path, overwrite: bool, *given: Any, **options: Any
+) -> queue.Queue[Event | Cone | BaseException]:
+    """Search in a thread of its own, which writes the file even if the page is closed meanwhile; returns its events.
+
+    The last one is how it ended, an exception in any case.
+    """
+    events: queue.Queue[Event | Cone | BaseException] = queue.Queue()
+
+    def tell(event: Event) -> None:
+        if studio.stop.is_set():
+            raise _StopSearchError("Stopped.")
+        events.put(event)
+
+    def work() -> None:
+        try:
+            found = find(studio.model, *given, callback=tell, **options)
+            save(found, studio.temp / path.name, overwrite=True)
+            events.put(found)
+            save(found, path, overwrite=overwrite)
+            events.put(_StopSearchError(f"Found: {path}"))
+        except BaseException as error:
+            events.put(error)
+        finally:
+            studio.lock.release()
+
+    threading.Thread(target=work, daemon=True).start()
+    return events
 
 
 def _bar(event: Progress) -> str:

@@ -94,7 +94,7 @@ def test_headers_are_read_without_numpy(command: str, folder: Path) -> None:
 def test_choosing_files_and_rewriting_prompts_need_no_torch() -> None:
     """From Python too: records and sheets among what starts light."""
     code = (
-        "import sys, conestool.rendering as r; r.find_cones('a dog'), r.rewrite, r.png_bytes, r.grid;"
+        "import sys, conestool.rendering as r; r.find_ids([]), r.rewrite, r.png_bytes, r.grid;"
         f"sys.exit(bool({HEAVY - {'huggingface_hub'}!r} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0
@@ -123,14 +123,14 @@ def run_apart(command: str, folder: Path, **variables: str) -> tuple[int, set[st
 @pytest.mark.skipif(os.name != "posix", reason="needs the children's CPU time")
 def test_help_takes_little_cpu() -> None:
     """`cones --help` imports less than numpy and typer."""
-    assert times_yardstick([sys.executable, "-m", "conestool.cli", "--help"]) < HELP_LIMIT
+    assert times_yardstick([sys.executable, "-m", "conestool", "--help"]) < HELP_LIMIT
 
 
 @pytest.mark.alone
 @pytest.mark.skipif(os.name != "posix", reason="needs the children's CPU time")
 def test_inspect_takes_little_cpu(folder: Path) -> None:
     """`cones inspect` spends little beyond the start of numpy and typer."""
-    command = [sys.executable, "-m", "conestool.cli", "inspect", "-q", str(folder / "dog.cone")]
+    command = [sys.executable, "-m", "conestool", "inspect", "-q", str(folder / "dog.cone")]
     assert times_yardstick(command) < INSPECT_LIMIT
 
 

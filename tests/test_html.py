@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-from conestool._bars import NotebookBars
+from conestool._display import NotebookBars
 from conestool.concept import Cone
 from tests.support.command_line import concept
 

@@ -12,8 +12,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from conestool._names import find_names, has_word, key_of, nearest, plain, rewrite
-from conestool._text import fold
-from conestool.concept import BaseModelInfo, Concept, check_name
+from conestool._text import check_name, fold
+from conestool.concept import BaseModelInfo, Concept
 from conestool.errors import UsageError
 
 PARAM = "unet.attn1.to_k.weight"

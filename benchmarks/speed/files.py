@@ -15,7 +15,7 @@ from conestool import format as cones
 from conestool.cli._app import NAMES
 from conestool.concept import BaseModelInfo, Concept, Cone
 
-CONES = [sys.executable, "-m", "conestool.cli"]
+CONES = [sys.executable, "-m", "conestool"]
 COMMANDS = ["", *NAMES]
 """All commands, and none for `cones` itself."""
 

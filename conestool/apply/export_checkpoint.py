@@ -37,8 +37,6 @@ from conestool.models.families import family_of
 from conestool.models.kv_weights import unwrap_compiled
 from conestool.models.model import Model
 
-__all__ = ["checkpoint_notes", "original_state_dict", "write_checkpoint"]
-
 _VAE_PREFIX = "first_stage_model."
 _ASSUMED_SCALING = {
     "stable-diffusion": (0.18215, 0.0),
@@ -75,7 +73,10 @@ def write_checkpoint(
             edits = _checkpoint_edits(model, model.path, weight_edits(cone, strength))
             patch_copy(model.path, temporary, edits, told, defaults=about)
         else:
-            tensors = original_state_dict(model.pipe, patched_tensors(model, cone, strength), _other_parts(model))
+            if not has_layout(model.denoiser):
+                _checked_unet(model)
+            others = {name: component_tensors(model, name) for name in ("vae", *_text_encoders(model.pipe))}
+            tensors = original_state_dict(model.pipe, patched_tensors(model, cone, strength), others)
             save_tensors(tensors, temporary, about | told)
     return Path(out)
 
@@ -91,14 +92,11 @@ def _checkpoint_edits(model: Model, file: Path, wanted: Mapping[str, WeightEdit]
         part = mapping.part or 0
         moved = replace(edit, index=edit.index + part * shape[0] * shape[1])
         found.setdefault(prefix + mapping.key, []).append((part, moved))
-    return {
-        key: _concatenate_edits([edit for _, edit in sorted(parts, key=itemgetter(0))]) for key, parts in found.items()
-    }
-
-
-def _concatenate_edits(edits: list[WeightEdit]) -> WeightEdit:
-    """Changes of parts of one tensor, in the order of their rows."""
-    return WeightEdit(torch.cat([edit.index for edit in edits]), torch.cat([edit.scale for edit in edits]))
+    out = {}
+    for key, parts in found.items():
+        edits = [edit for _, edit in sorted(parts, key=itemgetter(0))]  # in the order of their rows
+        out[key] = WeightEdit(torch.cat([edit.index for edit in edits]), torch.cat([edit.scale for edit in edits]))
+    return out
 
 
 def checkpoint_notes(pipe: Any) -> list[str]:
@@ -129,13 +127,6 @@ def _projection_notes(encoder: Any) -> list[str]:
 def _prediction(model: Model) -> str:
     """What the denoiser predicts, as diffusers calls it."""
     return str(model.pipe.scheduler.config.get("prediction_type", "epsilon"))
-
-
-def _other_parts(model: Model) -> dict[str, Mapping[str, Tensor]]:
-    """The tensors of autoencoder and text encoders, by component."""
-    if not has_layout(model.denoiser):
-        _checked_unet(model)
-    return {name: component_tensors(model, name) for name in ("vae", *_text_encoders(model.pipe))}
 
 
 def original_state_dict(

@@ -32,8 +32,6 @@ from conestool.models.kv_weights import canonical_name, kv_weights
 from conestool.models.loading import SETTINGS, ModelSource, denoiser_files, load_pipeline, weight_files
 from conestool.models.model import Model
 
-__all__ = ["write_denoiser", "write_folder"]
-
 _COPIED_SUFFIXES = {".json", ".md", ".txt", ".model", ".safetensors", ""}
 
 
@@ -212,11 +210,7 @@ def _narrowed(value: Tensor, model: Model) -> Tensor:
 
 def metadata(model: Model, cone: Cone, strength: Strength) -> dict[str, str]:
     """What a file tells of itself: the concepts applied, and on what."""
-    return {
-        "format": "pt",
-        "cones": json.dumps(_applied_concepts(cone, strength)),
-        "cones_base": model.info.id,
-    }
+    return {"format": "pt", "cones": json.dumps(_applied_concepts(cone, strength)), "cones_base": model.info.id}
 
 
 def _applied_concepts(cone: Cone, strength: Strength) -> list[dict[str, Any]]:

@@ -84,7 +84,9 @@ def write_lora(
     if not wanted:
         raise UsageError("every strength is 0: there is no change to write")
     found = _targets(model, wanted)
-    rank = min(rank, max(_full_rank(model, target) for target in found))
+    shapes = [[model.info.tensors[param] for param in target.parts] for target in found]
+    exact = max(min(sum(shape[0] for shape in parts), parts[0][1]) for parts in shapes)  # from here on nothing is lost
+    rank = min(rank, exact)
     # float16 is finer than bfloat16 and reaches far enough here
     dtype = torch.float32 if (model.stored_dtype or model.dtype) == torch.float32 else torch.float16
     tensors: dict[str, Tensor] = {}
@@ -129,12 +131,6 @@ def _targets(model: Model, params: Iterable[str]) -> list[Target]:
 def kohya_name(param: str) -> str:
     """kohya's name of the module that a weight belongs to."""
     return _PREFIX + param.removesuffix(".weight").replace(".", "_")
-
-
-def _full_rank(model: Model, target: Target) -> int:
-    """The rank at which the parts of a matrix are exact."""
-    shapes = [model.info.tensors[param] for param in target.parts]
-    return min(sum(shape[0] for shape in shapes), shapes[0][1])
 
 
 def _changes(

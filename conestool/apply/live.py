@@ -22,7 +22,6 @@ from conestool.apply.edits import (
     WeightEdit,
     apply_edit,
     apply_edit_,
-    check_base,
     check_info,
     gather,
     resolve_edits,
@@ -117,24 +116,6 @@ def unload_cones(pipe: Any, *, discard_changes: bool = False) -> None:
     _remove_applications(
         denoiser, [application for application in _APPLIED.get(denoiser, ()) if application.loaded], discard_changes
     )
-
-
-def fuse_cones(
-    pipe: Any,
-    cone: Cone,
-    *,
-    strength: Strength = 1.0,
-    verify_base_model: bool = True,
-    allow_base_mismatch: bool = False,
-) -> None:
-    """Zero the concepts of `cone` in `pipe` for good; for a while, use `apply_cones` or `load_cones`."""
-    model = Model.from_pipeline(pipe)
-    refuse_applied(model)
-    if verify_base_model:
-        check_base(model, cone, allow_base_mismatch=allow_base_mismatch)
-    for param, edit in list(resolve_edits(model, cone, strength)):
-        apply_edit_(param.data, edit)
-    model.forget_source()
 
 
 def _add_application(

@@ -14,8 +14,6 @@ from conestool.batch.store import Store
 from conestool.batch.worker import Hello
 from conestool.errors import ConesError, DeviceError, LostProcessError, OutputExistsError, UsageError
 
-__all__ = ["Batch", "Outcome"]
-
 _DONE, _FAILED = "done", "failed"
 _MEMORY = "its memory may have run out"
 

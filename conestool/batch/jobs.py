@@ -17,20 +17,6 @@ from conestool._text import fold
 from conestool.errors import UsageError
 from conestool.search.config import DEFAULT_RESOURCES, Resources, SearchConfig
 
-__all__ = [
-    "SUFFIXES",
-    "EvalOptions",
-    "FindOptions",
-    "Job",
-    "Payload",
-    "RenderOptions",
-    "Result",
-    "assign_identifiers",
-    "job_key",
-    "parse_options",
-    "payload_of",
-]
-
 File = tuple[str, bytes | None]
 """A name and its content, or a URL that the worker reads itself."""
 

@@ -21,8 +21,6 @@ from typing import Any
 from conestool.batch.worker import Tell, Where, Worker, versions
 from conestool.errors import LostProcessError, UsageError, first_line
 
-__all__ = ["Handle", "Pool", "open_pool"]
-
 
 class _Here:
     """A worker in this process; a call is done when it returns, and Ctrl-C stops the search."""

@@ -15,8 +15,6 @@ from typing import Any
 from conestool._atomic import write_atomic
 from conestool.errors import OutputExistsError, UsageError
 
-__all__ = ["Store", "open_store"]
-
 
 class _Folder:
     """A folder on this machine."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from conestool.images.photos import Photo
     from conestool.models.model import Model
 
-__all__ = ["Hello", "Tell", "Where", "Worker", "versions"]
-
 Tell = Callable[[str], None]
 
 
@@ -126,13 +124,7 @@ def _find(worker: Worker, payload: Payload, folder: Path) -> Result:
     photos, notes = _photos(payload, folder, own.skip_broken, captions=own.config.captions != "none")
     given: Any = {"name": payload.name, "identifier": own.identifier, "config": own.config}
     cone = find(
-        worker.model,
-        photos,
-        own.class_noun,
-        callback=hear,
-        resources=payload.resources,
-        shared=worker.shared,
-        **given,
+        worker.model, photos, own.class_noun, callback=hear, resources=payload.resources, shared=worker.shared, **given
     )
     (concept,) = cone.concepts
     texts = own.model_dump(include={"notes", "author", "license"}, exclude_none=True)
@@ -218,8 +210,4 @@ def _evaluate(worker: Worker, payload: Payload, folder: Path) -> Result:
     return Result(data=escape_json(text).encode() + b"\n", facts={"losses": rows})
 
 
-_TASKS: dict[str, Callable[[Worker, Payload, Path], Result]] = {
-    "find": _find,
-    "render": _render,
-    "eval": _evaluate,
-}
+_TASKS: dict[str, Callable[[Worker, Payload, Path], Result]] = {"find": _find, "render": _render, "eval": _evaluate}

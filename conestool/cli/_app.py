@@ -13,8 +13,6 @@ from typer.main import get_command
 
 from conestool.cli import _options
 
-__all__ = ["NAMES", "Command", "Group"]
-
 NAMES = (
     *("find", "batch", "inspect", "list", "report", "merge", "tune", "extract", "diff", "apply", "render", "eval"),
     *("serve", "ui", "pull", "push", "doctor"),
@@ -50,12 +48,22 @@ class Group(TyperGroup):
         """The names, without a command being built for them."""
         return list(NAMES)
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Each name with the first line about it, without a command being built for that."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, function_of(name).__doc__.partition("\n")[0]) for name in NAMES])
+
+
+def function_of(name: str) -> Any:
+    """Import the function of one command."""
+    return getattr(import_module(f"conestool.cli.{name}"), FUNCTIONS.get(name, name))
+
 
 def build(name: str) -> Any:
-    """Import one command and make what typer runs of it."""
-    function = getattr(import_module(f"conestool.cli.{name}"), FUNCTIONS.get(name, name))
+    """Make of one command what typer runs."""
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name, cls=Command, no_args_is_help=name not in ("doctor", "list", "ui"))(_options.command(function))
+    function = _options.command(function_of(name))
+    alone.command(name, cls=Command, no_args_is_help=name not in ("doctor", "list", "ui"))(function)
     return get_command(alone)
 
 

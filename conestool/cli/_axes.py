@@ -14,8 +14,6 @@ from conestool.errors import ConesError, UsageError
 if TYPE_CHECKING:
     from conestool.cli._prompts import Asked
 
-__all__ = ["Axes", "Axis", "Cell", "parse_axes"]
-
 _MOST = 1000
 """Pictures of a sheet."""
 _NAMES = ("strength", "seed", "guidance", "steps", "file", "method")

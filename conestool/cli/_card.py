@@ -8,8 +8,8 @@ from pathlib import Path, PurePath
 
 from conestool._text import code, markdown, quoted
 from conestool.cli import _format, _output
-from conestool.cli._format import ConceptFacts, FileFacts
-from conestool.concept import BaseModelInfo
+from conestool.cli._format import FileFacts
+from conestool.concept import BaseModelInfo, ConceptInfo
 
 MARK = "<!-- Written by cones push, and anew with every push. Delete this line and it is left alone. -->"
 TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -73,7 +73,7 @@ def usage(repository: str, first: FileFacts) -> str:
     return f"{quoted('cones', 'pull', repository, first.path)}\n{render}"
 
 
-def facts(concept: ConceptFacts) -> list[tuple[str, str | None]]:
+def facts(concept: ConceptInfo) -> list[tuple[str, str | None]]:
     """How one concept was found, and by whom."""
     origin = concept.origin
     return [
@@ -88,7 +88,7 @@ def facts(concept: ConceptFacts) -> list[tuple[str, str | None]]:
     ]
 
 
-def changes(concept: ConceptFacts) -> list[tuple[str, float, float]]:
+def changes(concept: ConceptInfo) -> list[tuple[str, float, float]]:
     """The measured losses with their controls; nothing where none were measured."""
     losses = concept.origin.losses
     return _format.changes(losses, concept.class_noun, concept.origin.held_out) if losses else []

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from conestool import _layers
 from conestool.cli import _output
-from conestool.concept import BaseModelInfo, Losses, Provenance
+from conestool.concept import BaseModelInfo, ConceptInfo, Losses
 
 if TYPE_CHECKING:
-    from conestool.concept import Concept, Cone
+    from conestool.concept import Cone
     from conestool.evaluation import ConceptReport, Report, Row
-    from conestool.format import Header
-
-__all__ = [
-    "ConceptFacts",
-    "FileFacts",
-    "alternatives",
-    "changes",
-    "concept_facts",
-    "facts_of",
-    "facts_of_header",
-    "file_record",
-    "show_concept",
-    "show_file",
-    "show_found",
-    "show_layers",
-    "show_report",
-    "size_rows",
-]
 
 LORA_RANK = 4
 FP16 = 2
@@ -39,51 +20,22 @@ FP16 = 2
 
 
 @dataclass(frozen=True)
-class ConceptFacts:
-    """One concept without its indices: `counts` is the number of neurons per param name."""
-
-    name: str
-    class_noun: str
-    identifier: str
-    id: str
-    counts: Mapping[str, int]
-    origin: Provenance
-
-    @property
-    def neurons(self) -> int:
-        """Number of concept neurons."""
-        return sum(self.counts.values())
-
-
-@dataclass(frozen=True)
 class FileFacts:
-    """One .cone file of `size` bytes."""
+    """One .cone file of `size` bytes, without the index sets."""
 
     path: str
     size: int
-    base: BaseModelInfo
-    concepts: tuple[ConceptFacts, ...]
+    concepts: tuple[ConceptInfo, ...]
+
+    @property
+    def base(self) -> BaseModelInfo:
+        """The base model of all its concepts."""
+        return self.concepts[0].base
 
 
 def facts_of(path: str, size: int, cone: Cone) -> FileFacts:
     """The facts of a cone that is in memory."""
-    return FileFacts(path, size, cone.base, tuple(concept_facts(concept) for concept in cone.concepts))
-
-
-def concept_facts(concept: Concept) -> ConceptFacts:
-    """The facts of one concept that is in memory."""
-    counts = {param: len(values) for param, values in concept.indices.items()}
-    words = concept.name, concept.class_noun, concept.identifier
-    return ConceptFacts(*words, concept.id, counts, concept.origin)
-
-
-def facts_of_header(path: str, header: Header) -> FileFacts:
-    """The facts of a file of which the header alone was read."""
-    concepts = [
-        ConceptFacts(each.name, each.class_noun, each.identifier, each.id, each.counts, each.origin)
-        for each in header.concepts
-    ]
-    return FileFacts(path, header.size, header.bases[0], tuple(concepts))
+    return FileFacts(path, size, tuple(concept.info for concept in cone.concepts))
 
 
 def alternatives(base: BaseModelInfo) -> dict[str, int]:
@@ -115,32 +67,28 @@ def file_record(facts: FileFacts) -> dict[str, Any]:
         "file": facts.path,
         "bytes": facts.size,
         "base": facts.base.model_dump() | {"weights": facts.base.num_weights},
-        "concepts": [concept_record(concept, facts.base) for concept in facts.concepts],
+        "concepts": [concept_record(concept) for concept in facts.concepts],
         "alternatives_bytes": alternatives(facts.base),
     }
 
 
-def concept_record(concept: ConceptFacts, base: BaseModelInfo) -> dict[str, Any]:
+def concept_record(concept: ConceptInfo) -> dict[str, Any]:
     """One concept as JSON holds it."""
-    sizes = {param: prod(shape) for param, shape in base.tensors.items()}
-    found, whole = _layers.by_layer(complete(concept.counts, sizes)), _layers.by_layer(sizes)
+    sizes = {param: prod(shape) for param, shape in concept.base.tensors.items()}
+    counts, whole = {param: concept.counts.get(param, 0) for param in sizes}, _layers.by_layer(sizes)
+    found = _layers.by_layer(counts)
     return {
         "name": concept.name,
         "class_noun": concept.class_noun,
         "identifier": concept.identifier,
         "id": concept.id,
         "neurons": concept.neurons,
-        "density": concept.neurons / max(1, base.num_weights),
-        "kinds": _layers.kinds(concept.counts, base.tensors),
+        "density": concept.density,
+        "kinds": _layers.kinds(concept.counts, concept.base.tensors),
         "layers": [{"layer": name, "neurons": found[name], "density": found[name] / whole[name]} for name in whole],
         "neurons_per_param": dict(concept.counts),
         "origin": concept.origin.model_dump(),
     }
-
-
-def complete(counts: Mapping[str, int], params: Iterable[str]) -> dict[str, int]:
-    """`counts` with a 0 for every other param name of the model."""
-    return {param: counts.get(param, 0) for param in params}
 
 
 WARNINGS = 20
@@ -157,7 +105,7 @@ def show_file(facts: FileFacts, layers: bool) -> None:
     _output.say(f"{facts.path}: {counted}, {_output.size(facts.size)}", "bold")
     for concept in facts.concepts:
         _output.say("")
-        show_concept(concept, facts)
+        show_concept(concept)
     _output.say("")
     show_base(facts)
     if layers or _output.verbose():
@@ -197,21 +145,14 @@ def verdict(losses: Losses, identifier: str, noun: str) -> str | None:
     return "; ".join(parts)
 
 
-def show_found(facts: FileFacts) -> None:
-    """What `find` says at its end: the concept and the size of its file."""
-    for concept in facts.concepts:
-        show_concept(concept, facts)
-    _output.facts(size_rows(facts))
-
-
-def show_concept(concept: ConceptFacts, facts: FileFacts) -> None:
+def show_concept(concept: ConceptInfo) -> None:
     """One concept: what it shows, how it was found and what that did to the losses."""
     origin = concept.origin
-    prompt = origin.instance_prompt or f"{concept.identifier} {concept.class_noun}"
+    prompt = origin.instance_prompt or concept.phrase
     _output.say(f"{concept.name}: {prompt}", "bold")
-    density = _output.percent(concept.neurons / max(1, facts.base.num_weights))
+    density = _output.percent(concept.density)
     rows = [["neurons", f"{concept.neurons:,} ({density} of the K/V weights)"], ["found by", found_by(concept)]]
-    rows += [["where", where(concept, facts)], *loss_rows(concept)]
+    rows += [["where", where(concept)], *loss_rows(concept)]
     found = verdict(origin.losses, concept.identifier, concept.class_noun) if origin.losses else None
     rows += [["verdict", found]] if found else []
     rows += [[key, str(value)] for key in ("author", "license", "notes") if (value := getattr(origin, key))]
@@ -223,13 +164,13 @@ def show_concept(concept: ConceptFacts, facts: FileFacts) -> None:
         _output.warn(f"{concept.name}: {len(origin.warnings) - WARNINGS:,} warnings more; --json has them")
 
 
-def where(concept: ConceptFacts, facts: FileFacts) -> str:
+def where(concept: ConceptInfo) -> str:
     """The shares of the neurons in K and V of self- and cross-attention."""
-    kinds = _layers.kinds(concept.counts, facts.base.tensors)
+    kinds = _layers.kinds(concept.counts, concept.base.tensors)
     return ", ".join(f"{kind} {_output.percent(each['share'])}" for kind, each in kinds.items())
 
 
-def found_by(concept: ConceptFacts) -> str:
+def found_by(concept: ConceptInfo) -> str:
     """Method, steps, seed and photos, as far as the file tells."""
     origin = concept.origin
     steps = origin.parameters.get("steps")
@@ -243,7 +184,7 @@ def found_by(concept: ConceptFacts) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def loss_rows(concept: ConceptFacts) -> list[list[str]]:
+def loss_rows(concept: ConceptInfo) -> list[list[str]]:
     """The losses before and after zeroing, aligned under one heading."""
     losses = concept.origin.losses
     if losses is None:

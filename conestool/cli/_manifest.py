@@ -14,8 +14,6 @@ from conestool.batch.jobs import Job
 from conestool.cli import _search, _streams
 from conestool.errors import ConesError, InputError, UsageError
 
-__all__ = ["read_jobs"]
-
 _FILES = ("photos", "cones")
 _ROWS = (".csv", ".jsonl", ".ndjson", ".json")
 _Row = tuple[str, dict[str, Any], Path]

@@ -74,7 +74,8 @@ def draw_map(concept: Concept) -> Image:
             if row == 0:
                 draw.text((left, HEAD + 2), clean(title(param), LABEL), fill=FAINT, font=font(13))
             paste_matrix(image, (left, top), shares[param], brightest)
-            draw.text((left + CELL[0] + STRIP + 8, top + 8), share_text(concept, param), fill=FAINT, font=font(12))
+            zeroed = _output.percent(len(concept.indices.get(param, ())) / prod(concept.base.tensors[param]))
+            draw.text((left + CELL[0] + STRIP + 8, top + 8), zeroed, fill=FAINT, font=font(12))
     return image
 
 
@@ -128,12 +129,6 @@ def group(tensors: Mapping[str, Any]) -> dict[str, list[str]]:
 def title(param: str) -> str:
     """What a column of matrices is."""
     return f"{_layers.projection(param)} (rows x columns)"
-
-
-def share_text(concept: Concept, param: str) -> str:
-    """The share of one matrix that is zeroed."""
-    values = concept.indices.get(param)
-    return _output.percent((0 if values is None else len(values)) / prod(concept.base.tensors[param]))
 
 
 def heat(values: Indices | None, shape: list[int]) -> NDArray[np.float32]:

@@ -137,3 +137,23 @@ def parse_strength(text: str) -> float:
     if not 0 <= strength <= 1:
         raise PromptError(f"--strength {text}: expected a number from 0 to 1")
     return strength
+
+
+SUPPORTED = "a concept is made weaker with -c F:0.5, and nothing else in a prompt has a weight"
+_FOREIGN_PATTERNS = (
+    r"<\w+:[^<>]*>",  # <lora:name:1>, <hypernet:name:1>
+    r"\([^()\[\]]*:\s*[\d.]+\s*\)",  # (word:1.2)
+    r"\(\([^()]*\)\)|\[\[[^\[\]]*\]\]",  # ((word)), [[word]]
+    r"\([^()]*\)[+-]+|\b\w+(?:\+\+|--)(?!\S)|\([^()]*\)\d\.\d+",  # (word)++, word--, (word)1.2
+    r"\[[^\[\]]*[|:][^\[\]]*\]",  # [a|b], [a:b:0.5]
+    r"\{[^{}]*\|[^{}]*\}",  # {a|b}
+    r"__[\w/-]+__",  # __wildcard__
+    r"\b(?:BREAK|AND)\b",
+    r"\bembedding:[\w.-]+",
+)
+_FOREIGN = re.compile("|".join(_FOREIGN_PATTERNS))
+
+
+def foreign_syntax(prompt: str) -> list[str]:
+    """The parts of a prompt that are weights, alternatives, networks or separators to A1111, ComfyUI or InvokeAI."""
+    return [match.group() for match in _FOREIGN.finditer(prompt)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conestool import __version__, _layers
-from conestool._html import data_uri
+from conestool._display import data_uri
 from conestool._text import clean, quoted
 from conestool.cli import _format, _output
 from conestool.cli._card import public_base
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from conestool.concept import Concept, Cone
     from conestool.rendering.drawing import Rendering
     from conestool.rendering.samples import Showcase
-
-__all__ = ["Shown", "read_strip", "report_html"]
 
 _MEANING = {
     "held-out photos": "Photos that the search never saw. The further it falls, the better the model knows the "
@@ -68,9 +66,7 @@ def read_strip(path: Path, cone_id: str | None = None) -> Image | None:
 
 
 def report_html(
-    files: Sequence[tuple[str, int, Cone]],
-    shown: Mapping[str, Shown],
-    together: Sequence[Rendering] = (),
+    files: Sequence[tuple[str, int, Cone]], shown: Mapping[str, Shown], together: Sequence[Rendering] = ()
 ) -> str:
     """The page for files (path, bytes, cone); `shown` has pictures by content id, `together` is of all concepts."""
     from jinja2 import Environment
@@ -98,8 +94,8 @@ def _section(path: str, size: int, concept: Concept, shown: Shown) -> dict[str, 
     """What the template shows of one concept."""
     from markupsafe import escape
 
-    origin, own, case = concept.origin, _format.concept_facts(concept), shown.showcase
-    facts = _format.FileFacts(path, size, concept.base, (own,))
+    origin, own, case = concept.origin, concept.info, shown.showcase
+    facts = _format.FileFacts(path, size, (own,))
     verdict = _format.verdict(origin.losses, concept.identifier, concept.class_noun) if origin.losses else None
     file = Path(path).name if path.endswith(".cone") else f"{concept.name}.cone"
     return {
@@ -113,7 +109,7 @@ def _section(path: str, size: int, concept: Concept, shown: Shown) -> dict[str, 
         "curve": _curve(origin.parameters),
         "losses": _loss_rows(concept),
         "layers": _layer_rows(concept),
-        "kinds": _format.where(own, facts),
+        "kinds": _format.where(own),
         "map": _map(concept),
         "facts": [
             ("file", f"{file}, {_output.size(size)}"),

@@ -28,6 +28,11 @@ _WORTH_SAYING = 20.0
 """Seconds from which on a stage says beforehand what it will take, where no bar shows it."""
 
 
+StepsOption = Annotated[
+    int | None, value("N", "Steps of the search. Default: 60.", panel="Search", min=1, max=MAX_STEPS)
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Watching:
     """How a search can be followed."""

@@ -12,7 +12,6 @@ from conestool.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
     from conestool._names import Named
-    from conestool.cli._options import Where
     from conestool.cli._prompts import Asked
     from conestool.concept import Cone
     from conestool.models.model import Model
@@ -87,7 +86,8 @@ def choose(
         elif not none:
             shelf = shelf or open_shelf()
             found = shelf.find(each.prompt)
-            chosen = replace(chosen, cone=found.cone, strength=full(found.cone), files=tuple(map(str, found.files)))
+            strength = dict.fromkeys(found.cone.names, 1.0) if found.cone else {}
+            chosen = replace(chosen, cone=found.cone, strength=strength, files=tuple(map(str, found.files)))
         if each.strength is not None:
             chosen = replace(chosen, strength=dict.fromkeys(chosen.strength, each.strength))
         out.append(chosen)
@@ -148,11 +148,6 @@ def load_named(named: Sequence[str], offline: bool = False) -> tuple[Cone, dict[
     return ops.merge(*cones, names=names), _options.strengths(wanted, cones), names
 
 
-def full(cone: Cone | None) -> dict[str, float]:
-    """Strength 1 for every concept."""
-    return dict.fromkeys(cone.names, 1.0) if cone else {}
-
-
 def groups(chosen: Iterable[Chosen], most: int) -> list[Group]:
     """Neighbouring prompts with the same concepts together, at most `most` of them."""
     out: list[Group] = []
@@ -164,17 +159,11 @@ def groups(chosen: Iterable[Chosen], most: int) -> list[Group]:
     return out
 
 
-def open_base(chosen: Sequence[Chosen], where: Where) -> Model:
-    """The base model: as told, else that of the first concept, else pocket."""
-    base = next((each.cone.base for each in chosen if each.cone), None)
-    return _options.open_model(where, (base.id, base.revision) if base else None)
-
-
 def tell(chosen: Sequence[Chosen], model: Model, literal: bool) -> None:
     """Say which concepts are applied, the prompt as it is sent, and what of it the text encoder will not read."""
+    from conestool.cli._prompts import SUPPORTED, foreign_syntax
     from conestool.models.prompts import truncated_text
     from conestool.rendering import rewrite
-    from conestool.rendering.syntax import SUPPORTED, foreign_syntax
 
     say = _output.say if len(chosen) <= MANY else _output.detail
     foreign = dict.fromkeys(

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from conestool._text import escape_json, hidden, quoted
+from conestool._text import cut_bytes, escape_json, hidden, quoted
+from conestool.cli import _output
 from conestool.errors import InputError, PromptError, UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ STDIO = "-"
 
 HUB = "hf:"
 """What begins the name of a file on the Hub: hf:owner/name, hf:owner/name/dog.cone, hf:owner/name@branch."""
+
+LONGEST_NAME = 120
+"""Bytes of a name put together from those of concepts."""
 
 MOST = 1 << 28
 """Bytes of stdin that are read, and one more: the limit of a .cone file (conestool.format.limits.MAX_FILE_BYTES)."""
@@ -196,3 +200,25 @@ def write_out(data: bytes) -> None:
     except OSError as error:
         let_go(sys.stdout)
         raise UsageError(f"stdout: cannot be written: {error.strerror or error}", "choose another place") from error
+
+
+def default_output(names: Iterable[str]) -> Path:
+    """dog+hat.cone for the concepts dog and hat, whatever order they came in."""
+    stem = "+".join(name.replace(" ", "-") for name in names)
+    return Path(f"{cut_bytes(stem, LONGEST_NAME)}.cone")
+
+
+def save(cone: Cone, path: Path, *, overwrite: bool, json: bool) -> Path:
+    """Write `cone` to `path` or stdout; with `json` the path itself is left to the JSON."""
+    from conestool import format as cones
+
+    refuse_shared_stdout(path, json)
+    if str(path) == STDIO:
+        emit_bytes(cones.dumps(cone), "a .cone file")
+        return path
+    cones.save(cone, path, overwrite=overwrite)
+    if not json:
+        emit_paths([path])
+    if path.suffix != ".cone":
+        _output.say(f"note: render looks for names that end in .cone; {path} needs -c")
+    return path

@@ -9,33 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _output, _streams
+from conestool.cli import _options, _output, _streams
 from conestool.cli._options import MAX_COUNT, AllowBaseMismatch, DrawingWhere, Json, Overwrite, flag, value
+from conestool.errors import UsageError
 
 if TYPE_CHECKING:
     from conestool.concept import Cone
     from conestool.models.model import Model
 
-__all__ = ["apply"]
-
 SUFFIX = ".safetensors"
 FILES = (
-    *(
-        ".bin",
-        ".ckpt",
-        ".cone",
-        ".gguf",
-        ".h5",
-        ".json",
-        ".mar",
-        ".msgpack",
-        ".npz",
-        ".onnx",
-        ".pickle",
-        ".pkl",
-        ".png",
-    ),
-    *(".pt", ".pth", ".safetensor", ".sft", ".tar", ".zip"),
+    *(".bin", ".ckpt", ".cone", ".gguf", ".h5", ".json", ".mar", ".msgpack", ".npz", ".onnx", ".pickle", ".pkl"),
+    *(".png", ".pt", ".pth", ".safetensor", ".sft", ".tar", ".zip"),
 )
 """Endings that nobody means a folder by."""
 
@@ -82,7 +67,6 @@ def apply(
     Which program reads which of them for which base model: docs/other-programs.md has a table.
     """
     from conestool import ops
-    from conestool.cli import _options
 
     kind = settle(kind, output, rank, link, sidecar)
     _streams.check_outputs([output], "a model", overwrite=overwrite, folder=kind is Kind.folder)
@@ -111,8 +95,6 @@ def apply(
 
 def settle(kind: Kind | None, output: Path, rank: int | None, link: bool, sidecar: bool) -> Kind:
     """The kind of output: as given, else by the suffix; UsageError where the options contradict each other."""
-    from conestool.errors import UsageError
-
     if str(output) == _streams.STDIO:
         raise UsageError("-o -: a model does not go to stdout", f"name a folder or a {SUFFIX} file")
     single = output.suffix.lower() == SUFFIX

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conestool.cli import _options, _output, _streams
-from conestool.cli._options import MAX_COUNT, MAX_STEPS, DrawingWhere, Json, Options, Overwrite, Where, flag, value
+from conestool.cli._options import MAX_COUNT, DrawingWhere, Json, Options, Overwrite, Where, flag, value
+from conestool.cli._search import StepsOption
 from conestool.errors import UsageError
 from conestool.search.config import Resources, SearchConfig
 
@@ -44,6 +45,7 @@ class Work:
     part: Annotated[str, value("K/N", "Do every N-th only, from the K-th.")] = "1/1"
 
 
+_SUBJECTS = "Folders of folders, .csv or .jsonl; - reads rows or folders."
 _JOBS = "Processes, or Ray's workers. Default: 1, or one a GPU."
 
 
@@ -57,16 +59,11 @@ class Workers:
 
 
 def batch(
-    subjects: Annotated[
-        list[str],
-        typer.Argument(metavar="SUBJECTS...", help="Folders of folders, .csv or .jsonl; - reads rows or folders."),
-    ],
+    subjects: Annotated[list[str], typer.Argument(metavar="SUBJECTS...", help=_SUBJECTS)],
     *,
     work: Work,
     workers: Annotated[Workers, Options("Workers")],
-    steps: Annotated[
-        int | None, value("N", "Steps of a search. Default: 60.", panel="Search", min=1, max=MAX_STEPS)
-    ] = None,
+    steps: StepsOption = None,
     search_config: Annotated[SearchConfig, Options("Search")],
     where: DrawingWhere,
     resources: Annotated[Resources, Options("Memory")],

@@ -11,30 +11,12 @@ from conestool.cli import _output, _streams
 from conestool.cli._options import Json
 
 LIBRARIES = (
-    "conestool",
-    "torch",
-    "diffusers",
-    "transformers",
-    "huggingface_hub",
-    "safetensors",
-    "numpy",
-    "pillow",
-    "zstandard",
-    "msgpack",
-    "pydantic",
-    "typer",
-    "rich",
+    *("conestool", "torch", "diffusers", "transformers", "huggingface_hub", "safetensors", "numpy", "pillow"),
+    *("zstandard", "msgpack", "pydantic", "typer", "rich"),
 )
 VARIABLES = (
-    "CONES_MODEL",
-    "CONES_PATH",
-    "CONES_CACHE",
-    "HF_HOME",
-    "HF_HUB_OFFLINE",
-    "OMP_NUM_THREADS",
-    "OMP_WAIT_POLICY",
-    "CUDA_VISIBLE_DEVICES",
-    "PYTORCH_ENABLE_MPS_FALLBACK",
+    *("CONES_MODEL", "CONES_PATH", "CONES_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS"),
+    *("OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES", "PYTORCH_ENABLE_MPS_FALLBACK"),
 )
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from conestool.concept import Cone
-    from conestool.evaluation import ImageMetric, Plan, Report
+    from conestool.evaluation import Plan
     from conestool.images.photos import Photo
-    from conestool.models.model import Model
 
 ROWS = ("photos", "base model", "random indices", "concept, no identifier", "concept")
 _NUMBER = "Pictures per prompt and row. Default: 2."
@@ -88,20 +87,28 @@ def evaluate(
     cone = _streams.load_cone(file)
     shown = read_photos(cone, photos or [])
     targets = sheet_paths(cone, pictures, overwrite)
-    templates = read_templates(measures.prompts)
+    templates = None
+    if measures.prompts is not None:
+        from conestool.evaluation.prompts import check_templates
+
+        templates = check_templates(line for _, line in read_lines(measures.prompts))
     base = _options.open_model(where, (cone.base.id, cone.base.revision))
+    from conestool.cli._search import Stages
     from conestool.evaluation import Gates, load_metrics
+    from conestool.evaluation import evaluate as measure
 
     gates = Gates(least.min_gain, least.min_image, least.min_text)
     plan = make_plan(templates, quick, range(seed, seed + (number or 2)), micro_batch)
     with _output.waiting("loading what judges pictures"):
         metrics = load_metrics(base.settings, measures.clip, measures.dino, where.offline, base.device)
     gates.check(cone.names, shown, bool(metrics))
-    report, sheets, memory = run(base, cone, shown, metrics, plan, allow_base_mismatch)
+    given: Any = {"metrics": metrics, "plan": plan, "allow_base_mismatch": allow_base_mismatch}
+    with Stages() as stages:
+        report, sheets = measure(base, cone, shown, tell=stages, **given)
     _format.show_report(report)
     written = write_sheets(sheets, targets, plan, overwrite)
     if json:
-        _streams.emit_json(report.record() | {"pictures": [str(path) for path in written], "memory": memory})
+        _streams.emit_json(report.record() | {"pictures": [str(path) for path in written], "memory": stages.memory})
     elif written:
         _streams.emit_paths(written)
     failures = gates.failures(report)
@@ -142,15 +149,6 @@ def subfolders(cone: Cone, folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_templates(prompts: str | None) -> tuple[str, ...] | None:
-    """The prompts of a file or of stdin, None for the usual ones."""
-    if prompts is None:
-        return None
-    from conestool.evaluation.prompts import check_templates
-
-    return check_templates(line for _, line in read_lines(prompts))
-
-
 def make_plan(
     templates: tuple[str, ...] | None, quick: bool, seeds: Sequence[int], micro_batch: int | None = None
 ) -> Plan:
@@ -163,18 +161,6 @@ def make_plan(
     return replace(
         usual, templates=templates or usual.templates, seeds=chosen, resources=Resources(micro_batch=micro_batch)
     )
-
-
-def run(
-    base: Model, cone: Cone, photos: dict[str, list[Photo]], metrics: list[ImageMetric], plan: Plan, allow: bool
-) -> tuple[Report, dict[str, list[Sequence[Image]]], dict[str, Any] | None]:
-    """The evaluation with its progress shown, and what was chosen to make do with the memory."""
-    from conestool.cli._search import Stages
-    from conestool.evaluation import evaluate as measure
-
-    with Stages() as stages:
-        found = measure(base, cone, photos, metrics=metrics, plan=plan, allow_base_mismatch=allow, tell=stages)
-        return *found, stages.memory
 
 
 def sheet_paths(cone: Cone, folder: Path | None, overwrite: bool) -> dict[str, Path]:

@@ -9,7 +9,6 @@ import typer
 
 from conestool.cli import _output, _streams
 from conestool.cli._options import Json, Overwrite, value
-from conestool.cli.merge import default_output, save
 
 
 def extract(
@@ -28,7 +27,7 @@ def extract(
     if output is not None:
         _streams.check_outputs([output], "a .cone file", overwrite=overwrite)
     single = ops.extract(_streams.load_cone(file), name)
-    path = save(single, output or default_output(single.names), overwrite=overwrite, json=json)
+    path = _streams.save(single, output or _streams.default_output(single.names), overwrite=overwrite, json=json)
     concept = single.concepts[0]
     _output.say(f"{concept.name}: {_output.amount(concept.neurons, 'neuron')}, id {concept.id[:12]}")
     if json:

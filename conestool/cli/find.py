@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from conestool._text import check_stored
+from conestool._text import check_name, check_stored, check_words
 from conestool.cli import _launcher, _options, _output, _search, _streams
-from conestool.cli._options import MAX_STEPS, Json, Options, Overwrite, Where, flag, value
-from conestool.cli._search import Watcher, Watching, read_photos
-from conestool.errors import UsageError
+from conestool.cli._options import Json, Options, Overwrite, Where, flag, value
+from conestool.cli._search import StepsOption, Watcher, Watching, read_photos
+from conestool.errors import DeviceError, UsageError
 from conestool.search.config import Resources, SearchConfig
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from conestool.concept import Cone
     from conestool.images.photos import Photo
     from conestool.models.model import Model
@@ -56,15 +58,26 @@ class Outputs(NamedTuple):
     shown: Path
 
 
+class Search(NamedTuple):
+    """What is searched for, where and how; `words` are name, class noun and identifier."""
+
+    where: Where
+    photos: Sequence[Photo]
+    words: dict[str, Any]
+    config: SearchConfig
+    class_images: list[Image] | None
+    resources: Resources
+    overwrite: bool
+    json: bool
+
+
 def find(
     photos: Annotated[
         list[Path], typer.Argument(metavar="PHOTOS...", help="Folders or files; - reads a list of them.")
     ],
     *,
     request: Request,
-    steps: Annotated[
-        int | None, value("N", "Steps of the search. Default: 60.", panel="Search", min=1, max=MAX_STEPS)
-    ] = None,
+    steps: StepsOption = None,
     search_config: Annotated[SearchConfig, Options("Search")],
     class_images: Annotated[Path | None, value("DIR", "Class images to take, none drawn.", panel="Search")] = None,
     where: Where,
@@ -95,19 +108,17 @@ def find(
     drawn = config.num_class_images != SearchConfig.num_class_images
     _options.warn_unused("with --class-images", {"--num-class-images": bool(class_images) and drawn})
     others = [photo.image for photo in read_photos([class_images], request.skip_broken)] if class_images else None
-    given: dict[str, Any] = {"config": config, "class_images": others, "resources": resources}
+    search = Search(where, images, words, config, others, resources, overwrite, json)
     if request.preview:
-        _show_preview(where, images, words, config, resources, outputs.shown, overwrite=overwrite, json=json)
+        _show_preview(search, outputs.shown)
     elif request.dry_run:
-        _show_dry_run(where, images, words, json=json, **given)
+        _show_dry_run(search)
     else:
-        _run(where, images, words, outputs, watcher, request.resume, stored, overwrite=overwrite, json=json, **given)
+        _run(search, outputs, watcher, request.resume, stored)
 
 
 def _words(request: Request, paths: Sequence[Path]) -> dict[str, Any]:
     """Name, class noun and identifier, each checked where it is known already."""
-    from conestool.concept import check_name, check_words
-
     name, class_noun = _search.resolve_names(paths, request.output, request.name, request.class_noun)
     check_name(name)
     check_words("class noun", class_noun)
@@ -137,98 +148,66 @@ def _plan_outputs(request: Request, name: str, overwrite: bool) -> Outputs:
     return outputs
 
 
-def _run(
-    where: Where,
-    images: Sequence[Photo],
-    words: dict[str, Any],
-    outputs: Outputs,
-    watcher: Watcher,
-    resume: bool,
-    texts: dict[str, str],
-    *,
-    overwrite: bool,
-    json: bool,
-    **given: Any,
-) -> None:
+def _run(search: Search, outputs: Outputs, watcher: Watcher, resume: bool, texts: dict[str, str]) -> None:
     """Search, write what was found, and say how good it is."""
-    from conestool.cli.merge import save
     from conestool.search.find import find as find_neurons
 
     checkpoint = _search.checkpoint_path_of(outputs.cone)
+    given: Any = {"config": search.config, "class_images": search.class_images, "resources": search.resources}
     base, cone, memory = _search.run_search(
-        find_neurons, where, checkpoint, images, resume=resume, watcher=watcher, **words, **given
+        find_neurons, search.where, checkpoint, search.photos, resume=resume, watcher=watcher, **search.words, **given
     )
     if _launcher.rank():
         return
     concepts = [replace(each, origin=each.origin.model_copy(update=texts)) for each in cone.concepts]
     cone = replace(cone, concepts=tuple(concepts)) if texts else cone
-    save(cone, outputs.cone, overwrite=overwrite, json=json)
+    _streams.save(cone, outputs.cone, overwrite=search.overwrite, json=search.json)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
     if outputs.sheet or outputs.page:
-        outputs = _write_pictures(base, cone, images, outputs, overwrite)
-    _report(cone, outputs, memory, json=json)
+        outputs = _write_pictures(base, cone, search.photos, outputs, search.overwrite)
+    _report(cone, outputs, memory, json=search.json)
 
 
 def output_path(output: Path | None, name: str) -> Path:
     """Where the .cone goes: the output as given, NAME.cone inside it if it is a folder, or NAME.cone here."""
-    from conestool.cli.merge import default_output
-
-    file = default_output([name])
+    file = _streams.default_output([name])
     if output is None:
         return file
     return output / file if output.is_dir() else output
 
 
-def _show_dry_run(
-    where: Where,
-    images: Sequence[Photo],
-    words: dict[str, Any],
-    *,
-    config: SearchConfig,
-    class_images: list[Any] | None,
-    resources: Resources,
-    json: bool,
-) -> None:
+def _show_dry_run(search: Search) -> None:
     """Run a few steps, and show what the whole search will take; of several processes the first does."""
-    where, processes = _launcher.join(where)
+    where, processes = _launcher.join(search.where)
     base = _options.open_model(where)
     from conestool.search.context import SearchContext
     from conestool.search.find import resolve_names
     from conestool.search.memory import dry_run
 
-    context = SearchContext(model=base, config=config, resources=resources, processes=processes)
+    context = SearchContext(model=base, config=search.config, resources=search.resources, processes=processes)
     with _output.waiting("running a few steps"):
-        found = dry_run(context, images, resolve_names(base, **words), class_images)
-    _output.say(f"{words['name']}: an estimate from a few steps, on {found.device} in {found.dtype}", "bold")
+        found = dry_run(context, search.photos, resolve_names(base, **search.words), search.class_images)
+    _output.say(f"{search.words['name']}: an estimate from a few steps, on {found.device} in {found.dtype}", "bold")
     rows = [[phase, _output.duration(seconds)] for phase, seconds in found.phases.items()]
     _output.table([["", "time"], *rows, ["in all", _output.duration(found.seconds)]], right=(1,))
     held = "unknown here" if found.memory is None else f"{_output.size(found.memory)} at most"
     _output.say(f"  memory: {held}, with {_output.amount(found.samples, 'sample')} at once")
-    if json and processes.is_main_process:
+    if search.json and processes.is_main_process:
         _streams.emit_json(found.record())
 
 
-def _show_preview(
-    where: Where,
-    images: Sequence[Photo],
-    words: dict[str, Any],
-    config: SearchConfig,
-    resources: Resources,
-    path: Path,
-    *,
-    overwrite: bool,
-    json: bool,
-) -> None:
+def _show_preview(search: Search, path: Path) -> None:
     """Show what a search would learn from, as a picture and in words, and how to correct it."""
     from conestool._atomic import write_atomic
     from conestool.rendering.png import plain_png
     from conestool.rendering.samples import preview_sheet
     from conestool.search.preview import preview
 
-    base = _options.open_model(where)
+    base = _options.open_model(search.where)
+    given: Any = {"config": search.config, "resources": search.resources}
     with _search.Stages() as stages, _output.waiting("looking at the photos"):
-        found = preview(base, images, **words, config=config, callback=stages, resources=resources)
+        found = preview(base, search.photos, **search.words, callback=stages, **given)
     for each in found.photos:
         use = "held out" if each.held_out else f"{_output.amount(len(each.crops), 'crop')} too"
         _output.say(f"{each.photo.name}: {each.photo.caption or 'no caption'}; {use}")
@@ -236,8 +215,8 @@ def _show_preview(
             _output.warn(f"{each.photo.name}: {text}")
     first = Path(found.photos[0].photo.name)
     _output.say(f"to correct a caption, write it into {first.with_suffix('.txt')} beside {first}, and so on")
-    written = write_atomic(path, plain_png(preview_sheet(found)), overwrite=overwrite)
-    if json:
+    written = write_atomic(path, plain_png(preview_sheet(found)), overwrite=search.overwrite)
+    if search.json:
         _streams.emit_json(found.record() | {"preview": str(written)})
     else:
         _streams.emit_paths([written])
@@ -249,24 +228,20 @@ def _write_pictures(base: Model, cone: Cone, photos: Sequence[Photo], outputs: O
     from conestool._atomic import write_atomic
     from conestool.cli import _report
     from conestool.cli.report import draw_shown
-    from conestool.errors import DeviceError
     from conestool.rendering.png import plain_png
     from conestool.rendering.samples import showcase_sheet
 
     (concept,) = cone.concepts
     try:
-        known = {
-            concept.id: _report.Shown(samples=_report.read_strip(_streams.beside(outputs.cone, "samples.png"), cone.id))
-        }
-        shown = draw_shown(base, cone.concepts, known)
+        samples = _report.read_strip(_streams.beside(outputs.cone, "samples.png"), cone.id)
+        shown = draw_shown(base, cone.concepts, {concept.id: _report.Shown(samples=samples)})
     except DeviceError as error:
         _output.warn(f"no pictures: {error}")
         return outputs._replace(sheet=None, page=None)
     case = shown[concept.id].showcase
     if outputs.sheet and case:
-        write_atomic(
-            outputs.sheet, plain_png(showcase_sheet(case, [photo.image for photo in photos])), overwrite=overwrite
-        )
+        sheet = showcase_sheet(case, [photo.image for photo in photos])
+        write_atomic(outputs.sheet, plain_png(sheet), overwrite=overwrite)
     if outputs.page:
         made = _report.report_html([(str(outputs.cone), len(cones.dumps(cone)), cone)], shown)
         write_atomic(outputs.page, made.encode(), overwrite=overwrite)
@@ -282,7 +257,9 @@ def _report(cone: Cone, outputs: Outputs, memory: dict[str, Any] | None, *, json
 
     path, sheet, page, _ = outputs
     facts = _format.facts_of(_streams.shown_output(path), len(cones.dumps(cone)), cone)
-    _format.show_found(facts)
+    for concept in facts.concepts:
+        _format.show_concept(concept)
+    _output.facts(_format.size_rows(facts))
     for what, made in (("sheet", sheet), ("report", page)):
         if made:
             _output.say(f"{what}: {made}")

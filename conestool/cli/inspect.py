@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _output, _streams
+from conestool.cli import _options, _output, _streams
 from conestool.cli._options import Config, Json, LayersOption, Offline, Overwrite, Revision, value
+from conestool.errors import BaseModelMismatchError, UsageError
 
 if TYPE_CHECKING:
     from conestool.cli._format import FileFacts
@@ -30,7 +31,7 @@ def inspect(
     Concepts, prompts, losses, base model, size beside other methods; with --layers the density of each layer. The JSON
     is a list with one object per file.
     """
-    from conestool.cli import _format, _options
+    from conestool.cli import _format
 
     if not model:
         _options.warn_unused("without --model", {"--revision": revision, "--config": config})
@@ -59,8 +60,6 @@ def inspect(
 
 def check_plot(files: list[Path], plot: Path | None, *, overwrite: bool, json: bool) -> None:
     """Refuse a plot that cannot be written, or that cannot hold all that was asked for."""
-    from conestool.errors import UsageError
-
     if plot is None:
         return
     if len(files) > 1:
@@ -78,7 +77,8 @@ def gather(path: Path, data: bytes | None) -> FileFacts:
     if data is not None:
         name = _streams.shown_name(path)
         return _format.facts_of(name, len(data), cones.loads(data, name))
-    return _format.facts_of_header(str(path), cones.read_header(path))
+    header = cones.read_header(path)
+    return _format.FileFacts(str(path), header.size, header.concepts)
 
 
 def draw(path: Path, data: bytes | None, plot: Path, overwrite: bool) -> Path:
@@ -110,8 +110,6 @@ def check_models(facts: list[FileFacts], model_id: str, **options: Any) -> list[
 
 def refuse_misfits(facts: list[FileFacts], checks: list[dict[str, Any]], model: str | None) -> None:
     """Raise BaseModelMismatchError for files that do not fit the model they were checked against."""
-    from conestool.errors import BaseModelMismatchError
-
     wrong = [one.path for one, check in zip(facts, checks, strict=False) if not check["fits"]]
     if wrong:
         raise BaseModelMismatchError(

@@ -9,6 +9,7 @@ import typer
 
 from conestool.cli import _output, _streams
 from conestool.cli._options import Json
+from conestool.errors import UsageError
 
 
 def list_cones(
@@ -21,7 +22,6 @@ def list_cones(
 
     Each with its words, neurons, base model, and its file's size. Damaged files are named, and left out.
     """
-    from conestool.errors import UsageError
     from conestool.rendering.library import headers, search_folders
 
     for folder in folders or ():

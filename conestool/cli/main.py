@@ -17,8 +17,6 @@ from conestool.cli import _launcher, _options, _output, _streams
 from conestool.cli._app import NAMES, Group
 from conestool.errors import ConesError, ModelLoadError, OutOfMemoryError, causes, first_line, is_out_of_memory
 
-__all__ = ["HELPS", "advice", "app", "main"]
-
 PACKAGE = Path(__file__).parents[1]
 INTERRUPTED = 130
 BUG = 70

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool._text import cut_bytes
 from conestool.cli import _output, _streams
 from conestool.cli._options import Json, Overwrite, value
+from conestool.errors import UsageError
 
 if TYPE_CHECKING:
     from conestool.concept import Concept, Cone
     from conestool.ops import Sharing
 
-LONGEST_NAME = 120
-"""Bytes of a name put together from those of concepts."""
 PAIRED = 16
 """Up to so many concepts are compared pair by pair; more of them each with all others."""
 
@@ -33,7 +31,6 @@ def merge(
     Nothing is lost: extract gives every concept back.
     """
     from conestool import ops
-    from conestool.errors import UsageError
 
     if len(files) < 2:
         raise UsageError(f"{files[0]}: one file, expected two or more", "cones merge dog.cone hat.cone")
@@ -43,7 +40,7 @@ def merge(
     merged = ops.merge(*cones, names=names)
     for text in repeated(cones, names):
         _output.say(f"note: {text}")
-    path = save(merged, output or default_output(merged.names), overwrite=overwrite, json=json)
+    path = _streams.save(merged, output or _streams.default_output(merged.names), overwrite=overwrite, json=json)
     sharing = ops.sharing(merged)
     pairs = overlap_records(merged)
     tell(merged, path, sharing, pairs)
@@ -61,30 +58,6 @@ def repeated(cones: Sequence[Cone], names: Sequence[str]) -> list[str]:
             files.setdefault(name, []).append(file)
     shared = {name: those for name, those in files.items() if len(those) > 1}
     return out + [f"{name} is in {' and '.join(those)}, and is taken once" for name, those in shared.items()]
-
-
-def default_output(names: Iterable[str]) -> Path:
-    """dog+hat.cone for the concepts dog and hat, whatever order they came in."""
-    stem = "+".join(name.replace(" ", "-") for name in names)
-    return Path(f"{cut_bytes(stem, LONGEST_NAME)}.cone")
-
-
-def save(cone: Cone, path: Path, *, overwrite: bool, json: bool) -> Path:
-    """Write `cone` to `path` or stdout; with `json` the path itself is left to the JSON."""
-    from conestool import format as cones
-    from conestool.errors import UsageError
-
-    if str(path) == _streams.STDIO:
-        if json:
-            raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give one of them a file")
-        _streams.emit_bytes(cones.dumps(cone), "a .cone file")
-        return path
-    cones.save(cone, path, overwrite=overwrite)
-    if not json:
-        _streams.emit_paths([path])
-    if path.suffix != ".cone":
-        _output.say(f"note: render looks for names that end in .cone; {path} needs -c")
-    return path
 
 
 def overlap_records(cone: Cone) -> list[dict[str, Any]] | None:
@@ -105,9 +78,8 @@ def overlap_records(cone: Cone) -> list[dict[str, Any]] | None:
 
 def tell(cone: Cone, path: Path, sharing: Sharing, pairs: list[dict[str, Any]] | None) -> None:
     """The overlap of every pair, or of each concept with all others, as a table."""
-    name = "stdout" if str(path) == _streams.STDIO else str(path)
     amounts = _output.amount(len(cone.concepts), "concept"), _output.amount(sharing.together, "neuron")
-    _output.say(f"{name}: {amounts[0]}, {amounts[1]} together")
+    _output.say(f"{_streams.shown_output(path)}: {amounts[0]}, {amounts[1]} together")
     _output.table(each_with_all(cone, sharing) if pairs is None else each_pair(cone, pairs), head=False)
 
 

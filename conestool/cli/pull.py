@@ -9,6 +9,7 @@ import typer
 
 from conestool.cli import _output, _streams
 from conestool.cli._options import Json, Overwrite, flag, value
+from conestool.errors import UsageError
 
 if TYPE_CHECKING:
     from conestool.hub import Pulled
@@ -29,8 +30,6 @@ def pull(
     HF_TOKEN.
     """
     from conestool import hub
-    from conestool.cli import _output
-    from conestool.errors import UsageError
 
     if json and str(output) == _streams.STDIO:
         raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give one of them a file")
@@ -50,7 +49,6 @@ def pull(
 
 def default_output(found: Pulled) -> Path:
     """The file's own name, in the current folder; UsageError where a stranger chose it too cleverly."""
-    from conestool.errors import UsageError
     from conestool.hub import plain_name
 
     name = PurePosixPath(found.path).name

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from conestool.cli import _output, _streams
+from conestool.cli import _options, _output, _streams
 from conestool.cli._options import DeviceOption, Json, ModelOption, Overwrite, flag, value
+from conestool.errors import FormatError, UsageError
 
 if TYPE_CHECKING:
     from conestool.cli._format import FileFacts
@@ -47,7 +48,6 @@ def push(
     else wrote one. Needs a login that may write: hf auth login, or HF_TOKEN.
     """
     from conestool import hub
-    from conestool.cli import _options, _output
 
     hub.check_repository(repository)
     uploads = read(files)
@@ -67,15 +67,8 @@ def push(
     names = [upload.name for upload in uploads]
     _output.say(f"{repository}: {', '.join(names)} on {target.branch}, commit {done.commit[:12]}")
     if json:
-        _streams.emit_json(
-            {
-                "repository": repository,
-                "url": done.url,
-                "branch": target.branch,
-                "commit": done.commit,
-                "files": list(data),
-            }
-        )
+        told = {"repository": repository, "url": done.url, "branch": target.branch, "commit": done.commit}
+        _streams.emit_json(told | {"files": list(data)})
     else:
         _streams.emit_paths([done.url])
 
@@ -83,8 +76,6 @@ def push(
 def read(files: Sequence[Path]) -> list[Upload]:
     """The files with their names in the repository; UsageError where these are odd, or the same."""
     from conestool import format as cones
-    from conestool.cli.merge import default_output
-    from conestool.errors import UsageError
     from conestool.hub import plain_name
 
     _streams.refuse_twice_stdin(files)
@@ -92,7 +83,7 @@ def read(files: Sequence[Path]) -> list[Upload]:
     for path in files:
         data, shown = bytes_of(path)
         cone = cones.loads(data, shown)
-        name = default_output(cone.names).name if str(path) == _streams.STDIO else path.name
+        name = _streams.default_output(cone.names).name if str(path) == _streams.STDIO else path.name
         if not plain_name(name):
             raise UsageError(
                 f"{path}: not a name for others to use", "name it with letters and digits, and end it in .cone"
@@ -127,7 +118,7 @@ def warn_of_folders(uploads: Sequence[Upload]) -> None:
 
 def draw(uploads: Sequence[Upload], model: str | None, device: str) -> dict[str, bytes]:
     """A sheet of pictures of every concept, by its name in the repository."""
-    from conestool.cli import _card, _options
+    from conestool.cli import _card
     from conestool.cli.report import draw_shown
     from conestool.rendering.png import plain_png
     from conestool.rendering.samples import showcase_sheet
@@ -152,7 +143,9 @@ def make_card(
     if hub.CARD in target.files:
         text = hub.fetch(target.repository, hub.CARD, target.head)[0].decode("utf-8", "replace")
         if _card.MARK not in text:
-            refuse_license(target, license)
+            if license is not None:
+                why = f"{target.repository}: its README.md was not written by cones push"
+                raise UsageError(why, "name the license there")
             _output.say(f"{target.repository}: {hub.CARD} was not written by cones push and stays as it is")
             return None
         license = license or _card.license_of(text)
@@ -161,19 +154,10 @@ def make_card(
     return _card.card(target.repository, sorted(facts, key=lambda one: one.path), license, there)
 
 
-def refuse_license(target: Target, license: str | None) -> None:
-    """UsageError for a license that would go into a card which is left alone."""
-    from conestool.errors import UsageError
-
-    if license is not None:
-        raise UsageError(f"{target.repository}: its README.md was not written by cones push", "name the license there")
-
-
 def others(target: Target, names: set[str]) -> list[FileFacts]:
     """The facts of the .cone files that are there already and stay."""
     from conestool import hub
     from conestool.cli import _format
-    from conestool.errors import FormatError
 
     found = []
     staying = sorted(path for path in target.files - names if path.endswith(hub.ENDING))

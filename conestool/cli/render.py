@@ -36,10 +36,8 @@ class Concepts:
     require: Annotated[bool, flag("Refuse a prompt that names no concept.")] = False
 
 
-_X, _Y = (
-    "Columns of a sheet: strength=0:1:5, seed=0:4, guidance=3,7.",
-    "Rows: as --x, or file=a.cone,b.cone, method=mask,cones.",
-)
+_X = "Columns of a sheet: strength=0:1:5, seed=0:4, guidance=3,7."
+_Y = "Rows: as --x, or file=a.cone,b.cone, method=mask,cones."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +164,8 @@ def draw_prompts(
     settled.check()
     if not none:
         _selection.check_named(chosen, offers, look.literal, concepts.require)
-    base = _selection.open_base(chosen, where)
+    known = next((each.cone.base for each in chosen if each.cone), None)
+    base = _options.open_model(where, (known.id, known.revision) if known else None)
     _selection.tell(chosen, base, look.literal)
     tell_unused(base, chosen, look)
     if axes:  # cells are drawn one by one

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conestool.cli import _output, _streams
+from conestool.cli import _options, _output, _streams
 from conestool.cli._options import AllowBaseMismatch, DrawingWhere, Json, Overwrite, flag, value
+from conestool.errors import NameClashError, UsageError
 
 if TYPE_CHECKING:
     from conestool.cli._report import Shown
     from conestool.concept import Concept, Cone
     from conestool.models.model import Model
     from conestool.rendering.drawing import Rendering
-
-__all__ = ["draw_shown", "report"]
 
 
 def report(
@@ -42,16 +41,14 @@ def report(
     from conestool import format as cones_format
     from conestool import ops
     from conestool._atomic import write_atomic
-    from conestool.cli import _options, _report
+    from conestool.cli import _report
     from conestool.cli.eval import read_photos
-    from conestool.cli.merge import default_output
-    from conestool.errors import NameClashError, UsageError
 
     if json and str(output) == _streams.STDIO:
         raise UsageError("-o -: stdout cannot carry the page and JSON", "give the page a file")
     cones, names = _streams.load_cones(files, where.offline), [_streams.shown_name(file) for file in files]
     everything = [concept for cone in cones for concept in cone.concepts]
-    path = output or _streams.beside(default_output([each.name for each in everything]), "report.html")
+    path = output or _streams.beside(_streams.default_output([each.name for each in everything]), "report.html")
     _streams.check_outputs([path], "a page", overwrite=overwrite)
     try:
         merged = ops.merge(*cones, names=names)

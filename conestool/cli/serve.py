@@ -13,8 +13,6 @@ from conestool.cli import _options, _output
 from conestool.cli._options import MAX_COUNT, DrawingWhere, value
 from conestool.errors import UsageError
 
-__all__ = ["serve"]
-
 _LIMITS = "Limits of a request"
 _LOCAL = ("127.0.0.1", "localhost")
 _VARIABLE = "CONES_TOKEN"

@@ -96,9 +96,7 @@ def _config(tuning: Tuning, search: SearchConfig) -> TuneConfig:
 
 def _default_output(names: Sequence[str]) -> Path:
     """dog+hat-tuned.cone for the concepts dog and hat."""
-    from conestool.cli.merge import default_output as merged
-
-    file = merged(names)
+    file = _streams.default_output(names)
     return file.with_name(f"{file.stem}-tuned.cone")
 
 
@@ -131,9 +129,7 @@ def _read_all_photos(
 
 def _write_and_report(cone: Cone, path: Path, memory: dict[str, Any] | None, *, overwrite: bool, json: bool) -> None:
     """Write the file, then report what became of each subject."""
-    from conestool.cli.merge import save
-
-    save(cone, path, overwrite=overwrite, json=json)
+    _streams.save(cone, path, overwrite=overwrite, json=json)
     records = {each.name: each.origin.parameters.get("tune") for each in cone.concepts}
     _show_losses(cone, {name: record for name, record in records.items() if record})
     if json:

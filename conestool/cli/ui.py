@@ -9,8 +9,7 @@ import typer
 
 from conestool.cli import _options, _output
 from conestool.cli._options import DrawingWhere, flag, value
-
-__all__ = ["ui"]
+from conestool.errors import UsageError
 
 
 def ui(
@@ -27,7 +26,6 @@ def ui(
 
     Needs conestool[ui]. The page is for this machine alone, unless --share makes it public. Ctrl-C ends it.
     """
-    from conestool.errors import UsageError
 
     if not folder.is_dir():
         raise UsageError(f"{folder}: not a folder", "make it first, or name another")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from conestool.concept import Indices
 from conestool.errors import FormatError
 from conestool.format import limits
-from conestool.format.tensor_table import CONTINUATION, num_low_bits
+from conestool.format.limits import CONTINUATION, num_low_bits
 
 _Bytes = NDArray[np.uint8]
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from conestool.concept import BaseModelInfo, ConceptInfo, numel
 from conestool.errors import FormatError, UsageError, VersionError
 from conestool.format import limits
+from conestool.format.limits import Row, raw_length
 from conestool.format.schema import BaseMap, ConceptMap, HeaderMap, read_map, read_origin
-from conestool.format.tensor_table import Row, raw_length
 
 if TYPE_CHECKING:
     from conestool.concept import Concept, Cone, Indices

@@ -12,7 +12,7 @@ from conestool._text import check_name, check_words, fold_ascii
 from conestool.concept import Losses, Provenance, numel
 from conestool.errors import FormatError, UsageError, VersionError
 from conestool.format import limits, msgpack
-from conestool.format.tensor_table import Row, check_row, raw_length
+from conestool.format.limits import Row, check_row, raw_length
 
 _FEATURES: frozenset[str] = frozenset()
 """Names of critical features that this version knows."""

@@ -83,11 +83,7 @@ def _concept_map(concept: Concept, base: int, rows: list[list[int]], sections: l
 
 def _section_map(section: Section) -> dict[str, Any]:
     """The map of one section for the header."""
-    known = {
-        "type": section.type,
-        "length": len(section.data),
-        "sha256": hashlib.sha256(section.data).digest(),
-    }
+    known = {"type": section.type, "length": len(section.data), "sha256": hashlib.sha256(section.data).digest()}
     return _with_unknown(SectionMap, known, section.unknown_fields)
 
 

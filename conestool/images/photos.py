@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from conestool.models.model import Model
 
-__all__ = ["Photo", "as_photo", "caption_path", "list_photos", "read_photo", "read_photos", "square", "to_latents"]
-
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 SUFFIXES |= {".heic", ".heif", ".hif", ".avif"}

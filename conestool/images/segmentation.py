@@ -15,8 +15,6 @@ from conestool.models.model import Model
 from conestool.models.noise_schedule import predict_noise, schedule_of, stratified_timesteps
 from conestool.models.prompts import encode
 
-__all__ = ["NUM_SAMPLES", "bounding_square", "diffedit_mask"]
-
 NUM_SAMPLES = 6
 """Draws of timestep and noise for each image. Our choice."""
 _TIMESTEP_RANGE = (0.4, 0.8)

@@ -27,8 +27,6 @@ from conestool.models.kv_weights import kv_weights, unwrap_compiled
 from conestool.models.loading import denoiser_files, original_denoiser_weights, wrap_load_errors
 from conestool.models.model import Model
 
-__all__ = ["describe_model", "file_sha256", "freeze_identity", "public_id", "unfreeze_identity"]
-
 _Fields = dict[str, Any]
 _FIELDS = {"structure", "tensors", "digests"}
 _CACHE_VERSION = 3
@@ -150,18 +148,15 @@ def _as_array(tensor: Tensor) -> Any:
 def freeze_identity(model: Model, info: BaseModelInfo | None) -> None:
     """From now `describe_model` answers for the weights as they are, with `info` if it is known."""
     denoiser = unwrap_compiled(model.denoiser)
-    _FROZEN_FIELDS[denoiser] = info.model_dump(include=_FIELDS) if info else _hashed_fields(model)
+    fields = info.model_dump(include=_FIELDS) if info else None
+    if info is None and (known := _HASH_CACHE.get(denoiser)) and known[0] == _checksums(kv_weights(denoiser)):
+        fields = known[1]  # they have been hashed before
+    _FROZEN_FIELDS[denoiser] = fields
 
 
 def unfreeze_identity(denoiser: nn.Module) -> None:
     """The weights of `denoiser` are again what they were before `freeze_identity`."""
     del _FROZEN_FIELDS[denoiser]
-
-
-def _hashed_fields(model: Model) -> _Fields | None:
-    """The fields of the weights in memory if they have been hashed before."""
-    known = _HASH_CACHE.get(unwrap_compiled(model.denoiser))
-    return known[1] if known and known[0] == _checksums(kv_weights(model.denoiser)) else None
 
 
 def _file_key(files: list[Path]) -> str:

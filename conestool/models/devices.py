@@ -13,20 +13,6 @@ from torch import Tensor, nn
 from conestool.errors import DeviceError, NonFiniteError, OutOfMemoryError, UsageError, is_out_of_memory
 from conestool.models.model import Model
 
-__all__ = [
-    "DTYPES",
-    "all_finite",
-    "check_finite",
-    "check_weights",
-    "compute_deterministically",
-    "dtype_name",
-    "memory_errors",
-    "move_to_device",
-    "pick_device",
-    "pick_dtype",
-    "precision_hint",
-]
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _LARGE_MODEL_BYTES = 1 << 30
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"

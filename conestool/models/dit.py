@@ -17,32 +17,23 @@ from conestool.errors import UsageError
 from conestool.models._logging import quiet
 from conestool.models.conditioning import Conditioning, MicroConditioning
 from conestool.models.kv_weights import execution_device, unwrap_compiled
-from conestool.models.unet import has_components, scaled_latents
-
-__all__ = ["Flux", "FluxSchnell", "PixArtAlpha", "PixArtSigma", "StableDiffusion3"]
+from conestool.models.unet import Adapter, has_components
 
 _COMPONENTS = ("transformer", "vae", "tokenizer", "text_encoder", "scheduler")
 _CLIP_L_PREFIX, _T5_PREFIX = "text_encoders.clip_l.transformer.", "text_encoders.t5xxl.transformer."
 _SECOND_TEXT_ENCODER = ("tokenizer_2", "text_encoder_2")
 
 
-class _Transformer:
+class _Transformer(Adapter):
     """What the families with a transformer share; `max_tokens` is what T5 reads at most."""
 
     denoiser_class: str
     max_tokens: int
-    pipeline_options: Mapping[str, Any] = {}
-    key_prefixes: tuple[str, ...] = ()
-    single_file_components: Mapping[str, str] = {}
 
     def denoiser(self, pipe: Any) -> nn.Module:
         """The transformer."""
         transformer: nn.Module = pipe.transformer
         return transformer
-
-    def tokenizers(self, pipe: Any) -> list[Any]:
-        """T5's tokenizer, the only one."""
-        return [pipe.tokenizer]
 
     def length_limits(self, pipe: Any) -> list[tuple[Any, int]]:
         """T5: what it cuts is lost, though CLIP's pooled vector beside it may be of fewer tokens."""
@@ -51,14 +42,6 @@ class _Transformer:
     def patch_size(self, pipe: Any) -> int:
         """Two latents, as the transformer's configuration says."""
         return int(pipe.transformer.config.patch_size)
-
-    def micro_conditioning(self, pipe: Any, crops: Sequence[MicroConditioning]) -> Mapping[str, Tensor]:
-        """Nothing: the transformer is not told of sizes and crops."""
-        return {}
-
-    def encode_images(self, pipe: Any, pixels: Tensor) -> Tensor:
-        """The mode of the autoencoder's posterior, shifted and scaled."""
-        return scaled_latents(pipe.vae, pixels)
 
     def pipeline_kwargs(self, pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
         """The call, with as many tokens as the search encodes."""

@@ -7,8 +7,6 @@ from torch import nn
 
 from conestool.errors import UsageError
 
-__all__ = ["KV_SUFFIXES", "canonical_name", "execution_device", "kv_weights", "unwrap_compiled"]
-
 KV_SUFFIXES = (".to_k.weight", ".to_v.weight", ".add_k_proj.weight", ".add_v_proj.weight")
 _FUSED_SUFFIXES = (".to_qkv.weight", ".to_kv.weight", ".to_added_qkv.weight")
 

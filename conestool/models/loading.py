@@ -93,8 +93,8 @@ def folder_source(model_id: str, path: Path, revision: str | None = None) -> Mod
     _check_no_custom_code(model_id, listed)
     _refuse_pipeline(model_id, str(listed.get("_class_name")))
     spare = _SPARE if listed["_class_name"] == "StableDiffusionPipeline" else ()
-    parts = [name for name, kind in listed.items() if _is_part(kind) and name not in spare]
-    missing = [name for name in parts if not (path / name).is_dir()]
+    parts = [name for name, kind in listed.items() if isinstance(kind, list) and kind and kind[0] is not None]
+    missing = [name for name in parts if name not in spare and not (path / name).is_dir()]
     if missing:
         raise ModelLoadError(f"{model_id}: {', '.join(missing)} is missing in the folder")
     files = denoiser_files(path)
@@ -153,11 +153,6 @@ def _check_not_eight_bit(model_id: str, files: list[Path]) -> None:
                 )
 
 
-def _is_part(kind: Any) -> bool:
-    """Whether an entry of model_index.json stands for a part that is there."""
-    return isinstance(kind, list) and bool(kind) and kind[0] is not None
-
-
 def _file_source(model_id: str, path: Path, config: str | None, offline: bool) -> ModelSource:
     """A single checkpoint file together with the folder that holds its configuration."""
     refuse_lookalike(model_id, path)
@@ -208,9 +203,9 @@ def load_pipeline(source: ModelSource, dtype: torch.dtype) -> Any:
             more = {**family.pipeline_options, **_load_missing_components(source, family, dtype), **options}
             pipe = kind.from_single_file(str(source.path), config=str(source.config), **more)
             return _check_fully_loaded(pipe, family)
-    more = {"variant": _only_variant(source.path), **_folder_options(source.path)}
+    more = {**_folder_options(source.path), **options}
     with wrap_load_errors(source.id), quiet():
-        return diffusers.DiffusionPipeline.from_pretrained(source.path, use_safetensors=True, **more, **options)
+        return diffusers.DiffusionPipeline.from_pretrained(source.path, use_safetensors=True, **more)
 
 
 def _check_fully_loaded(pipe: Any, family: Family) -> Any:
@@ -274,18 +269,15 @@ def _check_config_family(source: ModelSource, family: Family) -> None:
 def _folder_options(folder: Path) -> dict[str, Any]:
     """Arguments for the pipeline that the folder lists, without a safety checker: conestool does not measure that.
 
-    Nor are parts asked for that the folder lists, lacks and does not need.
+    Nor are parts asked for that the folder lists, lacks and does not need. The variant is "fp16" where the folder holds
+    the denoiser in that alone.
     """
+    files = denoiser_files(folder)
+    variant = "fp16" if files and all(".fp16." in file.name for file in files) else None
     listed = read_json(folder / "model_index.json")
     absent = {name: None for name in _SPARE if name in listed and not any((folder / name).glob("*.json"))}
     options = next(family.pipeline_options for family in FAMILIES if family.pipeline_class == listed["_class_name"])
-    return {**absent, **options}
-
-
-def _only_variant(folder: Path) -> str | None:
-    """The variant "fp16" where a folder holds the denoiser in that variant alone."""
-    files = denoiser_files(folder)
-    return "fp16" if files and all(".fp16." in file.name for file in files) else None
+    return {"variant": variant, **absent, **options}
 
 
 def denoiser_files(folder: Path) -> list[Path]:

@@ -22,8 +22,6 @@ from torch.utils.checkpoint import checkpoint
 from conestool.errors import OutOfMemoryError
 from conestool.models.devices import memory_errors
 
-__all__ = ["Fit", "free_memory", "in_parts", "peak_memory", "reclaim", "shrinking", "sliced_attention", "that_fit"]
-
 _T = TypeVar("_T")
 _SHARE = 0.9
 """Of the free memory, what is planned with."""

@@ -16,9 +16,8 @@ from conestool.models.families import Family, family_of
 from conestool.models.kv_weights import execution_device
 from conestool.models.loading import SETTINGS, is_hub_id, load_pipeline, read_json, resolve_source
 
-__all__ = ["Defaults", "Model"]
-
 _MIN_VOCABULARY = 16
+"""Words of a tokenizer: where one lost its files, transformers makes an empty one without a word."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,8 @@ class Model:
         chosen = pick_dtype(dtype, target, source.stored_dtype, source.size)
         pipe = move_to_device(load_pipeline(source, chosen), target, offload and target.type != "cpu")
         model = cls.from_pipeline(pipe, model_id)
-        _check_vocabulary(model)
+        if any(len(tokenizer) < _MIN_VOCABULARY for tokenizer in model.family.tokenizers(pipe)):
+            raise ModelLoadError(f"{model.id}: its tokenizer has no vocabulary", "copy or download the model again")
         model.denoiser.eval()
         model.revision, model.path, model.stored_dtype = source.revision, source.path, source.stored_dtype
         model.config = source.config
@@ -134,16 +134,6 @@ class Model:
         from conestool.models.base_info import describe_model
 
         return describe_model(self)
-
-    def forget_source(self) -> None:
-        """Forget where the model came from, because its weights are no longer those."""
-        self.path = None
-
-
-def _check_vocabulary(model: Model) -> None:
-    """Refuse a model whose tokenizer lost its files: transformers then makes an empty one without a word."""
-    if any(len(tokenizer) < _MIN_VOCABULARY for tokenizer in model.family.tokenizers(model.pipe)):
-        raise ModelLoadError(f"{model.id}: its tokenizer has no vocabulary", "copy or download the model again")
 
 
 def _latent_side(pipe: Any, denoiser: nn.Module) -> int:

@@ -18,8 +18,6 @@ from conestool.models.conditioning import Conditioning
 from conestool.models.memory import sliced_attention
 from conestool.models.model import Model
 
-__all__ = ["NoiseSchedule", "per_sample_loss", "predict_noise", "schedule_of", "stratified_timesteps"]
-
 _PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow")
 
 
@@ -72,7 +70,8 @@ def schedule_of(model: Model) -> NoiseSchedule:
     scheduler = model.pipe.scheduler
     name = type(scheduler).__name__
     if "FlowMatch" in name:
-        return _flow_schedule(scheduler.config, model.device, _num_patches(model))
+        patch = model.vae_scale_factor * model.family.patch_size(model.pipe)
+        return _flow_schedule(scheduler.config, model.device, (model.defaults.size // patch) ** 2)
     if "EDM" in name or "beta_schedule" not in scheduler.config:
         raise ModelLoadError(
             f"{model.id}: {name} does not say how the model was trained", "use a DDIM or DDPM scheduler"
@@ -111,11 +110,6 @@ def _dynamic_shift(config: Any, num_patches: int) -> float:
     least, most = float(config.get("base_shift", 0.5)), float(config.get("max_shift", 1.15))
     mu = least + (most - least) * (num_patches - low) / (high - low)
     return mu if config.get("time_shift_type") == "linear" else math.exp(mu)
-
-
-def _num_patches(model: Model) -> int:
-    """Patches of a picture of the model's own size, which is what a search shows it."""
-    return (model.defaults.size // (model.vae_scale_factor * model.family.patch_size(model.pipe))) ** 2
 
 
 def predict_noise(

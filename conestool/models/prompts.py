@@ -13,16 +13,6 @@ from conestool.errors import UsageError
 from conestool.models.conditioning import Conditioning, MicroConditioning
 from conestool.models.model import Model
 
-__all__ = [
-    "Conditioning",
-    "choose_identifier",
-    "encode",
-    "identifiers",
-    "is_one_token",
-    "micro_conditioning",
-    "truncated_text",
-]
-
 _RARE_WORD = re.compile(r"[b-df-hj-np-tv-xz]{3}")
 """Three consonants and no vowel: seldom a word in any language written in Latin letters."""
 _MIN_SHARED_IDENTIFIERS = 8

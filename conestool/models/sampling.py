@@ -19,8 +19,6 @@ from conestool.models.model import Model
 from conestool.models.noise_schedule import predict_noise, schedule_of
 from conestool.models.prompts import encode
 
-__all__ = ["Progress", "check_size", "initial_noise", "pictures_at_once", "sample", "versions"]
-
 Progress = Callable[[int, int], None]
 """Called with the pictures done so far and their total."""
 _LARGE_PICTURE = 512 * 512

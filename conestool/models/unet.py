@@ -13,21 +13,38 @@ from conestool.models.conditioning import Conditioning, MicroConditioning
 from conestool.models.conversion.fused_qkv import DENOISER_PREFIX
 from conestool.models.kv_weights import execution_device
 
-__all__ = ["StableDiffusion", "StableDiffusionXL", "has_components", "scaled_latents"]
-
 _VAE_PREFIX = "first_stage_model."
 _COMPONENTS = ("unet", "vae", "tokenizer", "text_encoder", "scheduler")
 _COMPONENTS_XL = (*_COMPONENTS, "tokenizer_2", "text_encoder_2")
 
 
-class StableDiffusion:
+class Adapter:
+    """What most families have in common."""
+
+    pipeline_options: Mapping[str, Any] = {}
+    key_prefixes: tuple[str, ...] = ()
+    single_file_components: Mapping[str, str] = {}
+
+    def tokenizers(self, pipe: Any) -> list[Any]:
+        """The only one."""
+        return [pipe.tokenizer]
+
+    def micro_conditioning(self, pipe: Any, crops: Sequence[MicroConditioning]) -> Mapping[str, Tensor]:
+        """Nothing: the denoiser is not told of sizes and crops."""
+        return {}
+
+    def encode_images(self, pipe: Any, pixels: Tensor) -> Tensor:
+        """The mode of the autoencoder's posterior, or AutoencoderTiny's output, shifted and scaled."""
+        return scaled_latents(pipe.vae, pixels)
+
+
+class StableDiffusion(Adapter):
     """Stable Diffusion 1.x and 2.x, their fine-tunes, and pocket: one CLIP text encoder and a U-Net."""
 
     name = "stable-diffusion"
     pipeline_class = "StableDiffusionPipeline"
     pipeline_options: Mapping[str, Any] = {"safety_checker": None, "requires_safety_checker": False}
     key_prefixes: tuple[str, ...] = (DENOISER_PREFIX, _VAE_PREFIX, "cond_stage_model.")
-    single_file_components: Mapping[str, str] = {}
     guidance = 7.5
     steps = 30
 
@@ -39,10 +56,6 @@ class StableDiffusion:
         """The U-Net."""
         unet: nn.Module = pipe.unet
         return unet
-
-    def tokenizers(self, pipe: Any) -> list[Any]:
-        """CLIP's tokenizer."""
-        return [pipe.tokenizer]
 
     def length_limits(self, pipe: Any) -> list[tuple[Any, int]]:
         """Every tokenizer, with its own length."""
@@ -59,14 +72,6 @@ class StableDiffusion:
         mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
         with torch.no_grad():
             return Conditioning(encoder(tokens.input_ids, attention_mask=mask)[0])
-
-    def micro_conditioning(self, pipe: Any, crops: Sequence[MicroConditioning]) -> Mapping[str, Tensor]:
-        """Nothing: these models know pictures of one size, and not where they were cropped."""
-        return {}
-
-    def encode_images(self, pipe: Any, pixels: Tensor) -> Tensor:
-        """The scaled mode of the autoencoder's posterior, or AutoencoderTiny's output."""
-        return scaled_latents(pipe.vae, pixels)
 
     def pipeline_kwargs(self, pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
         """The call as it is."""

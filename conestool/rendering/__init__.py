@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from conestool._names import rewrite
 from conestool.rendering.grid import grid
-from conestool.rendering.library import Selection, find_cones, find_ids, search_folders
+from conestool.rendering.library import Selection, find_ids, search_folders
 from conestool.rendering.png import png_bytes, read_record, read_sheet
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Rendering",
     "Selection",
-    "find_cones",
     "find_ids",
     "grid",
     "png_bytes",

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 from pydantic import ValidationError
 
-from conestool._bars import bars
+from conestool._display import bars
 from conestool._names import rewrite
 from conestool._text import check_prompt, one_line
 from conestool.apply import Strength, apply_cones, strengths
@@ -24,8 +24,6 @@ from conestool.models.sampling import Progress, pictures_at_once, sample, versio
 from conestool.rendering.grid import grid
 from conestool.rendering.png import PictureRecord, SheetRecord, UsedConcept, UsedModel, png_bytes
 from conestool.rendering.schedulers import a1111_name, sampling_with
-
-__all__ = ["Rendering", "render", "replay", "sheet_bytes", "without_effect"]
 
 
 @dataclass(frozen=True)
@@ -165,12 +163,7 @@ def used_model(model: Model) -> UsedModel:
 
 
 def replay(
-    pipe: Any,
-    record: Mapping[str, Any],
-    cone: Cone | None = None,
-    *,
-    allow_mismatch: bool = False,
-    **changes: Any,
+    pipe: Any, record: Mapping[str, Any], cone: Cone | None = None, *, allow_mismatch: bool = False, **changes: Any
 ) -> Rendering:
     """The picture that `record` describes, from the same model (or pipeline) and the concepts in `cone` (`find_ids`).
 

@@ -43,9 +43,7 @@ class Layout:
 
 
 def grid(
-    images: Sequence[Sequence[Image.Image | None]],
-    rows: Sequence[str] = (),
-    columns: Sequence[str] = (),
+    images: Sequence[Sequence[Image.Image | None]], rows: Sequence[str] = (), columns: Sequence[str] = ()
 ) -> Image.Image:
     """One picture of many: `rows` labels above each row (such as its prompt), `columns` labels above each column.
 

@@ -17,11 +17,6 @@ from conestool.errors import FormatError, NameClashError, UsageError
 from conestool.format import Header, load, read_header
 from conestool.ops import merge
 
-__all__ = [
-    *("Offer", "Selection", "Shelf", "find_cones", "find_ids", "headers", "read_offers", "scan"),
-    *("search_folders", "visible"),
-]
-
 
 @dataclass(frozen=True)
 class Offer:
@@ -118,11 +113,6 @@ class Shelf:
             self.loaded[file] = load(file)
         parts = [Cone(tuple(self.loaded[file][name] for name in chosen)) for file, chosen in names.items()]
         return Selection(merge(*parts), tuple(names))
-
-
-def find_cones(prompt: str, folders: Sequence[str | Path] | None = None) -> Selection:
-    """The concepts that the words of `prompt` name, found in `folders` (default: here, then $CONES_PATH)."""
-    return scan(folders).find(prompt)
 
 
 def find_ids(ids: Iterable[str], folders: Sequence[str | Path] | None = None) -> Selection:

@@ -13,8 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from conestool._text import clean
 from conestool.errors import InputError
 
-__all__ = ["PictureRecord", "UsedConcept", "parameters", "plain_png", "png_bytes", "read_record"]
-
 LIMIT = 1 << 20
 """Characters of a picture's record, and of each line for other programs."""
 SHEET_LIMIT = 1 << 24

@@ -11,18 +11,6 @@ from typing import Any, ClassVar
 
 from conestool.errors import UsageError
 
-__all__ = [
-    "DEFAULT_RESOURCES",
-    "Config",
-    "MethodConfig",
-    "Resources",
-    "SearchConfig",
-    "above",
-    "at_least",
-    "count",
-    "setting",
-]
-
 _Rule = tuple[Callable[[Any], bool], str]
 
 

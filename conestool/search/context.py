@@ -12,8 +12,6 @@ from conestool.search.config import DEFAULT_RESOURCES, Resources, SearchConfig
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.events import Callback, no_callback
 
-__all__ = ["SearchContext", "Shared"]
-
 _T = TypeVar("_T")
 
 

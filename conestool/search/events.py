@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from conestool._bars import bars
+from conestool._display import bars
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-__all__ = ["Callback", "Event", "LogEvent", "MemoryChoice", "Progress", "Samples", "no_callback", "shown"]
 
 
 @dataclass(frozen=True)

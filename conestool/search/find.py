@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from conestool.concept import Concept, Cone, Provenance, check_name, check_words
+from conestool._text import check_name, check_words
+from conestool.concept import Concept, Cone, Provenance
 from conestool.errors import PhotoError
 from conestool.images.photos import Photo, as_photo
 from conestool.models.devices import check_weights, dtype_name
@@ -28,8 +29,6 @@ from conestool.search.methods import make_method, resolve_method
 from conestool.search.prior_images import draw_prior_images
 from conestool.search.report import evaluate_losses, quality_warnings, select_density
 from conestool.search.subject import noun_warnings, split_photos
-
-__all__ = ["add_captions", "find", "photo_warnings", "resolve_names"]
 
 _FEW_PHOTOS = 3
 """Fewer photos than this share too much besides the subject."""
@@ -56,29 +55,19 @@ def find(
 
     `pipe` is a diffusers text-to-image pipeline or a Model; its weights are bit-identical afterwards, whatever
     happens. `class_images` replaces the class images that the base model would draw. `callback` is told of progress,
-    which bars show by default in terminals and notebooks. With `checkpoint_path` the search
-    saves itself there every half minute and when interrupted; `resume_from_checkpoint` continues from it, with the same
-    result; the file is the caller's to delete once the concept is safe. `resources` say with how much memory to make
-    do; of several `processes`, each with its own copy of the model and the same arguments, each returns the same
-    concept. Every `sample_every` steps the subject is drawn, and `callback` gets the pictures (`Samples`); `shared`
-    keeps what the next search on the same model can use. Neither changes the result. Raises PhotoError without images,
-    UsageError for a configuration that makes no sense, NonFiniteError if weights, latents, losses or gradients are not
-    finite.
+    which bars show by default in terminals and notebooks. With `checkpoint_path` the search saves itself there every
+    half minute and when interrupted; `resume_from_checkpoint` continues from it, with the same result; the file is the
+    caller's to delete once the concept is safe. `resources` say with how much memory to make do; of several
+    `processes`, each with its own copy of the model and the same arguments, each returns the same concept. Every
+    `sample_every` steps the subject is drawn, and `callback` gets the pictures (`Samples`); `shared` keeps what the
+    next search on the same model can use. Neither changes the result. Raises PhotoError without images, UsageError for
+    a configuration that makes no sense, NonFiniteError if weights, latents, losses or gradients are not finite.
     """
     config, callback = config or SearchConfig(), callback or shown()
     method_config, model = resolve_method(config.method), Model.from_pipeline(pipe)
-    context = SearchContext(
-        model=model,
-        config=config,
-        resources=resources,
-        callback=callback,
-        processes=processes,
-        sample_every=sample_every,
-        shared=None if class_images else shared,
-    )
-    photos = [image if isinstance(image, Photo) else as_photo(image) for image in images]
-    if not photos:
-        raise PhotoError("no photos", "give 3 to 5 photos of the subject")
+    given: Any = {"processes": processes, "sample_every": sample_every, "shared": None if class_images else shared}
+    context = SearchContext(model=model, config=config, resources=resources, callback=callback, **given)
+    photos = as_photos(images)
     doubts = method_config.doubts(torch.finfo(model.dtype).eps)
     for text in photo_warnings(photos) + noun_warnings(model.settings, class_noun) + doubts:
         callback(LogEvent(text, warning=True))
@@ -90,35 +79,44 @@ def find(
     info = model.info  # before the search changes weights in memory
     with search_mode(model, resources) as params:
         objective, eval_batches = prepare(context, params, subject, split, priors)
-        facts: dict[str, Any] = {
-            "instance_prompt": subject.instance_prompts[0],
-            "class_prompt": subject.class_prompts[0],
-            "method": method_config.name,
-            "parameters": {
-                **config.record(),
-                **method_config.record(),
-                "num_class_images": len(priors.class_images),
-                "dtype": dtype_name(model.dtype),
-                "device": model.device.type,
-            },
-            "seed": config.seed,
-            "photos": sorted(photo.sha256 for photo in photos),
-            "held_out": split.held_out,
-            "versions": versions(),
-        }
+        used = {**method_config.record(), "num_class_images": len(priors.class_images)}
+        facts = _facts(context, subject, photos, used) | {"method": method_config.name, "held_out": split.held_out}
         key = config_hash([facts, subject.identifier, split.captions, info.digests])
         checkpoint = Checkpoint(checkpoint_path, processes.assert_equal(key))
         prompts = subject.instance_prompts[:1]
         with stepping(context, [objective], lambda: make_method(method_config, objective)) as method:
             curve = run_loop(context, method, [objective], checkpoint, resume_from_checkpoint, prompts)
-            batch = objective.selection_batch(NUM_EVAL_SAMPLES)
-            selection = select_density(objective, method.ranking(), config.density, batch)
+            sampled = objective.selection_batch(NUM_EVAL_SAMPLES)
+            selection = select_density(objective, method.ranking(), config.density, sampled)
             losses = evaluate_losses(objective, eval_batches, selection.mask, config.seed)
         facts["parameters"] |= {"density_rule": selection.rule, "loss_curve": curve}
         origin = Provenance(**facts, losses=losses, warnings=quality_warnings(losses))
         indices = params.indices_from_mask(selection.mask)
     concept = Concept(subject.name, subject.class_noun, subject.identifier, indices, info, origin)
     return Cone((concept,))
+
+
+def _facts(
+    context: SearchContext, subject: SubjectPrompts, photos: Sequence[Photo], used: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the file says of how the concept was found; `used` are parameters beside those of the configuration."""
+    model, config = context.model, context.config
+    place = {"dtype": dtype_name(model.dtype), "device": model.device.type}
+    return {
+        "instance_prompt": subject.instance_prompts[0],
+        "class_prompt": subject.class_prompts[0],
+        "parameters": {**config.record(), **used, **place},
+        "seed": config.seed,
+        "photos": sorted(photo.sha256 for photo in photos),
+        "versions": versions(),
+    }
+
+
+def as_photos(images: Sequence[Photo | Image.Image]) -> list[Photo]:
+    """Photos and images in memory as photos; PhotoError if there is none."""
+    if not images:
+        raise PhotoError("no photos", "give 3 to 5 photos of the subject")
+    return [each if isinstance(each, Photo) else as_photo(each, f"image {k}") for k, each in enumerate(images, 1)]
 
 
 def photo_warnings(photos: Sequence[Photo]) -> list[str]:

@@ -29,8 +29,6 @@ from conestool.search.methods.base import Method
 from conestool.search.objective import LossScale, Objective
 from conestool.search.parameters import topk_mask
 
-__all__ = ["SAVE_SECONDS", "Checkpoint", "config_hash", "loss_curve", "run_loop"]
-
 SAVE_SECONDS = 30.0
 _CURVE = 48
 """Points of a loss curve at most."""

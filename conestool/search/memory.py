@@ -42,17 +42,6 @@ from conestool.search.prior_images import (
 from conestool.search.report import DENSITY_GRID, select_density
 from conestool.search.subject import split_photos
 
-__all__ = [
-    "Estimate",
-    "dry_run",
-    "frozen_modules",
-    "memory_choice",
-    "offload_frozen_modules",
-    "recompute_activations",
-    "search_mode",
-    "stepping",
-]
-
 
 @contextmanager
 def search_mode(model: Model, resources: Resources) -> Iterator[FlatParameters]:

@@ -14,16 +14,6 @@ from torch import Tensor, nn
 from conestool.concept import Indices
 from conestool.models.kv_weights import execution_device, kv_weights
 
-__all__ = [
-    "MAX_SUBSAMPLE",
-    "FlatParameters",
-    "GradientCallback",
-    "approx_quantile",
-    "subsample",
-    "topk_mask",
-    "trainable_kv_weights",
-]
-
 MAX_SUBSAMPLE = 1_000_000
 _CHUNK = 2**20
 """Scores that are looked through together, so that what lies between takes little memory."""

@@ -12,19 +12,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from conestool.errors import PhotoError
 from conestool.images.class_images import GROUP_SIZE
-from conestool.images.photos import Photo, as_photo, square
+from conestool.images.photos import Photo, square
 from conestool.images.segmentation import bounding_square, diffedit_mask
 from conestool.models.model import Model
 from conestool.search.config import DEFAULT_RESOURCES, Resources, SearchConfig
 from conestool.search.context import SearchContext
 from conestool.search.events import Callback, LogEvent, no_callback, shown
-from conestool.search.find import add_captions, photo_warnings, resolve_names
+from conestool.search.find import add_captions, as_photos, photo_warnings, resolve_names
 from conestool.search.prior_images import preserved_classes
 from conestool.search.subject import captioned_prompts, class_prompts, crops, noun_warnings, split_photos
-
-__all__ = ["PhotoPreview", "Preview", "preview"]
 
 _TWINS, _FLAT, _SMALL, _ALIKE, _DISTINCT = 0.1, 0.06, 0.3, 0.08, 0.15
 """Our choices, on pixels from 0 to 1: the root-mean-square difference of thumbnails below which two photos are twins;
@@ -109,9 +106,7 @@ def preview(
     """
     model, config = Model.from_pipeline(pipe), config or SearchConfig()
     context = SearchContext(model=model, config=config, resources=resources, callback=callback or shown())
-    photos = [image if isinstance(image, Photo) else as_photo(image, f"image {k}") for k, image in enumerate(images, 1)]
-    if not photos:
-        raise PhotoError("no photos", "give 3 to 5 photos of the subject")
+    photos = as_photos(images)
     subject = resolve_names(model, class_noun, name, identifier, context.callback)
     photos = add_captions(replace(context, callback=no_callback), photos, class_noun)
     held = {id(image) for image in split_photos(photos, config).validation}

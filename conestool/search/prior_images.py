@@ -18,15 +18,6 @@ from conestool.search.context import SearchContext
 from conestool.search.events import Progress
 from conestool.search.subject import class_prompts
 
-__all__ = [
-    "PriorImages",
-    "draw_prior_images",
-    "num_images_to_draw",
-    "num_other_images",
-    "num_scene_images",
-    "preserved_classes",
-]
-
 _COMMON_CLASSES = ("dog", "horse", "bird", "flower", "boat", "chair", "cup", "bicycle")
 """What a model that names no objects of its own must not forget. Our choice; none of them is in evaluate.wording."""
 _MAX_CLASSES, _NUM_EVAL_CLASSES = 8, 6

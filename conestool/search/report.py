@@ -14,17 +14,6 @@ from conestool.search.methods.base import Ranking
 from conestool.search.objective import Objective
 from conestool.search.parameters import FlatParameters, topk_mask
 
-__all__ = [
-    "DENSITY_GRID",
-    "EvalBatches",
-    "Selection",
-    "evaluate_losses",
-    "magnitude_mask_like",
-    "quality_warnings",
-    "random_mask_like",
-    "select_density",
-]
-
 _MARGIN = 0.02
 
 

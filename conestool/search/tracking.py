@@ -15,8 +15,6 @@ from PIL import Image
 from conestool.errors import UsageError
 from conestool.search.events import Event, Progress, Samples
 
-__all__ = ["TRACKERS", "SearchLog"]
-
 
 class _JsonLines(GeneralTracker):  # type: ignore[misc]
     """One JSON object a line in `log.jsonl`, with the step and the time in seconds since 1970; pictures beside it."""

@@ -33,19 +33,6 @@ from conestool.search.prior_images import draw_prior_images
 from conestool.search.report import EvalBatches, evaluate_losses, quality_warnings, random_mask_like
 from conestool.search.subject import instance_prompts, split_photos
 
-__all__ = [
-    "NUM_COMPARED",
-    "TUNED",
-    "TuneConfig",
-    "TunedConcept",
-    "composite_subject",
-    "loss_is_lower",
-    "match_photos",
-    "prepare_subject",
-    "prepare_subjects",
-    "tune",
-]
-
 TUNED = "tune"
 """The key of `Provenance.parameters` under which a tuned concept says how, with whom, and what became of the losses."""
 NUM_COMPARED = 64
@@ -119,14 +106,8 @@ def tune(
     bit-identical afterwards.
     """
     config, callback, model = config or TuneConfig(), callback or shown(), Model.from_pipeline(pipe)
-    context = SearchContext(
-        model=model,
-        config=config.subject_config,
-        resources=resources,
-        callback=callback,
-        processes=processes,
-        sample_every=sample_every,
-    )
+    given: Any = {"callback": callback, "processes": processes, "sample_every": sample_every}
+    context = SearchContext(model=model, config=config.subject_config, resources=resources, **given)
     photos = match_photos(cone, photos_by_name)
     check_weights(model)
     check_base(model, cone)
@@ -146,9 +127,8 @@ def tune(
                 text = "tuning did not lower the loss: the concepts stay as they were; try more or smaller steps"
                 callback(LogEvent(text, warning=True))
                 return cone
-            return _build_result(
-                cone, subjects, owned, owners, {**config.record(), "loss_curve": curve}, config.search.seed
-            )
+            how = {**config.record(), "loss_curve": curve}
+            return _build_result(cone, subjects, owned, owners, how, config.search.seed)
 
 
 def match_photos(cone: Cone, given: Mapping[str, Sequence[Photo | Image.Image]]) -> dict[str, list[Photo]]:
@@ -172,17 +152,12 @@ def prepare_subjects(
 ) -> list[TunedConcept]:
     """All concepts with the photos of their names, each beside the others in its scenes."""
     subjects = {each.name: composite_subject(each, photos[each.name], context.config) for each in cone.concepts}
-    return [
-        prepare_subject(
-            context,
-            params,
-            concept,
-            photos[concept.name],
-            class_images=(class_images or {}).get(concept.name),
-            beside=[subjects[name] for name in cone.names if name != concept.name],
-        )
-        for concept in cone.concepts
-    ]
+    out = []
+    for concept in cone.concepts:
+        beside, given = [subjects[name] for name in cone.names if name != concept.name], photos[concept.name]
+        own = (class_images or {}).get(concept.name)
+        out.append(prepare_subject(context, params, concept, given, class_images=own, beside=beside))
+    return out
 
 
 def prepare_subject(
@@ -230,13 +205,8 @@ def _build_result(
     merged, tuned = before.any(0), after.any(0)
     concepts = []
     for subject, old, new in zip(subjects, before, after, strict=True):
-        sets = {
-            "alone": old,
-            "merged": merged,
-            "tuned": tuned,
-            "random": random_mask_like(params, tuned, seed),
-            "alone_tuned": new,
-        }
+        control = random_mask_like(params, tuned, seed)
+        sets = {"alone": old, "merged": merged, "tuned": tuned, "random": control, "alone_tuned": new}
         facts = {
             **how,
             "seed": seed,

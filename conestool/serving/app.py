@@ -24,18 +24,10 @@ from conestool.models.sampling import check_size
 from conestool.rendering.schedulers import SAMPLERS, find_sampler
 from conestool.serving.drawing import Drawing, Painter
 
-__all__ = ["make_app"]
-
-_REFUSED = [
-    "enable_hr",
-    "restore_faces",
-    "tiling",
-    "styles",
-    "subseed_strength",
-    "script_name",
-    "alwayson_scripts",
-    "refiner_checkpoint",
-]
+_REFUSED = (
+    *("enable_hr", "restore_faces", "tiling", "styles", "subseed_strength"),
+    *("script_name", "alwayson_scripts", "refiner_checkpoint"),
+)
 """What changes a picture there and cannot be done here; A1111's other fields change none, and are passed over."""
 _MODEL = "sd_model_checkpoint"
 _MAX_BODY = 1 << 20
@@ -66,10 +58,6 @@ class Txt2Img(BaseModel):
 
 def make_app(painter: Painter, *, max_size: int, max_steps: int, token: str, hosts: list[str]) -> FastAPI:
     """The server around a model and its concepts, for who asks one of the `hosts` and brings the `token`, if any."""
-    model = painter.model
-    flow = "beta_schedule" not in model.pipe.scheduler.config
-    digest = file_sha256(model) or next(iter(model.info.digests.values()))
-    title = f"{public_id(model.id)} [{digest[:10]}]"
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -79,44 +67,73 @@ def make_app(painter: Painter, *, max_size: int, max_steps: int, token: str, hos
     app = FastAPI(title="conestool", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.add_middleware(_Guard, token=token)
+    app.add_exception_handler(ConesError, _explain)
+    api = _Interface(painter, max_size, max_steps)
+    app.post("/sdapi/v1/txt2img")(api.txt2img)
+    app.post("/sdapi/v1/options")(api.set_options)
+    app.post("/sdapi/v1/interrupt")(api.interrupt)
+    app.get("/sdapi/v1/loras")(api.concepts)
+    app.get("/sdapi/v1/progress")(api.progress)
+    app.get("/sdapi/v1/{what}")(api.fact)
+    return app
 
-    @app.exception_handler(ConesError)
-    async def explain(request: Request, error: ConesError) -> Response:
-        broken = isinstance(error, DeviceError | FormatError)
-        detail = f"{error}; {error.hint}" if error.hint else str(error)
-        return JSONResponse({"error": type(error).__name__, "detail": detail}, 500 if broken else 422)
 
-    def check_model(settings: dict[str, Any] | None) -> None:
+async def _explain(request: Request, error: Exception) -> Response:
+    """An error as JSON, with its hint."""
+    hint = getattr(error, "hint", None)
+    content = {"error": type(error).__name__, "detail": f"{error}; {hint}" if hint else str(error)}
+    return JSONResponse(content, 500 if isinstance(error, DeviceError | FormatError) else 422)
+
+
+class _Interface:
+    """What the server answers, address by address."""
+
+    def __init__(self, painter: Painter, max_size: int, max_steps: int) -> None:
+        self.painter, self.max_size, self.max_steps = painter, max_size, max_steps
+        self.model = model = painter.model
+        self.flow = "beta_schedule" not in model.pipe.scheduler.config
+        digest = file_sha256(model) or next(iter(model.info.digests.values()))
+        name, short = public_id(model.id), digest[:10]
+        title = f"{name} [{short}]"
+        self.title, self.names = title, (title, name, short)
+        self.facts: dict[str, Any] = {
+            "sd-models": [{"title": title, "model_name": name, "hash": short, "sha256": digest, "filename": name}],
+            "options": {_MODEL: title, "sd_checkpoint_hash": digest, "samples_format": "png"},
+            "samplers": [
+                {"name": each.name, "aliases": [], "options": {}} for each in SAMPLERS if each.flow is self.flow
+            ],
+            "schedulers": [{"name": label.lower(), "label": label} for label in ("Automatic", "Karras")],
+            "scripts": {"txt2img": [], "img2img": []},
+        }
+
+    def _check_model(self, settings: dict[str, Any] | None) -> None:
+        """Refuse settings other than the model that is loaded."""
         for key, value in (settings or {}).items():
-            if key != _MODEL or str(value) not in (title, public_id(model.id), digest[:10]):
-                raise HTTPException(422, f"{key} cannot be {value!r} here: this server has {title} as it is")
+            if key != _MODEL or str(value) not in self.names:
+                raise HTTPException(422, f"{key} cannot be {value!r} here: this server has {self.title} as it is")
 
-    def drawing_of(asked: Txt2Img) -> Drawing:
-        check_model(asked.override_settings)
-        refused = [name for name in _REFUSED if (asked.model_extra or {}).get(name)]
-        if refused:
+    def _drawing_of(self, asked: Txt2Img) -> Drawing:
+        """A request as a drawing, if it is within the limits."""
+        self._check_model(asked.override_settings)
+        if refused := [name for name in _REFUSED if (asked.model_extra or {}).get(name)]:
             raise HTTPException(422, f"not supported here: {', '.join(refused)}")
-        side, steps = model.defaults.size, asked.steps or model.defaults.steps
+        side, steps = self.model.defaults.size, asked.steps or self.model.defaults.steps
         size, count = (asked.width or side, asked.height or side), asked.n_iter * asked.batch_size
-        for what, value, most in (
-            ("width or height", max(size), max_size),
-            ("steps", steps, max_steps),
-            ("pictures", count, _MAX_PICTURES),
-        ):
+        limits = ("width or height", max(size), self.max_size), ("steps", steps, self.max_steps)
+        for what, value, most in (*limits, ("pictures", count, _MAX_PICTURES)):
             if value > most:
                 raise HTTPException(422, f"{what} {value}: the most is {most}")
-        if len(painter.waiting) >= _MAX_WAITING:
+        if len(self.painter.waiting) >= _MAX_WAITING:
             raise HTTPException(503, f"{_MAX_WAITING} requests are waiting", {"Retry-After": "10"})
-        check_size(model, size)
+        check_size(self.model, size)
         seed = random.getrandbits(32) if asked.seed < 0 else asked.seed
         options: dict[str, Any] = {"negative": asked.negative_prompt or "", "steps": asked.steps, "size": size}
-        options |= {"guidance": asked.cfg_scale, "scheduler": _sampler(asked, flow)}
+        options |= {"guidance": asked.cfg_scale, "scheduler": _sampler(asked, self.flow)}
         return Drawing(asked.prompt, range(seed, seed + count), options, steps)
 
-    @app.post("/sdapi/v1/txt2img")
-    async def txt2img(asked: Txt2Img, request: Request) -> Any:
-        drawing = drawing_of(asked)
-        drawn = asyncio.wrap_future(painter.submit(drawing))
+    async def txt2img(self, asked: Txt2Img, request: Request) -> Any:
+        drawing = self._drawing_of(asked)
+        drawn = asyncio.wrap_future(self.painter.submit(drawing))
         while not (await asyncio.wait({drawn}, timeout=0.2))[0]:
             if await request.is_disconnected():
                 drawing.stop.set()
@@ -127,47 +144,31 @@ def make_app(painter: Painter, *, max_size: int, max_steps: int, token: str, hos
         images = [base64.b64encode(png).decode() for png, _ in pictures] if asked.send_images else []
         return {"images": images, "parameters": asked.model_dump(), "info": json.dumps(info)}
 
-    @app.post("/sdapi/v1/options")
-    async def set_options(settings: dict[str, Any]) -> None:
-        check_model(settings)
+    async def set_options(self, settings: dict[str, Any]) -> None:
+        self._check_model(settings)
 
-    name = public_id(model.id)
-    facts: dict[str, Any] = {
-        "sd-models": [{"title": title, "model_name": name, "hash": digest[:10], "sha256": digest, "filename": name}],
-        "options": {_MODEL: title, "sd_checkpoint_hash": digest, "samples_format": "png"},
-        "samplers": [{"name": each.name, "aliases": [], "options": {}} for each in SAMPLERS if each.flow is flow],
-        "schedulers": [{"name": label.lower(), "label": label} for label in ("Automatic", "Karras")],
-        "scripts": {"txt2img": [], "img2img": []},
-    }
+    async def interrupt(self) -> Any:
+        if self.painter.current:
+            self.painter.current.stop.set()
+        return {}
 
-    @app.get("/sdapi/v1/loras")
-    async def concepts() -> Any:
-        offers = painter.index.update().offers
+    async def concepts(self) -> Any:
+        offers = self.painter.index.update().offers
         return [
             {"name": each.name, "alias": each.class_noun, "path": each.file.name, "metadata": {}} for each in offers
         ]
 
-    @app.get("/sdapi/v1/progress")
-    async def progress() -> Any:
-        now = painter.current
-        state = {"job_count": len(painter.waiting), "sampling_step": now.step if now else 0}
+    async def progress(self) -> Any:
+        now = self.painter.current
+        state = {"job_count": len(self.painter.waiting), "sampling_step": now.step if now else 0}
         state |= {"sampling_steps": now.steps if now else 0, "interrupted": bool(now and now.stop.is_set())}
         share = min(1.0, now.step / (now.steps * len(now.seeds))) if now else 0.0
         return {"progress": share, "eta_relative": 0.0, "state": state, "current_image": None, "textinfo": None}
 
-    @app.post("/sdapi/v1/interrupt")
-    async def interrupt() -> Any:
-        if painter.current:
-            painter.current.stop.set()
-        return {}
-
-    @app.get("/sdapi/v1/{what}")
-    async def fact(what: str) -> Any:
-        if what not in facts:
+    async def fact(self, what: str) -> Any:
+        if what not in self.facts:
             raise HTTPException(404, f"{what} is not served here")
-        return facts[what]
-
-    return app
+        return self.facts[what]
 
 
 class _Guard:

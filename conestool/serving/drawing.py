@@ -18,8 +18,6 @@ from conestool.models.model import Model
 from conestool.rendering import png_bytes, render
 from conestool.rendering.library import Offer, Shelf, read_offers, visible
 
-__all__ = ["Drawing", "Index", "Painter"]
-
 _TAG = re.compile(r"<cone:([^<>:]+)(?::([^<>:]*))?>")
 _MAX_LOADED = 256
 """Files whose index sets stay in memory."""

@@ -52,7 +52,7 @@ def test_states_exactly_the_energy_that_it_keeps(tmp_path: Path, model: Model, d
     cone = random_cone(model, density=0.1)
     if dtype is torch.bfloat16:
         model.pipe.unet.to(dtype)
-        model.forget_source()
+        model.path = None
         model.stored_dtype = dtype
     done = write_lora(model, cone, tmp_path / "lora.safetensors", rank=3, allow_base_mismatch=True)
     with apply_cones(model, cone, allow_base_mismatch=True):

@@ -15,6 +15,7 @@ import pytest
 
 from conestool import _layers
 from conestool._names import guess_noun
+from conestool._text import check_name
 from conestool.cli import _plot, _streams
 from conestool.cli._format import verdict
 from conestool.cli._options import Options, Wanted, command, parse_wanted
@@ -22,10 +23,10 @@ from conestool.cli._pictures import free, settle, slug
 from conestool.cli._plot import heat
 from conestool.cli._prompts import Asked, parse_line, read_lines, read_prompts
 from conestool.cli._search import checkpoint_path_of, name_from_path, resolve_names
+from conestool.cli._streams import default_output
 from conestool.cli.find import output_path
-from conestool.cli.merge import default_output
 from conestool.cli.render import parse_size
-from conestool.concept import Losses, check_name
+from conestool.concept import Losses
 from conestool.errors import PromptError, UsageError
 from conestool.format import limits
 from conestool.search.config import Resources, SearchConfig

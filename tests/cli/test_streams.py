@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     save_cone(tmp_path / "a.cone", concept("dog", "sks"))
     save_cone(tmp_path / "b.cone", concept("hat", "zwx", seed=1))
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "cones").write_text(f'#!/bin/sh\nexec {sys.executable} -m conestool.cli "$@"\n')
+    (tmp_path / "bin" / "cones").write_text(f'#!/bin/sh\nexec {sys.executable} -m conestool "$@"\n')
     (tmp_path / "bin" / "cones").chmod(0o755)
     return tmp_path
 

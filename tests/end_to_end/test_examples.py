@@ -33,7 +33,7 @@ def test_the_pipeline_makes_concepts_a_table_and_pictures(epsilon_folder: Path, 
     conestool.save(dog, tmp_path / "out" / "dog.cone")
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name, words in {"cones": f"{sys.executable} -m conestool.cli", "python": sys.executable}.items():
+    for name, words in {"cones": f"{sys.executable} -m conestool", "python": sys.executable}.items():
         (programs / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
         (programs / name).chmod(0o755)
     changes = {

@@ -165,7 +165,7 @@ def test_render_without_concepts_differs(cones: Cones) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="needs sh")
 def test_merge_pipes_into_render(cones: Cones, here: Path) -> None:
     """As the manual has it, typed into a shell; it is the picture that the files give."""
-    (here / "cones").write_text(f'#!/bin/sh\nexec {sys.executable} -m conestool.cli "$@"\n')
+    (here / "cones").write_text(f'#!/bin/sh\nexec {sys.executable} -m conestool "$@"\n')
     (here / "cones").chmod(0o755)
     env = environment(PYTHONPATH=str(ROOT), CONES_MODEL=os.environ["CONES_MODEL"], PATH=f"{here}:{os.environ['PATH']}")
     line = 'cones merge dog.cone hat.cone -o - | cones render "a dog in a hat" -c - -o -'

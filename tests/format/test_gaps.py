@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from conestool.concept import Indices
 from conestool.errors import FormatError
 from conestool.format import gaps
-from conestool.format.tensor_table import Row, check_row, raw_length
+from conestool.format.limits import Row, check_row, raw_length
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "spec" / "vectors"))
 import reference  # type: ignore[import-not-found]

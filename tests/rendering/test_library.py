@@ -11,7 +11,7 @@ import pytest
 from conestool.concept import Concept, Cone
 from conestool.errors import NameClashError, UsageError
 from conestool.format import save
-from conestool.rendering import find_cones, find_ids, search_folders
+from conestool.rendering import find_ids, search_folders
 from conestool.rendering.library import scan
 from tests.test_names import BASE, PARAM
 
@@ -38,7 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def names(prompt: str) -> tuple[tuple[str, ...], list[str]]:
     """The concepts found for a prompt, and the names of their files."""
-    found = find_cones(prompt)
+    found = scan().find(prompt)
     return found.cone.names if found.cone else (), [file.name for file in found.files]
 
 
@@ -83,7 +83,7 @@ def test_refuses_to_choose_between_different_concepts_of_one_name(here: Path) ->
     save(cone("dog", at=1), here / "c.cone")
     save(cone("hat"), here / "hat.cone")
     with pytest.raises(NameClashError, match=r"a\.cone and c\.cone offer different concepts named dog"):
-        find_cones("a dog")
+        scan().find("a dog")
     assert names("a hat") == (("hat",), ["hat.cone"])
 
 
@@ -105,7 +105,7 @@ def test_looks_here_before_cones_path(here: Path, tmp_path: Path, monkeypatch: p
     save(cone("hat"), library / "hat.cone")
     monkeypatch.setenv("CONES_PATH", os.pathsep.join([str(library), "", str(here)]))
     assert search_folders() == [Path(), library]
-    found = find_cones("a dog in a hat")
+    found = scan().find("a dog in a hat")
     assert found.files == (Path("dog.cone"), library / "hat.cone")
     assert found.cone is not None and found.cone["dog"].id == cone("dog")["dog"].id
 

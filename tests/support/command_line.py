@@ -17,7 +17,7 @@ from conestool import format as cones
 from conestool.concept import BaseModelInfo, Concept, Cone, Losses, Provenance
 
 ROOT = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-m", "conestool.cli")
+COMMAND = (sys.executable, "-m", "conestool")
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 SHAPES = {
     f"{BLOCK}.attn1.to_k.weight": [32, 32],

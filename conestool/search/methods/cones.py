@@ -13,8 +13,6 @@ from conestool.search.methods.base import Method, Ranking, search_method
 from conestool.search.objective import Objective
 from conestool.search.parameters import approx_quantile
 
-__all__ = ["Cones", "ConesConfig"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ConesConfig(MethodConfig):

@@ -14,9 +14,6 @@ from conestool.search.methods.base import Method, Ranking
 from conestool.search.methods.mask import MOMENTS, adam_step_, masked_weights, rms_floor
 from conestool.search.objective import Objective
 
-__all__ = ["JointMask", "JointMaskConfig"]
-
-
 _MARGIN = (lambda value: 0 < value <= 0.5, "above 0 and at most 0.5")
 
 

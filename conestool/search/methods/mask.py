@@ -14,8 +14,6 @@ from conestool.search.methods.base import Method, Ranking, search_method
 from conestool.search.objective import Objective
 from conestool.search.parameters import MAX_SUBSAMPLE, approx_quantile, subsample
 
-__all__ = ["MOMENTS", "LearnedMask", "MaskConfig", "adam_step_", "masked_weights", "rms_floor", "update_moments_"]
-
 _CHUNK = 2**16
 """Weights that a CPU works on at once, so that what lies between stays in its cache."""
 _LOCAL_SAMPLE = 2**15

@@ -1,18 +1,51 @@
-"""Progress where a person watches and no program shows its own: bars in terminals, one cell output in notebooks."""
+"""What is shown where no program of ours runs: concepts in notebooks, progress in notebooks and terminals.
+
+Every text in HTML is escaped, and every picture is inside the page.
+"""
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from conestool._html import data_uri
+from conestool import _layers
 from conestool._text import clean
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+def data_uri(image: Image, most: int = 512) -> str:
+    """The picture as the address that an `img` needs, at most `most` pixels wide and high: PNG, JPEG where large."""
+    kept, out = image.convert("RGB"), io.BytesIO()
+    kept.thumbnail((most, most))
+    kind = "PNG" if max(kept.size) <= 256 else "JPEG"
+    kept.save(out, kind, quality=90)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+def concept_html(title: str, rows: Mapping[str, str], counts: Mapping[str, int], sizes: Mapping[str, int]) -> str:
+    """A table under a title, empty rows left out, and a bar for each layer, for a notebook in any colours."""
+    shares = _layers.shares(counts, sizes, _layers.choose_detail(sizes))
+    most = max(shares.values(), default=0.0) or 1.0
+    cells = "".join(f"<tr><td>{_text(key)}</td><td>{_text(value)}</td></tr>" for key, value in rows.items() if value)
+    bars = "".join(
+        f"<span title='{_text(name)}: {share:.2%}' style='display:inline-block;width:9px;margin-right:2px;"
+        f"vertical-align:bottom;background:#d9730d;height:{max(1, round(36 * share / most))}px'></span>"
+        for name, share in shares.items()
+    )
+    foot = f"<small>share of each layer's weights, {_text(next(iter(shares), ''))} first; highest {most:.2%}</small>"
+    return f"<div><b>{_text(title)}</b><table>{cells}</table><div>{bars}</div>{foot}</div>"
+
+
+def _text(value: str) -> str:
+    """Text that stays text."""
+    return html.escape(clean(value), quote=True)
 
 
 class Bars:
@@ -62,19 +95,19 @@ class NotebookBars(Bars):
 
     def update(self, title: str, done: int, total: int, note: str = "") -> None:
         """Move the bar, at most four times a second, and to its end."""
-        text = html.escape(clean(f"{title}: {done} of {total}{', ' * bool(note)}{note}"))
+        text = _text(f"{title}: {done} of {total}{', ' * bool(note)}{note}")
         self.line = f"<div><progress max='{total}' value='{done}'></progress> {text}</div>"
         if done >= total or time.monotonic() - self.last > 0.25:
             self.refresh()
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self.notes.append(f"<div>{html.escape(clean(text))}</div>")
+        self.notes.append(f"<div>{_text(text)}</div>")
         self.refresh()
 
     def show(self, title: str, images: Sequence[Image]) -> None:
         """Pictures behind those that are there."""
-        label = html.escape(clean(title))
+        label = _text(title)
         for image in images:
             self.strip += f"<img src='{data_uri(image, 128)}' alt='{label}' title='{label}' width='96'> "
         self.refresh()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from conestool.rendering.syntax import foreign_syntax
+from conestool.cli._prompts import foreign_syntax
 
 
 @pytest.mark.parametrize(
