@@ -200,7 +200,8 @@ def load_pipeline(source: ModelSource, dtype: torch.dtype) -> Any:
         _check_config_family(source, family)
         kind = getattr(diffusers, family.pipeline_class)
         with wrap_load_errors(source.id), quiet():
-            more = {**family.pipeline_options, **_load_missing_components(source, family, dtype), **options}
+            more = {**_absent_parts(Path(source.config or "")), **family.pipeline_options}
+            more |= {**_load_missing_components(source, family, dtype), **options}
             pipe = kind.from_single_file(str(source.path), config=str(source.config), **more)
             return _check_fully_loaded(pipe, family)
     more = {**_folder_options(source.path), **options}
@@ -269,15 +270,19 @@ def _check_config_family(source: ModelSource, family: Family) -> None:
 def _folder_options(folder: Path) -> dict[str, Any]:
     """Arguments for the pipeline that the folder lists, without a safety checker: conestool does not measure that.
 
-    Nor are parts asked for that the folder lists, lacks and does not need. The variant is "fp16" where the folder holds
-    the denoiser in that alone.
+    The variant is "fp16" where the folder holds the denoiser in that alone.
     """
     files = denoiser_files(folder)
     variant = "fp16" if files and all(".fp16." in file.name for file in files) else None
     listed = read_json(folder / "model_index.json")
-    absent = {name: None for name in _SPARE if name in listed and not any((folder / name).glob("*.json"))}
     options = next(family.pipeline_options for family in FAMILIES if family.pipeline_class == listed["_class_name"])
-    return {"variant": variant, **absent, **options}
+    return {"variant": variant, **_absent_parts(folder), **options}
+
+
+def _absent_parts(folder: Path) -> dict[str, None]:
+    """Arguments that keep a pipeline from asking for parts that the folder lists, lacks and does not need."""
+    listed = read_json(folder / "model_index.json")
+    return {name: None for name in _SPARE if name in listed and not any((folder / name).glob("*.json"))}
 
 
 def denoiser_files(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ That they are the model of the folder is tests/end_to_end/test_families.py's to 
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,20 @@ def test_finds_the_configuration_beside_the_file(folder: Path, checkpoint: Path,
         Model.from_pretrained(str(tmp_path / "mine.safetensors")).info.digests
         == Model.from_pretrained(str(folder)).info.digests
     )
+
+
+def test_the_configuration_may_list_parts_that_nothing_needs(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """As a published folder does, from which people leave out what only looks for pictures that are not safe."""
+    config = Path(shutil.copytree(folder, tmp_path / "config"))
+    listed = {
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "requires_safety_checker": True,
+    }
+    index = json.loads((config / "model_index.json").read_text())
+    (config / "model_index.json").write_text(json.dumps(index | listed))
+    pipe = Model.from_pretrained(str(checkpoint), config=str(config)).pipe
+    assert pipe.safety_checker is None and pipe.feature_extractor is None
 
 
 def test_without_configuration_says_which_is_needed(checkpoint: Path) -> None:
