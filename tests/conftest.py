@@ -30,6 +30,7 @@ LONGEST = (
     "serving/test_serve.py",
     "search/test_dry_run.py",
     "search/test_memory.py",
+    "benchmarks/test_real.py",
     "search/test_find.py",
     "end_to_end/test_find.py",
     "end_to_end/test_render.py",

@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import conestool
-from benchmarks.real import CLIP_G, CLIP_L, TOKENS, VAE
+from benchmarks.configurations import CLIP_G, CLIP_L, TOKENS, VAE
 from benchmarks.speed.shapes import NOISE, fill
 from benchmarks.speed.steps import Setup
 from conestool.concept import Cone

@@ -11,7 +11,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from benchmarks.real import TOKENS, UNETS
+from benchmarks.configurations import TOKENS, UNETS
 from conestool.models.conditioning import Conditioning
 from conestool.models.families import Family
 from conestool.models.model import Defaults, Model

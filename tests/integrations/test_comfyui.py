@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from benchmarks.real import CLIP_L, SD1, UNETS, VAE
+from benchmarks.configurations import CLIP_L, SD1, UNETS, VAE
 from conestool import save
 from conestool.apply.edits import apply_edit_, weight_edits
 from conestool.concept import BaseModelInfo, Cone

@@ -368,6 +368,7 @@ def pretend_card(kind: str, memory: int = PLENTY, hollow: bool = False) -> Itera
         "get_per_process_memory_fraction": lambda device=None: card.share,
         "set_per_process_memory_fraction": lambda share, device=None: setattr(card, "share", share),
         "get_device_capability": lambda device=None: card.capability,
+        "get_device_name": lambda device=None: "a pretended card",
     }
     mps = {
         "empty_cache": empty_cache,

@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders import single_file_utils as reader
 from torch import Tensor
 
-from benchmarks.real import UNETS
+from benchmarks.configurations import UNETS
 from conestool.errors import UsageError
 from conestool.models.conversion.ldm import (
     clip_state_dict,

@@ -1,4 +1,4 @@
-"""The published configurations of Stable Diffusion 1.x, 2.x and XL, at whose sizes things are measured and tested."""
+"""The published configurations of Stable Diffusion 1.x, 2.x and XL, of CLIP and of DINO, at whose sizes things run."""
 
 from __future__ import annotations
 
@@ -57,3 +57,39 @@ CLIP_G: dict[str, Any] = {
     "hidden_act": "gelu",
 }
 """The second text encoder of XL."""
+CLIP_B32: dict[str, dict[str, Any]] = {
+    "text_config": {
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "max_position_embeddings": TOKENS,
+    },
+    "vision_config": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 224,
+        "patch_size": 32,
+    },
+}
+"""CLIP ViT-B/32, by which others have measured pictures; both halves are projected to 512 dimensions."""
+DINO_S: dict[str, Any] = {
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 6,
+    "image_size": 224,
+    "patch_size": 16,
+}
+"""DINO ViT-S/16."""
+PNDM: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "skip_prk_steps": True,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+"""The scheduler of 1.5's folder."""
