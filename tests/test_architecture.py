@@ -21,6 +21,15 @@ HEAVY = {"torch", "diffusers", "transformers", "huggingface_hub", "accelerate"}
 HELP_LIMIT, INSPECT_LIMIT = 1.15, 2.25
 YARDSTICK = [sys.executable, "-c", "import numpy, typer"]
 RUNS = 5
+HEADERS = ("inspect --help", "inspect dog.cone both.cone", "inspect dog.cone --json", "--help")
+"""What reads no index sets."""
+LIGHT = (
+    *HEADERS,
+    *("--version", "find --help", "batch --help", "serve --help", "render --help", "tune --help", "eval --help"),
+    *("inspect dog.cone --plot map.png", "merge dog.cone hat.cone", "extract both.cone hat -o out.cone"),
+    *("diff dog.cone hat.cone", "pull owner/name --offline", "push dog.cone owner/name"),
+)
+"""What starts without torch; the Hub's client, which the last two need, may be there from then on."""
 
 
 def test_torch_is_imported_late_where_commands_start() -> None:
@@ -48,47 +57,41 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "--help",
-        "--version",
-        "find --help",
-        "batch --help",
-        "serve --help",
-        "render --help",
-        "tune --help",
-        "eval --help",
-        "inspect dog.cone both.cone",
-        "inspect dog.cone --json",
-        "inspect dog.cone --plot map.png",
-        "merge dog.cone hat.cone",
-        "extract both.cone hat -o out.cone",
-        "diff dog.cone hat.cone",
-        "pull owner/name --offline",
-        "push dog.cone owner/name",
-    ],
-)
-def test_light_commands_never_import_torch(command: str, folder: Path) -> None:
+@pytest.fixture(scope="module")
+def started(folder: Path) -> dict[str, tuple[int, set[str]]]:
+    """By command line its exit code and the modules that are there after it; one process runs all, in this order."""
+    script = (
+        "import sys; from conestool.cli.main import run\n"
+        "for line in sys.argv[1:]: print(run(line.split()), *sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *LIGHT],
+        cwd=folder,
+        env=environment(PYTHONPATH=str(ROOT), HF_HOME=str(folder)) | {"HF_TOKEN": "hf_x"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    told = [line.split() for line in done.stderr.splitlines() if " conestool.cli.main " in line]
+    return {line: (int(code), set(modules)) for line, (code, *modules) in zip(LIGHT, told, strict=True)}
+
+
+def test_light_commands_never_import_torch(started: dict[str, tuple[int, set[str]]]) -> None:
     """Help, inspect, merge, extract and diff start without torch, diffusers and transformers; pull and push too."""
-    hub = command.startswith(("pull", "push"))
-    heavy = HEAVY - {"huggingface_hub"} if hub else HEAVY
-    code, modules = run_apart(command, folder, HF_TOKEN="hf_x" if hub else "")
-    assert code == (7 if hub else 1 if command.startswith("diff") else 0)
-    assert not heavy & modules
+    for command, (code, modules) in started.items():
+        hub = command.startswith(("pull", "push"))
+        assert code == (7 if hub else 1 if command.startswith("diff") else 0), command
+        assert not (HEAVY - {"huggingface_hub"} if hub else HEAVY) & modules, command
 
 
-@pytest.mark.parametrize(
-    "command", ["--help", "inspect --help", "inspect dog.cone both.cone", "inspect dog.cone --json"]
-)
-def test_headers_are_read_without_numpy(command: str, folder: Path) -> None:
+def test_headers_are_read_without_numpy(started: dict[str, tuple[int, set[str]]]) -> None:
     """inspect needs no index set, so it waits neither for numpy nor for zstd, nor for the modules of other commands."""
-    code, modules = run_apart(command, folder)
-    assert code == 0
-    assert not {"numpy", "zstandard", "PIL"} & modules
-    if command != "--help":
-        commands = {f"conestool.cli.{name}" for name in NAMES}
-        assert commands & modules == {"conestool.cli.inspect"}
+    for command in HEADERS:
+        modules = started[command][1]
+        assert not {"numpy", "zstandard", "PIL"} & modules, command
+        if command != "--help":
+            assert {f"conestool.cli.{name}" for name in NAMES} & modules == {"conestool.cli.inspect"}, command
 
 
 def test_choosing_files_and_rewriting_prompts_need_no_torch() -> None:
@@ -98,25 +101,6 @@ def test_choosing_files_and_rewriting_prompts_need_no_torch() -> None:
         f"sys.exit(bool({HEAVY - {'huggingface_hub'}!r} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60).returncode == 0
-
-
-def run_apart(command: str, folder: Path, **variables: str) -> tuple[int, set[str]]:
-    """The exit code of a command line in a process of its own, and the modules that it imported."""
-    script = (
-        "import sys; from conestool.cli.main import run; code = run(sys.argv[1:]);"
-        "print(code, *sys.modules, file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *command.split()],
-        cwd=folder,
-        env=environment(PYTHONPATH=str(ROOT), HF_HOME=str(folder), **variables),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    code, *modules = done.stderr.splitlines()[-1].split()
-    return int(code), set(modules)
 
 
 @pytest.mark.alone
