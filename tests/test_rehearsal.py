@@ -88,9 +88,9 @@ def test_everything_on_a_card(family: str, kind: str, dtype: str, offload: bool,
         assert model.device.type == kind
         before = {name: weight.detach().cpu().clone() for name, weight in kv_weights(model.denoiser).items()}
         pictures = photos()
-        whole = dtype == "float16"
-        given = None if whole else pictures
-        for method in METHODS if (family, kind) == ("sd1", "cuda") else ("mask",):
+        for method in METHODS if (family, kind) == ("sd1", "mps") else ("mask",):
+            whole = method == "mask" and family in ("sd1", "sd2", "sdxl")
+            given = None if whole else pictures
             dog = find(model, pictures, "dog", config=small(method, whole), identifier="zwx", class_images=given)
         both = merge(dog, random_cone(model, "hat"))
         images = {"dog": pictures, "hat": pictures}
@@ -107,6 +107,16 @@ def test_everything_on_a_card(family: str, kind: str, dtype: str, offload: bool,
         assert dry_run(context, [as_photo(each) for each in pictures[:2]], subject, pictures).samples == 3
         assert same(before, model)
         assert card.launches and (offload or next(model.pipe.vae.parameters()).device.type == kind)
+
+
+def test_the_card_refuses_what_a_card_refuses() -> None:
+    """A tensor of the CPU beside its own, and float64 if it is a Mac's."""
+    with pretend_card("mps"):
+        there = torch.zeros(2, device="mps")
+        with pytest.raises(TypeError, match="float64"):
+            there.double()
+        with pytest.raises(RuntimeError, match="expected all tensors on"):
+            there + torch.zeros(2)
 
 
 def test_render_measures_once_how_many_pictures_go_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

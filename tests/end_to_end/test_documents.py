@@ -30,7 +30,7 @@ README, PAGES, PROGRAMS = ROOT / "README.md", ROOT / "docs" / "tasks", ROOT / "d
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MAKE = re.compile(r"^make (\w+)", re.MULTILINE)
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-QUICK = ["--steps", "2", "--density", "0.02", "--other-class-weight", "0"]
+QUICK = ["--steps", "2", "--density", "0.02", "--other-class-weight", "0", "--captions", "none"]
 """What `find` is told on the pages of tasks so that it ends soon."""
 MADE = {
     "own-photos": ("dog-preview.png", "dog.cone", "dog-report.html", "rex.cone", "beach.png"),
@@ -121,6 +121,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     place = tmp_path_factory.mktemp("tasks")
     model = Model.from_pretrained(str(save(FAMILIES["sd1"](place), place / "sd15")))
+    (place / "sd15" / "pocket.json").write_text('{"num_inference_steps": 2}')
     save_original(model.pipe, place / "sd15.safetensors")
     both = random_cone(model, "dog", "hat")
     for name in both.names:
@@ -161,7 +162,8 @@ def fitted(words: list[str]) -> list[str]:
     if out[0] == "batch" and "--task" not in out:
         out += [*QUICK, "--num-class-images", "4"]
     if out[0] == "find":
-        out += QUICK + ([] if "--class-images" in out else ["--class-images", "photos"]) + ["--overwrite"]
+        out += [*QUICK, "--no-sheet", "--overwrite"]
+        out += [] if "--class-images" in out else ["--class-images", "photos"]
     return out
 
 

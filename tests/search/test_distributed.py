@@ -63,6 +63,7 @@ def common(a: Cone, b: Cone) -> float:
     return len(first & second) / len(first | second)
 
 
+@pytest.mark.usefixtures("few_probes")
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_find_what_one_finds(method: str, made: Path, base: Path) -> None:
     """By every method: both have the same bytes, and one process has nearly the same indices and losses."""
@@ -88,6 +89,7 @@ def test_all_stop_after_the_same_step_and_go_on_together(made: Path) -> None:
     assert common(resumed, whole) >= SAME
 
 
+@pytest.mark.usefixtures("few_probes")
 def test_concepts_are_tuned_together(made: Path, base: Path) -> None:
     """Both processes have the same bytes, resumed too; one process has nearly the same."""
     files = [made / f"{name}-{rank}.cone" for name in ("tuned", "tuned-resumed") for rank in (0, 1)]

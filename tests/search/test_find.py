@@ -19,11 +19,9 @@ from conestool.search.events import Event, LogEvent, Progress
 from conestool.search.find import find
 from conestool.search.loss_terms import SubjectPrompts, unbound_prompts
 from conestool.search.report import quality_warnings
+from tests.support.searches import quick
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji"
-FAST: dict[str, Any] = {"batch_size": 2, "num_class_images": 4, "num_crops": 1}
-BARE: dict[str, Any] = {"other_class_weight": 0.0, "captions": "none"}
-"""Without what takes most of the time of so short a search: words for the photos, and pictures of other things."""
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +39,27 @@ def own_cache(shared_cache: Path, few_probes: None, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CONES_CACHE", str(shared_cache))
 
 
-def search(model: Model, photos: list[Image.Image], **options: Any) -> Cone:
-    method = options.pop("method", "mask")
-    steps = options.pop("steps", 6)
-    density = options.pop("density", None)
-    terms = {} if options.pop("whole", False) else BARE
-    config = SearchConfig(method=f"{method},steps={steps}", density=density, **FAST, **terms)
-    return find(model, photos, "dog", config=config, **options)
+def search(
+    model: Model,
+    photos: list[Image.Image],
+    method: str = "mask",
+    steps: int = 6,
+    *,
+    density: float | None = None,
+    whole: bool = False,
+    **options: Any,
+) -> Cone:
+    """A short search; `whole` with what takes most of its time: words for the photos, and pictures of other things."""
+    more = {"other_class_weight": 1.0, "captions": "auto"} if whole else {}
+    return find(model, photos, "dog", config=quick(method, steps, density=density, num_crops=1, **more), **options)
 
 
-@pytest.mark.parametrize("method", ["cones", "mask", "taylor", "tstat"])
-def test_find_fills_in_the_whole_origin(model: Model, photos: list[Image.Image], method: str) -> None:
-    (concept,) = search(model, photos, method=method, density=0.02, identifier="sks").concepts
+def test_find_fills_in_the_whole_origin(model: Model, photos: list[Image.Image]) -> None:
+    (concept,) = search(model, photos, method="taylor", density=0.02, identifier="sks").concepts
     origin = concept.origin
     assert (concept.name, concept.class_noun, concept.identifier) == ("dog", "dog", "sks")
     assert (origin.instance_prompt, origin.class_prompt) == ("a photo of a sks dog", "a photo of a dog")
-    assert (origin.method, origin.seed, origin.held_out, len(origin.photos)) == (method, 0, 1, 5)
+    assert (origin.method, origin.seed, origin.held_out, len(origin.photos)) == ("taylor", 0, 1, 5)
     assert origin.parameters["steps"] == 6
     assert origin.parameters["density_rule"] == "given"
     assert origin.losses is not None
@@ -141,14 +144,8 @@ def test_a_search_that_cannot_be_saved_goes_on(
     """With a warning: the disk may have room again by the end."""
     monkeypatch.setattr("conestool.search.loop.SAVE_SECONDS", -1.0)
     events: list[Event] = []
-    search(
-        model,
-        photos,
-        steps=2,
-        density=0.1,
-        callback=events.append,
-        checkpoint_path=tmp_path / "nowhere" / "dog.cone.checkpoint",
-    )
+    state = tmp_path / "nowhere" / "dog.cone.checkpoint"
+    search(model, photos, steps=2, density=0.1, callback=events.append, checkpoint_path=state)
     warnings = [event.text for event in events if isinstance(event, LogEvent) and event.warning]
     assert any("continues unsaved" in text and "nowhere" in text for text in warnings)
 
@@ -156,10 +153,8 @@ def test_a_search_that_cannot_be_saved_goes_on(
 def test_half_of_the_unbound_prompts_name_no_identifier_and_half_another_one() -> None:
     """The subject's own identifier is in none, the others are as many as asked for, and a seed draws the same."""
     model = Model.from_pretrained("pocket")
-    words, config = (
-        SubjectPrompts(name="dog", class_noun="dog", identifier="sks"),
-        SearchConfig(num_negative_identifiers=5),
-    )
+    words = SubjectPrompts(name="dog", class_noun="dog", identifier="sks")
+    config = SearchConfig(num_negative_identifiers=5)
     prompts = unbound_prompts(model, words, config, "on the beach")
     bare = [prompt for prompt in prompts if prompt.removesuffix(" on the beach") in words.class_prompts]
     assert all(prompt.endswith(" on the beach") for prompt in prompts)

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from conestool.errors import NonFiniteError, UsageError
 from conestool.format import dumps
@@ -312,33 +311,3 @@ class Calls(TorchFunctionMode):
 
 
 SDPA = F.scaled_dot_product_attention
-
-
-class NoDoubles(TorchDispatchMode):
-    """Fails as an Apple GPU does: wherever a tensor of float64 is made."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for each in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(each, Tensor) and each.dtype in (torch.float64, torch.complex128):
-                raise TypeError(f"{func} made a float64 tensor, which MPS has not")
-        return out
-
-
-@pytest.mark.usefixtures("few_probes")
-@pytest.mark.parametrize("method", METHODS)
-def test_no_float64_is_made_on_the_way(model: Model, method: str) -> None:
-    """By a whole search, encoding and report included, and drawing in one of them, as MPS has none."""
-    drawn = method == "mask"
-    pictures, config = None if drawn else photos(), quick(method, other_class_weight=float(drawn))
-    with NoDoubles():
-        assert find(model, photos(), "dog", config=config, class_images=pictures).concepts
-
-
-def test_the_float64_trap_works() -> None:
-    """It sees what a cast makes."""
-    with NoDoubles(), pytest.raises(TypeError, match="float64"):
-        torch.zeros(1).double()

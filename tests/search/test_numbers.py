@@ -6,6 +6,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from conestool.images.photos import as_photo, to_latents
 from conestool.models.kv_weights import kv_weights
 from conestool.models.model import Model
 from conestool.models.sampling import sample
-from conestool.search.config import SearchConfig
 from conestool.search.find import find
+from conestool.search.methods import METHODS
 from conestool.search.parameters import FlatParameters, GradientCallback
+from tests.support.searches import quick
 from tests.support.tiny_models import save_pipeline
 
-METHODS = ("mask", "cones", "taylor", "tstat")
 NOISE = [Image.effect_noise((32, 32), 20 + 10 * number).convert("RGB") for number in range(4)]
 
 
@@ -39,16 +40,7 @@ def model(epsilon_folder: Path) -> Model:
 
 def search(model: Model, method: str, photos: list[Image.Image] | None = None) -> Any:
     """A search of three steps on pictures of noise; with `mask` the model finds words for them and the density."""
-    captions = "auto" if method == "mask" else "none"
-    short: dict[str, Any] = {
-        "batch_size": 2,
-        "num_class_images": 4,
-        "other_class_weight": 0,
-        "num_crops": 1,
-        "captions": captions,
-    }
-    density = None if method == "mask" else 0.02
-    settings = SearchConfig(method=f"{method},steps=3", density=density, **short)
+    settings = quick(method, captions="auto", density=None) if method == "mask" else quick(method)
     return find(model, photos or NOISE, "dog", identifier="sks", config=settings, class_images=NOISE)
 
 
@@ -62,8 +54,7 @@ def answers(module: nn.Module, value: float) -> Iterator[None]:
         hook.remove()
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize(("method", "value"), zip(METHODS, cycle((float("inf"), float("nan")))))
 def test_a_loss_that_is_not_finite_stops_every_method(model: Model, method: str, value: float) -> None:
     """The error says which number, in which dtype, and what to try; the weights are as before."""
     before = {name: weight.detach().clone() for name, weight in kv_weights(model.denoiser).items()}
@@ -141,8 +132,7 @@ def test_an_autoencoder_that_overflows_is_named(model: Model) -> None:
 
 
 @pytest.mark.usefixtures("few_probes")
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("colour", ["black", "white"])
+@pytest.mark.parametrize(("method", "colour"), zip(METHODS, cycle(("black", "white"))))
 def test_photos_of_one_colour_are_fine(model: Model, method: str, colour: str) -> None:
     """Nothing to see is no error."""
     photo = as_photo(Image.new("RGB", (40, 40), colour))

@@ -14,6 +14,7 @@ from conestool import format as cones
 from conestool.concept import Cone
 from conestool.errors import UsageError
 from conestool.models.model import Model
+from conestool.search import loss_terms
 from conestool.search.config import Resources, SearchConfig
 from conestool.search.distributed import DistributedState, join
 from conestool.search.events import Event, Progress, no_callback
@@ -33,6 +34,7 @@ def shared(method: str) -> SearchConfig:
 
 def main() -> None:
     """Search by every method, stop and resume, and refuse different photos; the first process writes the files."""
+    loss_terms.NUM_EVAL_SAMPLES = 8  # as the fixture few_probes has it
     processes, _ = join("cpu")
     model, folder = Model.from_pretrained(sys.argv[1]), Path(sys.argv[2])
     for method in METHODS:

@@ -15,5 +15,6 @@ def quick(method: str = "mask", steps: int = 3, **changes: Any) -> SearchConfig:
         "num_crops": 0,
         "other_class_weight": 0.0,
         "captions": "none",
+        "density": 0.02,
     }
-    return SearchConfig(method=f"{method},steps={steps}", density=0.02, **(short | changes))
+    return SearchConfig(method=f"{method},steps={steps}", **(short | changes))
