@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from conestool.cli.main import run
 from tests.support.command_line import Cones, Outcome
+
+if TYPE_CHECKING:
+    from conestool.models.model import Model
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -105,3 +109,11 @@ def v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.tiny_models import save_pipeline
 
     return save_pipeline(tmp_path_factory.mktemp("models") / "velocity", "v_prediction", seed=7)
+
+
+@pytest.fixture(scope="module")
+def model(epsilon_folder: Path) -> Model:
+    """The model of `epsilon_folder`, loaded once for the tests of a file, which leave it as it is."""
+    from conestool.models.model import Model
+
+    return Model.from_pretrained(str(epsilon_folder))

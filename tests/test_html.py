@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
-
 from PIL import Image
 
 from conestool._display import NotebookBars
 from conestool.concept import Cone
+from tests.support.browser import Page
 from tests.support.command_line import concept
 
 EVIL = "<script>alert(1)</script>"
 
 
-class Tags(HTMLParser):
-    """The tags of a piece of HTML, and its text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
 def test_a_concept_shows_name_neurons_losses_and_layers() -> None:
     """And a cone all of them; what a stranger wrote stays text."""
     evil = concept("hat", "zwx", seed=1, warnings=[EVIL])
-    shown = Tags(Cone((concept(), evil))._repr_html_())
-    for part in (
-        "dog",
-        "sks dog",
-        "neurons",
-        "photos -25.0%, random weights +0.0%, class +10.0%",
-        "down.0.0.0 self first",
-    ):
+    shown = Page(Cone((concept(), evil))._repr_html_())
+    losses = "photos -25.0%, random weights +0.0%, class +10.0%"
+    for part in ("dog", "sks dog", "neurons", losses, "down.0.0.0 self first"):
         assert part in shown.text
-    assert shown.tags.count("table") == 2 and EVIL in shown.text and "script" not in shown.tags
-    assert shown.tags.count("span") == 2 * 2
+    assert shown.count("table") == 2 and EVIL in shown.text and not shown.count("script")
+    assert shown.count("span") == 2 * 2
     assert evil._repr_html_() in Cone((concept(), evil))._repr_html_()
 
 
@@ -57,5 +35,5 @@ def test_a_notebooks_output_is_one_bar_that_moves() -> None:
     view.say(f"warning: {EVIL}")
     view.show("after 60 of 60 steps", [Image.new("RGB", (64, 64), "red")])
     view.update("class images", 1, 4)
-    shown = Tags(view.html())
-    assert shown.tags.count("progress") == 1 and shown.tags.count("img") == 1 and EVIL in shown.text
+    shown = Page(view.html())
+    assert shown.count("progress") == 1 and shown.count("img") == 1 and EVIL in shown.text

@@ -22,6 +22,12 @@ def save_sharded(place: Path, family: str) -> Path:
     return place / "base"
 
 
+@pytest.fixture
+def model(epsilon_folder: Path) -> Model:
+    """A fresh copy in memory of the small base model."""
+    return Model.from_pretrained(str(epsilon_folder))
+
+
 @pytest.fixture(scope="session")
 def sd1(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A small Stable Diffusion 1.x, from a folder; tests must leave it as it is."""

@@ -23,12 +23,6 @@ from conestool.models.sampling import sample
 from tests.support.tiny_models import make_unet, random_cone, save_pipeline
 
 
-@pytest.fixture
-def model(epsilon_folder: Path) -> Model:
-    """A fresh copy in memory of the small base model."""
-    return Model.from_pretrained(str(epsilon_folder))
-
-
 def snapshot(model: Model) -> dict[str, Tensor]:
     """A copy of every parameter and buffer of the denoiser."""
     return {key: value.clone() for key, value in model.denoiser.state_dict().items()}

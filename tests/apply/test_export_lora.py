@@ -19,12 +19,6 @@ from conestool.models.model import Model
 from tests.support.tiny_models import random_cone
 
 
-@pytest.fixture
-def model(epsilon_folder: Path) -> Model:
-    """A fresh copy in memory of the small base model."""
-    return Model.from_pretrained(str(epsilon_folder))
-
-
 def products(file: Path, model: Model) -> Iterator[tuple[Tensor, Tensor]]:
     """By hand: each K/V weight, and what the LoRA of weight 1 adds to it."""
     tensors = load_file(file)

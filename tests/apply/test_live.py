@@ -19,12 +19,6 @@ from conestool.models.model import Model
 from tests.support.tiny_models import make_pipeline, random_cone
 
 
-@pytest.fixture
-def model(epsilon_folder: Path) -> Model:
-    """A fresh copy in memory of the small base model."""
-    return Model.from_pretrained(str(epsilon_folder))
-
-
 def bits(pipe: Any) -> dict[str, bytes]:
     """Every K/V weight as it lies in memory."""
     return {param: weight.detach().cpu().numpy().tobytes() for param, weight in kv_weights(pipe.unet).items()}

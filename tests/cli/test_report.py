@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from conestool import Model
 from conestool import format as cones_format
 from conestool.concept import Cone, Losses
 from conestool.rendering.png import plain_png
-from tests.support.browser import look_at
+from tests.support.browser import Page, look_at
 from tests.support.command_line import Cones, concept, save_cone
 from tests.support.tiny_models import random_cone
 
@@ -29,22 +28,6 @@ FOUND = Losses(
     class_before=0.1,
     class_after=0.101,
 )
-
-
-class Page(HTMLParser):
-    """Every tag of a page with its attributes, and its text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture(scope="module")

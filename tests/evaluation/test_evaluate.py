@@ -23,11 +23,6 @@ from tests.support.tiny_models import random_cone
 PLAN = Plan(("a photo of a {}", "a {} on the beach"), (3,), samples=4, drawings=2, unrelated=1)
 
 
-@pytest.fixture(scope="module")
-def model(epsilon_folder: Path) -> Model:
-    return Model.from_pretrained(str(epsilon_folder))
-
-
 def photos() -> list[Photo]:
     return [as_photo(Image.new("RGB", (32, 32), colour)) for colour in ("red", "teal", "white", "black")]
 

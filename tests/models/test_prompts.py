@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +11,6 @@ from conestool.errors import UsageError
 from conestool.models.conditioning import Conditioning
 from conestool.models.model import Model
 from conestool.models.prompts import choose_identifier, encode, identifiers, is_one_token, truncated_text
-
-
-@pytest.fixture(scope="module")
-def model(epsilon_folder: Path) -> Model:
-    """The small base model; its tokenizer reads 24 tokens, two of them marks."""
-    return Model.from_pretrained(str(epsilon_folder))
 
 
 def test_encodes_as_the_pipeline_does(model: Model) -> None:

@@ -16,12 +16,6 @@ from conestool.models.model import Model
 from conestool.models.sampling import initial_noise, sample
 
 
-@pytest.fixture(scope="module")
-def model(epsilon_folder: Path) -> Model:
-    """The small base model."""
-    return Model.from_pretrained(str(epsilon_folder))
-
-
 def test_a_seed_is_the_picture_that_diffusers_draws(model: Model) -> None:
     """The same as calling the pipeline with a CPU generator of that seed."""
     [image] = sample(model, ["a dog"], [5], steps=3, guidance=2.0)

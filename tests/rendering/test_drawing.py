@@ -21,12 +21,6 @@ from tests.support.tiny_models import random_cone
 
 
 @pytest.fixture(scope="module")
-def model(epsilon_folder: Path) -> Model:
-    """The small base model."""
-    return Model.from_pretrained(str(epsilon_folder))
-
-
-@pytest.fixture(scope="module")
 def cone(model: Model) -> Cone:
     """Two concepts of random neurons: dog (sks) and hat (zwx)."""
     return random_cone(model, "dog", "hat", density=0.3)

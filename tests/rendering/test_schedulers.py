@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,12 +21,6 @@ A1111 = {
     *("DPM++ 2M", "DPM++ 2M Karras", "DPM++ 2M SDE", "DPM++ 2M SDE Karras"),
 }
 """Its names, those of a sampler and a schedule type together as it reads them from a picture."""
-
-
-@pytest.fixture(scope="module")
-def model(epsilon_folder: Path) -> Model:
-    """The small base model, which samples with DDIM."""
-    return Model.from_pretrained(str(epsilon_folder))
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from tests.search.gradients import whole
 from tests.search.test_memory import objective
 from tests.support.photos import noisy_photos as photos
 from tests.support.pretend_card import PLENTY, CardTensor, PretendCard, pretend_card
-from tests.support.searches import quick
+from tests.support.searches import common, quick
 from tests.support.tiny_models import make_pipeline, random_cone
 
 ROOT = Path(__file__).parents[2]
@@ -58,12 +58,8 @@ def searched(model: Model, callback: Callable[[Event], None] = no_callback) -> t
 
 def same_but_for_rounding(one: Cone, two: Cone) -> bool:
     """Whether they share nearly all neurons, and their losses differ by what float32 rounds."""
-    first, second = (
-        {(name, index) for name, found in cone.concepts[0].indices.items() for index in found.tolist()}
-        for cone in (one, two)
-    )
     losses = [dict(cone.concepts[0].origin.losses or ()) for cone in (one, two)]
-    return len(first & second) > 0.95 * len(first | second) and losses[0] == pytest.approx(losses[1], rel=1e-3)
+    return common(one, two) > 0.95 and losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:.*ran out of memory")

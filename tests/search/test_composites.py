@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from conestool.images.class_images import class_images
@@ -35,12 +34,6 @@ FEW = SearchConfig(
     unbound_weight=0.0,
     composite_weight=3.0,
 )
-
-
-@pytest.fixture(scope="module")
-def model(epsilon_folder: Path) -> Model:
-    """A tiny model that names no objects."""
-    return Model.from_pretrained(str(epsilon_folder))
 
 
 def test_scenes_show_the_subject_at_every_place_beside_others() -> None:

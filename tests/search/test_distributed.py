@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conestool import format as cones
-from conestool.concept import Concept, Cone
+from conestool.concept import Cone
 from conestool.errors import LostProcessError, UsageError
 from conestool.models.model import Model
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState, _distributed_errors, join
@@ -22,6 +22,7 @@ from tests.search.together import shared, tuned_together
 from tests.support.command_line import environment
 from tests.support.photos import noisy_photos as photos
 from tests.support.photos import save_noisy_photos
+from tests.support.searches import common
 from tests.support.tiny_models import random_cone
 
 ROOT = Path(__file__).parents[2]
@@ -38,41 +39,21 @@ def launch(*words: str, cwd: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def base(epsilon_folder: Path) -> Path:
-    """A small model."""
-    return epsilon_folder
-
-
-@pytest.fixture(scope="module")
-def made(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(epsilon_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left of `together`."""
     folder = tmp_path_factory.mktemp("made")
-    done = launch("tests.search.together", str(base), str(folder), cwd=folder)
+    done = launch("tests.search.together", str(epsilon_folder), str(folder), cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
 
-def positions(concept: Concept) -> set[tuple[str, int]]:
-    """Every index with its param name."""
-    return {(name, index) for name, values in concept.indices.items() for index in values.tolist()}
-
-
-def common(a: Cone, b: Cone) -> float:
-    """Share of the indices of either that both have."""
-    first, second = positions(a.concepts[0]), positions(b.concepts[0])
-    return len(first & second) / len(first | second)
-
-
 @pytest.mark.usefixtures("few_probes")
 @pytest.mark.parametrize("method", METHODS)
-def test_two_processes_find_what_one_finds(method: str, made: Path, base: Path) -> None:
+def test_two_processes_find_what_one_finds(method: str, made: Path, model: Model) -> None:
     """By every method: both have the same bytes, and one process has nearly the same indices and losses."""
     first, second = (made / f"{method}-{rank}.cone" for rank in (0, 1))
     assert first.read_bytes() == second.read_bytes()
-    together, alone = (
-        cones.load(first),
-        find(Model.from_pretrained(str(base)), photos(), "dog", config=shared(method)),
-    )
+    together, alone = cones.load(first), find(model, photos(), "dog", config=shared(method))
     assert common(together, alone) >= SAME
     ours, theirs = (each.concepts[0].origin for each in (together, alone))
     assert ours.parameters == theirs.parameters
@@ -90,13 +71,13 @@ def test_all_stop_after_the_same_step_and_go_on_together(made: Path) -> None:
 
 
 @pytest.mark.usefixtures("few_probes")
-def test_concepts_are_tuned_together(made: Path, base: Path) -> None:
+def test_concepts_are_tuned_together(made: Path, model: Model) -> None:
     """Both processes have the same bytes, resumed too; one process has nearly the same."""
     files = [made / f"{name}-{rank}.cone" for name in ("tuned", "tuned-resumed") for rank in (0, 1)]
     assert len({file.read_bytes() for file in files}) == 1
     assert all((made / f"tune-stopped-{rank}.txt").exists() for rank in (0, 1))
-    together, alone = cones.load(files[0]), tuned_together(Model.from_pretrained(str(base)), made, SINGLE_PROCESS)
-    before = random_cone(Model.from_pretrained(str(base)), "dog", "hat", density=0.2)
+    together, alone = cones.load(files[0]), tuned_together(model, made, SINGLE_PROCESS)
+    before = random_cone(model, "dog", "hat", density=0.2)
     for name in ("dog", "hat"):
         assert together[name].id != before[name].id
         assert common(*(Cone((cone[name],)) for cone in (together, alone))) >= SAME
@@ -117,9 +98,9 @@ def desk(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_command_speaks_and_writes_once(desk: Path, base: Path) -> None:
+def test_the_command_speaks_and_writes_once(desk: Path, epsilon_folder: Path) -> None:
     """`torchrun -m conestool find`: one JSON on stdout, each line of the report once, and the file."""
-    done = launch("conestool", *FIND.split(), "--model", str(base), "--json", "-v", cwd=desk)
+    done = launch("conestool", *FIND.split(), "--model", str(epsilon_folder), "--json", "-v", cwd=desk)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["file"] == "dog.cone"
     assert done.stderr.count("4 photos of 'dog'") == 1
@@ -127,7 +108,7 @@ def test_the_command_speaks_and_writes_once(desk: Path, base: Path) -> None:
     assert not list(desk.glob("*.checkpoint"))
 
 
-def test_an_error_in_one_process_ends_all_and_is_said_once(desk: Path, base: Path) -> None:
+def test_an_error_in_one_process_ends_all_and_is_said_once(desk: Path, epsilon_folder: Path) -> None:
     """With the number of the process; nothing is written."""
     script = desk / "uneven.py"
     script.write_text(
@@ -135,7 +116,7 @@ def test_an_error_in_one_process_ends_all_and_is_said_once(desk: Path, base: Pat
         "sys.argv[1:] = [word.replace('MODEL', 'nowhere' if os.environ['RANK'] == '1' else sys.argv[-1])"
         " for word in sys.argv[1:-1]]\nmain()\n"
     )
-    words = (*LAUNCH[:-1], str(script), *FIND.split(), "--model", "./MODEL", str(base))
+    words = (*LAUNCH[:-1], str(script), *FIND.split(), "--model", "./MODEL", str(epsilon_folder))
     done = subprocess.run(
         [word.replace("./MODEL", "MODEL") for word in words],
         cwd=desk,

@@ -30,12 +30,6 @@ DOG = SubjectPrompts(name="dog", class_noun="dog", identifier="sks")
 LITTLE = Resources(micro_batch=1, gradient_checkpointing=True)
 
 
-@pytest.fixture(scope="module")
-def model(epsilon_folder: Path) -> Model:
-    """A tiny model that names no objects."""
-    return Model.from_pretrained(str(epsilon_folder))
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_dry_run_leaves_the_model_as_it_was_and_writes_nothing(method: str, model: Model, own_cache: Path) -> None:
     """Bit for bit, without gradients and without checkpointing, by every method; no picture is kept."""

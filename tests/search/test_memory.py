@@ -28,19 +28,9 @@ from conestool.search.parameters import FlatParameters, GradientCallback
 from tests.search.gradients import whole
 from tests.support.model_files import FAMILIES
 from tests.support.photos import noisy_photos as photos
-from tests.support.searches import quick
+from tests.support.searches import common, quick
 
 ALL = Resources(micro_batch=1, gradient_checkpointing=True, offload_scores=True)
-
-
-@pytest.fixture(scope="module")
-def folder(epsilon_folder: Path) -> Path:
-    return epsilon_folder
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> Model:
-    return Model.from_pretrained(str(folder))
 
 
 def objective(
@@ -89,19 +79,19 @@ def test_less_memory_gives_the_same_gradient(model: Model, resources: Resources)
     assert again == pytest.approx(loss, rel=1e-5)
 
 
-def test_parts_are_added_in_float32(folder: Path) -> None:
+def test_parts_are_added_in_float32(epsilon_folder: Path) -> None:
     """One by one, bfloat16 gradients are as near to those of the whole batch as bfloat16 is to float32, or nearer."""
-    exact = gradient(Model.from_pretrained(str(folder)))[0]
-    half = Model.from_pretrained(str(folder), dtype="bfloat16")
+    exact = gradient(Model.from_pretrained(str(epsilon_folder)))[0]
+    half = Model.from_pretrained(str(epsilon_folder), dtype="bfloat16")
     at_once, parts = gradient(half)[0], gradient(half, Resources(micro_batch=1))[0]
     assert parts.dtype == torch.float32
     assert closeness(parts, exact) < 1.2 * closeness(at_once, exact) < 0.1
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_scores_are_float32_whatever_the_denoiser_computes_in(folder: Path, dtype: str) -> None:
+def test_scores_are_float32_whatever_the_denoiser_computes_in(epsilon_folder: Path, dtype: str) -> None:
     """Every floating-point tensor of every method's state, and its ranking; but the running means of `mask` (below)."""
-    model = Model.from_pretrained(str(folder), dtype=dtype)
+    model = Model.from_pretrained(str(epsilon_folder), dtype=dtype)
     with search_mode(model, DEFAULT_RESOURCES) as params:
         for name in METHODS:
             method = make_method(f"{name},steps=1", objective(model, params))
@@ -112,9 +102,9 @@ def test_scores_are_float32_whatever_the_denoiser_computes_in(folder: Path, dtyp
             assert {value.dtype for value in values if value.is_floating_point()} == {torch.float32}
 
 
-def test_running_means_in_bfloat16_zero_the_same_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_means_in_bfloat16_zero_the_same_weights(epsilon_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All but a few in a hundred of those that float32 zeroes, and as few others; the gates themselves are float32."""
-    model, found = Model.from_pretrained(str(folder)), []
+    model, found = Model.from_pretrained(str(epsilon_folder)), []
     for dtype in (torch.float32, torch.bfloat16):
         monkeypatch.setattr(mask, "MOMENTS", dtype)
         with search_mode(model, DEFAULT_RESOURCES) as params:
@@ -150,10 +140,10 @@ def test_tuning_with_running_means_in_bfloat16_zeroes_the_same_weights(
     assert int((owners ^ same).sum()) < 0.1 * int(owners.sum())
 
 
-def test_float16_gradients_vanish_unscaled_and_are_right_scaled(folder: Path) -> None:
+def test_float16_gradients_vanish_unscaled_and_are_right_scaled(epsilon_folder: Path) -> None:
     """With a loss so small that float16 has no numbers for most of its gradients."""
-    exact = gradient(Model.from_pretrained(str(folder)), weight=1e-4)[0]
-    half = Model.from_pretrained(str(folder), dtype="float16")
+    exact = gradient(Model.from_pretrained(str(epsilon_folder)), weight=1e-4)[0]
+    half = Model.from_pretrained(str(epsilon_folder), dtype="float16")
     with search_mode(half, DEFAULT_RESOURCES) as params:
         asked = objective(half, params, weight=1e-4)
         kept = torch.rand(asked.weights.shape, generator=torch.Generator().manual_seed(1)) > 0.1
@@ -164,13 +154,13 @@ def test_float16_gradients_vanish_unscaled_and_are_right_scaled(folder: Path) ->
     assert closeness(scaled, exact) < 0.01 < 0.5 < closeness(bare, exact)
 
 
-def test_an_overflow_halves_the_scale_and_repeats_the_batch(folder: Path) -> None:
+def test_an_overflow_halves_the_scale_and_repeats_the_batch(epsilon_folder: Path) -> None:
     """Until it fits; the result is that of the scale that fits, and an overflow at 1 is the model's own.
 
     It grows again after a hundred batches without overflow; float32 and bfloat16 have the range.
     """
-    exact = gradient(Model.from_pretrained(str(folder)), weight=1e5)[0]
-    half = Model.from_pretrained(str(folder), dtype="float16")
+    exact = gradient(Model.from_pretrained(str(epsilon_folder)), weight=1e5)[0]
+    half = Model.from_pretrained(str(epsilon_folder), dtype="float16")
     with search_mode(half, DEFAULT_RESOURCES) as params:
         asked = objective(half, params, weight=1e5)
         kept = torch.rand(asked.weights.shape, generator=torch.Generator().manual_seed(1)) > 0.1
@@ -274,8 +264,7 @@ def test_the_loop_calls_neither_autoencoder_nor_text_encoder(model: Model) -> No
 def test_find_with_least_memory_gives_nearly_the_same_neurons(model: Model) -> None:
     """At least 95 % of the indices in common, and a file that does not say how little memory it took."""
     whole, small = (find(model, photos(), "dog", config=quick(), resources=each) for each in (DEFAULT_RESOURCES, ALL))
-    a, b = ({(n, i) for n, v in cone.concepts[0].indices.items() for i in v.tolist()} for cone in (whole, small))
-    assert len(a & b) > 0.95 * len(a | b)
+    assert common(whole, small) > 0.95
     assert whole.concepts[0].origin.parameters == small.concepts[0].origin.parameters
     assert len(dumps(small)) < 1.2 * len(dumps(whole))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,12 +16,6 @@ from conestool.search.objective import Objective
 from conestool.search.parameters import FlatParameters, trainable_kv_weights
 from conestool.search.report import DENSITY_GRID, select_density
 from tests.search.gradients import whole
-
-
-@pytest.fixture(scope="module")
-def model(epsilon_folder: Path) -> Model:
-    """A tiny model that names no objects."""
-    return Model.from_pretrained(str(epsilon_folder))
 
 
 @pytest.fixture

@@ -27,12 +27,6 @@ from tests.support.photos import noisy_photos as photos
 FEW = SearchConfig(batch_size=2, num_class_images=4, num_crops=0, captions="none")
 
 
-@pytest.fixture(scope="module")
-def model(epsilon_folder: Path) -> Model:
-    """A tiny model that names no objects."""
-    return Model.from_pretrained(str(epsilon_folder))
-
-
 def context_of(model: Model, **changes: Any) -> SearchContext:
     """A short search."""
     return SearchContext(model=model, config=replace(FEW, **changes))

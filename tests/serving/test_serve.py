@@ -72,12 +72,6 @@ def serving(folder: Path, model: Path, *arguments: str) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def model(epsilon_folder: Path) -> Model:
-    """The model that is served, here."""
-    return Model.from_pretrained(str(epsilon_folder))
-
-
-@pytest.fixture(scope="module")
 def shelf(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 32 concepts."""
     folder = tmp_path_factory.mktemp("shelf")

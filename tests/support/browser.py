@@ -1,4 +1,4 @@
-"""Pages as headless Chromium lays them out."""
+"""Pages as they are parsed, and as headless Chromium lays them out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import json
 import re
 import shutil
 import subprocess
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-__all__ = ["chromium", "look_at"]
+__all__ = ["Page", "chromium", "look_at"]
 
 _FRAME = """<!doctype html><body style="margin:0">
 <iframe src="{page}" style="border:0;width:{width}px;height:{height}px"
@@ -20,6 +21,26 @@ onload="const d = this.contentDocument, e = d.documentElement;
 document.body.dataset.found = JSON.stringify({{width: e.scrollWidth, height: e.scrollHeight,
  broken: [...d.images].filter(i => !i.naturalWidth).length, images: d.images.length}})"></iframe>"""
 """A window is at least 500 pixels wide; a frame in it is as narrow as a telephone."""
+
+
+class Page(HTMLParser):
+    """Every tag of a piece of HTML with its attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def count(self, tag: str) -> int:
+        """How many tags of a kind there are."""
+        return [name for name, _ in self.tags].count(tag)
 
 
 def chromium() -> str | None:

@@ -1,10 +1,10 @@
-"""Searches of a few steps."""
+"""Searches of a few steps, and how alike two of them ended."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from conestool import SearchConfig
+from conestool import Cone, SearchConfig
 
 
 def quick(method: str = "mask", steps: int = 3, **changes: Any) -> SearchConfig:
@@ -18,3 +18,12 @@ def quick(method: str = "mask", steps: int = 3, **changes: Any) -> SearchConfig:
         "density": 0.02,
     }
     return SearchConfig(method=f"{method},steps={steps}", **(short | changes))
+
+
+def common(one: Cone, other: Cone) -> float:
+    """Share of the indices of the first concept of either that both have."""
+    first, second = (
+        {(name, index) for name, values in cone.concepts[0].indices.items() for index in values.tolist()}
+        for cone in (one, other)
+    )
+    return len(first & second) / len(first | second)
