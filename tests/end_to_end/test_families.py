@@ -27,7 +27,7 @@ from tests.support.model_files import FAMILIES, change_denoiser, denoiser_file, 
 from tests.support.photos import draw_photos, pixels
 from tests.support.tiny_models import random_cone, save
 
-FIND = ("--steps", "2", "--density", "0.02", "--class-images", "dog", "--other-class-weight", "0", "--device", "cpu")
+FIND = ("--steps", "2", "--density", "0.02", "--class-images", "dog", "--other-class-weight", "0", "--no-sheet")
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -51,6 +51,7 @@ class Checkpoint:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """T5 reads 32 tokens instead of hundreds, and losses are of 2 samples: else most of the time would go there."""
     monkeypatch.setattr("conestool.search.loss_terms.NUM_EVAL_SAMPLES", 2)
+    monkeypatch.setattr("conestool.search.tune.NUM_COMPARED", 2)
     for family in (PixArtAlpha, StableDiffusion3, Flux):
         monkeypatch.setattr(family, "max_tokens", 32)
 
