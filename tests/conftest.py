@@ -24,21 +24,22 @@ settings.load_profile("shared")
 
 LONGEST = (
     "search/test_distributed.py",
-    "end_to_end/test_documents.py",
-    "batch/test_batch.py",
     "test_rehearsal.py",
+    "search/test_card.py",
+    "batch/test_batch.py",
     "hostile/test_interruptions.py",
     "end_to_end/test_families.py",
+    "end_to_end/test_find.py",
     "end_to_end/test_examples.py",
     "hostile/test_out_of_memory.py",
     "serving/test_serve.py",
     "search/test_dry_run.py",
+    "search/test_numbers.py",
+    "end_to_end/test_documents.py",
     "search/test_memory.py",
     "benchmarks/test_real.py",
     "search/test_find.py",
-    "end_to_end/test_find.py",
     "end_to_end/test_render.py",
-    "search/test_numbers.py",
 )
 """Files that take longest, each in one process: begun last, they would leave the other process without work."""
 

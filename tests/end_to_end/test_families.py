@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,8 @@ def save_single(pipe: Any, path: Path) -> Path | None:
 def test_find_inspect_merge_render_apply(checkpoint: Checkpoint, cones: Cones, work: Path) -> None:
     """What is found on the single file merges with a concept of the folder, fits both, and draws alike on both.
 
-    The patched folder has its weights at zero, and draws without concepts what the base model draws with them.
+    The patched folder, whose name may have a dot, has its weights at zero, and draws without concepts what the base
+    model draws with them.
     """
     single = ("--model", checkpoint.single)
     draw_photos(work / "dog", "teal", 2)
@@ -94,14 +94,14 @@ def test_find_inspect_merge_render_apply(checkpoint: Checkpoint, cones: Cones, w
     assert check["text"] == "equal"
     draw = ("render", "a dog in a hat", "--literal", "--steps", "2", "--guidance", "3", "-o", "-")
     alike = [cones(*draw, "--model", path, "-c", "dog+hat.cone").out for path in (checkpoint.folder, checkpoint.single)]
-    assert cones("apply", "dog+hat.cone", *single, "-o", "patched").code == 0
-    weights = load_file(denoiser_file(work / "patched"))
+    assert cones("apply", "dog+hat.cone", *single, "-o", "patched1.5").lines == ["patched1.5"]
+    weights = load_file(denoiser_file(work / "patched1.5"))
     for concept in cones_format.load(work / "dog+hat.cone").concepts:
         assert concept.neurons and all(
             (weights[p].view(-1)[torch.tensor(i)] == 0).all() for p, i in concept.indices.items()
         )
-    assert Model.from_pretrained("patched").defaults == checkpoint.model.defaults
-    alike.append(cones(*draw, "--model", "patched", "--no-cones").out)
+    assert Model.from_pretrained("patched1.5").defaults == checkpoint.model.defaults
+    alike.append(cones(*draw, "--model", "patched1.5", "--no-cones").out)
     assert pixels(alike[0]) == pixels(alike[1]) == pixels(alike[2])
 
 
@@ -173,22 +173,12 @@ def noisy(tensor: Tensor) -> Tensor:
     return tensor + 1e-3 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
 
 
-def patched(tensor: Tensor) -> Tensor:
-    """0.01 % of the weights set to zero, in these small matrices one."""
-    out = tensor.clone()
-    out.view(-1)[:: max(1, min(10_000, out.numel()))] = 0
-    return out
+def test_another_model_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Exit code 5 for a fine-tuned model, also rounded, and whichever way round.
 
-
-def other(tensor: Tensor) -> Tensor:
-    """Another model of the same shape."""
-    return torch.randn(tensor.shape, generator=torch.Generator().manual_seed(2)) * tensor.std()
-
-
-@pytest.mark.parametrize("change", [noisy, patched, other])
-def test_another_model_is_refused(checkpoint: Checkpoint, tmp_path: Path, change: Callable[[Tensor], Tensor]) -> None:
-    """Exit code 5 for a fine-tuned, a patched and a different model, also rounded, and whichever way round."""
-    changed = change_denoiser(checkpoint.folder, tmp_path / "changed", change)
+    tests/test_fingerprint.py has smaller changes and other models.
+    """
+    changed = change_denoiser(checkpoint.folder, tmp_path / "changed", noisy)
     for path in (changed, recast(changed, tmp_path / "half", torch.float16)):
         there = checkpoint.stored_at(path)
         for model, cone in ((there, random_cone(checkpoint.model)), (checkpoint.model, random_cone(there))):

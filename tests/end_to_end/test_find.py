@@ -35,15 +35,6 @@ def photos(model: Path, work: Path, cones: Cones, few_probes: None) -> None:
     draw_photos(work / "hat", "red")
 
 
-def test_find_names_the_concept_after_the_output(found: tuple[Path, Path]) -> None:
-    """dog.cone holds a dog called dog, with prompts, losses and the density asked for."""
-    (dog,) = cones_format.load(found[0]).concepts
-    assert (dog.name, dog.class_noun) == ("dog", "dog")
-    assert dog.origin.instance_prompt == f"a photo of a {dog.identifier} dog"
-    assert dog.density == pytest.approx(0.02, rel=0.05)
-    assert dog.origin.losses is not None
-
-
 def test_find_reports_on_stderr_and_leaves_no_state(cones: Cones, work: Path) -> None:
     """stdout has the path; stderr has photos, class images, neurons, losses and sizes; no .checkpoint file stays."""
     (work / "dog").rename(work / "photos")

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -173,17 +172,6 @@ def test_merge_pipes_into_render(cones: Cones, here: Path) -> None:
     assert done.stdout == cones("render", "a dog in a hat", "-c", "dog.cone", "-c", "hat.cone", "-o", "-").out
 
 
-def test_render_makes_sheets(cones: Cones) -> None:
-    """--grid has a column per seed, --compare a column for the base model; one file each."""
-
-    def width(*options: str) -> int:
-        with Image.open(io.BytesIO(cones("render", "a dog", *options, "-o", "-").out)) as image:
-            return image.width
-
-    single, row, pair = width("--grid"), width("--grid", "-n", "3"), width("--compare")
-    assert row > 2.5 * single and 1.5 * single < pair < row
-
-
 def test_render_never_overwrites(cones: Cones) -> None:
     """A default name gives way to the next free one."""
     names = [cones("render", "a dog", *QUICK).lines[0] for _ in range(2)]
@@ -231,14 +219,6 @@ def test_another_base_model_is_refused(
     monkeypatch.delenv("CONES_MODEL")
     done = cones("render", "a dog")
     assert done.code == 2 and "--model" in done.err
-
-
-def test_apply_writes_a_folder_that_renders_alike(cones: Cones) -> None:
-    """The patched model draws what the base model draws with the concept applied; a name may have a dot."""
-    assert cones("apply", "dog.cone", "-o", "sd1.5-dog").lines == ["sd1.5-dog"]
-    with_concept = cones("render", "a dog", "--literal", "-c", "dog.cone", "-o", "-").out
-    patched = cones("render", "a dog", "--no-cones", "--model", "sd1.5-dog", "-o", "-").out
-    assert pixels(with_concept) == pixels(patched)
 
 
 def test_apply_writes_one_file(cones: Cones) -> None:

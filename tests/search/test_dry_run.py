@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,8 +35,8 @@ LITTLE = Resources(micro_batch=1, gradient_checkpointing=True)
 def test_a_dry_run_leaves_the_model_as_it_was_and_writes_nothing(method: str, model: Model, own_cache: Path) -> None:
     """Bit for bit, without gradients and without checkpointing, by every method and, once, with every loss term."""
     before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
-    terms = {"captions": "auto", "other_class_weight": 1.0, "composite_weight": 1.0} if method == "mask" else {}
-    context = SearchContext(model=model, config=quick(method, **terms), resources=LITTLE)
+    terms: dict[str, Any] = {"captions": "auto", "other_class_weight": 1.0, "composite_weight": 1.0}
+    context = SearchContext(model=model, config=quick(method, **terms if method == "mask" else {}), resources=LITTLE)
     found = dry_run(context, [as_photo(each) for each in photos()], DOG)
     assert all(seconds > 0 for seconds in found.phases.values())
     assert json.loads(json.dumps(found.record()))["seconds"] == sum(found.phases.values())
