@@ -34,6 +34,7 @@ LABELS = {
     "random": "random indices",
     "lora": "LoRA, rank 4",
     "described": "base model, described in words",
+    "regions": "each set in its region",
     "photos": "the photos, through the autoencoder",
 }
 
@@ -175,6 +176,9 @@ class Results:
             out.append(
                 row(f"{count} subjects in one picture, each named right, tuned", f">= {goal} %", value, value >= goal)
             )
+        for count in (2, 3, 4):
+            regions = self.together(count, "regions", "chosen")
+            out.append(row(f"{count} subjects, each set in its region alone", "report", regions, None))
         words = self.together(2, "described", "chosen")
         out.append(row("2 subjects, described in words to the base model", "report", words, None))
         merged = self.together(4, "merged", "chosen")

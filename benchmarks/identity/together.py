@@ -10,6 +10,7 @@ from PIL import Image
 
 from benchmarks.identity.cells import Cell, Studio
 from benchmarks.identity.measures import chosen_by_attributes
+from benchmarks.identity.regions import draw_in_regions
 from conestool.concept import Concept, Cone
 from conestool.evaluation.attribute_metric import kept
 from conestool.evaluation.judge import Reading
@@ -44,7 +45,7 @@ class Together:
             if not set(names) <= self.cells.keys():
                 continue
             # more than two descriptions are too long for pocket's text encoder
-            for kind in ("bare", *(["described"] if len(names) == 2 else []), "merged", "tuned"):
+            for kind in ("bare", *(["described"] if len(names) == 2 else []), "merged", "tuned", "regions"):
                 key = f"together/{self.seed}/{'-'.join(names)}/{kind}"
                 if not self.studio.store.has(key):
                     self.draw(names, kind, key)
@@ -62,9 +63,14 @@ class Together:
             phrases = [cell.subject.description or cell.subject.noun for cell in cells]
         images: list[Image.Image] = []
         for number in range(self.studio.options.renders * len(PLACES)):
-            text = joined(phrases) + PLACES[number % len(PLACES)]
-            drawn = render(self.studio.model, text, cone, seeds=[number], literal=True)
-            images += [each.image for each in drawn]
+            place = PLACES[number % len(PLACES)]
+            if kind == "regions":
+                nouns, masks = [each.class_noun for each in words], [cell.mask() for cell in cells]
+                named = [f"{each.identifier} {each.class_noun}" for each in words]
+                images.append(draw_in_regions(self.studio.model, nouns, named, masks, place, number))
+            else:
+                drawn = render(self.studio.model, joined(phrases) + place, cone, seeds=[number], literal=True)
+                images += [each.image for each in drawn]
         read = [self.right(cells, reading) for reading in self.studio.metric.read(images)]
         self.studio.store.save_pictures(key, images[: len(PLACES)])
         record = {"kind": kind, "names": list(names), "seed": self.seed, "pictures": read}
