@@ -248,6 +248,6 @@ def write_report(store: Store, out: Path, subjects: Sequence[Subject], seed: int
     for name, sheet in sheets.items():
         if sheet:
             data = io.BytesIO()
-            sheet.save(data, "PNG", optimize=True)
+            sheet.reduce(2).quantize(256).save(data, "PNG", optimize=True)
             written.append(write_atomic(pictures / f"{name}.png", data.getvalue(), overwrite=True))
     return written
