@@ -103,6 +103,8 @@ def test_bars_fit_forty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     monkeypatch.setenv("TERM", "xterm")  # rich draws no bar on a dumb terminal, as this process may have
     narrow = Console(file=out, force_terminal=True, width=40, height=20, legacy_windows=False, color_system=None)
+    monkeypatch.setitem(_output.state, "level", 0)  # a command that an earlier test ran here may have been quiet
+    monkeypatch.setitem(_output.state, "mute", False)
     monkeypatch.setattr(_output, "plain", lambda: False)
     monkeypatch.setattr(_output, "console", lambda: narrow)
     monkeypatch.setattr(_output, "width", lambda: 40)
