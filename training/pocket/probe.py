@@ -63,7 +63,7 @@ class AttributeProbe(nn.Module):
         return [*logits, self.background(features.mean(1))]
 
     def loss(self, things: Tensor, background: Tensor, *, detached: bool) -> Tensor:
-        """Return the mean cross-entropy of all attributes and the background (`labels.codes_of`); 0 of what is nowhere."""
+        """Return the mean cross-entropy of attributes and background (`labels.codes_of`), 0 of what is nowhere."""
         targets = [*things.long().unbind(2), background.long()]
         parts = [
             F.cross_entropy(logits.flatten(0, -2), target.flatten(), ignore_index=ABSENT, reduction="sum")
