@@ -54,7 +54,8 @@ def variety(things: Sequence[Thing], names: Sequence[str]) -> float:
     return sum(entropy([thing[name] for thing in things]) for name in names) / len(names)
 
 
-def row(name: str, goal: str, value: float, met: bool | None, **more: Any) -> dict[str, Any]:
-    """Return a row of identity.json; `met` is None where nothing is asked or measured."""
-    known = None if math.isnan(value) else round(value, 2)
-    return {"name": name, "goal": goal, "value": known, "met": None if known is None else met, **more}
+def row(name: str, goal: str, value: float, met: bool | None, **more: float) -> dict[str, Any]:
+    """Return a row of identity.json; `met` is None where nothing is asked or measured, and so are infinite numbers."""
+    first, *rest = (round(each, 2) if math.isfinite(each) else None for each in (value, *more.values()))
+    told = {"name": name, "goal": goal, "value": first, "met": None if math.isnan(value) else met}
+    return told | dict(zip(more, rest, strict=True))

@@ -20,7 +20,7 @@ from conestool.models.model import Model
 from conestool.models.noise_schedule import predict_noise, schedule_of
 from conestool.models.prompts import encode
 from conestool.models.sampling import initial_noise, sample
-from conestool.search.parameters import FlatParameters, trainable_kv_weights
+from conestool.search.parameters import trainable_kv_weights
 from conestool.search.subject import joined
 
 #: What stands in a noun's place for DiffEdit's second prompt.
@@ -48,7 +48,7 @@ def draw_in_regions(
         for time in pipe.scheduler.timesteps:
             answers = []
             for own, condition in zip(weights, conditions, strict=True):
-                set_weights(params, own)
+                params.set_(own)
                 without, named = predict_noise(
                     model, schedule, latents.repeat(2, 1, 1, 1), time.long().repeat(2), condition
                 )
@@ -57,7 +57,6 @@ def draw_in_regions(
             for region, own in zip(regions, answers[1:], strict=True):
                 answer = torch.where(region, own, answer)
             latents = pipe.scheduler.step(answer[None], time, latents, generator=generator).prev_sample
-        set_weights(params, untouched)
     pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
     image: Image.Image = pipe.image_processor.postprocess(pixels)[0]
     return image
@@ -68,8 +67,3 @@ def region_of(model: Model, scene: Image.Image, nouns: Sequence[str], number: in
     others = [joined([other if n == number else noun for n, noun in enumerate(nouns)]) + place for other in OTHERS]
     found = diffedit_mask(model, [scene], [words], [others]).float()
     return F.max_pool2d(found, 3, 1, 1)[0] > 0
-
-
-def set_weights(params: FlatParameters, weights: Tensor) -> None:
-    """Let the denoiser compute with these K/V weights (n,)."""
-    params.set_(weights)

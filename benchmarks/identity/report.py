@@ -159,12 +159,12 @@ class Results:
         effects = self.effects()
         effect, middle = min(effects, default=math.nan), statistics.median(effects or [math.nan])
         out = [
-            row("attributes kept in new scenes", ">= 90 %", kept, kept >= 90, fine_tune=round(fine, 2)),
+            row("attributes kept in new scenes", ">= 90 %", kept, kept >= 90, fine_tune=fine),
             row("attributes kept, below the fine-tune", "<= 3 points", fine - kept, fine - kept <= 3),
             row("line-up of eight, by attributes", ">= 95 %", line_up, line_up >= 95),
             row("line-up of eight, by features", "report", self.mean("concept", "by_features")[0], None),
             row("obedience against the base model", ">= -3 points", loss, loss >= -3),
-            row("effect with the identifier : without, least", ">= 4", effect, effect >= 4, median=round(middle, 2)),
+            row("effect with the identifier : without, least", ">= 4", effect, effect >= 4, median=middle),
             row("own set keeps more than another's", "100 % of subjects", wins, wins == 100),
             row("share of the fine-tune's held-out gain", ">= 92 %", share, share >= 92),
             *self.drift(),

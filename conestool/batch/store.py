@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,10 @@ class _Storage:
 
         try:
             self.system, self.path = fsspec.url_to_fs(url)
-            bucket = self.path.partition("/")[0]
-            if bucket and not self.system.exists(bucket):  # makedirs would create it
-                raise FileNotFoundError(f"there is no bucket {bucket}")
-            self.system.makedirs(f"{self.path}/ledger", exist_ok=True)
+            for place in (self.path, f"{self.path}/ledger"):
+                if "/" in place:  # what has none is a bucket, and is not for us to make
+                    with suppress(FileExistsError):
+                        self.system.mkdir(place, create_parents=False)
         except (ImportError, ValueError, OSError) as error:
             raise UsageError(f"{url}: cannot be reached: {error}", "for S3: pip install s3fs") from error
 

@@ -17,6 +17,7 @@ from conestool.models import loading
 from conestool.models.devices import memory_errors, pick_device, pick_dtype
 from conestool.models.loading import is_hub_id, wrap_hub_errors
 from conestool.models.model import Defaults, Model
+from tests.support.model_files import list_spare_parts
 from tests.support.pretend_card import pretend_card
 from tests.support.tiny_models import make_pipeline, save_pipeline
 
@@ -199,18 +200,12 @@ def test_refuses_a_pipeline_that_does_not_draw_from_text(tmp_path: Path, epsilon
 def test_parts_that_nothing_needs_may_be_absent(tmp_path: Path, epsilon_folder: Path) -> None:
     """Listed as in published folders, and not copied along, or copied as an empty folder."""
     folder = Path(shutil.copytree(epsilon_folder, tmp_path / "model"))
-    listed = {
-        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
-        "feature_extractor": ["transformers", "CLIPImageProcessor"],
-        "requires_safety_checker": True,
-    }
-    index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | listed))
+    index = list_spare_parts(folder)
     (folder / "feature_extractor").mkdir()
     pipe = Model.from_pretrained(str(folder)).pipe
     assert pipe.safety_checker is None and pipe.feature_extractor is None
     needed = {"image_encoder": ["transformers", "CLIPVisionModelWithProjection"]}
-    (folder / "model_index.json").write_text(json.dumps(index | listed | needed))
+    (folder / "model_index.json").write_text(json.dumps(index | needed))
     with pytest.raises(ModelLoadError, match="image_encoder is missing in the folder"):
         Model.from_pretrained(str(folder))
 

@@ -5,7 +5,6 @@ That they are the model of the folder is tests/end_to_end/test_families.py's to 
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from conestool.apply import apply_cones, write_denoiser, write_folder
 from conestool.errors import ModelLoadError
 from conestool.models.model import Model
 from tests.support.ldm_writer import save_original
+from tests.support.model_files import list_spare_parts
 from tests.support.tiny_models import random_cone, save_pipeline
 
 
@@ -44,13 +44,7 @@ def test_finds_the_configuration_beside_the_file(folder: Path, checkpoint: Path,
 def test_the_configuration_may_list_parts_that_nothing_needs(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     """As a published folder does, from which people leave out what only looks for pictures that are not safe."""
     config = Path(shutil.copytree(folder, tmp_path / "config"))
-    listed = {
-        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
-        "feature_extractor": ["transformers", "CLIPImageProcessor"],
-        "requires_safety_checker": True,
-    }
-    index = json.loads((config / "model_index.json").read_text())
-    (config / "model_index.json").write_text(json.dumps(index | listed))
+    list_spare_parts(config)
     pipe = Model.from_pretrained(str(checkpoint), config=str(config)).pipe
     assert pipe.safety_checker is None and pipe.feature_extractor is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,18 @@ FAMILIES = {
     "flux": flux,
 }
 VARIANTS = {"pixart-sigma": pixart_sigma, "flux-schnell": flux_schnell}
+
+
+def list_spare_parts(folder: Path) -> dict[str, Any]:
+    """Let a folder list, as published ones do, the parts that look for unsafe pictures; returns its whole index."""
+    path = folder / "model_index.json"
+    listed: dict[str, Any] = json.loads(path.read_text()) | {
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "requires_safety_checker": True,
+    }
+    path.write_text(json.dumps(listed))
+    return listed
 
 
 def denoiser_file(folder: Path) -> Path:
