@@ -1,0 +1,86 @@
+"""From what was read in pictures to the figures, page and sheets of the identity benchmark."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from benchmarks.fidelity.store import Store
+from benchmarks.identity.measures import row
+from benchmarks.identity.report import BEGIN, END, best_rates, write_report
+from benchmarks.identity.subjects import subject_of
+
+PICTURE = Image.new("RGB", (8, 8), "red")
+
+
+def record(store: Store, subject: str, kind: str, kept: list[float], **more: Any) -> None:
+    """A cell as a run leaves it, with two pictures."""
+    read = {"kept": kept, "by_attributes": kept, "by_features": kept, "obeyed": [1.0, None], "various": []}
+    who = {"subject": subject, "half": subject_of(subject).half, "seed": 0, "kind": kind}
+    store.save(f"{subject}/0/{kind}", read | more | who)
+    store.save_pictures(f"{subject}/0/{kind}", [PICTURE] * 2)
+
+
+def losses(held_out: float, no_identifier: float = -0.01) -> dict[str, float]:
+    """Changes of the losses as fractions."""
+    return {"held_out": held_out, "no_identifier": no_identifier, "class": 0.0, "unrelated": 0.0}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Rex with his set, two rates of fine-tune, and a rate that did well on the test half alone."""
+    made = Store(tmp_path / "cells")
+    record(made, "rex", "concept", [0.5, 1.0])
+    record(made, "rex", "bare", [0.0, 0.5])
+    record(made, "rex", "fine-tune 0.001", [1.0, 1.0], rate=0.001, losses=losses(-0.1))
+    record(made, "rex", "fine-tune 0.0003", [0.5, 0.5], rate=0.0003, losses=losses(-0.2))
+    record(made, "luna", "fine-tune 0.003", [1.0, 1.0], rate=0.003, losses=losses(-0.9))
+    found = {"losses": losses(-0.1, 0.01), "random": {"held_out": 0.0}, "share": 0.01}
+    who = {"subject": "rex", "half": "development", "seed": 0, "kind": "set"}
+    made.save("rex/0/set", found | who)
+    return made
+
+
+def test_rates_are_chosen_on_the_development_half(store: Store) -> None:
+    """The one that keeps most attributes, and the one with the lowest loss; without any, it says what to add."""
+    assert best_rates(store, "fine-tune") == (0.001, 0.0003)
+    with pytest.raises(SystemExit, match="no lora ran on a development subject: add one of rex"):
+        best_rates(store, "lora")
+
+
+def test_a_row_holds_what_json_can() -> None:
+    """Nothing measured is not a missed goal, and an infinite ratio is a met one without a number."""
+    assert row("a", ">= 4", float("nan"), False) == {"name": "a", "goal": ">= 4", "value": None, "met": None}
+    assert row("a", ">= 4", float("inf"), True, b=1 / 3) == {
+        "name": "a", "goal": ">= 4", "value": None, "met": True, "b": 0.33,
+    }  # fmt: skip
+
+
+def test_the_report_fills_its_place_in_a_page(store: Store, tmp_path: Path) -> None:
+    """What stands around the lines stays; the goals are there with what was measured; a page without them is kept."""
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nstale\n{END}\nafter\n")
+    (tmp_path / "results").mkdir()
+    for _ in range(2):
+        written = write_report(store, tmp_path, [subject_of("rex")], 0, page)
+    text = page.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n\n| measure") and text.endswith(f"{END}\nafter\n") and "stale" not in text
+    assert text.count(BEGIN) == 1 and "| rex | 1.00 % | 75 | 100 |  | 25 | 75 | -10.0 % | +1.0 % |" in text
+    rows = {each["name"]: each for each in json.loads(page.with_suffix(".json").read_text())}
+    assert rows["attributes kept in new scenes"]["value"] == 75 and not rows["attributes kept in new scenes"]["met"]
+    assert rows["share of the fine-tune's held-out gain"]["value"] == 50  # of the rate with the lowest loss
+    assert (
+        rows["effect with the identifier : without, least"] | {"value": None, "met": True}
+        == rows["effect with the identifier : without, least"]
+    )  # no gain at all without it
+    assert [path.name for path in written] == ["page.md", "page.json", "identity.png"]
+    with Image.open(written[-1]) as sheet:
+        assert sheet.width > sheet.height  # one row: two photos, the base model's picture, the concept's
+    page.write_text("nothing")
+    with pytest.raises(SystemExit, match="has no lines"):
+        write_report(store, tmp_path, [subject_of("rex")], 0, page)
+    assert page.read_text() == "nothing"
