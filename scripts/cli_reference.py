@@ -18,7 +18,7 @@ stdout carries paths, JSON (`--json`) or bytes (`-o -`); everything for people i
 | exit code | meaning |
 |---|---|
 | 0 | done |
-| 1 | `diff` found differences, or a `--min-...` gate of `eval` failed |
+| 1 | `diff` found differences, a `--min-...` gate of `eval` failed, or a job of `batch` did |
 | 2 | usage: an argument or an output that cannot be used |
 | 3 | photos or prompts that cannot be used |
 | 4 | not a `.cone` file, damaged, or of a later version |
@@ -31,8 +31,9 @@ stdout carries paths, JSON (`--json`) or bytes (`-o -`); everything for people i
 | variable | meaning |
 |---|---|
 | `CONES_MODEL` | base model where `--model` is not given |
-| `CONES_PATH` | more folders in which `render` looks for `.cone` files |
+| `CONES_PATH` | more folders in which `render`, `list` and `serve` look for `.cone` files |
 | `CONES_CACHE` | where class images and model hashes are kept |
+| `CONES_TOKEN` | the token of `serve` where `--token` is not given |
 | `HF_TOKEN` | login to the Hub, in place of what `hf auth login` stored |
 | `HF_HUB_OFFLINE` | the Hub is never asked |
 | `OMP_WAIT_POLICY` | how threads of the CPU wait; `PASSIVE` unless it is set ([performance](performance.md)) |

@@ -21,7 +21,7 @@ HEAD = """\
 # Results
 
 Written by `python -m benchmarks.fidelity.report --out F` from what `python -m benchmarks.fidelity --out F` left there;
-do not edit.
+do not edit. [Fidelity, goals and ablations](ablations.md) sums it up, and says which pocket the base model is.
 
 Losses are changes in per cent of the untouched model's, on fixed noise: of **held-out** photos that the search did not
 see, of the same **without the identifier**, and of unseen pictures of the **class** and of **other nouns**, which the

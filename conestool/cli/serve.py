@@ -23,7 +23,7 @@ def serve(
         list[Path] | None, typer.Argument(metavar="FOLDER...", help="Folders of .cone files. Default: as render.")
     ] = None,
     *,
-    host: Annotated[str, value("ADDRESS", "Where to listen; others than this need a token.")] = ("127.0.0.1"),
+    host: Annotated[str, value("ADDRESS", "Where to listen; any other address needs a token.")] = "127.0.0.1",
     port: Annotated[int, value("N", "Port; 0 takes a free one.", min=0, max=65535)] = 7860,
     token: Annotated[str | None, value("T", f"Password of all who ask. Default: ${_VARIABLE}.")] = None,
     max_size: Annotated[int, value("N", "Pixels of a side.", panel=_LIMITS, min=8, max=1 << 16)] = 1024,

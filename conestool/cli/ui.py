@@ -14,7 +14,7 @@ from conestool.errors import UsageError
 
 def ui(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Where .cone files are and go. Default: here.")
+        Path, typer.Argument(metavar="FOLDER", help="Where .cone files are and go. Default: here.", show_default=False)
     ] = Path(),
     *,
     port: Annotated[int, value("N", "Port on 127.0.0.1.", min=1, max=65535)] = 7860,
