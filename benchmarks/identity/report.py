@@ -15,6 +15,7 @@ from PIL import Image
 from benchmarks.fidelity.store import Store
 from benchmarks.identity.measures import mean_and_error, row, variety
 from benchmarks.identity.subjects import DEVELOPMENT, TEST, Subject
+from benchmarks.identity.together import ALONE
 from conestool._atomic import write_atomic
 from conestool.images.photos import square
 from conestool.rendering.grid import grid
@@ -145,7 +146,8 @@ class Results:
         """Return the share of subjects in pictures of `count` that are right, in per cent."""
         records = [r for r in self.records if r["subject"] == "together" and r["kind"] == kind]
         records = [r for r in records if len(r["names"]) == count and (r["names"][-1] == "luna") == twins]
-        return mean_and_error([v for r in records for picture in r["pictures"] for v in picture[measure]])[0]
+        values = [(r.get("shown", range(count)), picture[measure]) for r in records for picture in r["pictures"]]
+        return mean_and_error([found[place] for shown, found in values for place in shown])[0]
 
     def rows(self) -> list[Record]:
         """Return the rows of identity.json."""
@@ -181,6 +183,9 @@ class Results:
             out.append(row(f"{count} subjects, each set in its region alone", "report", regions, None))
         words = self.together(2, "described", "chosen")
         out.append(row("2 subjects, described in words to the base model", "report", words, None))
+        for kind in ALONE:
+            alone, which = self.together(2, kind, "chosen"), kind.removesuffix(" alone")
+            out.append(row(f"2 subjects, {which} with its set, the other by its noun", "report", alone, None))
         merged = self.together(4, "merged", "chosen")
         swapped = self.together(2, "tuned", "own", twins=True)
         out.append(row("4 subjects, plain merge", ">= 60 %", merged, merged >= 60))

@@ -26,6 +26,8 @@ GROUPS = (2, 3, 4)
 ORDER = ("rex", "cat", "car", "rabbit")
 #: Two of one class, whose order in the picture has to be that of the words.
 TWINS = ("rex", "luna")
+#: One subject's set alone, among the class nouns of the others: whether a concept works wherever its words stand.
+ALONE = ("first alone", "second alone")
 PLACES = ("", " on the beach", " in a field", " in the snow", " at night", " on the street")
 
 
@@ -45,7 +47,8 @@ class Together:
             if not set(names) <= self.cells.keys():
                 continue
             # more than two descriptions are too long for pocket's text encoder
-            for kind in ("bare", *(["described"] if len(names) == 2 else []), "merged", "tuned", "regions"):
+            of_two = ("described", *ALONE) if len(names) == 2 else ()
+            for kind in ("bare", *of_two, "merged", "tuned", "regions"):
                 key = f"together/{self.seed}/{'-'.join(names)}/{kind}"
                 if not self.studio.store.has(key):
                     self.draw(names, kind, key)
@@ -54,11 +57,15 @@ class Together:
     def draw(self, names: Sequence[str], kind: str, key: str) -> None:
         """Draw the same words in one place after the other, and read every picture."""
         cells = [self.cells[name] for name in names]
-        cone = None
-        if kind in ("merged", "tuned"):
-            cone = self.merged(cells) if kind == "merged" else self.tuned(cells, key)
         words = [cell.bench.words for cell in cells]
-        phrases = [f"{each.identifier} {each.class_noun}" if cone else each.class_noun for each in words]
+        named = [f"{each.identifier} {each.class_noun}" for each in words]
+        cone, phrases = None, [each.class_noun for each in words]
+        if kind in ("merged", "tuned"):
+            cone, phrases = self.merged(cells) if kind == "merged" else self.tuned(cells, key), named
+        elif kind in ALONE:
+            place = ALONE.index(kind)
+            cone = self.merged([cells[place]])
+            phrases[place] = named[place]
         if kind == "described":
             phrases = [cell.subject.description or cell.subject.noun for cell in cells]
         images: list[Image.Image] = []
@@ -66,7 +73,6 @@ class Together:
             place = PLACES[number % len(PLACES)]
             if kind == "regions":
                 nouns, masks = [each.class_noun for each in words], [cell.mask() for cell in cells]
-                named = [f"{each.identifier} {each.class_noun}" for each in words]
                 images.append(draw_in_regions(self.studio.model, nouns, named, masks, place, number))
             else:
                 drawn = render(self.studio.model, joined(phrases) + place, cone, seeds=[number], literal=True)
@@ -74,6 +80,8 @@ class Together:
         read = [self.right(cells, reading) for reading in self.studio.metric.read(images)]
         self.studio.store.save_pictures(key, images[: len(PLACES)])
         record = {"kind": kind, "names": list(names), "seed": self.seed, "pictures": read}
+        if kind in ALONE:
+            record["shown"] = [ALONE.index(kind)]
         self.studio.store.save(key, record | {"subject": "together", "half": "together"})
 
     def right(self, cells: Sequence[Cell], reading: Reading) -> dict[str, Any]:

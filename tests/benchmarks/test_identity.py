@@ -84,3 +84,17 @@ def test_the_report_fills_its_place_in_a_page(store: Store, tmp_path: Path) -> N
     with pytest.raises(SystemExit, match="has no lines"):
         write_report(store, tmp_path, [subject_of("rex")], 0, page)
     assert page.read_text() == "nothing"
+
+
+def test_a_set_alone_in_company_is_counted_at_its_place(store: Store, tmp_path: Path) -> None:
+    """Of two subjects in a picture only the one whose set is zeroed is asked for; of joined sets both are."""
+    pictures = [{"chosen": [1.0, 0.0], "own": [1.0, 0.0]}, {"chosen": [0.0, 0.0], "own": [0.0, 0.0]}]
+    for kind, shown in (("first alone", {"shown": [0]}), ("second alone", {"shown": [1]}), ("tuned", {})):
+        told = {"subject": "together", "half": "together", "seed": 0, "kind": kind, "names": ["rex", "cat"]}
+        store.save(f"together/0/rex-cat/{kind}", told | {"pictures": pictures} | shown)
+        store.save_pictures(f"together/0/rex-cat/{kind}", [PICTURE])
+    write_report(store, tmp_path, [subject_of("rex")], 0, None)
+    rows = {each["name"]: each["value"] for each in json.loads((tmp_path / "identity.json").read_text())}
+    assert rows["2 subjects, first with its set, the other by its noun"] == 50
+    assert rows["2 subjects, second with its set, the other by its noun"] == 0
+    assert rows["2 subjects in one picture, each named right, tuned"] == 25
