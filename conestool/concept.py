@@ -358,8 +358,9 @@ def _checked(param: str, values: NDArray[Any], base: BaseModelInfo) -> Indices:
     if size > _MAX_TENSOR_SIZE:
         raise UsageError(f"{param}: {size} weights, more than the {_MAX_TENSOR_SIZE} of a tensor")
     values = np.asarray(values)
-    if values.ndim != 1 or values[0] < 0 or values[-1] >= size or bool((values[1:] <= values[:-1]).any()):
-        raise UsageError(f"{param}: indices are not sorted, unique and within 0..{size - 1}")
+    whole = values.ndim == 1 and values.dtype.kind in "iu"
+    if not whole or values[0] < 0 or values[-1] >= size or bool((values[1:] <= values[:-1]).any()):
+        raise UsageError(f"{param}: indices are not whole numbers, sorted, unique and within 0..{size - 1}")
     out = values.astype(np.int32, copy=values.flags.writeable)
     out.flags.writeable = False
     return out

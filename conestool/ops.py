@@ -11,7 +11,7 @@ import numpy as np
 
 from conestool._layers import layer_name
 from conestool._text import fold
-from conestool.concept import Concept, Cone, Indices, numel, refuse_clash
+from conestool.concept import Concept, Cone, Indices, refuse_clash
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.fingerprint import match
 
@@ -105,17 +105,19 @@ class Sharing:
 
 
 def sharing(cone: Cone) -> Sharing:
-    """How much the concepts have in common, in time and memory that grow with their number, not with their pairs."""
-    together, shares = 0, dict.fromkeys(cone.names, 0)
+    """How much the concepts have in common, in time and memory that grow with their neurons, not with their pairs."""
+    count, shares = 0, dict.fromkeys(cone.names, 0)
     for param in sorted({param for concept in cone.concepts for param in concept.indices}):
-        holders = [concept for concept in cone.concepts if param in concept.indices]
-        times = np.zeros(numel(holders[0].base.tensors[param]), np.uint16)
-        for concept in holders:
-            times[concept.indices[param]] += 1
-        together += int(np.count_nonzero(times))
-        for concept in holders:
-            shares[concept.name] += int(np.count_nonzero(times[concept.indices[param]] > 1))
-    return Sharing(together, shares)
+        held = {concept.name: concept.indices[param] for concept in cone.concepts if param in concept.indices}
+        everything, again = together(*held.values())
+        count += len(everything) - int(np.count_nonzero(again))
+        if not again.any():
+            continue
+        common = join(everything[1:][again])
+        for name, own in held.items():
+            found = common.take(np.searchsorted(common, own), mode="clip")
+            shares[name] += int(np.count_nonzero(found == own))
+    return Sharing(count, shares)
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,10 @@ class Diff:
 
 
 def diff(a: Cone, b: Cone) -> Diff:
-    """Compare the weights that two cones zero (over all their concepts), and the metadata of like-named concepts."""
+    """Compare the weights that two cones zero (over all their concepts), and the metadata of like-named concepts.
+
+    Of several concepts the content ids count as metadata: the same weights may be zeroed for other subjects.
+    """
     mine, theirs = union(a), union(b)
     nothing = np.empty(0, np.int32)
     params = {
@@ -191,8 +196,7 @@ def changes(a: Cone, b: Cone) -> Iterable[Change]:
         yield from unequal(a.names[0], record_of(a.concepts[0]), record_of(b.concepts[0]))
         return
     for name in sorted({*a.names, *b.names}):
-        one = record_of(a[name]) if name in a.names else None
-        two = record_of(b[name]) if name in b.names else None
+        one, two = ({"id": cone[name].id, **record_of(cone[name])} if name in cone.names else None for cone in (a, b))
         yield from unequal(name, one, two)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import permutations
 from pathlib import Path
 
@@ -126,6 +127,18 @@ def test_sharing_by_hand() -> None:
     assert found.shares == {"a": 2, "b": 2, "c": 1, "d": 0}
 
 
+def test_sharing_takes_no_memory_for_the_size_of_tensors() -> None:
+    """A file of a kilobyte may name tensors of 2^31 - 1 weights."""
+    largest = base().model_copy(update={"tensors": {K: [2**31 - 1]}})
+    two = cone(*(Concept(name, name, name, {K: array([5, 2**31 - 2])}, largest) for name in "ab"))
+    tracemalloc.start()
+    found = sharing(two)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found.together, found.shares) == (2, {"a": 2, "b": 2})
+    assert peak < 1e6
+
+
 def test_diff_by_hand() -> None:
     """Counts per param and per layer, and the metadata that differs."""
     found = diff(cone(small("a", k=[1, 2, 3], v=[0])), cone(small("b", k=[2, 3, 4], cross=[9])))
@@ -155,6 +168,14 @@ def test_diff_finds_metadata_and_missing_concepts() -> None:
     assert set(changes) == {"dog.origin.parameters.steps", "hat", "mug"}
     assert (changes["dog.origin.parameters.steps"].a, changes["dog.origin.parameters.steps"].b) == (2, 3)
     assert changes["hat"].b is None and changes["mug"].a is None
+
+
+def test_diff_finds_neurons_that_are_those_of_another_concept() -> None:
+    """All of them together zero the same weights; what each concept zeroes is not the same."""
+    old, new = cone(small("a", k=[1, 2]), small("b", k=[2, 3])), cone(small("a", k=[2, 3]), small("b", k=[1, 2]))
+    found = diff(old, new)
+    assert found.total.same and not found.same
+    assert [change.key for change in found.metadata] == ["a.id", "b.id"]
 
 
 def test_equality_of_concepts(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def _ordered(value: Any, depth: int = MAX_DEPTH) -> Any:
         if not isfinite(value):
             raise ValueError("a number is not finite")
         return float(value)
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        raise ValueError("a whole number of more than 64 bits")
     if value is None or isinstance(value, bool | int | str | bytes):
         return value
     raise ValueError(f"a value of type {type(value).__name__}")

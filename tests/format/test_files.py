@@ -159,9 +159,19 @@ def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
         ({"origin": Provenance(notes="\udcff")}, "cannot be written"),
         ({"origin": Provenance(notes="x" * limits.MAX_HEADER_BYTES)}, "header of"),
         ({"origin": Provenance(parameters={"x": float("nan")})}, "cannot be written"),
+        ({"origin": Provenance(parameters={"x": 1 << 64})}, "cannot be written"),
         ({"unknown_fields": {"base": 7}}, "meaning of their own"),
     ],
 )
 def test_refuses_to_write_what_cannot_be_read(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         dumps(Cone((concept(**fields),)))
+
+
+@pytest.mark.parametrize(
+    "wrong", [[2, 1], [1, 1], [-1, 0], [0, 24 * 24], [[0, 1]], [0.2, 1.7], [float("nan")], [False, True], ["a"]]
+)
+def test_refuses_indices_that_are_no_positions(wrong: list[Any]) -> None:
+    """Neither a mask nor numbers with a fraction become other positions."""
+    with pytest.raises(UsageError, match="not whole numbers, sorted, unique and within"):
+        Concept("dog", "dog", "sks", {"up.attn1.to_k.weight": np.array(wrong)}, base())
