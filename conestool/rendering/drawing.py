@@ -167,15 +167,16 @@ def replay(
 ) -> Rendering:
     """The picture that `record` describes, from the same model (or pipeline) and the concepts in `cone` (`find_ids`).
 
-    `changes` override single settings of `render`. BaseModelMismatchError if the model is not the recorded one, and
-    UsageError if concepts are missing, unless `allow_mismatch`.
+    Other concepts in `cone` are left out. `changes` override single settings of `render`. BaseModelMismatchError if the
+    model is not the recorded one, and UsageError if concepts are missing, unless `allow_mismatch`, with which a concept
+    of the same name stands for one that is missing.
     """
     model, picture = Model.from_pipeline(pipe), PictureRecord.model_validate(dict(record))
     check_same(model, picture, allow_mismatch)
     check_ids(cone, picture, allow_mismatch)
-    strength = {used.name: used.strength for used in picture.concepts}
+    cone, strength = recorded(cone, picture, allow_mismatch)
     settings: dict[str, Any] = {
-        "strength": {name: strength[name] for name in (cone.names if cone else ()) if name in strength},
+        "strength": strength,
         "seeds": [picture.seed],
         "negative": picture.negative,
         "steps": picture.steps,
@@ -187,6 +188,20 @@ def replay(
         model, [picture.sent], cone, literal=True, allow_base_mismatch=allow_mismatch, **(settings | changes)
     )[0]
     return replace(drawn, record=drawn.record | {"prompt": picture.prompt})
+
+
+def recorded(cone: Cone | None, picture: PictureRecord, by_name: bool) -> tuple[Cone | None, dict[str, float]]:
+    """The concepts of `cone` that the picture has, known by their ids (or names, `by_name`), and their strengths."""
+    exact = {(each.id, each.name): each.strength for each in picture.concepts}
+    ids = {each.id: each.strength for each in picture.concepts}
+    names = {each.name: each.strength for each in picture.concepts if by_name}
+    strength = {}
+    for concept in cone.concepts if cone else ():
+        found = exact.get((concept.id, concept.name), ids.get(concept.id, names.get(concept.name)))
+        if found is not None:
+            strength[concept.name] = found
+    kept = tuple(cone[name] for name in strength) if cone else ()
+    return (Cone(kept) if kept else None), strength
 
 
 def check_same(model: Model, picture: PictureRecord, allow: bool) -> None:

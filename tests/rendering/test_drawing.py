@@ -93,6 +93,19 @@ def test_replay_refuses_other_models_and_missing_concepts(model: Model, cone: Co
     assert isinstance(replay(model, drawn.record, extract(cone, "dog"), allow_mismatch=True), Rendering)
 
 
+def test_replay_applies_what_the_picture_has_and_nothing_else(model: Model, cone: Cone) -> None:
+    """From a file with more concepts, and under another name; forced, a concept of the name stands for another."""
+    [drawn] = render(model, ["a dog"], extract(cone, "dog"), strength=0.5)
+    renamed = Cone((replace(cone["dog"], name="rex"),))
+    for given in (cone, renamed):
+        again = replay(model, drawn.record, given)
+        assert again.image.tobytes() == drawn.image.tobytes()
+        assert [used["strength"] for used in again.record["concepts"]] == [0.5]
+    other = Cone((replace(cone["hat"], name="dog", identifier="qyx"), replace(cone["dog"], name="hat")))
+    names = [used["name"] for used in replay(model, drawn.record, other, allow_mismatch=True).record["concepts"]]
+    assert names == ["dog", "hat"]
+
+
 def test_says_what_the_text_encoder_cuts(model: Model, cone: Cone) -> None:
     """Of the prompt as sent, because that is what is read."""
     prompt = "a dog " + " ".join(["red"] * 19) + " In a hat"
