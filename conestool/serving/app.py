@@ -184,7 +184,7 @@ class _Guard:
             unknown = "0" if scope["method"] == "GET" else str(_MAX_BODY + 1)
             if self.token and not _knows_token(headers.get("authorization", ""), self.token):
                 answer = JSONResponse({"detail": "a token is needed"}, 401, {"WWW-Authenticate": "Basic"})
-            elif int(headers.get("content-length", unknown)) > _MAX_BODY:
+            elif "transfer-encoding" in headers or int(headers.get("content-length", unknown)) > _MAX_BODY:
                 answer = JSONResponse({"detail": f"more than {_MAX_BODY} bytes, or of unknown length"}, 413)
         await answer(scope, receive, send)
 

@@ -217,10 +217,18 @@ def test_strangers_are_kept_out(server: Served, shelf: Path, cones: Cones) -> No
     assert session.get(url, headers={"Host": "evil.example"}).status_code == 400
     assert session.post(url, data=iter([b"x"])).status_code == 413
     assert session.post(url, data=b"x" * ((1 << 20) + 1)).status_code == 413
+    assert b" 413 " in ask_by_hand(server.port, "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n"), "two lengths"
     refused = cones("serve", shelf, "--host", "0.0.0.0")  # noqa: S104
     assert refused.code == 2 and "others could draw here" in refused.err and "--token" in refused.err
     taken = cones("serve", shelf, "--port", server.port)
     assert taken.code == 2 and f"127.0.0.1:{server.port}: Address already in use" in taken.err
+
+
+def ask_by_hand(port: int, head: str) -> bytes:
+    """The first line that answers a request with these lines in its head, and no body yet."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(f"POST /sdapi/v1/options HTTP/1.1\r\nHost: localhost\r\n{head}\r\n".encode())
+        return connection.makefile("rb").readline()
 
 
 def test_weights_are_bit_identical_after_a_stop(model: Model, shelf: Path) -> None:
