@@ -39,6 +39,8 @@ def _one_of(choices: Sequence[str]) -> _Rule:
     return lambda value: value in choices, f"one of {', '.join(choices)}"
 
 
+SHARE: _Rule = (lambda value: 0 <= value <= 1, "from 0 to 1")
+DECAY: _Rule = (lambda value: 0 <= value < 1, "from 0 to below 1")
 _RANGE: _Rule = (lambda value: 0 <= value[0] < value[1] <= 1, "two rising numbers from 0 to 1")
 
 

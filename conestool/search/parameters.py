@@ -136,7 +136,7 @@ def trainable_kv_weights(denoiser: nn.Module, score_device: torch.device | None 
     params = FlatParameters(kv_weights(denoiser), score_device or execution_device(denoiser))
     _ = params.weights  # as they are before the search
     flags = {parameter: parameter.requires_grad for parameter in denoiser.parameters()}
-    training = denoiser.training
+    training = {module: module.training for module in denoiser.modules()}
     denoiser.eval()
     denoiser.requires_grad_(False)
     for parameter in params.parameters.values():
@@ -149,7 +149,8 @@ def trainable_kv_weights(denoiser: nn.Module, score_device: torch.device | None 
             parameter.requires_grad_(flag)
             parameter.grad = None
         params.set_(params.weights)
-        denoiser.train(training)
+        for module, mode in training.items():
+            module.training = mode
 
 
 def approx_quantile(values: Tensor, q: float) -> Tensor:

@@ -34,12 +34,13 @@ def test_what_is_written_is_read(unet: nn.Module) -> None:
 def test_trainable_weights_come_back_bit_for_bit_after_an_exception(dtype: torch.dtype) -> None:
     unet = make_unet(1, cross=16).to(dtype)
     unet.train()
+    unet.get_submodule("mid_block").eval()
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     with pytest.raises(RuntimeError, match="stop"), trainable_kv_weights(unet) as params:
         params.set_(torch.zeros_like(params.get()))
         raise RuntimeError("stop")
     assert all(torch.equal(value, before[name]) for name, value in unet.state_dict().items())
-    assert unet.training
+    assert unet.training and not unet.get_submodule("mid_block").training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in unet.parameters())
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from conestool.search.config import MethodConfig, setting
+from conestool.search.config import MethodConfig, at_least, setting
 from conestool.search.methods.base import Method, Ranking, search_method
 from conestool.search.objective import Objective
 from conestool.search.parameters import approx_quantile
@@ -18,7 +18,9 @@ from conestool.search.parameters import approx_quantile
 class ConesConfig(MethodConfig):
     """The paper's Algorithm 1; how many to zero is chosen by the loss."""
 
-    lr: float = setting(0.2, "Fall of the mask over all steps at the strongest effects of the first batch.")
+    lr: float = setting(
+        0.2, "Fall of the mask over all steps at the strongest effects of the first batch.", at_least(0)
+    )
 
     def doubts(self, eps: float) -> list[str]:
         """A step that weights of so few bits do not feel."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from conestool.search.config import Config, above, at_least, count, setting
+from conestool.search.config import DECAY, SHARE, Config, above, at_least, count, setting
 from conestool.search.methods.base import Method, Ranking
 from conestool.search.methods.mask import MOMENTS, adam_step_, masked_weights, rms_floor
 from conestool.search.objective import Objective
@@ -31,9 +31,11 @@ class JointMaskConfig(Config):
     init_margin_on: float = setting(0.1, "How far below 1/2 gates of zeroed weights start.", _MARGIN)
     init_margin_off: float = setting(0.5, "How far above 1/2 all other gates start.", _MARGIN)
     l1: float = setting(0.01, "Rise in a step of the gates of weights that no concept zeroes.", at_least(0))
-    eps_quantile: float = setting(0.98, "Quantile of the root-mean-squares below which Adam's denominator never falls.")
-    beta1: float = setting(0.9, "Decay of the running mean of theta * gradient.")
-    beta2: float = setting(0.95, "Decay of the running mean of its square.")
+    eps_quantile: float = setting(
+        0.98, "Quantile of the root-mean-squares below which Adam's denominator never falls.", SHARE
+    )
+    beta1: float = setting(0.9, "Decay of the running mean of theta * gradient.", DECAY)
+    beta2: float = setting(0.95, "Decay of the running mean of its square.", DECAY)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from conestool.search.config import MethodConfig, at_least, setting
+from conestool.search.config import DECAY, SHARE, MethodConfig, at_least, setting
 from conestool.search.methods.base import Method, Ranking, search_method
 from conestool.search.objective import Objective
 from conestool.search.parameters import MAX_SUBSAMPLE, approx_quantile, subsample
@@ -95,12 +95,16 @@ class MaskConfig(MethodConfig):
     """
 
     lr: float = setting(0.2, "Largest move of a gate in the first step.", at_least(0))
-    final_lr_factor: float = setting(0.0, "Part of lr and l1 that is left at the last step; they fall linearly.")
+    final_lr_factor: float = setting(0.0, "Part of lr and l1 that is left at the last step; they fall linearly.", SHARE)
     l1: float = setting(0.02, "Rise of every gate in a step, the gradient of an L1 penalty.", at_least(0))
-    eps_quantile: float = setting(0.98, "Quantile of the root-mean-squares below which Adam's denominator never falls.")
-    eps_per_tensor: float = setting(0.5, "0: that quantile over all weights; 1: of each parameter; else between them.")
-    beta1: float = setting(0.9, "Decay of the running mean of theta * gradient.")
-    beta2: float = setting(0.95, "Decay of the running mean of its square.")
+    eps_quantile: float = setting(
+        0.98, "Quantile of the root-mean-squares below which Adam's denominator never falls.", SHARE
+    )
+    eps_per_tensor: float = setting(
+        0.5, "0: that quantile over all weights; 1: of each parameter; else between them.", SHARE
+    )
+    beta1: float = setting(0.9, "Decay of the running mean of theta * gradient.", DECAY)
+    beta2: float = setting(0.95, "Decay of the running mean of its square.", DECAY)
 
 
 @search_method("mask", MaskConfig)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from conestool.search.config import MethodConfig, setting
+from conestool.search.config import SHARE, MethodConfig, setting
 from conestool.search.methods.base import Method, Ranking, search_method
 from conestool.search.objective import Objective
 from conestool.search.parameters import approx_quantile
@@ -18,7 +18,7 @@ from conestool.search.parameters import approx_quantile
 class TStatConfig(MethodConfig):
     """Mean over standard deviation of theta * gradient; how many to zero is chosen by the loss."""
 
-    eps_quantile: float = setting(0.5, "Quantile of all standard deviations that is added to each.")
+    eps_quantile: float = setting(0.5, "Quantile of all standard deviations that is added to each.", SHARE)
 
 
 @search_method("tstat", TStatConfig)

@@ -197,6 +197,10 @@ def test_a_method_is_its_name_with_parameters_or_its_configuration() -> None:
         ("mask,lr=fast", "lr=fast is not a number", "for example lr=0.2"),
         ("mask,steps", "steps= is not a number", "for example steps=60"),
         ("mask,steps=0", "steps is 0, but must be from 1 to 1,000,000", ""),
+        ("mask,beta1=1", "beta1 is 1.0, but must be from 0 to below 1", ""),
+        ("mask,eps_quantile=2", "eps_quantile is 2.0, but must be from 0 to 1", ""),
+        ("tstat,eps_quantile=nan", "eps_quantile is nan, but must be from 0 to 1", ""),
+        ("cones,lr=nan", "lr is nan, but must be at least 0", ""),
     ],
 )
 def test_a_method_that_makes_no_sense_is_refused(text: str, message: str, hint: str) -> None:
