@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -88,17 +89,19 @@ class Batch:
 
     def _left(self) -> list[Job]:
         """The jobs that the ledger does not have, or not with these files, options and base model."""
-        last: dict[str, tuple[str, str, str]] = {}
+        last: dict[str, tuple[float, str, str, str]] = {}
         kept: dict[str, str] = {}
         for each in self.store.records():
-            last[each["name"]] = each["state"], each["key"], str(each.get("reason"))
-            kept[each["name"]] = each.get("identifier", "")
+            name, at = each["name"], float(each.get("time", 0))
+            if at >= last.get(name, (0.0,))[0]:
+                last[name] = at, each["state"], each["key"], str(each.get("reason"))
+                kept[name] = each.get("identifier", "")
         if self.task == "find":
             self._names = assign_identifiers(self.jobs, self._hello.words, kept)
         left: list[Job] = []
         changed: list[str] = []
         for job in self.jobs[self.part[0] - 1 :: self.part[1]]:
-            state, key, reason = last.get(job.name, ("", "", ""))
+            _, state, key, reason = last.get(job.name, (0.0, "", "", ""))
             same = bool(state) and self._prepared(job)[1] == key
             there = state == _DONE and self.store.read(job.name + SUFFIXES[self.task]) is not None
             if same and there:
@@ -174,7 +177,7 @@ class Batch:
             line |= {"file": file, **result.facts}
         if job.name in self._names:
             line["identifier"] = self._names[job.name]
-        line["seconds"] = result.seconds
+        line |= {"seconds": result.seconds, "time": round(time.time(), 3)}
         self.store.append(line)
         self.record(line)
 

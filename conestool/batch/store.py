@@ -28,7 +28,7 @@ class _Folder:
         self.folder, self.ledger, self.mend = folder, folder / f"ledger{part}.jsonl", True
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """All that the ledgers hold, oldest first."""
+        """All that the ledgers hold, one after the other; in each the oldest first."""
         for path in sorted(self.folder.glob("ledger*.jsonl")):
             with path.open("rb") as lines:
                 yield from (record for line in lines if (record := _parsed(line)))

@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 
 from conestool import format as cones_format
-from conestool.batch.jobs import Job, assign_identifiers
+from conestool.batch.driver import Batch
+from conestool.batch.jobs import Job, Payload, RenderOptions, assign_identifiers, job_key, payload_of
+from conestool.batch.store import open_store
 from conestool.errors import UsageError
+from conestool.search.config import DEFAULT_RESOURCES
 from tests.batch.conftest import NAMES, QUICK, photo
 from tests.support.command_line import COMMAND, ROOT, Cones, environment
 
@@ -202,6 +205,25 @@ def test_identifiers_never_collide_and_stay() -> None:
     assert given.items() <= more.items() and more["a"] == "own" and len(set(more.values())) == 11
     with pytest.raises(UsageError, match="b and a have the identifier 'own'"):
         assign_identifiers([Job(name, options={"identifier": "own"}) for name in "ab"], words, {})
+
+
+def test_of_several_ledgers_the_latest_line_counts(tmp_path: Path) -> None:
+    """Whatever their names: what one part did after another run failed is done."""
+    (tmp_path / "dog.cone").write_bytes(b"a concept")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "dog.png").write_bytes(b"a picture")
+    job = Job("dog", cones=(str(tmp_path / "dog.cone"),))
+
+    def prepare(job: Job, identifier: str | None) -> Payload:
+        return payload_of(job, "render", RenderOptions(prompt="a dog"), DEFAULT_RESOURCES)
+
+    line = {"name": "dog", "key": job_key(prepare(job, None), {})}
+    for name, state, at in (("ledger.jsonl", "failed", 1.5), ("ledger-1-of-2.jsonl", "done", 2.5)):
+        (tmp_path / "out" / name).write_text(json.dumps({**line, "state": state, "time": at}) + "\n")
+    store = open_store(str(tmp_path / "out"), "")
+    batch = Batch("render", [job], prepare, store, lambda done, total, names: None, lambda line: None)
+    assert batch._left() == []
+    assert (batch.outcome.skipped, batch.outcome.failed) == (1, {})
 
 
 def test_parts_share_the_work(found: dict[str, bytes], subjects: Path, cones: Cones, work: Path) -> None:
