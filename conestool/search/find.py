@@ -81,7 +81,7 @@ def find(
         objective, eval_batches = prepare(context, params, subject, split, priors)
         used = {**method_config.record(), "num_class_images": len(priors.class_images)}
         facts = _facts(context, subject, photos, used) | {"method": method_config.name, "held_out": split.held_out}
-        key = config_hash([facts, subject.identifier, split.captions, info.digests])
+        key = config_hash([facts, subject.identifier, split.captions, pixel_hashes(class_images), info.digests])
         checkpoint = Checkpoint(checkpoint_path, processes.assert_equal(key))
         prompts = subject.instance_prompts[:1]
         with stepping(context, [objective], lambda: make_method(method_config, objective)) as method:
@@ -117,6 +117,11 @@ def as_photos(images: Sequence[Photo | Image.Image]) -> list[Photo]:
     if not images:
         raise PhotoError("no photos", "give 3 to 5 photos of the subject")
     return [each if isinstance(each, Photo) else as_photo(each, f"image {k}") for k, each in enumerate(images, 1)]
+
+
+def pixel_hashes(images: Sequence[Image.Image] | None) -> list[str]:
+    """The sha256 of the upright RGB pixels of each image."""
+    return [as_photo(each).sha256 for each in images or ()]
 
 
 def photo_warnings(photos: Sequence[Photo]) -> list[str]:

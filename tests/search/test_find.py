@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_file(model: Model, photos: list[Image.Imag
 
 
 def test_resumed_search_gives_the_same_file(model: Model, photos: list[Image.Image], tmp_path: Path) -> None:
-    """With other photos or settings it is refused."""
+    """With other photos or class images it is refused."""
 
     def stop(event: Event) -> None:
         if isinstance(event, Progress) and event.stage == "search" and event.done == 3:
@@ -89,8 +89,9 @@ def test_resumed_search_gives_the_same_file(model: Model, photos: list[Image.Ima
     state = tmp_path / "dog.cone.state"
     with pytest.raises(KeyboardInterrupt):
         search(model, photos, checkpoint_path=state, callback=stop)
-    with pytest.raises(UsageError, match="other photos, settings or base model"):
-        search(model, photos[:4], checkpoint_path=state, resume_from_checkpoint=True)
+    for given, others in ((photos[:4], None), (photos, photos[:4])):
+        with pytest.raises(UsageError, match="other photos, settings or base model"):
+            search(model, given, checkpoint_path=state, resume_from_checkpoint=True, class_images=others)
     seen: list[Event] = []
     resumed = search(model, photos, checkpoint_path=state, resume_from_checkpoint=True, callback=seen.append)
     assert LogEvent("resumed after step 3 of 6") in seen
