@@ -63,10 +63,10 @@ class Together:
         if kind in ("merged", "tuned"):
             cone, phrases = self.merged(cells) if kind == "merged" else self.tuned(cells, key), named
         elif kind in ALONE:
-            place = ALONE.index(kind)
-            cone = self.merged([cells[place]])
-            phrases[place] = named[place]
-        if kind == "described":
+            which = ALONE.index(kind)
+            cone = self.merged([cells[which]])
+            phrases[which] = named[which]
+        elif kind == "described":
             phrases = [cell.subject.description or cell.subject.noun for cell in cells]
         images: list[Image.Image] = []
         for number in range(self.studio.options.renders * len(PLACES)):
