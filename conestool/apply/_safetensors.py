@@ -18,17 +18,11 @@ from torch import Tensor
 
 from conestool.apply.edits import WeightEdit, apply_edit_
 from conestool.errors import ModelLoadError
-from conestool.models.loading import STORED_DTYPES, wrap_load_errors
+from conestool.models.loading import STORED_DTYPES, tensor_names, wrap_load_errors
 
 _STALE_METADATA = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
 """Metadata that would no longer be true."""
 _CHUNK = 1 << 22
-
-
-def tensor_names(file: Path) -> set[str]:
-    """The names of all tensors of a safetensors file."""
-    with wrap_load_errors(str(file)), safe_open(file, "pt") as opened:
-        return set(opened.keys())
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -115,8 +109,8 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 def _sort_metadata(path: Path) -> None:
     """Put the metadata of a file just written in the order of its keys: safetensors leaves it to chance."""
     with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        header = _read_header(file)
+        length = file.tell() - 8
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         if len(text) > length:

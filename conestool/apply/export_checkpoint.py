@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conestool._atomic import atomic_file
 from conestool.apply._modelspec import modelspec
-from conestool.apply._safetensors import patch_copy, save_tensors, tensor_names
+from conestool.apply._safetensors import patch_copy, save_tensors
 from conestool.apply.edits import Strength, WeightEdit, weight_edits
 from conestool.apply.export_folder import checked_model, component_tensors, metadata, patched_tensors
 from conestool.concept import Cone
@@ -35,6 +35,7 @@ from conestool.models.conversion.ldm import (
 )
 from conestool.models.families import family_of
 from conestool.models.kv_weights import unwrap_compiled
+from conestool.models.loading import tensor_names
 from conestool.models.model import Model
 
 _VAE_PREFIX = "first_stage_model."

@@ -21,7 +21,6 @@ from conestool.apply._safetensors import (
     raise_os_errors,
     read_tensors,
     save_tensors,
-    tensor_names,
 )
 from conestool.apply.edits import Strength, apply_edit_, check_base, check_shapes, strengths, weight_edits
 from conestool.apply.live import refuse_applied
@@ -29,7 +28,7 @@ from conestool.concept import Cone
 from conestool.errors import ModelLoadError, UsageError
 from conestool.models._logging import quiet
 from conestool.models.kv_weights import canonical_name, kv_weights
-from conestool.models.loading import SETTINGS, ModelSource, denoiser_files, load_pipeline, weight_files
+from conestool.models.loading import SETTINGS, ModelSource, denoiser_files, load_pipeline, tensor_names, weight_files
 from conestool.models.model import Model
 
 _COPIED_SUFFIXES = {".json", ".md", ".txt", ".model", ".safetensors", ""}

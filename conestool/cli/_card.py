@@ -37,7 +37,7 @@ def card(repository: str, files: Sequence[FileFacts], license: str | None, there
         commands=usage(repository, files[0]),
         bases={one.base.structure + str(one.base.digests): one.base for one in files}.values(),
         facts=facts,
-        changes=changes,
+        changes=_format.changes,
         picture=lambda concept: name if (name := picture_name(concept.id)) in there else None,
         public_base=public_base,
         percent=_output.percent,
@@ -86,9 +86,3 @@ def facts(concept: ConceptInfo) -> list[tuple[str, str | None]]:
         ("content id", concept.id),
         *(("warning", text) for text in origin.warnings[: _format.WARNINGS]),
     ]
-
-
-def changes(concept: ConceptInfo) -> list[tuple[str, float, float]]:
-    """The measured losses with their controls; nothing where none were measured."""
-    losses = concept.origin.losses
-    return _format.changes(losses, concept.class_noun, concept.origin.held_out) if losses else []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from conestool import _layers
 from conestool.cli import _output
-from conestool.concept import BaseModelInfo, ConceptInfo, Losses
+from conestool.concept import BaseModelInfo, ConceptInfo
 
 if TYPE_CHECKING:
     from conestool.concept import Cone
@@ -50,13 +50,17 @@ def alternatives(base: BaseModelInfo) -> dict[str, int]:
     return {"lora": FP16 * lora, "custom_diffusion": FP16 * sum(prod(shape) for shape in cross)}
 
 
-def changes(losses: Losses, class_noun: str, held_out: int | None) -> list[tuple[str, float, float]]:
+def changes(concept: ConceptInfo) -> list[tuple[str, float, float]]:
     """The measured losses as (what, before, after), in the order they matter; with no photo held out, on new crops."""
+    losses = concept.origin.losses
+    if losses is None:
+        return []
+    photos = "new crops" if concept.origin.held_out == 0 else "held-out photos"
     rows = [
-        ("new crops" if held_out == 0 else "held-out photos", losses.held_out_before, losses.held_out_after),
+        (photos, losses.held_out_before, losses.held_out_after),
         ("random indices", losses.held_out_before, losses.random_after),
         ("no identifier", losses.no_identifier_before, losses.no_identifier_after),
-        (f"class: {class_noun}", losses.class_before, losses.class_after),
+        (f"class: {concept.class_noun}", losses.class_before, losses.class_after),
     ]
     return [(what, before, after) for what, before, after in rows if before is not None and after is not None]
 
@@ -123,8 +127,11 @@ DISTURBED = 0.1
 """Rise of the class's loss from which on other things of the class change as well."""
 
 
-def verdict(losses: Losses, identifier: str, noun: str) -> str | None:
+def verdict(concept: ConceptInfo) -> str | None:
     """How good a concept is, in words, by its controls; None if its losses were not measured."""
+    losses = concept.origin.losses
+    if losses is None:
+        return None
     before, after, random = losses.held_out_before, losses.held_out_after, losses.random_after
     if not before or after is None or random is None:
         return None
@@ -136,12 +143,12 @@ def verdict(losses: Losses, identifier: str, noun: str) -> str | None:
     parts = [f"{word}: the photos' loss falls by {falls[0]}, with random weights by {falls[1]}"]
     if losses.no_identifier_before and losses.no_identifier_after is not None:
         share = (1 - losses.no_identifier_after / losses.no_identifier_before) / gain
-        needs = f"{_output.percent(max(0.0, min(1.0, 1 - share)))} of it needs the word {identifier}"
+        needs = f"{_output.percent(max(0.0, min(1.0, 1 - share)))} of it needs the word {concept.identifier}"
         parts.append(f"only {needs}" if share >= UNBOUND else needs)
     if losses.class_before and losses.class_after is not None:
         rise = losses.class_after / losses.class_before - 1
         kept = "changes as well" if rise >= DISTURBED else "stays as it was"
-        parts.append(f"any other {noun} {kept}")
+        parts.append(f"any other {concept.class_noun} {kept}")
     return "; ".join(parts)
 
 
@@ -153,8 +160,7 @@ def show_concept(concept: ConceptInfo) -> None:
     density = _output.percent(concept.density)
     rows = [["neurons", f"{concept.neurons:,} ({density} of the K/V weights)"], ["found by", found_by(concept)]]
     rows += [["where", where(concept)], *loss_rows(concept)]
-    found = verdict(origin.losses, concept.identifier, concept.class_noun) if origin.losses else None
-    rows += [["verdict", found]] if found else []
+    rows += [["verdict", found]] if (found := verdict(concept)) else []
     rows += [[key, str(value)] for key in ("author", "license", "notes") if (value := getattr(origin, key))]
     rows += [["id", concept.id[:16]]]
     _output.facts(rows)
@@ -186,10 +192,7 @@ def found_by(concept: ConceptInfo) -> str:
 
 def loss_rows(concept: ConceptInfo) -> list[list[str]]:
     """The losses before and after zeroing, aligned under one heading."""
-    losses = concept.origin.losses
-    if losses is None:
-        return []
-    rows = changes(losses, concept.class_noun, concept.origin.held_out)
+    rows = changes(concept)
     wide = max((len(what) for what, _, _ in rows), default=0)
     lines = []
     narrow = _output.width() < NARROW

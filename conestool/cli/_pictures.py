@@ -41,15 +41,10 @@ class Targets:
 
     def write(self, index: int, data: bytes) -> Path:
         """Write picture `index`; returns where it went."""
-        from conestool._atomic import write_atomic
-
         path = self.paths[index]
-        if str(path) == _streams.STDIO:
-            _streams.emit_bytes(data, "a PNG")
-            return path
         while True:
             try:
-                return write_atomic(path, data, overwrite=self.overwrite)
+                return _streams.write_bytes(path, data, "a PNG", overwrite=self.overwrite)
             except OutputExistsError:
                 if not self.numbered:
                     raise

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from conestool import _layers
 from conestool._text import clean
-from conestool.cli import _output
-from conestool.concept import Concept
+from conestool.cli import _format, _output
 from conestool.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,21 +37,15 @@ WARM = np.array([251, 128, 34], dtype=np.float32)
 
 def map_png(cone: Cone) -> bytes:
     """The layer map of all concepts of `cone`, one below the other, as PNG; UsageError if it would be too large."""
-    from PIL import Image
+    from conestool.rendering.grid import stack
 
     sizes = [size_of_map(group(concept.base.tensors)) for concept in cone.concepts]
     if max(wide for wide, _ in sizes) * sum(high for _, high in sizes) > LARGEST:
         raise UsageError(
             f"--plot: more than {LARGEST // 1_000_000} million pixels", "extract one concept, and plot its file"
         )
-    maps = [draw_map(concept) for concept in cone.concepts]
-    whole = Image.new("RGB", (max(one.width for one in maps), sum(one.height for one in maps)), PAPER)
-    top = 0
-    for one in maps:
-        whole.paste(one, (0, top))
-        top += one.height
     out = BytesIO()
-    whole.save(out, "PNG", optimize=True)
+    stack([draw_map(concept) for concept in cone.concepts], PAPER).save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
@@ -103,10 +96,7 @@ def heading(draw: ImageDraw, concept: Concept) -> None:
     density = _output.percent(concept.density)
     second = f"{concept.neurons:,} concept neurons, {density} of the K/V weights of {clean(concept.base.id, LABEL)}"
     draw.text((MARGIN, MARGIN - 4), first, fill=INK, font=font(18))
-    counts = {param: len(values) for param, values in concept.indices.items()}
-    lie = ", ".join(
-        f"{kind} {_output.percent(each['share'])}" for kind, each in _layers.kinds(counts, concept.base.tensors).items()
-    )
+    lie = _format.where(concept.info)
     crowd = crowding(concept)
     fullest = ", ".join(
         f"{line} {_output.percent(crowd[line])} (random {_output.percent(crowd[f'random {line}'])})"

@@ -96,7 +96,7 @@ def _section(path: str, size: int, concept: Concept, shown: Shown) -> dict[str, 
 
     origin, own, case = concept.origin, concept.info, shown.showcase
     facts = _format.FileFacts(path, size, (own,))
-    verdict = _format.verdict(origin.losses, concept.identifier, concept.class_noun) if origin.losses else None
+    verdict = _format.verdict(own)
     file = Path(path).name if path.endswith(".cone") else f"{concept.name}.cone"
     return {
         "concept": concept,
@@ -141,8 +141,7 @@ def _figure(drawn: Rendering) -> dict[str, Any]:
 
 def _loss_rows(concept: Concept) -> list[tuple[str, str, float, float, str]]:
     """What each loss is of, its values, its change, the length of its bar in per cent, and what it means."""
-    losses = concept.origin.losses
-    found = _format.changes(losses, concept.class_noun, concept.origin.held_out) if losses else []
+    found = _format.changes(concept.info)
     changes = [after / before - 1 if before else 0.0 for _, before, after in found]
     longest = max(map(abs, changes), default=0.0) or 1.0
     return [
@@ -173,8 +172,7 @@ def _curve(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
 def _layer_rows(concept: Concept) -> dict[str, list[tuple[str, float, float]]]:
     """By layer, or block where there are many, the shares of K and of V that are zeroed, with the length of a bar."""
     sizes = {param: prod(shape) for param, shape in concept.base.tensors.items()}
-    counts = {param: len(values) for param, values in concept.indices.items()}
-    detail = _layers.choose_detail(sizes)
+    counts, detail = concept.info.counts, _layers.choose_detail(sizes)
     found = [
         (name, letter, share)
         for letter in "KV"

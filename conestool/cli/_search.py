@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from conestool._names import NAME_PARTS, guess_noun, words_in
@@ -28,18 +27,15 @@ _WORTH_SAYING = 20.0
 """Seconds from which on a stage says beforehand what it will take, where no bar shows it."""
 
 
-StepsOption = Annotated[
-    int | None, value("N", "Steps of the search. Default: 60.", panel="Search", min=1, max=MAX_STEPS)
-]
+_STEPS, _EVERY = "Steps of the search. Default: 60.", "Draw it every N steps, into dog-samples.png."
+StepsOption = Annotated[int | None, value("N", _STEPS, panel="Search", min=1, max=MAX_STEPS)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watching:
     """How a search can be followed."""
 
-    samples: Annotated[int | None, value("N", "Draw it every N steps, into dog-samples.png.", min=1, max=MAX_STEPS)] = (
-        None
-    )
+    samples: Annotated[int | None, value("N", _EVERY, min=1, max=MAX_STEPS)] = None
     track: Annotated[str | None, value("KIND", "Log to dog-log: tensorboard, wandb or jsonl.")] = None
 
 
@@ -109,7 +105,7 @@ class Stages:
 
     def __init__(self) -> None:
         self.stage: str | None = None
-        self.view: AbstractContextManager[_output.Ticker] | None = None
+        self.view = ExitStack()
         self.ticker: _output.Ticker | None = None
         self.began = 0.0
         self.start = 0
@@ -118,9 +114,7 @@ class Stages:
     def __enter__(self) -> Stages:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __call__(self, event: Event) -> None:
@@ -147,8 +141,7 @@ class Stages:
         """Begin a stage, `done` steps of which are finished when it is first heard of; the one before it is closed."""
         self.close()
         self.stage, self.began, self.start = stage, time.monotonic(), done
-        self.view = _output.progress(stage, total, done)
-        self.ticker = self.view.__enter__()
+        self.ticker = self.view.enter_context(_output.progress(stage, total, done))
 
     def estimate(self, done: int, total: int) -> None:
         """Say once, after the first step seen, what the stage will take."""
@@ -158,9 +151,8 @@ class Stages:
 
     def close(self) -> None:
         """Take the bar away."""
-        if self.view:
-            self.view.__exit__(None, None, None)
-        self.view = self.ticker = self.stage = None
+        self.view.close()
+        self.ticker = self.stage = None
 
 
 def _name_source(photos: Sequence[Path], output: Path | None) -> Path | None:

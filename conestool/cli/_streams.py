@@ -154,6 +154,16 @@ def emit_bytes(data: bytes, what: str) -> None:
     write_out(data)
 
 
+def write_bytes(path: Path, data: bytes, what: str, *, overwrite: bool) -> Path:
+    """Write `data` to the file `path`, or to stdout for `-`; returns the path."""
+    from conestool._atomic import write_atomic
+
+    if str(path) == STDIO:
+        emit_bytes(data, what)
+        return path
+    return write_atomic(path, data, overwrite=overwrite)
+
+
 def emit_paths(paths: Iterable[str | Path]) -> None:
     """Write the paths of what was made to stdout, one a line, byte for byte as the file system has them.
 
@@ -168,6 +178,14 @@ def emit_json(value: Any) -> None:
     """Write `value` to stdout as JSON in UTF-8; characters that a terminal would act on stay escaped, bytes are hex."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=plain)
     write_out(escape_json(text).encode() + b"\n")
+
+
+def emit_result(record: Any, paths: Iterable[str | Path], json: bool) -> None:
+    """Write what a command made to stdout: `record` as JSON, else the paths but for that of stdout itself."""
+    if json:
+        emit_json(record)
+    else:
+        emit_paths(path for path in paths if str(path) != STDIO)
 
 
 def let_go(stream: IO[Any]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conestool.cli import _options, _output, _streams
+from conestool.cli import _options, _output, _selection, _streams
 from conestool.cli._options import MAX_COUNT, AllowBaseMismatch, DrawingWhere, Json, Overwrite, flag, value
 from conestool.errors import UsageError
 
@@ -66,19 +66,14 @@ def apply(
     other a diffusers folder. --as denoiser writes the U-Net or transformer alone, --as lora an approximation by SVD.
     Which program reads which of them for which base model: docs/other-programs.md has a table.
     """
-    from conestool import ops
-
     kind = settle(kind, output, rank, link, sidecar)
     _streams.check_outputs([output], "a model", overwrite=overwrite, folder=kind is Kind.folder)
     if sidecar:
         _streams.check_outputs([output.with_suffix(".json")], "a sidecar", overwrite=overwrite)
-    wanted = [_options.parse_wanted(text) for text in files]
-    cones = _streams.load_cones([one.path for one in wanted])
-    cone = ops.merge(*cones, names=[_streams.shown_name(one.path) for one in wanted])
+    cone, strength, _ = _selection.load_named(files)
     # nothing is computed: stored weights are copied, and no device has a part in it
     where = replace(where, device="cpu" if where.device == "auto" else where.device)
     base = _options.open_model(where, (cone.base.id, cone.base.revision))
-    strength = _options.strengths(wanted, cones)
     options = {"strength": strength, "overwrite": overwrite, "allow_base_mismatch": allow_base_mismatch}
     facts, made = write(kind, base, cone, output, rank, link, options), [output]
     if sidecar:
@@ -86,11 +81,9 @@ def apply(
 
         made.append(write_sidecar(base, cone, output, overwrite=overwrite))
         facts["sidecar"] = str(made[-1])
-    if json:
-        concepts = [{"name": each.name, "id": each.id, "strength": strength[each.name]} for each in cone.concepts]
-        _streams.emit_json({"output": str(output), "kind": kind.value, "model": base.id, **facts, "concepts": concepts})
-    else:
-        _streams.emit_paths(made)
+    concepts = [{"name": each.name, "id": each.id, "strength": strength[each.name]} for each in cone.concepts]
+    told = {"output": str(output), "kind": kind.value, "model": base.id, **facts, "concepts": concepts}
+    _streams.emit_result(told, made, json)
 
 
 def settle(kind: Kind | None, output: Path, rank: int | None, link: bool, sidecar: bool) -> Kind:

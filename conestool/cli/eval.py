@@ -106,11 +106,9 @@ def evaluate(
     with Stages() as stages:
         report, sheets = measure(base, cone, shown, tell=stages, **given)
     _format.show_report(report)
-    written = write_sheets(sheets, targets, plan, overwrite)
-    if json:
-        _streams.emit_json(report.record() | {"pictures": [str(path) for path in written], "memory": stages.memory})
-    elif written:
-        _streams.emit_paths(written)
+    written = write_sheets(sheets, targets, overwrite)
+    told = report.record() | {"pictures": [str(path) for path in written], "memory": stages.memory}
+    _streams.emit_result(told, written, json)
     failures = gates.failures(report)
     for text in failures:
         _output.tell(f"gate: {text}")
@@ -153,14 +151,12 @@ def make_plan(
     templates: tuple[str, ...] | None, quick: bool, seeds: Sequence[int], micro_batch: int | None = None
 ) -> Plan:
     """How much is measured, and how much at once."""
-    from conestool.evaluation import TEMPLATES, Plan
+    from conestool.evaluation import Plan
     from conestool.search.config import Resources
 
-    usual = Plan.quick() if quick else Plan(TEMPLATES, tuple(seeds))
-    chosen = tuple(seeds)[:1] if quick else tuple(seeds)
-    return replace(
-        usual, templates=templates or usual.templates, seeds=chosen, resources=Resources(micro_batch=micro_batch)
-    )
+    usual, chosen = (Plan.quick(), seeds[:1]) if quick else (Plan(), seeds)
+    given: Any = {"templates": templates or usual.templates, "resources": Resources(micro_batch=micro_batch)}
+    return replace(usual, seeds=tuple(chosen), **given)
 
 
 def sheet_paths(cone: Cone, folder: Path | None, overwrite: bool) -> dict[str, Path]:
@@ -175,21 +171,17 @@ def sheet_paths(cone: Cone, folder: Path | None, overwrite: bool) -> dict[str, P
     return paths
 
 
-def write_sheets(
-    sheets: dict[str, list[Sequence[Image]]], targets: dict[str, Path], plan: Plan, overwrite: bool
-) -> list[Path]:
+def write_sheets(sheets: dict[str, list[Sequence[Image]]], targets: dict[str, Path], overwrite: bool) -> list[Path]:
     """A sheet per concept, each row of pictures in the order of prompts and seeds; and one of all together."""
-    import io
-
     from conestool._atomic import write_atomic
     from conestool.rendering import grid
+    from conestool.rendering.png import plain_png
 
     written = []
     for name, path in targets.items():
         if name in sheets:
             labels: Any = ("all concepts", "base model") if name == "together" else ROWS
             rows = [(row, label) for row, label in zip(sheets[name], labels, strict=True) if row]
-            out = io.BytesIO()
-            grid([row for row, _ in rows], [label for _, label in rows]).save(out, "PNG")
-            written.append(write_atomic(path, out.getvalue(), overwrite=overwrite))
+            sheet = grid([row for row, _ in rows], [label for _, label in rows])
+            written.append(write_atomic(path, plain_png(sheet), overwrite=overwrite))
     return written

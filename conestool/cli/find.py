@@ -216,10 +216,7 @@ def _show_preview(search: Search, path: Path) -> None:
     first = Path(found.photos[0].photo.name)
     _output.say(f"to correct a caption, write it into {first.with_suffix('.txt')} beside {first}, and so on")
     written = write_atomic(path, plain_png(preview_sheet(found)), overwrite=search.overwrite)
-    if search.json:
-        _streams.emit_json(found.record() | {"preview": str(written)})
-    else:
-        _streams.emit_paths([written])
+    _streams.emit_result(found.record() | {"preview": str(written)}, [written], search.json)
 
 
 def _write_pictures(base: Model, cone: Cone, photos: Sequence[Photo], outputs: Outputs, overwrite: bool) -> Outputs:

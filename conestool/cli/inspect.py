@@ -64,8 +64,7 @@ def check_plot(files: list[Path], plot: Path | None, *, overwrite: bool, json: b
         return
     if len(files) > 1:
         raise UsageError(f"--plot: one picture, but {len(files)} files", "plot one file at a time, or merge them first")
-    if json and str(plot) == _streams.STDIO:
-        raise UsageError("--plot -: stdout cannot carry the picture and JSON", "give the plot a file")
+    _streams.refuse_shared_stdout(plot, json, "the picture", "--plot")
     _streams.check_outputs([plot], "a PNG", overwrite=overwrite)
 
 
@@ -84,14 +83,10 @@ def gather(path: Path, data: bytes | None) -> FileFacts:
 def draw(path: Path, data: bytes | None, plot: Path, overwrite: bool) -> Path:
     """Draw the layer map of one file into `plot`."""
     from conestool import format as cones
-    from conestool._atomic import write_atomic
     from conestool.cli._plot import map_png
 
     picture = map_png(cones.load(path) if data is None else cones.loads(data, "stdin"))
-    if str(plot) == _streams.STDIO:
-        _streams.emit_bytes(picture, "a PNG")
-        return plot
-    return write_atomic(plot, picture, overwrite=overwrite)
+    return _streams.write_bytes(plot, picture, "a PNG", overwrite=overwrite)
 
 
 def check_models(facts: list[FileFacts], model_id: str, **options: Any) -> list[dict[str, Any]]:

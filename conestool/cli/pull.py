@@ -31,20 +31,16 @@ def pull(
     """
     from conestool import hub
 
-    if json and str(output) == _streams.STDIO:
-        raise UsageError("-o -: stdout cannot carry the .cone file and JSON", "give one of them a file")
+    _streams.refuse_shared_stdout(output, json)
     repository, inside, at = hub.split_address(repository)
     file, revision = file or inside, revision or at
     if output is not None:
         _streams.check_outputs([output], "a .cone file", overwrite=overwrite)
     with _output.waiting(f"fetching from {repository}"):
         found = hub.pull(repository, file, revision=revision, offline=offline)
-    path = write(found, output or default_output(found), overwrite=overwrite)
+    path = _streams.write_bytes(output or default_output(found), found.data, "a .cone file", overwrite=overwrite)
     tell(found, path)
-    if json:
-        _streams.emit_json(record(found, path))
-    elif str(path) != _streams.STDIO:
-        _streams.emit_paths([path])
+    _streams.emit_result(record(found, path), [path], json)
 
 
 def default_output(found: Pulled) -> Path:
@@ -57,21 +53,11 @@ def default_output(found: Pulled) -> Path:
     return Path(name)
 
 
-def write(found: Pulled, path: Path, *, overwrite: bool) -> Path:
-    """Put the file where it is wanted."""
-    from conestool._atomic import write_atomic
-
-    if str(path) == _streams.STDIO:
-        _streams.emit_bytes(found.data, "a .cone file")
-        return path
-    return write_atomic(path, found.data, overwrite=overwrite)
-
-
 def tell(found: Pulled, path: Path) -> None:
     """What it is, where it came from, and the words that draw it."""
     commit = f" at {found.revision[:12]}" if found.revision else ""
     phrases = ", ".join(f"{each.phrase!r}" for each in found.cone.concepts)
-    name = "stdout" if str(path) == _streams.STDIO else path
+    name = _streams.shown_output(path)
     _output.say(f"{name}: {phrases}, found on {found.cone.base.id}; from {found.repository}{commit}")
 
 

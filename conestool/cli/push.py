@@ -66,11 +66,8 @@ def push(
         )
     names = [upload.name for upload in uploads]
     _output.say(f"{repository}: {', '.join(names)} on {target.branch}, commit {done.commit[:12]}")
-    if json:
-        told = {"repository": repository, "url": done.url, "branch": target.branch, "commit": done.commit}
-        _streams.emit_json(told | {"files": list(data)})
-    else:
-        _streams.emit_paths([done.url])
+    told = {"repository": repository, "url": done.url, "branch": target.branch, "commit": done.commit}
+    _streams.emit_result(told | {"files": list(data)}, [done.url], json)
 
 
 def read(files: Sequence[Path]) -> list[Upload]:

@@ -320,7 +320,4 @@ def draw_again(
 
 def finish(records: list[dict[str, Any]], json: bool) -> None:
     """The product on stdout: paths or JSON; nothing more where the picture itself went there."""
-    if json:
-        _streams.emit_json(records)
-    elif records[0]["file"] != _streams.STDIO:
-        _streams.emit_paths(record["file"] for record in records)
+    _streams.emit_result(records, [record["file"] for record in records], json)

@@ -40,12 +40,10 @@ def report(
     """
     from conestool import format as cones_format
     from conestool import ops
-    from conestool._atomic import write_atomic
     from conestool.cli import _report
     from conestool.cli.eval import read_photos
 
-    if json and str(output) == _streams.STDIO:
-        raise UsageError("-o -: stdout cannot carry the page and JSON", "give the page a file")
+    _streams.refuse_shared_stdout(output, json, "the page")
     cones, names = _streams.load_cones(files, where.offline), [_streams.shown_name(file) for file in files]
     everything = [concept for cone in cones for concept in cone.concepts]
     path = output or _streams.beside(_streams.default_output([each.name for each in everything]), "report.html")
@@ -70,14 +68,9 @@ def report(
             together = draw_together(base, merged, allow_base_mismatch)
     sized = [(name, len(cones_format.dumps(cone)), cone) for name, cone in zip(names, cones, strict=True)]
     page = _report.report_html(sized, known, together).encode()
-    if str(path) == _streams.STDIO:
-        _streams.emit_bytes(page, "a page")
-        return
-    written = write_atomic(path, page, overwrite=overwrite)
-    if json:
-        _streams.emit_json({"output": str(written), "bytes": len(page), "concepts": [each.name for each in everything]})
-    else:
-        _streams.emit_paths([written])
+    written = _streams.write_bytes(path, page, "a page", overwrite=overwrite)
+    told = {"output": str(written), "bytes": len(page), "concepts": [each.name for each in everything]}
+    _streams.emit_result(told, [written], json)
 
 
 def draw_shown(

@@ -124,14 +124,11 @@ class _Evaluation:
     def probes(self, concept: Concept, photos: _Images) -> LossProbes:
         """The losses of one concept."""
         prompt = class_prompts(concept.class_noun)[0]
-        others = {text: images for text, images in self.drawings.items() if text not in self.of_classes()}
+        classes = {class_prompts(each.class_noun)[0] for each in self.cone.concepts}
+        others = {text: images for text, images in self.drawings.items() if text not in classes}
         drawings = {prompt: self.drawings[prompt], **others}
         phrases = (instance_prompts(concept.phrase)[0], prompt)
         return make_probes(self.model, self.params, phrases, photos, drawings, self.plan.samples, self.plan.resources)
-
-    def of_classes(self) -> set[str]:
-        """The class prompts of all concepts."""
-        return {class_prompts(concept.class_noun)[0] for concept in self.cone.concepts}
 
     def rows(
         self, concept: Concept, sets: Mapping[str, Tensor], changes: Mapping[str, dict[str, float]], photos: _Images
@@ -173,12 +170,8 @@ class _Evaluation:
         concepts, images = self.cone.concepts, self.sheets["together"]
         seen = [{c.name: judge.presence(group, c.class_noun) for c in concepts} for group in images]
         seen.append({c.name: judge.presence(self.sheets[c.name][0], c.class_noun) for c in concepts})
-        return Presence(sent, len(seeds), *(_without_none(shares) for shares in seen))
-
-
-def _without_none(shares: Mapping[str, float | None]) -> dict[str, float]:
-    """Those that are not None."""
-    return {name: share for name, share in shares.items() if share is not None}
+        known = [{name: share for name, share in shares.items() if share is not None} for shares in seen]
+        return Presence(sent, len(seeds), *known)
 
 
 def evaluate(
@@ -200,10 +193,7 @@ def evaluate(
     """
     model, plan, tell = Model.from_pipeline(pipe), plan or Plan(), tell or shown()
     check_base(model, cone, allow_base_mismatch=allow_base_mismatch)
-    given = {
-        name: [image if isinstance(image, Photo) else as_photo(image) for image in images]
-        for name, images in photos.items()
-    }
+    given = {name: [as_photo(image) for image in images] for name, images in photos.items()}
     drawings = _draw_own_images(model, cone, plan, tell)
     # what is written into the model alone lies in the machine's memory, and leaves the device to the drawing
     with trainable_kv_weights(model.denoiser, torch.device("cpu")) as params:

@@ -11,10 +11,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -63,6 +63,9 @@ class World:
         return self.kinds.get(noun, (noun,) if noun in known else ())
 
 
+_WORLD = TypeAdapter(World)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """What the judge sees in one picture: a background and, in reading order, each thing's attributes."""
@@ -75,10 +78,10 @@ class Reading:
         return {thing[name] for thing in self.things for name in ("class", *wear)} - {""}
 
 
-def _stage(narrow: int, wide: int, stride: int = 2) -> nn.Sequential:
-    """Return two convolutions, the first of which divides both sides by ``stride``."""
+def _stage(narrow: int, wide: int) -> nn.Sequential:
+    """Return two convolutions, the first of which halves both sides."""
     return nn.Sequential(
-        nn.Conv2d(narrow, wide, 3, stride, 1, bias=False),
+        nn.Conv2d(narrow, wide, 3, 2, 1, bias=False),
         nn.BatchNorm2d(wide),
         nn.ReLU(),
         nn.Conv2d(wide, wide, 3, 1, 1, bias=False),
@@ -164,7 +167,7 @@ def load_judge(path: Path | None = None) -> AttributeJudge:
     path = path or judge_path()
     try:
         with safe_open(path, "pt") as file:
-            world = _world_of(json.loads((file.metadata() or {})["world"]))
+            world = _WORLD.validate_json((file.metadata() or {})["world"])
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         judge = AttributeJudge(world)
         judge.load_state_dict(
@@ -173,13 +176,3 @@ def load_judge(path: Path | None = None) -> AttributeJudge:
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelLoadError(f"{path}: not a judge: {str(error).splitlines()[0]}", "install conestool again") from error
     return judge.eval().requires_grad_(False)
-
-
-def _world_of(told: dict[str, Any]) -> World:
-    """Return a world as JSON holds it."""
-    layouts = tuple(tuple((float(x), float(y), float(s)) for x, y, s in layout) for layout in told["layouts"])
-    heads, phrases, kinds = (
-        {str(k): tuple(map(str, v)) for k, v in told[key].items()} for key in ("heads", "phrases", "kinds")
-    )
-    backgrounds, wear = (tuple(map(str, told[key])) for key in ("backgrounds", "wear"))
-    return World(heads=heads, backgrounds=backgrounds, layouts=layouts, phrases=phrases, kinds=kinds, wear=wear)

@@ -30,17 +30,13 @@ class Prompt:
     subject: str
 
     def __str__(self) -> str:
-        return _fill_template(self.template, self.subject)
+        """The template with the subject in its place, "a" becoming "an" where that is needed."""
+        return self.template.replace("a {}", article(self.subject)).replace("{}", self.subject)
 
     @property
     def background_text(self) -> str:
         """What the prompt says besides the subject."""
         return self.template.replace("{}", " ")
-
-
-def _fill_template(template: str, subject: str) -> str:
-    """The template with the subject in its place, "a" becoming "an" where that is needed."""
-    return template.replace("a {}", article(subject)).replace("{}", subject)
 
 
 def check_templates(texts: Iterable[str]) -> tuple[str, ...]:

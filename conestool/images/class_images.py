@@ -10,7 +10,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from conestool.images.photos import read_photos
 from conestool.models.cache import cache_dir, write_cache_file
 from conestool.models.model import Model
 from conestool.models.sampling import Progress, sample
@@ -24,10 +23,6 @@ def class_images(
     n: int,
     seed: int = 0,
     *,
-    folder: str | Path | None = None,
-    cache: bool = True,
-    steps: int | None = None,
-    guidance: float | None = None,
     batch: int = GROUP_SIZE,
     progress: Progress | None = None,
 ) -> list[Image.Image]:
@@ -35,25 +30,19 @@ def class_images(
 
     Of several prompts the pictures show one after the other, and begin again. Pictures are drawn in whole groups of
     eight, so that the k-th is the same however many are asked for and however many were there already; the k-th has
-    seed `seed * 1,000,003 + k`. With `folder` its pictures are taken instead, in name order, at most `n`. `batch` of a
-    group are drawn at once; fewer take less memory. Reports progress as (done, n).
+    seed `seed * 1,000,003 + k`. `batch` of a group are drawn at once; fewer take less memory. Reports progress as
+    (done, n).
     """
-    if folder is not None:
-        return [photo.image for photo in read_photos([folder])[0][:n]]
-    steps = model.defaults.steps if steps is None else steps
-    guidance = model.defaults.guidance if guidance is None else guidance
-    prior_dir = cache_dir() / "prior" / prior_key(model, prompt, seed, steps, guidance)
+    prior_dir = _prior_dir(model, prompt, seed)
+    texts = [prompt] if isinstance(prompt, str) else list(prompt)
     images: list[Image.Image] = []
     for first in range(0, n, GROUP_SIZE):
         group = range(first, first + GROUP_SIZE)
-        drawn = _read_group(prior_dir, group) if cache else None
+        drawn = _read_group(prior_dir, group)
         if drawn is None:
             seeds = [seed * 1_000_003 + index for index in group]
-            texts = [prompt] if isinstance(prompt, str) else list(prompt)
-            wanted = [texts[index % len(texts)] for index in group]
-            drawn = sample(model, wanted, seeds, steps=steps, guidance=guidance, batch=batch)
-            if cache:
-                _write_group(prior_dir, group, drawn)
+            drawn = sample(model, [texts[index % len(texts)] for index in group], seeds, batch=batch)
+            _write_group(prior_dir, group, drawn)
         images += drawn
         if progress:
             progress(min(len(images), n), n)
@@ -61,32 +50,31 @@ def class_images(
 
 
 def count_missing(model: Model, prompt: str | Sequence[str], n: int, seed: int = 0) -> int:
-    """How many pictures `class_images` would have to draw for `n` of them, at the model's own settings."""
-    prior_dir = cache_dir() / "prior" / prior_key(model, prompt, seed, model.defaults.steps, model.defaults.guidance)
+    """How many pictures `class_images` would have to draw for `n` of them."""
+    prior_dir = _prior_dir(model, prompt, seed)
     groups = (range(first, first + GROUP_SIZE) for first in range(0, n, GROUP_SIZE))
     return sum(GROUP_SIZE for group in groups if _read_group(prior_dir, group) is None)
 
 
-def prior_key(model: Model, prompt: str | Sequence[str], seed: int, steps: int, guidance: float) -> str:
-    """Name of the cache folder: hex digest of everything that decides the pictures."""
-    size = model.defaults.size
+def _prior_dir(model: Model, prompt: str | Sequence[str], seed: int) -> Path:
+    """The cache folder of pictures, named by a hex digest of everything that decides them."""
+    info, usual = model.info, model.defaults
     scheduler = [type(model.pipe.scheduler).__name__, dict(model.pipe.scheduler.config)]
-    key = [model.info.structure, model.info.digests, prompt, seed, steps, guidance, size, scheduler, str(model.dtype)]
-    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    drawing = [usual.steps, usual.guidance, usual.size, scheduler, str(model.dtype)]
+    key = json.dumps([info.structure, info.digests, prompt, seed, *drawing], sort_keys=True, default=str)
+    return cache_dir() / "prior" / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def _read_group(prior_dir: Path, group: Sequence[int]) -> list[Image.Image] | None:
     """The cached pictures of a group, or None unless every one is there and whole."""
+    images = []
     try:
-        return [_read_png(prior_dir / f"{index:05}.png") for index in group]
+        for index in group:
+            with Image.open(prior_dir / f"{index:05}.png", formats=("PNG",)) as image:
+                images.append(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError):
         return None
-
-
-def _read_png(path: Path) -> Image.Image:
-    """One picture of the cache."""
-    with Image.open(path, formats=("PNG",)) as image:
-        return image.convert("RGB")
+    return images
 
 
 def _write_group(prior_dir: Path, group: Sequence[int], images: Sequence[Image.Image]) -> None:

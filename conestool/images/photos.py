@@ -188,8 +188,13 @@ def _read_caption(photo: Path) -> str:
         raise PhotoError(problem, MEND_CAPTION) from error
 
 
-def as_photo(image: Image.Image, name: str = "image") -> Photo:
-    """A Photo of an image in memory: turned as its EXIF says, on white where transparent, as 8-bit RGB."""
+def as_photo(image: Image.Image | Photo, name: str = "image") -> Photo:
+    """A Photo of an image in memory: turned as its EXIF says, on white where transparent, as 8-bit RGB.
+
+    What is a Photo already is returned as it is.
+    """
+    if isinstance(image, Photo):
+        return image
     _check_size(image.size, name)
     return _photo_of(*_to_upright(image), name)
 

@@ -37,28 +37,21 @@ _TENSORS = (
 """How names of tensors begin, what a file is that has such, and what to do."""
 
 
-def lookalike_error(name: str, file: Path) -> ModelLoadError | None:
-    """What is wrong with a file that cannot be a base model's weights, by its first bytes and its ending; else None."""
+def refuse_lookalike(name: str, file: Path) -> None:
+    """Raise ModelLoadError for a file that cannot be a base model's weights, by its first bytes and its ending."""
     with file.open("rb") as opened:
         start = opened.read(32)
     if not start:
-        return ModelLoadError(f"{name}: an empty file", "copy or download it again")
+        raise ModelLoadError(f"{name}: an empty file", "copy or download it again")
     for beginnings, what, hint in _LOOKALIKES:
         if start.startswith(beginnings):
-            return ModelLoadError(f"{name}: {what}", hint)
+            raise ModelLoadError(f"{name}: {what}", hint)
     suffix = file.suffix.lower()
     if suffix in _SUFFIXES:
         what, hint = _SUFFIXES[suffix]
-        return ModelLoadError(f"{name}: {what}", hint)
+        raise ModelLoadError(f"{name}: {what}", hint)
     if suffix != ".safetensors":
-        return ModelLoadError(f"{name}: not a .safetensors file", "give one, or a diffusers folder")
-    return None
-
-
-def refuse_lookalike(name: str, file: Path) -> None:
-    """Raise that error if there is one."""
-    if error := lookalike_error(name, file):
-        raise error
+        raise ModelLoadError(f"{name}: not a .safetensors file", "give one, or a diffusers folder")
 
 
 def what_tensors_are(names: Collection[str]) -> tuple[str, str] | None:

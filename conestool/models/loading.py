@@ -196,7 +196,7 @@ def load_pipeline(source: ModelSource, dtype: torch.dtype) -> Any:
 
     options: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
     if source.single_file:
-        family = family_of_file(source.id, _tensor_names(source.path))
+        family = family_of_file(source.id, tensor_names(source.path))
         _check_config_family(source, family)
         kind = getattr(diffusers, family.pipeline_class)
         with wrap_load_errors(source.id), quiet():
@@ -232,7 +232,7 @@ def _load_missing_components(source: ModelSource, family: Family, dtype: torch.d
     import diffusers
     import transformers
 
-    folder, names = Path(source.config or ""), _tensor_names(source.path)
+    folder, names = Path(source.config or ""), tensor_names(source.path)
     listed = read_json(folder / "model_index.json")
     missing = [
         part for part, mark in family.single_file_components.items() if not any(name.startswith(mark) for name in names)
@@ -315,12 +315,12 @@ def original_denoiser_weights(path: Path, denoiser: Any, wanted: set[str]) -> It
     yield from ((name, tensors[name]) for name in wanted.intersection(tensors))
 
 
-def _tensor_names(path: Path) -> list[str]:
+def tensor_names(path: Path) -> set[str]:
     """The names of the tensors in a safetensors file; ModelLoadError if the file is damaged."""
     from safetensors import safe_open
 
     with wrap_load_errors(str(path)), safe_open(path, "pt") as file:
-        return list(file.keys())
+        return set(file.keys())
 
 
 def _most_common_dtype(path: Path) -> torch.dtype | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -99,12 +99,12 @@ def _whole_words(tokenizer: Any) -> dict[str, int]:
     return after or {token[1:]: index for token, index in vocabulary.items() if token.startswith("▁")}
 
 
-def choose_identifier(model: Model, name: str, taken: Iterable[str] = ()) -> str:
+def choose_identifier(model: Model, name: str) -> str:
     """The identifier for a concept of that name: the same one every time, seldom the same for two names.
 
-    `taken` are never chosen. UsageError if the model offers no word that is left.
+    UsageError if the model offers no word that is not in the name.
     """
-    word = pick_identifier(identifiers(model), name, {word.casefold() for word in taken})
+    word = pick_identifier(identifiers(model), name)
     if word is None:
         raise UsageError(f"{model.id} has no rare word left that can be an identifier", "choose one with --identifier")
     return word

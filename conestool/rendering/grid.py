@@ -75,6 +75,16 @@ def grid(
     return sheet
 
 
+def stack(images: Sequence[Image.Image], paper: tuple[int, int, int] = PAPER) -> Image.Image:
+    """Pictures of any width, one below the other."""
+    whole = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), paper)
+    top = 0
+    for image in images:
+        whole.paste(image, (0, top))
+        top += image.height
+    return whole
+
+
 def measure(shown: Sequence[Image.Image], columns: int) -> Layout:
     """The layout for pictures of these sizes in so many columns."""
     width, height = max(image.width for image in shown), max(image.height for image in shown)

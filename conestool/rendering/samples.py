@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from conestool.rendering.grid import grid
+from conestool.rendering.grid import grid, stack
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,7 +40,6 @@ def draw_showcase(
     model: Model,
     concept: Concept,
     *,
-    seed: int = 0,
     allow_base_mismatch: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Showcase:
@@ -58,7 +57,6 @@ def draw_showcase(
             [scene.format(article(words)) for scene in scenes],
             None if strength is None else Cone((concept,)),
             strength=1.0 if strength is None else strength,
-            seeds=(seed,),
             literal=True,
             allow_base_mismatch=allow_base_mismatch,
             progress=told,
@@ -87,8 +85,6 @@ def showcase_sheet(shown: Showcase, photos: Sequence[Image] = ()) -> Image:
 
 def strip(samples: Sequence[Samples], before: Image | None = None) -> Image:
     """What a search drew, in the order of its steps, a row for each prompt; below the strip of an interrupted one."""
-    from PIL import Image
-
     rows, labels = [], []
     for number, prompt in enumerate(samples[0].prompts):
         for start in range(0, len(samples), _WIDE):
@@ -96,12 +92,7 @@ def strip(samples: Sequence[Samples], before: Image | None = None) -> Image:
             rows.append([each.images[number] for each in part])
             labels.append(f"{prompt}: after step {', '.join(str(each.done) for each in part)}")
     made = grid(rows, labels)
-    if before is None:
-        return made
-    whole = Image.new("RGB", (max(made.width, before.width), before.height + made.height), made.getpixel((0, 0)))
-    whole.paste(before, (0, 0))
-    whole.paste(made, (0, before.height))
-    return whole
+    return made if before is None else stack([before, made])
 
 
 def preview_sheet(preview: Preview) -> Image:

@@ -15,22 +15,22 @@ from conestool.search.events import Callback, no_callback
 _T = TypeVar("_T")
 
 
+_MOST = 32
+"""Things that are kept: pictures of a class noun, their latents and frozen targets are some eight."""
+
+
 class Shared:
-    """What searches on one base model have in common, kept for the next one: the `most` things used last, by key.
+    """What searches on one base model have in common, kept for the next one: the things used last, by key."""
 
-    Pictures of a class noun, their latents and frozen targets are some eight things.
-    """
-
-    def __init__(self, most: int = 32) -> None:
+    def __init__(self) -> None:
         self._kept: OrderedDict[Any, Any] = OrderedDict()
-        self._most = most
 
     def once(self, key: Any, make: Callable[[], _T]) -> _T:
         """What `make` gave when it was called for an equal `key`; it is called if that is not kept."""
         if key not in self._kept:
             self._kept[key] = make()
         self._kept.move_to_end(key)
-        while len(self._kept) > self._most:
+        while len(self._kept) > _MOST:
             self._kept.popitem(last=False)
         found: _T = self._kept[key]
         return found

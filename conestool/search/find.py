@@ -116,7 +116,7 @@ def as_photos(images: Sequence[Photo | Image.Image]) -> list[Photo]:
     """Photos and images in memory as photos; PhotoError if there is none."""
     if not images:
         raise PhotoError("no photos", "give 3 to 5 photos of the subject")
-    return [each if isinstance(each, Photo) else as_photo(each, f"image {k}") for k, each in enumerate(images, 1)]
+    return [as_photo(image, f"image {number}") for number, image in enumerate(images, 1)]
 
 
 def pixel_hashes(images: Sequence[Image.Image] | None) -> list[str]:

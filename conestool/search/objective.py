@@ -129,12 +129,10 @@ class Objective:
             parts.append(self.frozen_targets.get(term.name) or self.draw(term, size, generator, self.timestep_range))
         return Batch.cat(parts)
 
-    def eval_batch(
-        self, images: LatentImages, conditioning: Conditioning, size: int, span: tuple[float, float] = _FULL_RANGE
-    ) -> Batch:
+    def eval_batch(self, images: LatentImages, conditioning: Conditioning, size: int) -> Batch:
         """`size` samples of `images` on fixed noise whose weighted errors add up to their mean, whatever the seed."""
         term = LossTerm(name="eval", images=images, conditioning=conditioning, size=size)
-        return self.draw(term, size, torch.Generator().manual_seed(_EVAL_SEED), span)
+        return self.draw(term, size, torch.Generator().manual_seed(_EVAL_SEED), _FULL_RANGE)
 
     def sample_frozen(self, term: LossTerm, generator: torch.Generator) -> Batch | None:
         """`size` of the frozen targets of `term`, or None if it has none."""

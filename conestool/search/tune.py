@@ -133,10 +133,7 @@ def tune(
 
 def match_photos(cone: Cone, given: Mapping[str, Sequence[Photo | Image.Image]]) -> dict[str, list[Photo]]:
     """Photos by the concepts' own names; UsageError for a name that the cone lacks, PhotoError for a missing one."""
-    photos = {
-        cone[name].name: [image if isinstance(image, Photo) else as_photo(image) for image in images]
-        for name, images in given.items()
-    }
+    photos = {cone[name].name: [as_photo(image) for image in images] for name, images in given.items()}
     missing = [name for name in cone.names if not photos.get(name)]
     if missing:
         raise PhotoError(f"no photos of {', '.join(missing)}", "give photos of every concept's subject")

@@ -346,5 +346,5 @@ def test_the_name_of_a_file_is_no_prompt(
 def test_the_verdict_follows_from_the_controls(losses: dict[str, float], words: str | None) -> None:
     """Random weights, the same without the identifier, and the class."""
     before = {"held_out_before": 0.5, "no_identifier_before": 0.5, "class_before": 0.2}
-    found = verdict(Losses(**before, **losses), "pqf", "dog")
+    found = verdict(concept(identifier="pqf", losses=Losses(**before, **losses)).info)
     assert found == words if words is None or ";" in words else str(found).startswith(words)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from conestool.errors import PhotoError, UsageError
+from conestool.errors import UsageError
 from conestool.images.class_images import class_images
 from conestool.models.model import Model
 from conestool.models.sampling import initial_noise, sample
@@ -75,14 +75,13 @@ def test_class_images_are_drawn_once(model: Model, own_cache: Path, monkeypatch:
 
     monkeypatch.setattr("conestool.images.class_images.sample", counted)
 
-    def drawn(count: int, **options: Any) -> list[bytes]:
-        return [image.tobytes() for image in class_images(model, "a photo of a dog", count, **options)]
+    def drawn(count: int) -> list[bytes]:
+        return [image.tobytes() for image in class_images(model, "a photo of a dog", count)]
 
     three = drawn(3)
     assert len(calls) == 1 and len(list(own_cache.rglob("*.png"))) == 8
     twelve = drawn(12)
     assert len(calls) == 2 and twelve[:3] == three
-    assert drawn(12, cache=False) == twelve
     files = sorted(own_cache.rglob("*.png"))
     files[0].unlink()
     files[1].write_bytes(files[1].read_bytes()[:50])
@@ -104,15 +103,3 @@ def test_class_images_differ_by_prompt_seed_and_model(model: Model, v_folder: Pa
     ask = [(model, "a dog", 0), (model, "a cat", 0), (model, "a dog", 1), (other, "a dog", 0)]
     pictures = {class_images(each, prompt, 1, seed)[0].tobytes() for each, prompt, seed in ask}
     assert len(pictures) == 4
-
-
-def test_class_images_from_a_folder(model: Model, tmp_path: Path) -> None:
-    """Given pictures are taken in name order and nothing is drawn; a folder without any is refused."""
-    (tmp_path / "given").mkdir()
-    for name in ("b", "a", "c"):
-        Image.new("RGB", (40, 40), {"a": "red", "b": "green", "c": "blue"}[name]).save(tmp_path / f"given/{name}.png")
-    images = class_images(model, "a photo of a dog", 2, folder=tmp_path / "given")
-    assert [image.getpixel((0, 0)) for image in images] == [(255, 0, 0), (0, 128, 0)]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(PhotoError):
-        class_images(model, "a photo of a dog", 2, folder=tmp_path / "empty")
