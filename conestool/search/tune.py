@@ -22,7 +22,7 @@ from conestool.search.config import DEFAULT_RESOURCES, Config, Resources, Search
 from conestool.search.context import SearchContext
 from conestool.search.distributed import SINGLE_PROCESS, DistributedState
 from conestool.search.events import Callback, LogEvent, shown
-from conestool.search.find import add_captions
+from conestool.search.find import add_captions, pixel_hashes
 from conestool.search.loop import Checkpoint, config_hash, run_loop
 from conestool.search.loss_terms import SubjectPrompts, prepare
 from conestool.search.memory import search_mode, stepping
@@ -116,7 +116,8 @@ def tune(
         owned = torch.stack([params.mask_from_indices(each.indices) for each in cone.concepts])
         captions = [[photo.caption for photo in photos[each.name]] for each in cone.concepts]
         facts = [config.record(), config.search.seed, [each.photos for each in subjects], captions, model.info.digests]
-        key = processes.assert_equal(config_hash([*facts, [each.id for each in cone.concepts]]))
+        facts += [[each.id, each.phrase, pixel_hashes((class_images or {}).get(each.name))] for each in cone.concepts]
+        key = processes.assert_equal(config_hash(facts))
         objectives = [each.objective for each in subjects]
         prompts = [instance_prompts(each.phrase)[0] for each in cone.concepts]
         with stepping(context, objectives, lambda: JointMask(objectives, owned.to(params.device), config.mask)) as mask:

@@ -160,10 +160,10 @@ LOOSE = SearchConfig(
 def tuned(model: Model, cone: Cone, photos: dict[str, list[Image.Image]], **options: Any) -> Cone:
     """Twelve large steps with small batches; the dog's photos serve as class images."""
     config = TuneConfig(mask=JointMaskConfig(steps=12, init_margin_on=0.06, init_margin_off=0.06), search=LOOSE)
-    pictures = dict.fromkeys(cone.names, photos["dog"])
+    options = {"class_images": dict.fromkeys(cone.names, photos["dog"]), **options}
     with pytest.MonkeyPatch.context() as context:
         context.setattr("conestool.search.loss_terms.NUM_EVAL_SAMPLES", 8)
-        return tune(model, cone, photos, config=config, class_images=pictures, **options)
+        return tune(model, cone, photos, config=config, **options)
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_tuned_concepts_round_trip_and_lose_sections_of_the_old_sets(result: Con
 def test_a_resumed_tuning_gives_the_same_file(
     model: Model, both: Cone, photos: dict[str, Any], result: Cone, tmp_path: Path
 ) -> None:
-    """Ctrl-C after the second step, and on from there."""
+    """Ctrl-C after the second step, and on from there; not with other class images or another identifier."""
 
     def stop(event: Event) -> None:
         if isinstance(event, Progress) and event.stage == "search" and event.done == 2:
@@ -208,6 +208,11 @@ def test_a_resumed_tuning_gives_the_same_file(
     state = tmp_path / "both.cone.checkpoint"
     with pytest.raises(KeyboardInterrupt):
         tuned(model, both, photos, checkpoint_path=state, callback=stop)
+    others = dict.fromkeys(both.names, photos["hat"])
+    renamed = Cone(tuple(replace(each, identifier=f"{each.identifier}q") for each in both.concepts))
+    for cone, more in ((both, {"class_images": others}), (renamed, {})):
+        with pytest.raises(UsageError, match="other photos, settings or base model"):
+            tuned(model, cone, photos, checkpoint_path=state, resume_from_checkpoint=True, **more)
     seen: list[Event] = []
     resumed = tuned(model, both, photos, checkpoint_path=state, resume_from_checkpoint=True, callback=seen.append)
     assert LogEvent("resumed after step 2 of 12") in seen
