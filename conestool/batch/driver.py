@@ -92,7 +92,7 @@ class Batch:
         last: dict[str, tuple[float, str, str, str]] = {}
         kept: dict[str, str] = {}
         for each in self.store.records():
-            name, at = each["name"], float(each.get("time", 0))
+            name, at = each["name"], each.get("time", 0.0)
             if at >= last.get(name, (0.0,))[0]:
                 last[name] = at, each["state"], each["key"], str(each.get("reason"))
                 kept[name] = each.get("identifier", "")

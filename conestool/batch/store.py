@@ -107,4 +107,5 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and {"name", "key", "state"} <= record.keys() else None
+    whole = isinstance(record, dict) and {"name", "key", "state"} <= record.keys()
+    return record if whole and isinstance(record.get("time", 0), int | float) else None

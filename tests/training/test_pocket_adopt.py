@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from conestool.models.loading import pocket_folder
 from training.pocket import autoencoder, backgrounds, models, tokenizer
 from training.pocket.adopt import adopt
 from training.pocket.common import load_state, save_state
@@ -51,6 +52,16 @@ def test_adopted_model_exports_with_the_same_weights(tmp_path: Path) -> None:
         after = load_file(tmp_path / "again" / f"{part}.safetensors")
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_training_goes_on_from_a_u_net_alone(tmp_path: Path) -> None:
+    """What is committed of a training under way; all other parts are the packaged model's."""
+    ahead, packaged = Path(models.__file__).parent / "ahead", pocket_folder()
+    state = adopt(ahead, tmp_path)
+    assert state["seen"] > adopt(packaged, tmp_path / "packaged")["seen"]
+    for folder, part, prefix in ((ahead, PARTS[0], "unet."), (packaged, PARTS[1], "text.")):
+        weights = load_file(folder / f"{part}.safetensors")
+        assert all(torch.equal(state["model"][prefix + name], value.float()) for name, value in weights.items())
 
 
 def test_other_latents_are_refused_and_an_autoencoder_stays(tmp_path: Path) -> None:
