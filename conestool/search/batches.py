@@ -16,13 +16,15 @@ from conestool.models.conditioning import Conditioning
 class Batch:
     """Input of the denoiser and the target of its output.
 
-    noisy_latents and target: (b, c, h, w); timesteps: (b,), int64; loss_weights: (b,), L_con = sum(loss_weights * mse).
+    noisy_latents and target: (b, c, h, w); timesteps: (b,), int64; loss_weights: (b,), L_con = sum(loss_weights * mse);
+    cell_weights: (b, 1, h, w), what each cell's squared error counts in that mean, 1 on average.
     """
 
     noisy_latents: Tensor
     timesteps: Tensor
     target: Tensor
     loss_weights: Tensor
+    cell_weights: Tensor
     conditioning: Conditioning
 
     def __len__(self) -> int:
@@ -64,7 +66,7 @@ class LossTerm:
     may go with each. With the `target` "frozen" it is what the untouched model predicts instead of the true noise: the
     term then measures drift alone, with far less variance. Our choice; the paper's prior term has the true noise. With
     `subject_mask` too, (m, 1, h, w), 0 to 1, the target is the true noise there, and elsewhere what the untouched model
-    predicts for the same row of `background_conditioning`.
+    predicts for the same row of `background_conditioning`; of a picture's loss at least half is that of the subjects.
     """
 
     name: str

@@ -26,6 +26,8 @@ _FULL_RANGE = (0.0, 1.0)
 NUM_FROZEN_TARGETS = 128
 MAX_SAMPLES = 32
 """The most samples that the denoiser sees at once."""
+_SUBJECT_SHARE, _LEAST_AREA = 0.5, 0.02
+"""The subjects' share of a scene's loss at least, and the area of a scene below which theirs is no longer raised."""
 _AMPLE = 32
 """Sizes of the denoiser that the activations of one sample never take: those of real ones take about one."""
 
@@ -80,7 +82,8 @@ class Objective:
             return self._with_model_targets(drawn(term.conditioning))
         batch, kept = drawn(term.conditioning), self._with_model_targets(drawn(term.background_conditioning)).target
         masks = term.subject_mask[self.pick(term, self.num_frozen_targets, torch.Generator().manual_seed(seed))]
-        return replace(batch, target=kept.lerp(batch.target, masks.to(kept)))
+        masks = masks.to(kept)
+        return replace(batch, target=kept.lerp(batch.target, masks), cell_weights=_cell_weights(masks))
 
     @property
     def weights(self) -> Tensor:
@@ -104,6 +107,7 @@ class Objective:
             timesteps=timesteps,
             target=self.schedule.target(latents, noise, timesteps),
             loss_weights=torch.full((count,), term.weight / count, device=latents.device),
+            cell_weights=torch.ones_like(latents[:, :1]),
             conditioning=term.conditioning[prompts].with_micro_conditioning(pictures.micro_conditioning),
         )
 
@@ -258,12 +262,23 @@ class Objective:
         return loss
 
     def per_sample_loss(self, batch: Batch) -> Tensor:
-        """(b,), fp32: mean squared error per sample."""
-        return (self._predict(batch) - batch.target).square().flatten(1).mean(1)
+        """(b,), fp32: mean squared error per sample, by `cell_weights`."""
+        return ((self._predict(batch) - batch.target).square() * batch.cell_weights).flatten(1).mean(1)
 
     def _predict(self, batch: Batch) -> Tensor:
         """What the model answers to `batch`, fp32."""
         return predict_noise(self.model, self.schedule, batch.noisy_latents, batch.timesteps, batch.conditioning)
+
+
+def _cell_weights(masks: Tensor) -> Tensor:
+    """Weights of the cells, 1 on average, under which the subjects of `masks` (b, 1, h, w) are at least half of a loss.
+
+    Ours: a subject covers a fifth of a scene, and by a plain mean it taught next to nothing (docs/several-subjects.md).
+    """
+    area = masks.mean((1, 2, 3), keepdim=True)
+    inside = area.clamp(min=_SUBJECT_SHARE) / area.clamp(min=_LEAST_AREA)
+    outside = (1 - area * inside) / (1 - area).clamp(min=1e-6)
+    return outside.lerp(inside, masks)
 
 
 MAX_SCALE = 65_536.0

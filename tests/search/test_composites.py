@@ -121,5 +121,11 @@ def test_noise_is_the_target_where_the_subject_is_and_the_plain_answer_elsewhere
     assert torch.equal(kept.target[inside], true.target[inside])
     assert torch.allclose(kept.target[outside], answer[outside], atol=1e-5)
     assert not torch.allclose(kept.target[outside], true.target[outside], atol=1e-2)
+    weights, area = kept.cell_weights, region.mean((1, 2, 3))
+    assert torch.allclose(weights.mean((1, 2, 3)), torch.ones(len(kept)), atol=1e-5), "a picture counts as before"
+    of_subjects = (weights * region).mean((1, 2, 3))
+    soft = (region * (1 - region)).mean((1, 2, 3))  # edges are partly the subject's
+    assert bool((of_subjects + soft >= area.clamp(min=0.4, max=0.5)).all()), "and the subject as half of it"
+    assert bool((true.cell_weights == 1).all())
     asked = [priors.composite_specs[int(row)].instance_prompt([Subject("dog", words.phrase, ())]) for row in chosen]
     assert torch.allclose(kept.conditioning.prompt_embeds, encode(model, asked).prompt_embeds)

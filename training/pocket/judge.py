@@ -29,6 +29,8 @@ from training.pocket.world import Scene
 HELD_OUT_SEED = 990_000
 #: One in so many batches goes through the autoencoder.
 AUTOENCODED = 3
+#: So far apart are the seeds of the scenes of two judges.
+SEEDS = 10**7
 
 
 def soften(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -93,9 +95,9 @@ def load(work: Path) -> AttributeJudge:
     return judge.eval().requires_grad_(False)
 
 
-def train(work: Path, minutes: float, batch: int, lr: float, anew: bool) -> None:
+def train(work: Path, minutes: float, batch: int, lr: float, *, anew: bool, seed: int = 0) -> None:
     """Train for so many minutes, with a learning rate that falls to nearly nothing."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     bank, vae = SpriteBank(work / "sprites.npy"), load_autoencoder(work)
     judge = AttributeJudge(WORLD).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, weight_decay=0.05)
@@ -107,7 +109,7 @@ def train(work: Path, minutes: float, batch: int, lr: float, anew: bool) -> None
         judge.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = int(state["steps"])
-    generator = torch.Generator().manual_seed(step)
+    generator = torch.Generator().manual_seed(step + SEEDS * seed)
     start, told, first, recent = time.monotonic(), time.monotonic(), step, []
 
     def save() -> None:
@@ -118,7 +120,7 @@ def train(work: Path, minutes: float, batch: int, lr: float, anew: bool) -> None
         for group in optimizer.param_groups:
             rate = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
             group["lr"] = lr * min(1.0, (step - first + 1) / 50) * rate
-        images, drawn = draw(batch, 10_000 + step, bank, vae if step % AUTOENCODED == 0 else None)
+        images, drawn = draw(batch, 10_000 + step + SEEDS * seed, bank, vae if step % AUTOENCODED == 0 else None)
         images = soften(images, generator).contiguous(memory_format=torch.channels_last)
         with mixed_precision(bank.device):
             loss = loss_of(judge, images, drawn)
@@ -144,6 +146,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="scenes; each has one to four things to read")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--anew", action="store_true", help="do not begin with the packaged judge")
+    parser.add_argument("--seed", type=int, default=0, help="of its first weights and of its scenes")
     parser.add_argument(
         "--export", type=Path, help="write the judge of the work folder as safetensors, and do not train"
     )
@@ -152,7 +155,7 @@ def main() -> None:
         args.export.parent.mkdir(parents=True, exist_ok=True)
         args.export.write_bytes(save_judge(load(args.work)))
     else:
-        train(args.work, args.minutes, args.batch, args.lr, args.anew)
+        train(args.work, args.minutes, args.batch, args.lr, anew=args.anew, seed=args.seed)
 
 
 if __name__ == "__main__":
