@@ -45,10 +45,14 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, the rest as it was."""
+    """The longest files first, the rest as it was; long tests only when asked for."""
     folder = Path(__file__).parent
     ranks = {folder / name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+    if os.environ.get("CONES_TEST_ALL") != "1":
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="long: CONES_TEST_ALL=1"))
 
 
 @pytest.fixture(autouse=True)

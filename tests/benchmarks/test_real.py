@@ -277,6 +277,7 @@ def test_custom_concept_101(
     assert list(rows_of(tmp_path / "out")) == METHODS
 
 
+@pytest.mark.long
 def test_a_card_from_end_to_end(
     dreambooth: Path, epsilon_folder: Path, encoders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ EXAMPLES = ROOT / "examples"
 STEPS, POCKET = "STEPS, CLASS_IMAGES = 100, 32", 'Model.from_pretrained("pocket")'
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_the_pipeline_makes_concepts_a_table_and_pictures(epsilon_folder: Path, tmp_path: Path) -> None:

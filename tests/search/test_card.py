@@ -64,7 +64,7 @@ def same_but_for_rounding(one: Cone, two: Cone) -> bool:
 
 @pytest.mark.filterwarnings("ignore:.*ran out of memory")
 @pytest.mark.usefixtures("few_probes")
-@pytest.mark.parametrize("kind", ["cuda", "mps"])
+@pytest.mark.parametrize("kind", ["cuda", pytest.param("mps", marks=pytest.mark.long)])
 def test_a_search_fits_into_what_memory_there_is(kind: str, tmp_path: Path) -> None:
     """With less and less of it there are fewer samples at once, then recomputed activations, then scores elsewhere.
 

@@ -56,7 +56,7 @@ def test_given_class_images_take_no_time(model: Model) -> None:
     assert all_steps.phases["search"] > 10 * one.phases["search"]
 
 
-@pytest.mark.parametrize("family", ["pixart", "flux"])
+@pytest.mark.parametrize("family", ["pixart", pytest.param("flux", marks=pytest.mark.long)])
 def test_other_families_can_be_tried(family: str, tmp_path: Path) -> None:
     """PixArt-alpha draws in no single step, and Flux without a second pass for guidance."""
     base = Model.from_pipeline(FAMILIES[family](tmp_path))

@@ -63,7 +63,7 @@ def test_a_preview_advises_on_photos_that_spoil_a_search(pocket: Model) -> None:
         preview(pocket, [], "dog")
 
 
-@pytest.mark.parametrize("method", ["mask", "tstat"])
+@pytest.mark.parametrize("method", ["mask", pytest.param("tstat", marks=pytest.mark.long)])
 def test_samples_are_drawn_and_change_nothing(epsilon_folder: Path, few_probes: None, method: str) -> None:
     """At the start, every N steps and at the end; the file is the same, with its loss curve, and a strip grows."""
     model, events = Model.from_pretrained(str(epsilon_folder)), list[Event]()

@@ -138,6 +138,7 @@ def test_damaged_pieces_are_refused(tmp_path: Path) -> None:
         pieces.read(tmp_path / "pieces")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_whole_command_goes_on_from_its_own_pieces_and_on_the_cpu(
     bank: SpriteBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
