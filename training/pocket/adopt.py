@@ -1,7 +1,7 @@
 """Begin where an exported model stands, by default the packaged one: ``python -m training.pocket.adopt --work F``.
 
 Writes the checkpoints that the other stages go on from, with the averaged weights as fp16 has them. The optimizers
-begin anew, with a warm-up. Parts that a model's folder does not hold are those of the packaged one.
+begin anew, with a warm-up.
 """
 
 from __future__ import annotations
@@ -20,16 +20,11 @@ from training.pocket import autoencoder, models, tokenizer
 from training.pocket.common import load_state, save_state
 
 
-def part_of(model: Path, name: str) -> Path:
-    """Return the folder of a part of a model, or of the packaged one where the model holds none."""
-    return next(folder / name for folder in (model, pocket_folder()) if (folder / name).is_dir())
-
-
 def read_parts(model: Path) -> torch.nn.ModuleDict:
     """Return U-Net and text encoder of an exported model in fp32, under the names that ``train.pt`` has."""
     parts = torch.nn.ModuleDict({"unet": models.build_unet(), "text": models.build_text_encoder(tokenizer.build())})
-    unet = UNet2DConditionModel.from_pretrained(part_of(model, "unet"), torch_dtype=torch.float32)
-    text = CLIPTextModel.from_pretrained(part_of(model, "text_encoder"), dtype=torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32)
+    text = CLIPTextModel.from_pretrained(model / "text_encoder", dtype=torch.float32)
     parts["unet"].load_state_dict(unet.state_dict())
     parts["text"].load_state_dict(text.state_dict())
     return parts
@@ -43,7 +38,7 @@ def adopt(model: Path, work: Path) -> dict[str, Any]:
     if (work / "train.pt").exists():
         raise SystemExit(f"{work} holds a training already; take another --work")
     parts = read_parts(model)
-    vae = AutoencoderTiny.from_pretrained(part_of(model, "vae"), torch_dtype=torch.float32)
+    vae = AutoencoderTiny.from_pretrained(model / "vae", torch_dtype=torch.float32)
     told = json.loads((model / "pocket.json").read_text(encoding="utf-8"))
     scale = float(vae.config.scaling_factor)
     known = load_state(work / "scale.pt")
