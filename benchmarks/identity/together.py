@@ -28,6 +28,8 @@ ORDER = ("rex", "cat", "car", "rabbit")
 TWINS = ("rex", "luna")
 #: One subject's set alone, among the class nouns of the others: whether a concept works wherever its words stand.
 ALONE = ("first alone", "second alone")
+#: So many times as many pictures of every place as of a subject's scenes, since there are few places.
+REPEATS = 4
 PLACES = ("", " on the beach", " in a field", " in the snow", " at night", " on the street")
 
 
@@ -69,7 +71,7 @@ class Together:
         elif kind == "described":
             phrases = [cell.subject.description or cell.subject.noun for cell in cells]
         images: list[Image.Image] = []
-        for number in range(self.studio.options.renders * len(PLACES)):
+        for number in range(REPEATS * self.studio.options.renders * len(PLACES)):
             place = PLACES[number % len(PLACES)]
             if kind == "regions":
                 nouns, masks = [each.class_noun for each in words], [cell.mask() for cell in cells]

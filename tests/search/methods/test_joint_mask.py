@@ -68,7 +68,7 @@ OWNED = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]]).bool()
 
 def stepped(count: int = 12, **options: Any) -> JointMask:
     """A mask after some steps on A and B, which agree on weight 0, and of which B alone would zero 1."""
-    shared: dict[str, Any] = {"steps": count, "eps_quantile": 0.0, "l1": 0.0}
+    shared: dict[str, Any] = {"steps": count, "lr": 0.05, "eps_quantile": 0.0, "l1": 0.0}
     mask = JointMask([A, B], OWNED, JointMaskConfig(**(shared | options)))  # type: ignore[list-item]
     for index in range(count):
         mask.step(index)
@@ -111,7 +111,7 @@ def test_reopening_is_quick_and_zeroing_is_not() -> None:
 
 def test_a_restored_mask_goes_on_as_if_never_stopped() -> None:
     """Six steps, saved, and six more are twelve."""
-    again = JointMask([A, B], OWNED, JointMaskConfig(steps=12, eps_quantile=0.0, l1=0.0))  # type: ignore[list-item]
+    again = JointMask([A, B], OWNED, JointMaskConfig(steps=12, lr=0.05, eps_quantile=0.0, l1=0.0))  # type: ignore[list-item]
     again.load_state_dict({name: value.clone() for name, value in stepped(6).state_dict().items()})
     for index in range(6, 12):
         again.step(index)
