@@ -1,6 +1,6 @@
 """A contact sheet of the demo, in the folder where it ran: `python sheet.py` writes `sheet.png`.
 
-Rows: the photos, the base model, each concept alone, both together; columns: seeds 0, 1, 2, ... as they come.
+Rows: the photos, the base model, each concept alone, both together, both after `cones tune`; columns: seeds 0, 1, 2, ... as they come.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def main() -> None:
         "hat.cone: a photo of a hat": pictures(model, "a photo of a hat", hat),
         f"base model: {PROMPT}": pictures(model, PROMPT, None),
         f"dog+hat.cone: {PROMPT}": pictures(model, PROMPT, both),
+        f"dog+hat-tuned.cone: {PROMPT}": pictures(model, PROMPT, conestool.load("dog+hat-tuned.cone")),
     }
     sheet = grid(list(rows.values()), list(rows))
     data = io.BytesIO()
