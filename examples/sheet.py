@@ -1,6 +1,7 @@
 """A contact sheet of the demo, in the folder where it ran: `python sheet.py` writes `sheet.png`.
 
-Rows: the photos, the base model, each concept alone, both together, both after `cones tune`; columns: seeds 0, 1, 2, ... as they come.
+Rows: the photos, the base model, each concept alone, both together, both after `cones tune`; columns: seeds
+0, 1, 2, ... as they come.
 """
 
 from __future__ import annotations
