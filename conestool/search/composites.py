@@ -132,5 +132,7 @@ def _paste_subject(scene: Image.Image, spot: Tensor, photo: Image.Image, cut: Te
     out, layer = scene.copy(), Image.new("L", scene.size)
     out.paste(photo.resize((side, side), Image.Resampling.LANCZOS), corner, mask)
     layer.paste(mask, corner)
-    region = np.asarray(layer.resize((cut.shape[1], cut.shape[0]), Image.Resampling.BOX), dtype=np.float32) / 255
+    # in floats: means of bytes would be rounded to 0 where a cell is changed a little
+    means = layer.convert("F").resize((cut.shape[1], cut.shape[0]), Image.Resampling.BOX)
+    region = np.asarray(means, dtype=np.float32) / 255
     return out, torch.from_numpy(region)

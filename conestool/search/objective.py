@@ -273,7 +273,7 @@ class Objective:
 def _cell_weights(masks: Tensor) -> Tensor:
     """Weights of the cells, 1 on average, under which the subjects of `masks` (b, 1, h, w) are at least half of a loss.
 
-    Ours: a subject covers a fifth of a scene, and by a plain mean it taught next to nothing (docs/several-subjects.md).
+    Ours: a subject is a small part of a scene, and by a plain mean it taught next to nothing.
     """
     area = masks.mean((1, 2, 3), keepdim=True)
     inside = area.clamp(min=_SUBJECT_SHARE) / area.clamp(min=_LEAST_AREA)
