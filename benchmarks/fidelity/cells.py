@@ -23,6 +23,7 @@ from conestool.evaluation.prompts import Prompt, unrelated_nouns
 from conestool.format import dumps
 from conestool.images.class_images import class_images
 from conestool.images.photos import Photo, read_photos
+from conestool.models.kv_weights import kv_weights
 from conestool.models.model import Model
 from conestool.search.config import SearchConfig
 from conestool.search.context import SearchContext
@@ -38,6 +39,11 @@ from conestool.search.subject import PhotoSplit, class_prompts, split_photos
 UNRELATED_SEED = 0
 CONTROLLED = ("held_out",)
 """What is measured of the controls; a loss takes as long as half a step of the search."""
+
+
+def among_all(model: Model, params: FlatParameters, mask: Tensor) -> Tensor:
+    """The same weights as `mask`, boolean (n,), of `params` among all K/V weights of the model."""
+    return FlatParameters(kv_weights(model.denoiser)).mask_from_indices(params.indices_from_mask(mask))
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ class Bench:
             return 0
         config = self.config(job.variant, job.seed)
         priors, _ = self.priors(config), self.unrelated
-        with trainable_kv_weights(self.model.denoiser) as params:
+        with trainable_kv_weights(self.model.denoiser, layers=config.layers) as params:
             ready = self.prepared(params, config, priors)
             ranking, seconds = rank(ready.objective, config)
             selection = ready.objective.selection_batch(self.options.samples)
@@ -136,7 +142,7 @@ class Bench:
                     "config": config.record(),
                     "method": resolve_method(config.method).name,
                 }
-                self.store.save_mask(job.key(density), mask)
+                self.store.save_mask(job.key(density), among_all(self.model, params, mask))
                 self.store.save(job.key(density), record | facts | self.who(job.seed, job.variant.name, density))
         return len(wanted)
 

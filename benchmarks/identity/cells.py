@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.fidelity.cells import Bench, rank
+from benchmarks.fidelity.cells import Bench, among_all, rank
 from benchmarks.fidelity.floats import train
 from benchmarks.fidelity.plan import Options, Variant
 from benchmarks.fidelity.store import Store
@@ -110,7 +110,7 @@ class Cell:
             return False
         config = self.bench.config(self.studio.variant, self.seed)
         priors, _ = self.bench.priors(config), self.bench.unrelated
-        with trainable_kv_weights(self.studio.model.denoiser) as params:
+        with trainable_kv_weights(self.studio.model.denoiser, layers=config.layers) as params:
             ready = self.bench.prepared(params, config, priors)
             ranking, seconds = rank(ready.objective, config)
             selection = ready.objective.selection_batch(self.studio.options.samples)
@@ -118,6 +118,7 @@ class Cell:
             weights = ready.objective.weights
             random = ready.probes.changes(weights * ~random_mask_like(params, mask, self.seed + 1), ("held_out",))
             record = {"losses": ready.probes.changes(weights * ~mask), "random": random, "seconds": seconds}
+            mask = among_all(self.studio.model, params, mask)
         self.studio.store.save_mask(self.key("set"), mask)
         self.studio.store.save(self.key("set"), record | {"share": float(mask.float().mean())} | self.who("set"))
         return True

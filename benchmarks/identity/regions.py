@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from conestool.images.photos import to_latents
 from conestool.images.segmentation import diffedit_mask
 from conestool.models.model import Model
 from conestool.models.noise_schedule import predict_noise, schedule_of
@@ -65,5 +66,5 @@ def draw_in_regions(
 def region_of(model: Model, scene: Image.Image, nouns: Sequence[str], number: int, place: str, words: str) -> Tensor:
     """Return where one of the nouns stands in a scene, and a cell around it: boolean, (h, w), in latents."""
     others = [joined([other if n == number else noun for n, noun in enumerate(nouns)]) + place for other in OTHERS]
-    found = diffedit_mask(model, [scene], [words], [others]).float()
+    found = diffedit_mask(model, to_latents(model, [scene]), [words], [others]).float()
     return F.max_pool2d(found, 3, 1, 1)[0] > 0

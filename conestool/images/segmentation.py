@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from conestool.images.photos import to_latents
 from conestool.models.conditioning import Conditioning
 from conestool.models.memory import in_parts
 from conestool.models.model import Model
@@ -24,24 +22,25 @@ _TIMESTEP_RANGE = (0.4, 0.8)
 @torch.no_grad()
 def diffedit_mask(
     model: Model,
-    images: Sequence[Image.Image],
+    latents: Tensor,
     prompts: Sequence[str],
     other_prompts: Sequence[Sequence[str]],
     seed: int = 0,
     batch: int = 8,
 ) -> Tensor:
-    """Where each of m images shows what its prompt names and `other_prompts` do not: (m, h, w), boolean, in latents.
+    """Where each of m images, `latents` (m, c, h, w), shows what its prompt names and `other_prompts` do not.
 
-    The `other_prompts`, at least one for each image, name another thing in its place; they take turns. The mask holds
-    where the denoiser's outputs for both differ by more than Otsu's (1979) threshold of these differences.
-    The difference is that of DiffEdit (Couairon et al. 2023, section 3.2), whose threshold is half of the largest.
+    (m, h, w), boolean. The `other_prompts`, at least one for each image, name another thing in its place; they take
+    turns. The mask holds where the denoiser's outputs for both differ by more than Otsu's (1979) threshold of these
+    differences. The difference is that of DiffEdit (Couairon et al. 2023, section 3.2), whose threshold is half of the
+    largest.
     """
     schedule, generator = schedule_of(model), torch.Generator().manual_seed(seed)
-    latents, named = to_latents(model, images, batch=batch), encode(model, prompts)
-    difference = torch.zeros(len(images), *latents.shape[-2:], device=latents.device)
+    named, count = encode(model, prompts), len(latents)
+    difference = torch.zeros(count, *latents.shape[-2:], device=latents.device)
     for number in range(NUM_SAMPLES):
         other = encode(model, [texts[number % len(texts)] for texts in other_prompts])
-        timesteps = stratified_timesteps(len(images), len(schedule), generator, _TIMESTEP_RANGE).to(latents.device)
+        timesteps = stratified_timesteps(count, len(schedule), generator, _TIMESTEP_RANGE).to(latents.device)
         noisy = schedule.add_noise(latents, torch.randn(latents.shape, generator=generator).to(latents), timesteps)
 
         def differ(
@@ -50,7 +49,7 @@ def diffedit_mask(
             one, two = (predict_noise(model, schedule, noisy[rows], times[rows], cond[rows]) for cond in (named, other))
             return (one - two).abs().mean(1)
 
-        parts, batch = in_parts(len(images), batch, differ, model.device)
+        parts, batch = in_parts(count, batch, differ, model.device)
         difference += torch.cat(parts)
     return torch.stack([each > otsu_threshold(each) for each in difference])
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from conestool._layers import is_cross, is_joint
 from conestool.errors import UsageError
 
 KV_SUFFIXES = (".to_k.weight", ".to_v.weight", ".add_k_proj.weight", ".add_v_proj.weight")
 _FUSED_SUFFIXES = (".to_qkv.weight", ".to_kv.weight", ".to_added_qkv.weight")
 
 
-def kv_weights(denoiser: nn.Module) -> dict[str, nn.Parameter]:
-    """All K/V weights of `denoiser` by param name (diffusers naming), in name order; each of shape (out, in).
+def kv_weights(denoiser: nn.Module, layers: str = "all") -> dict[str, nn.Parameter]:
+    """The K/V weights of `denoiser` by param name (diffusers naming), in name order; each of shape (out, in).
 
-    Names are the same for a plain, a compiled and a LoRA-carrying denoiser. Raises UsageError if there are none, if
-    they are fused with Q, or if they are not plain floating-point tensors (quantised, or offloaded to nowhere).
+    With the `layers` "cross" those through which the text alone passes: cross-attention, and the added projections of
+    joint attention. Names are the same for a plain, a compiled and a LoRA-carrying denoiser. Raises UsageError if there
+    are none, if they are fused with Q, or if they are not plain floating-point tensors (quantised, or offloaded to
+    nowhere).
     """
     found: dict[str, nn.Parameter] = {}
     for key, param in denoiser.named_parameters():
@@ -29,7 +32,11 @@ def kv_weights(denoiser: nn.Module) -> dict[str, nn.Parameter]:
         raise UsageError(
             f"{type(denoiser).__name__} has no K/V projections", "use a text-to-image model with attention layers"
         )
-    return {name: found[name] for name in sorted(found)}
+    joint = is_joint(found)
+    chosen = {name: found[name] for name in sorted(found) if layers == "all" or is_cross(name, joint)}
+    if not chosen:
+        raise UsageError(f"{type(denoiser).__name__} has no projections of the text alone", "search all layers")
+    return chosen
 
 
 def canonical_name(key: str) -> str:

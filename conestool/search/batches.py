@@ -11,6 +11,9 @@ from torch import Tensor
 
 from conestool.models.conditioning import Conditioning
 
+_LEAST_AREA = 0.02
+"""The share of a picture below which its subject's share of the loss is no longer raised."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -64,9 +67,10 @@ class LossTerm:
 
     `prompt_choices` (m, p), int64, are the rows of `conditioning` that may go with each of the m images; without it all
     may go with each. With the `target` "frozen" it is what the untouched model predicts instead of the true noise: the
-    term then measures drift alone, with far less variance. Our choice; the paper's prior term has the true noise. With
-    `subject_mask` too, (m, 1, h, w), 0 to 1, the target is the true noise there, and elsewhere what the untouched model
-    predicts for the same row of `background_conditioning`; of a picture's loss at least half is that of the subjects.
+    term then measures drift alone, with far less variance. Our choice; the paper's prior term has the true noise.
+    `subject_mask`, (m, 1, h, w), 0 to 1, is where the images show what is learned: of a picture's loss at least
+    `subject_share` is that of these cells. With `background_conditioning` too the target is the true noise there, and
+    elsewhere what the untouched model predicts for the same row of that.
     """
 
     name: str
@@ -78,9 +82,25 @@ class LossTerm:
     prompt_choices: Tensor | None = None
     background_conditioning: Conditioning | None = None
     subject_mask: Tensor | None = None
+    subject_share: float = 0.0
 
     def sample_prompts(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """For each of the pictures (their numbers, int64) one of its rows of `conditioning`, drawn at random."""
         count = len(self.conditioning) if self.prompt_choices is None else self.prompt_choices.shape[1]
         drawn = torch.randint(count, (len(images),), generator=generator)
         return drawn if self.prompt_choices is None else self.prompt_choices[images, drawn]
+
+    def cell_weights(self, images: Tensor) -> Tensor:
+        """(b, 1, h, w), fp32: what the cells of these of the images (their numbers, int64) count, 1 on average.
+
+        Ours: by a plain mean the surroundings, which a concept must not learn, have most of the gradient, and in a
+        scene a subject teaches next to nothing.
+        """
+        latents = self.images.latents
+        if self.subject_mask is None:
+            return latents.new_ones(len(images), 1, *latents.shape[2:], dtype=torch.float32)
+        masks = self.subject_mask[images].to(latents.device, torch.float32)
+        area = masks.mean((1, 2, 3), keepdim=True)
+        inside = area.clamp(min=self.subject_share) / area.clamp(min=_LEAST_AREA)
+        outside = (1 - area * inside) / (1 - area).clamp(min=1e-6)
+        return outside.lerp(inside, masks)

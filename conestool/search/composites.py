@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from conestool.images.class_images import GROUP_SIZE
-from conestool.images.photos import square
+from conestool.images.photos import square, to_latents
 from conestool.images.segmentation import bounding_square, diffedit_mask
 from conestool.search.context import SearchContext
 from conestool.search.subject import joined
@@ -94,13 +94,6 @@ def compose(
     """
     model, seed, processes = context.model, context.config.seed, context.processes
     batch = context.resources.image_batch_size(GROUP_SIZE)
-
-    def locate(pictures: Sequence[Image.Image], shown: Sequence[tuple[CompositeSpec, int]], seed: int) -> Tensor:
-        """Where the pictures show what is at a place of their scenes, (m, h, w), boolean."""
-        free = [[noun for noun in others if noun not in spec.nouns] or ["thing"] for spec, _ in shown]
-        instead = [[s.prompt({at: noun}) for noun in nouns] for (s, at), nouns in zip(shown, free, strict=True)]
-        return diffedit_mask(model, pictures, [spec.prompt() for spec, _ in shown], instead, seed, batch)
-
     images = [image.convert("RGB") for image in drawn]
     side = model.defaults.size // model.vae_scale_factor
     subject_masks = torch.zeros(len(images), 1, side, side)
@@ -109,15 +102,37 @@ def compose(
         if not places:
             continue
         photos = [square(photo, model.defaults.size) for photo in subject.photos]
-        alone = CompositeSpec((subject.noun,), {0: number})
-        cuts = locate(photos, [(alone, 0)] * len(photos), seed)
-        shown = [(specs[row], place) for row, place in places]
-        spots = locate([drawn[row] for row, _ in places], shown, seed + 1)
+        cuts = locate_subject(context, to_latents(model, photos, batch=batch), subject.noun, others)
+        scenes = to_latents(model, [drawn[row] for row, _ in places], batch=batch)
+        spots = _locate(context, scenes, [(specs[row], place) for row, place in places], others, seed + 1)
         for turn, ((row, _), spot) in enumerate(zip(places, spots, strict=True)):
             images[row], region = _paste_subject(images[row], spot, photos[turn % len(photos)], cuts[turn % len(cuts)])
             subject_masks[row, 0] = torch.maximum(subject_masks[row, 0], region)
     pixels = processes.broadcast(torch.from_numpy(np.stack([np.asarray(image) for image in images])))
     return Composites(specs, [Image.fromarray(each.numpy()) for each in pixels], processes.broadcast(subject_masks))
+
+
+def locate_subject(context: SearchContext, latents: Tensor, noun: str, others: Sequence[str]) -> Tensor:
+    """Where photos, as `latents` (m, c, h, w), show the thing that `noun` names, (m, h, w), boolean.
+
+    Asked is what changes when another noun takes its place. Of several processes each asks for itself.
+    """
+    alone = CompositeSpec((noun,), {0: 0})
+    return _locate(context, latents, [(alone, 0)] * len(latents), others, context.config.seed)
+
+
+def _locate(
+    context: SearchContext,
+    latents: Tensor,
+    shown: Sequence[tuple[CompositeSpec, int]],
+    others: Sequence[str],
+    seed: int,
+) -> Tensor:
+    """Where pictures, as `latents`, show what is at a place of their scenes, (m, h, w), boolean."""
+    free = [[noun for noun in others if noun not in spec.nouns] or ["thing"] for spec, _ in shown]
+    instead = [[s.prompt({at: noun}) for noun in nouns] for (s, at), nouns in zip(shown, free, strict=True)]
+    batch = context.resources.image_batch_size(GROUP_SIZE)
+    return diffedit_mask(context.model, latents, [spec.prompt() for spec, _ in shown], instead, seed, batch)
 
 
 def _paste_subject(scene: Image.Image, spot: Tensor, photo: Image.Image, cut: Tensor) -> tuple[Image.Image, Tensor]:

@@ -86,6 +86,7 @@ class SearchConfig(Config):
     missing or another one, the term of other classes holds its pictures of these still, and that of composites shows
     the subject among other things (`composites.py`). `timestep_range` is from 0, no noise, to 1, nothing but noise:
     where there is much, the prompt decides, and with all of it no concept is bound to its identifier (docs/method.md).
+    `subject_share` is of the loss of the cells in which the model finds the subject; with 0 all count alike.
     Of the class images a quarter is only for the report. `term_weights` are for terms of the loss that have no setting
     of their own, by their names in `loss_terms.py`; without a weight such a term is left out.
     """
@@ -94,12 +95,16 @@ class SearchConfig(Config):
         "mask", "How weights are ranked, and its parameters: mask,lr=0.1.", metavar="M"
     )
     density: float | None = setting(None, "Share of the K/V weights to zero. Default: found.", _within(0, 1))
+    layers: str = setting(
+        "cross", "Attention that is searched: what reads the prompt, or all.", _one_of(("cross", "all")), "cross|all"
+    )
     seed: int = setting(0, "Seed of all noise.", count(0, (1 << 63) - 1), "N")
     prior_loss_weight: float = setting(1.0, "Weight of the class images.", at_least(0))
     unbound_weight: float = setting(1.0, "Weight of the photos without the identifier.", at_least(0))
     num_negative_identifiers: int = setting(8, "Other identifiers that must not draw it.", count(0), "N")
     other_class_weight: float = setting(1.0, "Weight of pictures of other classes.", at_least(0))
     composite_weight: float = setting(0.0, "Weight of scenes with other things.", at_least(0))
+    subject_share: float = setting(0.9, "The subject's share of a photo's loss, at least.", SHARE)
     timestep_range: tuple[float, float] = setting((0.3, 1.0), "Part of the noise schedule.", _RANGE, "LOW HIGH")
     batch_size: int = setting(8, "Samples of each term in a step.", count(1), "N")
     num_class_images: int = setting(32, "Class images to draw.", count(4), "N")

@@ -77,7 +77,7 @@ def find(
     split = split_photos(photos, config)
     priors = draw_prior_images(context, class_noun, class_images)
     info = model.info  # before the search changes weights in memory
-    with search_mode(model, resources) as params:
+    with search_mode(model, resources, config.layers) as params:
         objective, eval_batches = prepare(context, params, subject, split, priors)
         used = {**method_config.record(), "num_class_images": len(priors.class_images)}
         facts = _facts(context, subject, photos, used) | {"method": method_config.name, "held_out": split.held_out}

@@ -20,7 +20,7 @@ from conestool.models.model import Model
 from conestool.models.noise_schedule import per_sample_loss, schedule_of, stratified_timesteps
 from conestool.models.prompts import encode, identifiers, micro_conditioning
 from conestool.search.batches import Batch, LatentImages, LossTerm
-from conestool.search.composites import Subject, compose
+from conestool.search.composites import Subject, compose, locate_subject
 from conestool.search.config import SearchConfig
 from conestool.search.context import SearchContext
 from conestool.search.objective import NUM_FROZEN_TARGETS, Objective
@@ -71,7 +71,10 @@ class SubjectPrompts:
 
 @dataclass(frozen=True, kw_only=True)
 class _Inputs:
-    """What loss terms are made of; `photos` and `class_images` are latents of those to learn from."""
+    """What loss terms are made of; `photos` and `class_images` are latents of those to learn from.
+
+    `photo_masks` (m, 1, h, w) are where the photos show the subject; None if all cells count alike.
+    """
 
     context: SearchContext
     subject: SubjectPrompts
@@ -79,6 +82,7 @@ class _Inputs:
     priors: PriorImages
     beside: Sequence[Subject]
     photos: LatentImages
+    photo_masks: Tensor | None
     class_images: LatentImages
 
     def encode_images(self, images: Sequence[Image.Image]) -> LatentImages:
@@ -92,6 +96,11 @@ class _Inputs:
         conditioning = encode(self.context.model, list(rows))
         kept = {"size": self.context.config.batch_size, "target": "frozen", **rest}
         return LossTerm(name=name, images=images, conditioning=conditioning, prompt_choices=choices, **kept)
+
+    def make_photo_term(self, name: str, texts: Sequence[Sequence[str]], **rest: Any) -> LossTerm:
+        """A term of the photos, in which the subject's cells have their share of the loss."""
+        share = self.context.config.subject_share
+        return self.make_term(name, self.photos, texts, subject_mask=self.photo_masks, subject_share=share, **rest)
 
     @property
     def shared_size(self) -> int:
@@ -108,7 +117,7 @@ def _instance_term(given: _Inputs) -> LossTerm:
     """The photos under the subject's prompts: what the search learns."""
     own, captions = given.subject, given.split.captions
     texts = [captioned_prompts(own.instance_prompts, own.phrase, own.class_noun, caption) for caption in captions]
-    return given.make_term("instance", given.photos, texts, target="noise")
+    return given.make_photo_term("instance", texts, target="noise")
 
 
 def _class_term(given: _Inputs) -> LossTerm:
@@ -121,7 +130,7 @@ def _unbound_term(given: _Inputs) -> LossTerm:
     """The photos under prompts that are not the subject's."""
     model, config = given.context.model, given.context.config
     texts = [unbound_prompts(model, given.subject, config, caption) for caption in given.split.captions]
-    return given.make_term("unbound", given.photos, texts)
+    return given.make_photo_term("unbound", texts)
 
 
 def _other_classes_term(given: _Inputs) -> LossTerm:
@@ -142,6 +151,7 @@ def _composites_term(given: _Inputs) -> LossTerm:
         background_conditioning=encode(given.context.model, [spec.prompt() for spec in made.specs]),
         prompt_choices=torch.arange(len(made.specs))[:, None],
         subject_mask=made.subject_masks,
+        subject_share=given.context.config.subject_share,
         size=given.context.config.batch_size,
         target="frozen",
     )
@@ -195,6 +205,7 @@ def prepare(
         priors=priors,
         beside=beside,
         photos=photos,
+        photo_masks=_photo_masks(context, photos, noun, priors) if config.subject_share else None,
         class_images=class_images[cut:],
     )
     weights = _term_weights(config)
@@ -223,6 +234,12 @@ def prepare(
         no_identifier=objective.eval_batch(validation, of_class, NUM_EVAL_SAMPLES),
         class_images=objective.eval_batch(class_images[:cut], of_class, NUM_EVAL_SAMPLES),
     )
+
+
+def _photo_masks(context: SearchContext, photos: LatentImages, noun: str, priors: PriorImages) -> Tensor:
+    """(m, 1, h, w), 0 or 1: where the photos show their subject; of several processes the first says it for all."""
+    found = locate_subject(context, photos.latents, noun, priors.other_classes)
+    return context.processes.broadcast(found[:, None].float())
 
 
 def unbound_prompts(model: Model, subject: SubjectPrompts, config: SearchConfig, caption: str) -> list[str]:

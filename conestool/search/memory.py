@@ -44,12 +44,12 @@ from conestool.search.subject import split_photos
 
 
 @contextmanager
-def search_mode(model: Model, resources: Resources) -> Iterator[FlatParameters]:
-    """The K/V weights of `model`, trainable for a search; afterwards the model is as it was, bit for bit."""
+def search_mode(model: Model, resources: Resources, layers: str = "all") -> Iterator[FlatParameters]:
+    """The K/V weights of the `layers` of `model`, trainable; afterwards the model is as it was, bit for bit."""
     score_device = torch.device("cpu") if resources.offload_scores else model.device
     with (
         memory_errors(model.device),
-        trainable_kv_weights(model.denoiser, score_device) as params,
+        trainable_kv_weights(model.denoiser, score_device, layers) as params,
         sliced_attention(model.device),
         recompute_activations(model.denoiser) if resources.gradient_checkpointing else nullcontext(),
     ):
@@ -236,7 +236,7 @@ def dry_run(
         scene_images=images[: len(specs)],
         composite_specs=specs,
     )
-    with search_mode(model, context.resources) as params:
+    with search_mode(model, context.resources, config.layers) as params:
         split = split_photos(photos, config)
         objective, _ = prepare(context, params, subject, split, priors, num_frozen_targets=config.batch_size)
         encoding = _timed(model, lambda: to_latents(model, images, batch=group), warm=True) / len(images)

@@ -26,8 +26,6 @@ _FULL_RANGE = (0.0, 1.0)
 NUM_FROZEN_TARGETS = 128
 MAX_SAMPLES = 32
 """The most samples that the denoiser sees at once."""
-_SUBJECT_SHARE, _LEAST_AREA = 0.5, 0.02
-"""The subjects' share of a scene's loss at least, and the area of a scene below which theirs is no longer raised."""
 _AMPLE = 32
 """Sizes of the denoiser that the activations of one sample never take: those of real ones take about one."""
 
@@ -70,7 +68,7 @@ class Objective:
                 self.frozen_targets[term.name] = self.keep_frozen(term.name, compute)
 
     def _cache_frozen_targets(self, term: LossTerm, seed: int) -> Batch:
-        """`num_frozen_targets` samples of `term`; the target outside a subject mask is the untouched model's output."""
+        """`num_frozen_targets` samples of `term`; the target of a scene is the true noise where the subject is."""
 
         def drawn(conditioning: Conditioning) -> Batch:
             draw = torch.Generator().manual_seed(seed)
@@ -82,8 +80,7 @@ class Objective:
             return self._with_model_targets(drawn(term.conditioning))
         batch, kept = drawn(term.conditioning), self._with_model_targets(drawn(term.background_conditioning)).target
         masks = term.subject_mask[self.pick(term, self.num_frozen_targets, torch.Generator().manual_seed(seed))]
-        masks = masks.to(kept)
-        return replace(batch, target=kept.lerp(batch.target, masks), cell_weights=_cell_weights(masks))
+        return replace(batch, target=kept.lerp(batch.target, masks.to(kept)))
 
     @property
     def weights(self) -> Tensor:
@@ -107,7 +104,7 @@ class Objective:
             timesteps=timesteps,
             target=self.schedule.target(latents, noise, timesteps),
             loss_weights=torch.full((count,), term.weight / count, device=latents.device),
-            cell_weights=torch.ones_like(latents[:, :1]),
+            cell_weights=term.cell_weights(chosen),
             conditioning=term.conditioning[prompts].with_micro_conditioning(pictures.micro_conditioning),
         )
 
@@ -268,17 +265,6 @@ class Objective:
     def _predict(self, batch: Batch) -> Tensor:
         """What the model answers to `batch`, fp32."""
         return predict_noise(self.model, self.schedule, batch.noisy_latents, batch.timesteps, batch.conditioning)
-
-
-def _cell_weights(masks: Tensor) -> Tensor:
-    """Weights of the cells, 1 on average, under which the subjects of `masks` (b, 1, h, w) are at least half of a loss.
-
-    Ours: a subject is a small part of a scene, and by a plain mean it taught next to nothing.
-    """
-    area = masks.mean((1, 2, 3), keepdim=True)
-    inside = area.clamp(min=_SUBJECT_SHARE) / area.clamp(min=_LEAST_AREA)
-    outside = (1 - area * inside) / (1 - area).clamp(min=1e-6)
-    return outside.lerp(inside, masks)
 
 
 MAX_SCALE = 65_536.0

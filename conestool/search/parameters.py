@@ -126,14 +126,16 @@ class FlatParameters:
 
 
 @contextmanager
-def trainable_kv_weights(denoiser: nn.Module, score_device: torch.device | None = None) -> Iterator[FlatParameters]:
-    """Give gradients to the K/V weights alone; on leaving, weights, flags and mode are as they were, bit for bit.
+def trainable_kv_weights(
+    denoiser: nn.Module, score_device: torch.device | None = None, layers: str = "all"
+) -> Iterator[FlatParameters]:
+    """Give gradients to the K/V weights of the `layers` ("all" or "cross", see `kv_weights`) alone.
 
-    Gradients that were there before are gone, so that none is taken for one of ours.
-
-    Their copy, `FlatParameters.weights`, lies on `score_device` as all vectors do, by default with the weights.
+    On leaving, weights, flags and mode are as they were, bit for bit. Gradients that were there before are gone, so
+    that none is taken for one of ours. The weights' copy, `FlatParameters.weights`, lies on `score_device` as all
+    vectors do, by default with the weights.
     """
-    params = FlatParameters(kv_weights(denoiser), score_device or execution_device(denoiser))
+    params = FlatParameters(kv_weights(denoiser, layers), score_device or execution_device(denoiser))
     _ = params.weights  # as they are before the search
     flags = {parameter: parameter.requires_grad for parameter in denoiser.parameters()}
     training = {module: module.training for module in denoiser.modules()}

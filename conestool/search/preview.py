@@ -13,15 +13,16 @@ from PIL import Image
 from torch import Tensor
 
 from conestool.images.class_images import GROUP_SIZE
-from conestool.images.photos import Photo, square
-from conestool.images.segmentation import bounding_square, diffedit_mask
+from conestool.images.photos import Photo, square, to_latents
+from conestool.images.segmentation import bounding_square
 from conestool.models.model import Model
+from conestool.search.composites import locate_subject
 from conestool.search.config import DEFAULT_RESOURCES, Resources, SearchConfig
 from conestool.search.context import SearchContext
 from conestool.search.events import Callback, LogEvent, no_callback, shown
 from conestool.search.find import add_captions, as_photos, photo_warnings, resolve_names
 from conestool.search.prior_images import preserved_classes
-from conestool.search.subject import captioned_prompts, class_prompts, crops, noun_warnings, split_photos
+from conestool.search.subject import captioned_prompts, crops, noun_warnings, split_photos
 
 _TWINS, _FLAT, _SMALL, _ALIKE, _DISTINCT = 0.1, 0.06, 0.3, 0.08, 0.15
 """Our choices, on pixels from 0 to 1: the root-mean-square difference of thumbnails below which two photos are twins;
@@ -101,8 +102,8 @@ def preview(
     """What `find` with the same arguments would learn from, without a search: seconds instead of minutes.
 
     The model chooses captions where photos have none, as it would for `find`; give `find` the photos of the preview,
-    with a `caption` changed where it is wrong. Where the subject is, is asked as for composites: what changes when
-    another noun takes the class's place. Errors are those of `find`.
+    with a `caption` changed where it is wrong. Where the subject is, is asked as `find` does, whose loss counts these
+    cells most. Errors are those of `find`.
     """
     model, config = Model.from_pipeline(pipe), config or SearchConfig()
     context = SearchContext(model=model, config=config, resources=resources, callback=callback or shown())
@@ -111,9 +112,8 @@ def preview(
     photos = add_captions(replace(context, callback=no_callback), photos, class_noun)
     held = {id(image) for image in split_photos(photos, config).validation}
     squares = [square(photo.image, model.defaults.size) for photo in photos]
-    named = class_prompts(class_noun)[:1] * len(photos)
-    others = [[class_prompts(noun)[0] for noun in preserved_classes(model.settings, class_noun)]] * len(photos)
-    masks = diffedit_mask(model, squares, named, others, batch=resources.image_batch_size(GROUP_SIZE))
+    latents = to_latents(model, squares, batch=resources.image_batch_size(GROUP_SIZE))
+    masks = locate_subject(context, latents, class_noun, preserved_classes(model.settings, class_noun))
     twins = _twin_advice(photos, squares)
     seen: list[PhotoPreview] = []
     for photo, image, mask, twin in zip(photos, squares, masks, twins, strict=True):

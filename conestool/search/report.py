@@ -9,6 +9,7 @@ from torch import Tensor
 
 from conestool.concept import Losses
 from conestool.errors import UsageError
+from conestool.models.kv_weights import kv_weights
 from conestool.search.batches import Batch
 from conestool.search.methods.base import Ranking
 from conestool.search.objective import Objective
@@ -86,13 +87,13 @@ class Selection:
 
 
 def select_density(objective: Objective, ranking: Ranking, density: float | None, batch: Batch) -> Selection:
-    """Turn a ranking into a set of weights.
+    """Turn a ranking into a set of weights; densities are shares of all K/V weights, of whatever layers it ranks.
 
     `density` in (0, 1) fixes the number. Without it the method's own count counts, and where it has none (or 0: too
     few steps to cross any threshold), the candidate density with the lowest L_con on `batch` (fixed noise on the
     training photos and class images).
     """
-    total = ranking.scores.numel()
+    total = sum(weight.numel() for weight in kv_weights(objective.model.denoiser).values())
     if density is not None:
         if not 0 < density < 1:
             raise UsageError(f"density {density} is not between 0 and 1", "0.01 zeroes 1 % of the K/V weights")

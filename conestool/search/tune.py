@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from conestool._layers import is_cross, is_joint
 from conestool.apply.edits import check_base
 from conestool.concept import Concept, Cone, to_builtin
 from conestool.errors import PhotoError
@@ -111,7 +112,7 @@ def tune(
     photos = match_photos(cone, photos_by_name)
     check_weights(model)
     check_base(model, cone)
-    with search_mode(model, resources) as params:
+    with search_mode(model, resources, _layers_of(cone, config.search.layers)) as params:
         subjects = prepare_subjects(context, params, cone, photos, class_images)
         owned = torch.stack([params.mask_from_indices(each.indices) for each in cone.concepts])
         captions = [[photo.caption for photo in photos[each.name]] for each in cone.concepts]
@@ -139,6 +140,13 @@ def match_photos(cone: Cone, given: Mapping[str, Sequence[Photo | Image.Image]])
     if missing:
         raise PhotoError(f"no photos of {', '.join(missing)}", "give photos of every concept's subject")
     return photos
+
+
+def _layers_of(cone: Cone, layers: str) -> str:
+    """`layers`, or all where a concept has neurons beyond them."""
+    names = {name for concept in cone.concepts for name in concept.indices}
+    joint = is_joint(name for concept in cone.concepts for name in concept.base.tensors)
+    return layers if all(is_cross(name, joint) for name in names) else "all"
 
 
 def prepare_subjects(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conestool.images.photos import square
+from conestool.images.photos import square, to_latents
 from conestool.images.segmentation import bounding_square, diffedit_mask, otsu_threshold
 from conestool.models.model import Model
 
@@ -33,9 +33,8 @@ def subject_cells(photo: Image.Image, cells: int) -> torch.Tensor:
 def test_pocket_says_where_a_subject_is(pocket: Model, noun: str, photo: int) -> None:
     """In photos of designs and colours that it never saw: what it finds and what is there have most in common."""
     image = square(Image.open(EXAMPLES / noun / f"{photo}.jpg").convert("RGB"), 64)
-    found = diffedit_mask(pocket, [image], [f"a photo of a {noun}"], [["a photo of a boat", "a photo of a cup"]])[
-        0
-    ].cpu()
+    instead = [["a photo of a boat", "a photo of a cup"]]
+    found = diffedit_mask(pocket, to_latents(pocket, [image]), [f"a photo of a {noun}"], instead)[0].cpu()
     truth = subject_cells(image, found.shape[0])
     assert (found & truth).sum() / (found | truth).sum() > 0.5
 
@@ -47,9 +46,10 @@ def test_of_two_things_the_one_asked_for_is_found(pocket: Model) -> None:
         image.paste(Image.open(EXAMPLES / noun / f"{photo}.jpg").convert("RGB").resize((32, 32)), (left, 16))
     prompt = "a photo of a dog and a house"
     instead = [["a photo of a cup and a house"], ["a photo of a dog and a cup"]]
-    dog, house = diffedit_mask(pocket, [image, image], [prompt, prompt], instead)
+    latents = to_latents(pocket, [image, image])
+    dog, house = diffedit_mask(pocket, latents, [prompt, prompt], instead)
     assert bounding_square(dog)[1] < len(dog) / 2 < bounding_square(house)[1]
-    assert torch.equal(diffedit_mask(pocket, [image, image], [prompt, prompt], instead, batch=1)[0], dog)
+    assert torch.equal(diffedit_mask(pocket, latents, [prompt, prompt], instead, batch=1)[0], dog)
 
 
 def test_the_threshold_and_the_extent_of_a_mask() -> None:
