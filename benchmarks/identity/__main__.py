@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.fidelity.plan import CEILINGS, Options, parse_variant
 from benchmarks.fidelity.store import CELL_FOLDER, Store
-from benchmarks.identity.cells import Cell, Studio
+from benchmarks.identity.cells import SEARCHED, SETS, Cell, Studio
 from benchmarks.identity.report import best_rates, write_report
 from benchmarks.identity.subjects import DEVELOPMENT, OUTSIDE, TEST, subject_of
 from benchmarks.identity.together import GROUPS, Together
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace, studio: Studio) -> Iterator[str]:
         cells = {key: Cell(studio, subject, seed) for key, subject in subjects.items()}
         yield from (f"{key}, seed {seed}: set" for key, cell in cells.items() if cell.find())
         for key, cell in cells.items():
-            if cell.draw_sets(_other(cells, key)):
+            if cell.draw_sets(_other(cells, key), SETS if seed == args.seeds[0] else SEARCHED):
                 yield f"{key}, seed {seed}: pictures"
             if seed == args.seeds[0] and cell.draw_references():
                 yield f"{key}: references"

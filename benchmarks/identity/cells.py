@@ -31,7 +31,8 @@ from training.pocket.measures import decoded
 from training.pocket.sprites import SpriteBank
 
 #: What is drawn at the untouched weights and with the subject's own set, in the order of the tables.
-SETS = ("concept", "no identifier", "random", "other", "bare")
+SEARCHED = ("concept", "no identifier", "random", "other")
+SETS = (*SEARCHED, "bare")
 #: Pictures drawn of the class alone to see whether it stays as various.
 VARIOUS = 24
 
@@ -127,15 +128,15 @@ class Cell:
         """The subject's set."""
         return self.studio.store.load_mask(self.key("set"))
 
-    def draw_sets(self, other: Cell) -> bool:
+    def draw_sets(self, other: Cell, kinds: Sequence[str] = SETS) -> bool:
         """Draw with the set and without, and with random and another subject's; False if all were there."""
-        if self.has(*SETS):
+        if self.has(*kinds):
             return False
         with trainable_kv_weights(self.studio.model.denoiser) as params:
             untouched, mask = params.get(), self.mask()
             random = random_mask_like(params, mask, self.seed + 1)
             zeroed = {"concept": mask, "no identifier": mask, "random": random, "other": other.mask()}
-            for kind in SETS:
+            for kind in kinds:
                 weights = untouched * ~zeroed[kind] if kind in zeroed else untouched
                 self.draw(params, weights, kind, self.subject.noun if kind in ("no identifier", "bare") else None)
         return True
@@ -180,8 +181,9 @@ class Cell:
         templates = list(self.subject.templates())
         images = draw(self.studio.model, params, weights, [str(Prompt(t, phrase)) for t in templates], seeds)
         read = self.studio.read(images, [Prompt(t, noun) for t in templates for _ in seeds], self.line_up)
-        plain = draw(self.studio.model, params, weights, [f"a photo of a {noun}"], range(VARIOUS))
-        read["various"] = [reading.things[0] for reading in self.studio.metric.read(plain)]
+        if kind in ("no identifier", "bare"):
+            plain = draw(self.studio.model, params, weights, [f"a photo of a {noun}"], range(VARIOUS))
+            read["various"] = [reading.things[0] for reading in self.studio.metric.read(plain)]
         self.studio.store.save_pictures(self.key(kind), images[:: len(seeds)])
         self.studio.store.save(self.key(kind), read | more | self.who(kind))
 

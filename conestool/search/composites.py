@@ -19,7 +19,7 @@ from conestool.images.class_images import GROUP_SIZE
 from conestool.images.photos import square, to_latents
 from conestool.images.segmentation import bounding_square, diffedit_mask
 from conestool.search.context import SearchContext
-from conestool.search.subject import joined
+from conestool.search.subject import joined, phrasings
 
 _MAX_OBJECTS = 4
 """Things of a scene at most."""
@@ -45,11 +45,15 @@ class CompositeSpec:
 
     def prompt(self, words: Mapping[int, str] | None = None) -> str:
         """ "a photo of a cat, a car and a dog", with other words at some of the places."""
-        return f"a photo of {joined([(words or {}).get(place, noun) for place, noun in enumerate(self.nouns)])}"
+        return self.prompts(words)[0]
 
-    def instance_prompt(self, subjects: Sequence[Subject]) -> str:
-        """The prompt with the subjects' phrases."""
-        return self.prompt({place: subjects[number].phrase for place, number in self.subjects.items()})
+    def prompts(self, words: Mapping[int, str] | None = None) -> list[str]:
+        """All phrasings of it; where words stand must not decide what they mean."""
+        return phrasings(joined([(words or {}).get(place, noun) for place, noun in enumerate(self.nouns)]))
+
+    def instance_prompts(self, subjects: Sequence[Subject]) -> list[str]:
+        """The prompts with the subjects' phrases."""
+        return self.prompts({place: subjects[number].phrase for place, number in self.subjects.items()})
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -20,7 +21,7 @@ from conestool.models.model import Model
 from conestool.models.noise_schedule import per_sample_loss, schedule_of, stratified_timesteps
 from conestool.models.prompts import encode, identifiers, micro_conditioning
 from conestool.search.batches import Batch, LatentImages, LossTerm
-from conestool.search.composites import Subject, compose, locate_subject
+from conestool.search.composites import CompositeSpec, Subject, compose, locate_subject
 from conestool.search.config import SearchConfig
 from conestool.search.context import SearchContext
 from conestool.search.objective import NUM_FROZEN_TARGETS, Objective
@@ -103,6 +104,26 @@ class _Inputs:
         return self.make_term(name, self.photos, texts, subject_mask=self.photo_masks, subject_share=share, **rest)
 
     @property
+    def subjects(self) -> list[Subject]:
+        """The subject, and those that share its scenes."""
+        own = self.subject
+        return [Subject(own.class_noun, own.phrase, self.split.uncropped), *self.beside]
+
+    @cached_property
+    def scenes(self) -> tuple[LatentImages, Tensor]:
+        """The scenes with the subjects in them, and where these are, (m, 1, h, w), 0 to 1."""
+        priors = self.priors
+        specs, drawn = priors.composite_specs, priors.scene_images
+        made = compose(self.context, specs, drawn, self.subjects, others=priors.other_classes)
+        return self.encode_images(made.images), made.subject_masks
+
+    def make_scene_term(self, name: str, texts: Sequence[Sequence[str]], **rest: Any) -> LossTerm:
+        """A term of the scenes, in which the subjects' cells have their share of the loss."""
+        images, masks = self.scenes
+        share = self.context.config.subject_share
+        return self.make_term(name, images, texts, subject_mask=masks, subject_share=share, **rest)
+
+    @property
     def shared_size(self) -> int:
         """Samples a step of class images and of pictures of other classes, which share those of one term.
 
@@ -141,20 +162,22 @@ def _other_classes_term(given: _Inputs) -> LossTerm:
 
 def _composites_term(given: _Inputs) -> LossTerm:
     """The subjects among other things: learned where they are; all else stays as their classes alone have it."""
-    priors, own = given.priors, given.subject
-    subjects = [Subject(own.class_noun, own.phrase, given.split.uncropped), *given.beside]
-    made = compose(given.context, priors.composite_specs, priors.scene_images, subjects, others=priors.other_classes)
-    return LossTerm(
-        name="composites",
-        images=given.encode_images(made.images),
-        conditioning=encode(given.context.model, [spec.instance_prompt(subjects) for spec in made.specs]),
-        background_conditioning=encode(given.context.model, [spec.prompt() for spec in made.specs]),
-        prompt_choices=torch.arange(len(made.specs))[:, None],
-        subject_mask=made.subject_masks,
-        subject_share=given.context.config.subject_share,
-        size=given.context.config.batch_size,
-        target="frozen",
-    )
+    specs, subjects = given.priors.composite_specs, given.subjects
+    texts = [spec.instance_prompts(subjects) for spec in specs]
+    plain = {
+        text: bare
+        for spec, own in zip(specs, texts, strict=True)
+        for text, bare in zip(own, spec.prompts(), strict=True)
+    }
+    background = encode(given.context.model, list(plain.values()))
+    return given.make_scene_term("composites", texts, background_conditioning=background)
+
+
+def _unbound_composites_term(given: _Inputs) -> LossTerm:
+    """The same scenes under the classes alone, and under other identifiers."""
+    model, config, specs = given.context.model, given.context.config, given.priors.composite_specs
+    texts = [unbound_scene_prompts(model, given.subjects, config, spec) for spec in specs]
+    return given.make_scene_term("unbound_composites", texts, size=max(1, config.batch_size // 2))
 
 
 _TERMS: dict[str, Callable[[_Inputs], LossTerm]] = {
@@ -162,6 +185,7 @@ _TERMS: dict[str, Callable[[_Inputs], LossTerm]] = {
     "unbound_weight": _unbound_term,
     "other_class_weight": _other_classes_term,
     "composite_weight": _composites_term,
+    "unbound_composite_weight": _unbound_composites_term,
 }
 """The terms of L_con besides the first, by the settings that are their weights; those with a weight of 0 are left out.
 
@@ -176,7 +200,8 @@ def _term_weights(config: SearchConfig) -> dict[str, float]:
     """The weight of every term; UsageError for one that is not there."""
     if unknown := config.term_weights.keys() - _TERMS.keys():
         raise UsageError(f"no loss term {', '.join(sorted(unknown))}", f"there are: {', '.join(_TERMS)}")
-    return {name: config.term_weights.get(name, getattr(config, name, 0.0)) for name in _TERMS}
+    weights = {name: config.term_weights.get(name, getattr(config, name, 0.0)) for name in _TERMS}
+    return weights | {"unbound_composite_weight": config.composite_weight * config.unbound_weight}
 
 
 def prepare(
@@ -255,6 +280,29 @@ def unbound_prompts(model: Model, subject: SubjectPrompts, config: SearchConfig,
     return unnamed + [
         text for each in phrases for text in captioned_prompts(instance_prompts(each), each, noun, caption)
     ]
+
+
+def unbound_scene_prompts(
+    model: Model, subjects: Sequence[Subject], config: SearchConfig, spec: CompositeSpec
+) -> list[str]:
+    """Prompts for a scene of `subjects` that must not draw them.
+
+    Half are without an identifier, half with others: those of no subject, or each with that of the next.
+    """
+    shown = {place: subjects[number] for place, number in spec.subjects.items()}
+    taken = {word for each in subjects for word in each.phrase.split()}
+    free = sorted(set(identifiers(model)) - taken)
+    rng, count = Random(f"scene rivals {config.seed} {spec.prompt()}"), config.num_negative_identifiers
+    texts = []
+    for _ in range(count if len(free) >= len(shown) else 0):
+        words = zip(shown, rng.sample(free, len(shown)), strict=True)
+        texts += spec.prompts({place: f"{word} {spec.nouns[place]}" for place, word in words})
+    if texts:
+        own = [each.phrase.removesuffix(f" {each.noun}") for each in shown.values()]
+        turned = zip(shown, own[1:] + own[:1], strict=True)
+        swapped = spec.prompts({place: f"{word} {spec.nouns[place]}" for place, word in turned}) * count
+        texts += swapped if len(shown) > 1 else texts
+    return spec.prompts() * max(1, 2 * count) + texts
 
 
 def encode_images(model: Model, images: Sequence[Image.Image], batch: int = GROUP_SIZE) -> LatentImages:

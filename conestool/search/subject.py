@@ -71,7 +71,12 @@ def _crop(image: Image.Image, rng: random.Random) -> Image.Image:
 
 def instance_prompts(phrase: str) -> list[str]:
     """Prompts for the subject, `phrase` being "sks dog"; several, so that the concept is not tied to one wording."""
-    return [template.format(f"a {phrase}") for template in _TEMPLATES]
+    return phrasings(f"a {phrase}")
+
+
+def phrasings(text: str) -> list[str]:
+    """Prompts that show what `text` ("a sks dog") says."""
+    return [template.format(text) for template in _TEMPLATES]
 
 
 def captioned_prompts(prompts: Sequence[str], phrase: str, noun: str, caption: str) -> list[str]:
@@ -89,7 +94,7 @@ def captioned_prompts(prompts: Sequence[str], phrase: str, noun: str, caption: s
 
 def class_prompts(noun: str) -> list[str]:
     """The same prompts for the class alone."""
-    return [template.format(article(noun)) for template in _TEMPLATES]
+    return phrasings(article(noun))
 
 
 def noun_warnings(settings: Mapping[str, Any], noun: str) -> list[str]:

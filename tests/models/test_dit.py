@@ -80,6 +80,8 @@ def test_which_weights_count_and_come_back(model: Model) -> None:
     joint = model.family.name != "pixart"
     assert parts == {"to_k", "to_v"} | ({"add_k_proj", "add_v_proj"} if joint else set())
     assert len(weights) == {"pixart": 2 * 2 * 2, "stable-diffusion-3": 2 * 4 + 2, "flux": 4 + 2 * 2}[model.family.name]
+    cross = {name.rsplit(".", 2)[1] for name in kv_weights(model.denoiser, "cross")}
+    assert cross == ({"add_k_proj", "add_v_proj"} if joint else {"to_k", "to_v"})
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     with apply_cones(model, random_cone(model, density=0.1), strength=0.7):
         assert not any(torch.equal(weight, before[name]) for name, weight in weights.items())

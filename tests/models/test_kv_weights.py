@@ -30,6 +30,16 @@ def test_finds_k_and_v_of_self_and_cross_attention(unet: UNet2DConditionModel) -
     assert all(weights[name] is dict(unet.named_parameters())[name] for name in weights)
 
 
+def test_the_text_alone_passes_through_those_of_cross_attention(unet: UNet2DConditionModel) -> None:
+    """Half of them, all in `attn2`; a denoiser whose attention never sees the text has none to offer."""
+    weights, cross = kv_weights(unet), kv_weights(unet, "cross")
+    assert list(cross) == [name for name in weights if ".attn2." in name] and 2 * len(cross) == len(weights)
+    shape: dict[str, Any] = {"sample_size": 8, "block_out_channels": (8, 8), "norm_num_groups": 4}
+    kinds = {"down_block_types": ("AttnDownBlock2D",) * 2, "up_block_types": ("AttnUpBlock2D",) * 2}
+    with pytest.raises(UsageError, match="of the text alone"):
+        kv_weights(UNet2DModel(**shape, **kinds), "cross")
+
+
 def test_compiled_and_lora_wrapped_denoisers_have_the_same_names(unet: UNet2DConditionModel) -> None:
     """Neither torch.compile's nor peft's additions to a name count, and LoRA's own matrices are not K/V weights."""
     names = list(kv_weights(unet))

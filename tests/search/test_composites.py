@@ -17,7 +17,7 @@ from conestool.search.composites import CompositeSpec, Subject, compose, sample_
 from conestool.search.config import SearchConfig
 from conestool.search.context import SearchContext
 from conestool.search.find import resolve_names
-from conestool.search.loss_terms import prepare
+from conestool.search.loss_terms import prepare, unbound_scene_prompts
 from conestool.search.parameters import trainable_kv_weights
 from conestool.search.prior_images import draw_prior_images, num_images_to_draw, num_scene_images
 from conestool.search.subject import split_photos
@@ -59,7 +59,11 @@ def test_a_scene_in_words() -> None:
     scene = CompositeSpec(("cup", "dog", "owl"), {1: 0, 2: 1})
     subjects = [Subject("dog", "sks dog", ()), Subject("owl", "zwx owl", ())]
     assert scene.prompt() == "a photo of a cup, a dog and an owl"
-    assert scene.instance_prompt(subjects) == "a photo of a cup, a sks dog and a zwx owl"
+    assert scene.instance_prompts(subjects) == [
+        "a photo of a cup, a sks dog and a zwx owl",
+        "a cup, a sks dog and a zwx owl",
+        "a picture of a cup, a sks dog and a zwx owl",
+    ]
     assert scene.prompt({0: "apple"}) == "a photo of an apple, a dog and an owl"
     assert CompositeSpec(("dog",), {0: 0}).prompt() == "a photo of a dog"
 
@@ -111,7 +115,10 @@ def test_noise_is_the_target_where_the_subject_is_and_the_plain_answer_elsewhere
         true = objective.draw(
             term, objective.num_frozen_targets, torch.Generator().manual_seed(seed), objective.timestep_range
         )
-        plain = encode(model, [priors.composite_specs[int(row)].prompt() for row in chosen])
+        specs, dog = [priors.composite_specs[int(row)] for row in chosen], [Subject("dog", words.phrase, ())]
+        asked = [spec.instance_prompts(dog) for spec in specs]
+        given = [phrasing_of(model, own, kept.conditioning.prompt_embeds[row]) for row, own in enumerate(asked)]
+        plain = encode(model, [spec.prompts()[number] for spec, number in zip(specs, given, strict=True)])
         with torch.no_grad():
             answer = predict_noise(model, objective.schedule, kept.noisy_latents, kept.timesteps, plain)
     assert term.subject_mask is not None
@@ -128,5 +135,25 @@ def test_noise_is_the_target_where_the_subject_is_and_the_plain_answer_elsewhere
     share = FEW.subject_share * (area / 0.02).clamp(max=1)
     assert bool((of_subjects + soft >= share - 1e-5).all()), "and the subject as nine tenths of it"
     assert torch.equal(true.cell_weights, weights)
-    asked = [priors.composite_specs[int(row)].instance_prompt([Subject("dog", words.phrase, ())]) for row in chosen]
-    assert torch.allclose(kept.conditioning.prompt_embeds, encode(model, asked).prompt_embeds)
+    assert set(given) == {0, 1, 2}, "words have their meaning wherever they stand"
+
+
+def phrasing_of(model: Model, prompts: list[str], embeds: torch.Tensor) -> int:
+    """Which of the prompts was encoded to `embeds` (tokens, width); none fails."""
+    return [torch.allclose(each, embeds, atol=1e-5) for each in encode(model, prompts).prompt_embeds].index(True)
+
+
+def test_scenes_of_subjects_are_not_drawn_without_their_identifiers() -> None:
+    """Half of the prompts have none; of the others half have strange ones, and half each subject that of the next."""
+    pocket, config = Model.from_pretrained("pocket"), SearchConfig()
+    rex, luna, cat = Subject("dog", "sks dog", ()), Subject("dog", "brz dog", ()), Subject("cat", "qyx cat", ())
+    spec = CompositeSpec(("dog", "cup", "dog", "cat"), {0: 1, 2: 0, 3: 2})
+    prompts = unbound_scene_prompts(pocket, [rex, luna, cat], config, spec)
+    bare, turned = spec.prompts(), spec.prompts({0: "sks dog", 2: "qyx dog", 3: "brz cat"})
+    counts = [sum(prompt in group for prompt in prompts) for group in (bare, turned)]
+    assert counts == [len(prompts) // 2, len(prompts) // 4]
+    strange = [prompt for prompt in prompts if prompt not in (*bare, *turned)]
+    assert not any(word in prompt.split() for prompt in strange for word in ("sks", "brz", "qyx"))
+    assert len({prompt.split()[-2] for prompt in strange}) > 4, "many identifiers"
+    alone = unbound_scene_prompts(pocket, [cat], config, CompositeSpec(("cup", "cat"), {1: 0}))
+    assert len(alone) == len(prompts) and "a cup and a qyx cat" not in alone

@@ -7,18 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
+from conestool._layers import is_cross
 from conestool.concept import Cone, Losses
 from conestool.errors import PhotoError, UsageError
 from conestool.format import dumps
+from conestool.images.photos import as_photo
 from conestool.models.model import Model
 from conestool.models.prompts import identifiers
+from conestool.search.batches import Batch
 from conestool.search.config import SearchConfig
+from conestool.search.context import SearchContext
 from conestool.search.events import Event, LogEvent, Progress
-from conestool.search.find import find
-from conestool.search.loss_terms import SubjectPrompts, unbound_prompts
+from conestool.search.find import find, resolve_names
+from conestool.search.loss_terms import SubjectPrompts, prepare, unbound_prompts
+from conestool.search.memory import search_mode
+from conestool.search.prior_images import draw_prior_images
 from conestool.search.report import quality_warnings
+from conestool.search.subject import split_photos
 from tests.support.searches import quick
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji"
@@ -149,6 +158,38 @@ def test_a_search_that_cannot_be_saved_goes_on(
     search(model, photos, steps=2, density=0.1, callback=events.append, checkpoint_path=state)
     warnings = [event.text for event in events if isinstance(event, LogEvent) and event.warning]
     assert any("continues unsaved" in text and "nowhere" in text for text in warnings)
+
+
+def test_cross_attention_is_searched_unless_all_is_asked_for(model: Model, photos: list[Image.Image]) -> None:
+    """And a density is of all K/V weights, whichever are searched."""
+    found = [find(model, photos, "dog", config=quick("taylor", 2, layers=layers))["dog"] for layers in ("cross", "all")]
+    assert [all(is_cross(name) for name in concept.indices) for concept in found] == [True, False]
+    assert [concept.density for concept in found] == pytest.approx([0.02, 0.02], rel=0.01)
+    with pytest.raises(UsageError, match="cross, all"):
+        SearchConfig(layers="self")
+
+
+def test_the_subject_s_cells_have_their_share_of_a_photo_s_loss(model: Model, photos: list[Image.Image]) -> None:
+    """On photos with and without the identifier; pictures of the class, and photos where 0 is asked, count evenly."""
+
+    def drawn(share: float) -> tuple[Tensor | None, list[Batch]]:
+        config = quick(num_crops=1, subject_share=share)
+        context, split = SearchContext(model=model, config=config), split_photos([as_photo(p) for p in photos], config)
+        subject, priors = resolve_names(model, "dog", None, None), draw_prior_images(context, "dog", photos)
+        with search_mode(model, context.resources) as params:
+            objective, _ = prepare(context, params, subject, split, priors)
+            assert [term.name for term in objective.terms] == ["instance", "class", "unbound"]
+            draws = [objective.draw(each, 8, torch.Generator().manual_seed(0), (0.0, 1.0)) for each in objective.terms]
+        return objective.terms[0].subject_mask, draws
+
+    masks, (instance, of_class, unbound) = drawn(0.9)
+    assert masks is not None and len(masks) == 8 and 0 < float(masks.mean()) < 0.9
+    for batch in (instance, unbound):
+        assert torch.allclose(batch.cell_weights.mean((1, 2, 3)), torch.ones(8), atol=1e-5)
+        most = batch.cell_weights.amax((1, 2, 3), keepdim=True)
+        assert torch.allclose((batch.cell_weights * (batch.cell_weights == most)).mean((1, 2, 3)), torch.tensor(0.9))
+    assert bool((of_class.cell_weights == 1).all())
+    assert all(bool((batch.cell_weights == 1).all()) for batch in drawn(0.0)[1])
 
 
 def test_half_of_the_unbound_prompts_name_no_identifier_and_half_another_one() -> None:

@@ -16,7 +16,7 @@ from conestool.search.parameters import MAX_SUBSAMPLE, approx_quantile, subsampl
 
 _CHUNK = 2**16
 """Weights that a CPU works on at once, so that what lies between stays in its cache."""
-_LOCAL_SAMPLE = 2**15
+LOCAL_SAMPLE = 2**15
 """By about how many of a parameter's weights its own quantile is taken."""
 MOMENTS = torch.bfloat16
 """In which the running means are kept between two steps."""
@@ -62,7 +62,7 @@ def masked_weights(parts: Iterable[tuple[Tensor, ...]]) -> Iterator[Tensor]:
 
 def rms_floor(exp_avg_sq: Tensor, quantile: float, most: int = MAX_SUBSAMPLE) -> Tensor:
     """The `quantile` of the roots of `exp_avg_sq` (n,), of no dimension, by at most about twice so many of them."""
-    return approx_quantile(subsample(exp_avg_sq, most).float().sqrt(), quantile)
+    return approx_quantile(subsample(exp_avg_sq, most), quantile).sqrt()
 
 
 def update_moments_(effect: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, beta1: float, beta2: float) -> None:
@@ -96,7 +96,7 @@ class MaskConfig(MethodConfig):
 
     lr: float = setting(0.2, "Largest move of a gate in the first step.", at_least(0))
     final_lr_factor: float = setting(0.0, "Part of lr and l1 that is left at the last step; they fall linearly.", SHARE)
-    l1: float = setting(0.02, "Rise of every gate in a step, the gradient of an L1 penalty.", at_least(0))
+    l1: float = setting(0.025, "Rise of every gate in a step, the gradient of an L1 penalty.", at_least(0))
     eps_quantile: float = setting(
         0.98, "Quantile of the root-mean-squares below which Adam's denominator never falls.", SHARE
     )
@@ -151,7 +151,7 @@ class LearnedMask(Method):
         share = config.eps_per_tensor
         overall = rms_floor(self.exp_avg_sq, config.eps_quantile) ** (1 - share)
         for gates, exp_avg, exp_avg_sq in self.objective.split_by_parameter(self.gates, self.exp_avg, self.exp_avg_sq):
-            floor = overall * rms_floor(exp_avg_sq, config.eps_quantile, _LOCAL_SAMPLE) ** share
+            floor = overall * rms_floor(exp_avg_sq, config.eps_quantile, LOCAL_SAMPLE) ** share
             adam_step_(gates, exp_avg, exp_avg_sq, bias, left * config.lr, floor, left * config.l1)
         return loss
 

@@ -68,7 +68,7 @@ OWNED = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]]).bool()
 
 def stepped(count: int = 12, **options: Any) -> JointMask:
     """A mask after some steps on A and B, which agree on weight 0, and of which B alone would zero 1."""
-    shared: dict[str, Any] = {"steps": count, "lr": 0.05, "eps_quantile": 0.0, "l1": 0.0}
+    shared: dict[str, Any] = {"steps": count, "lr": 0.05, "eps_quantile": 0.0, "l1": 0.0, "final_lr_factor": 1.0}
     mask = JointMask([A, B], OWNED, JointMaskConfig(**(shared | options)))  # type: ignore[list-item]
     for index in range(count):
         mask.step(index)
@@ -109,9 +109,15 @@ def test_reopening_is_quick_and_zeroing_is_not() -> None:
     assert stepped(4).mask.tolist() == [True, False, True, False, False, False]
 
 
+def test_steps_become_smaller() -> None:
+    """Twelve steps that fall to nothing go as far as half as many that stay: weight 4 is still open."""
+    assert stepped(12, final_lr_factor=0.0).mask.tolist() == stepped(6).mask.tolist() != stepped(12).mask.tolist()
+
+
 def test_a_restored_mask_goes_on_as_if_never_stopped() -> None:
     """Six steps, saved, and six more are twelve."""
-    again = JointMask([A, B], OWNED, JointMaskConfig(steps=12, lr=0.05, eps_quantile=0.0, l1=0.0))  # type: ignore[list-item]
+    config = JointMaskConfig(steps=12, lr=0.05, eps_quantile=0.0, l1=0.0, final_lr_factor=1.0)
+    again = JointMask([A, B], OWNED, config)  # type: ignore[list-item]
     again.load_state_dict({name: value.clone() for name, value in stepped(6).state_dict().items()})
     for index in range(6, 12):
         again.step(index)
