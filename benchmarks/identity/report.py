@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.fidelity.store import Store
 from benchmarks.identity.measures import mean_and_error, row, variety
 from benchmarks.identity.subjects import DEVELOPMENT, TEST, Subject
-from benchmarks.identity.together import ALONE
+from benchmarks.identity.together import ALONE, ORDER, TWINS
 from conestool._atomic import write_atomic
 from conestool.images.photos import square
 from conestool.rendering.grid import grid
@@ -28,6 +28,8 @@ MEASURES = ("kept", "by_attributes", "by_features", "obeyed")
 #: Between these lines of docs/experiments/identity.md stand the tables.
 BEGIN, END = "<!-- tables of benchmarks.identity -->", "<!-- end of the tables -->"
 HEADINGS = ("attributes kept", "line-up, attributes", "line-up, features", "obedience")
+#: On README's sheet: these groups, their subjects, and of the scenes of each the beach, the snow and the street.
+OVERVIEW, SCENES = (ORDER[:2], TWINS, ORDER), (0, 2, 6)
 KINDS = ("concept", "fine-tune", "lora", "no identifier", "other", "random", "bare", "described", "photos")
 LABELS = {
     "other": "another's set",
@@ -231,8 +233,29 @@ def together_sheet(store: Store, seed: int) -> Image.Image | None:
     return grid(rows, labels) if rows else None
 
 
+def overview_sheet(store: Store, subjects: Sequence[Subject], seed: int) -> Image.Image | None:
+    """Return README's sheet, None where something of it did not run.
+
+    Of some subjects two photos, the base model's first scene, and the concept in three; then groups after `tune`.
+    """
+    groups = {names: store.load_pictures(f"together/{seed}/{'-'.join(names)}/tuned") for names in OVERVIEW}
+    if not all(groups.values()):
+        return None
+    shown = [each for each in subjects if any(each.name in names for names in OVERVIEW)]
+    rows, labels = [], []
+    for subject in shown:
+        bare, concept = (store.load_pictures(f"{subject.name}/{seed}/{kind}") for kind in ("bare", "concept"))
+        photos = [square(photo.image, bare[0].width) for photo in subject.photos[:2]]
+        rows.append([*photos, bare[0], *(concept[scene] for scene in SCENES)])
+        labels.append(f"{subject.name}: two photos; the base model's {subject.noun}; the concept in three scenes")
+    for names, pictures in groups.items():
+        rows.append(pictures)
+        labels.append(f"{', '.join(names[:-1])} and {names[-1]} in one picture, after tune")
+    return grid(rows, labels)
+
+
 def write_report(store: Store, out: Path, subjects: Sequence[Subject], seed: int, page: Path | None) -> list[Path]:
-    """Write identity.json, identity.md and the sheets identity.png and together.png; returns them.
+    """Write identity.json, identity.md and the sheets identity.png, together.png and overview.png; returns them.
 
     Given a page that has the lines `BEGIN` and `END`, its part between them becomes the tables, and the others are
     written beside it: identity.json, and the sheets in its folder `results`.
@@ -249,7 +272,11 @@ def write_report(store: Store, out: Path, subjects: Sequence[Subject], seed: int
         texts = {page: f"{before}{BEGIN}\n\n{shown}\n\n{END}{after}", page.with_suffix(".json"): told}
         pictures = page.parent / "results"
     written = [write_atomic(path, text.encode(), overwrite=True) for path, text in texts.items()]
-    sheets = {"identity": contact_sheet(store, subjects, seed), "together": together_sheet(store, seed)}
+    sheets = {
+        "identity": contact_sheet(store, subjects, seed),
+        "together": together_sheet(store, seed),
+        "overview": overview_sheet(store, subjects, seed),
+    }
     for name, sheet in sheets.items():
         if sheet:
             data = io.BytesIO()

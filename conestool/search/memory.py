@@ -252,7 +252,8 @@ def dry_run(
     frozen, searched = len(objective.frozen_targets), len(photos) + scenes if scenes else 0
     encoded = len(photos) * (1 + config.num_crops) + config.num_class_images + num_other_images(config)
     asked = sum(not photo.caption for photo in photos) * (1 + len(background_phrases(model))) * CAPTION_SAMPLES
-    looks = 2 * NUM_SAMPLES * searched + (asked if config.captions == "auto" else 0)
+    looks = 2 * NUM_SAMPLES * (searched + (len(split.train) if config.subject_share else 0))
+    looks += asked if config.captions == "auto" else 0
     losses = NUM_FROZEN_TARGETS * frozen + _REPORT_LOSSES * NUM_EVAL_SAMPLES
     if config.density is None and method.ranking().count is None:
         selection = NUM_FROZEN_TARGETS * frozen + NUM_EVAL_SAMPLES * (len(objective.terms) - frozen)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks.fidelity.store import Store
 from benchmarks.identity.measures import row
-from benchmarks.identity.report import BEGIN, END, best_rates, write_report
+from benchmarks.identity.report import BEGIN, END, best_rates, overview_sheet, write_report
 from benchmarks.identity.subjects import subject_of
 
 PICTURE = Image.new("RGB", (8, 8), "red")
@@ -84,6 +84,21 @@ def test_the_report_fills_its_place_in_a_page(store: Store, tmp_path: Path) -> N
     with pytest.raises(SystemExit, match="has no lines"):
         write_report(store, tmp_path, [subject_of("rex")], 0, page)
     assert page.read_text() == "nothing"
+
+
+def test_readme_s_sheet_shows_subjects_alone_and_together(store: Store, tmp_path: Path) -> None:
+    """A row for each subject of its groups and for each group; none before all of them are there."""
+    names = ["rex", "luna", "cat", "car", "rabbit"]
+    subjects, white = [subject_of(name) for name in names], Image.new("RGB", (64, 64), "white")
+    for name in names:
+        for kind in ("bare", "concept"):
+            store.save_pictures(f"{name}/0/{kind}", [white] * 7)
+    for group in ("rex-cat", "rex-luna"):
+        store.save_pictures(f"together/0/{group}/tuned", [white] * 6)
+    assert overview_sheet(store, subjects, 0) is None
+    store.save_pictures("together/0/rex-cat-car-rabbit/tuned", [white] * 6)
+    sheet = overview_sheet(store, subjects, 0)
+    assert sheet is not None and 8 * 256 < sheet.height < 8 * 320 and 6 * 256 < sheet.width < 6 * 280
 
 
 def test_a_set_alone_in_company_is_counted_at_its_place(store: Store, tmp_path: Path) -> None:
