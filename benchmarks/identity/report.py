@@ -280,6 +280,8 @@ def write_report(store: Store, out: Path, subjects: Sequence[Subject], seed: int
     for name, sheet in sheets.items():
         if sheet:
             data = io.BytesIO()
-            sheet.reduce(2).quantize(256).save(data, "PNG", optimize=True)
+            small = sheet.reduce(2)
+            shown = small if name == "overview" else small.quantize(256)  # a palette takes colour from small things
+            shown.save(data, "PNG", optimize=True)
             written.append(write_atomic(pictures / f"{name}.png", data.getvalue(), overwrite=True))
     return written
