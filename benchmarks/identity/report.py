@@ -281,7 +281,8 @@ def write_report(store: Store, out: Path, subjects: Sequence[Subject], seed: int
         if sheet:
             data = io.BytesIO()
             small = sheet.reduce(2)
-            shown = small if name == "overview" else small.quantize(256)  # a palette takes colour from small things
-            shown.save(data, "PNG", optimize=True)
+            if name != "overview":  # a palette takes colour from small things
+                small = small.quantize(256)
+            small.save(data, "PNG", optimize=True)
             written.append(write_atomic(pictures / f"{name}.png", data.getvalue(), overwrite=True))
     return written
