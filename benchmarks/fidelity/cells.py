@@ -166,7 +166,7 @@ class Bench:
             "losses": ready.probes.changes(weights * ~mask),
             "controls": {name: ready.probes.changes(weights * ~c, CONTROLLED) for name, c in controls.items()},
             "neurons": int(mask.sum()),
-            "share": float(mask.float().mean()),
+            "share": float(among_all(self.model, params, mask).float().mean()),
             "bytes": self.size(params, mask),
             **pictures,
         }
