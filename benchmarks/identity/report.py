@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.fidelity.store import Store
 from benchmarks.identity.measures import mean_and_error, row, variety
-from benchmarks.identity.subjects import DEVELOPMENT, TEST, Subject
+from benchmarks.identity.subjects import BACKGROUNDS, COMPANY, DEVELOPMENT, TEST, WEARING, Subject, subject_of
 from benchmarks.identity.together import ALONE, ORDER, TWINS
 from conestool._atomic import write_atomic
 from conestool.images.photos import square
@@ -151,6 +151,40 @@ class Results:
         values = [(r.get("shown", range(count)), picture[measure]) for r in records for picture in r["pictures"]]
         return mean_and_error([found[place] for shown, found in values for place in shown])[0]
 
+    def groups(self) -> str:
+        """Return the Markdown table of pictures of several: how many are named right, and nearer to themselves."""
+        lines = ["| subjects | | named right | nearer to itself than to another | pictures |", f"|{'---|' * 5}"]
+        for r in (r for r in self.records if r["subject"] == "together"):
+            shown = r.get("shown", range(len(r["names"])))
+            means = [
+                mean_and_error([picture[measure][place] for picture in r["pictures"] for place in shown])
+                for measure in ("chosen", "own")
+            ]
+            cells = " | ".join(f"{mean:.0f} ± {error:.0f}" for mean, error in means)
+            kind = LABELS.get(r["kind"], r["kind"])
+            lines.append(f"| {', '.join(r['names'])} | {kind} | {cells} | {len(r['pictures'])} |")
+        return "\n".join(lines)
+
+    def asked(self) -> str:
+        """Return the Markdown table of obedience by what the prompt asks for."""
+        kinds = ("concept", "fine-tune", "lora", "bare")
+        lines = [f"| | {' | '.join(LABELS.get(kind, kind) for kind in kinds)} |", f"|{'---|' * (len(kinds) + 1)}"]
+        scenes = {"background": BACKGROUNDS, "wearables": WEARING, "glasses": WEARING[1:2], "company": COMPANY}
+        for label, templates in scenes.items():
+            found = [mean_and_error(self.obeyed(kind, templates))[0] for kind in kinds]
+            lines.append(f"| {label} | {' | '.join('' if math.isnan(mean) else f'{mean:.0f}' for mean in found)} |")
+        return "\n".join(lines)
+
+    def obeyed(self, kind: str, templates: Sequence[str]) -> list[float]:
+        """Return the obedience of one kind in some of the scenes."""
+        found = []
+        for r in self.of(kind):
+            scenes = list(subject_of(r["subject"]).templates())
+            each = len(r["obeyed"]) // len(scenes)
+            for scene, value in zip((s for s in scenes for _ in range(each)), r["obeyed"], strict=False):
+                found += [value] if scene in templates and value is not None else []
+        return found
+
     def rows(self) -> list[Record]:
         """Return the rows of identity.json."""
         kept, fine = self.mean("concept", "kept")[0], self.mean("fine-tune", "kept")[0]
@@ -206,6 +240,9 @@ def tables(results: Results, rows: Sequence[Record]) -> str:
     outside = sorted({r["subject"] for r in results.records if r["half"] == "outside"})
     for title, subjects in (*groups, *((("Drawings from outside the world", outside),) if outside else ())):
         parts.append(f"### {title}\n\n{results.table(subjects)}")
+    parts.append(f"### Obedience by what is asked for\n\n{results.asked()}")
+    if any(r["subject"] == "together" for r in results.records):
+        parts.append(f"### Several in one picture\n\n{results.groups()}")
     parts.append(f"### Every subject\n\n{results.by_subject([*KEPT_OUT, *outside])}")
     return "\n\n".join(parts)
 

@@ -200,8 +200,9 @@ def _term_weights(config: SearchConfig) -> dict[str, float]:
     """The weight of every term; UsageError for one that is not there."""
     if unknown := config.term_weights.keys() - _TERMS.keys():
         raise UsageError(f"no loss term {', '.join(sorted(unknown))}", f"there are: {', '.join(_TERMS)}")
-    weights = {name: config.term_weights.get(name, getattr(config, name, 0.0)) for name in _TERMS}
-    return weights | {"unbound_composite_weight": config.composite_weight * config.unbound_weight}
+    derived = {"unbound_composite_weight": config.composite_weight * config.unbound_weight}
+    weights = {name: derived.get(name, getattr(config, name, 0.0)) for name in _TERMS}
+    return {name: config.term_weights.get(name, weight) for name, weight in weights.items()}
 
 
 def prepare(

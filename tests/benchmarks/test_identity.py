@@ -11,8 +11,8 @@ from PIL import Image
 
 from benchmarks.fidelity.store import Store
 from benchmarks.identity.measures import row
-from benchmarks.identity.report import BEGIN, END, best_rates, overview_sheet, write_report
-from benchmarks.identity.subjects import subject_of
+from benchmarks.identity.report import BEGIN, END, Results, best_rates, overview_sheet, write_report
+from benchmarks.identity.subjects import WEARING, subject_of
 
 PICTURE = Image.new("RGB", (8, 8), "red")
 
@@ -113,3 +113,15 @@ def test_a_set_alone_in_company_is_counted_at_its_place(store: Store, tmp_path: 
     assert rows["2 subjects, first with its set, the other by its noun"] == 50
     assert rows["2 subjects, second with its set, the other by its noun"] == 0
     assert rows["2 subjects in one picture, each named right, tuned"] == 25
+    assert "| rex, cat | tuned | 25 ± 22 | 25 ± 22 | 2 |" in (tmp_path / "identity.md").read_text()
+
+
+def test_obedience_is_told_by_what_is_asked_for(store: Store) -> None:
+    """Two pictures of each scene: glasses are obeyed in one of two, all other wearables in both, nothing else ever."""
+    subject = subject_of("rex")
+    asked = [WEARING.index(scene) if scene in WEARING else -1 for scene in subject.templates() for _ in range(2)]
+    told = [float(number >= 0 and (number != 1 or place % 2)) for place, number in enumerate(asked)]
+    record = store.load("rex/0/concept") | {"obeyed": told}
+    store.save("rex/0/concept", record)
+    first = [line.strip("| ").split(" | ")[:2] for line in Results(store).asked().splitlines()[2:]]
+    assert first == [["background", "0"], ["wearables", "88"], ["glasses", "50"], ["company", "0"]]
