@@ -343,7 +343,7 @@ def _concepts_tab(studio: _Studio) -> list[Any]:
         with gr.Row():
             looks: dict[str, Any] = {"step": 0.05, "interactive": True}
             strengths = [gr.Slider(0, 1, 1, label=f"Strength of {each}", key=each, **looks) for each in labels]
-        given = [prompt, ticked, seed, count, steps, guidance, *strengths]
+        given = [prompt, ticked, regions, seed, count, steps, guidance, *strengths]
         draw.click(_shown(_draw, studio, model=True), given, [pictures], **_MODEL)
 
     gr.render(inputs=[ticked])(sliders)
@@ -355,6 +355,7 @@ def _concepts_tab(studio: _Studio) -> list[Any]:
         count = gr.Slider(1, 16, 2, step=1, label="Pictures")
         steps = gr.Slider(1, 100, defaults.steps, step=1, label="Sampling steps")
         guidance = gr.Slider(0, 20, defaults.guidance, step=0.5, label="Guidance")
+        regions = gr.Checkbox(label="Each concept in its own part of the picture alone", info="Slower")
     pictures = gr.Gallery(label="The base model beside the concepts, seed by seed", columns=2, **_SHOWN)
     with gr.Row():
         merged = gr.Textbox(label="Name of a merged file", placeholder="dog-and-hat", max_length=64, scale=2)
@@ -410,7 +411,7 @@ def _fetch(studio: _Studio, ticked: Sequence[str]) -> Any:
     return gr.update(value=[studio.lend(path) for path in {offers[label].file for label in ticked}], visible=True)
 
 
-def _draw(studio: _Studio, prompt: str, ticked: Sequence[str], *numbers: float) -> list[tuple[str, str]]:
+def _draw(studio: _Studio, prompt: str, ticked: Sequence[str], regions: bool, *numbers: float) -> list[tuple[str, str]]:
     """Pictures of a prompt with the ticked concepts, each beside the base model's with the same seed.
 
     `numbers` are first seed, number of seeds, steps, guidance, and the strength of each concept.
@@ -424,7 +425,7 @@ def _draw(studio: _Studio, prompt: str, ticked: Sequence[str], *numbers: float) 
     options["progress"] = _quiet
     pairs = zip(
         render(studio.model, plain(prompt, cone.concepts), **options),
-        render(studio.model, prompt, cone, strength=given, **options),
+        render(studio.model, prompt, cone, strength=given, regions=regions, **options),
         strict=True,
     )
     said = ", ".join(f"{name} {strength:g}" for name, strength in given.items())

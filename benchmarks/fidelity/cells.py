@@ -57,7 +57,7 @@ class Prepared:
 
 @dataclass
 class Bench:
-    """Runs the cells of one subject."""
+    """Runs the cells of one subject; `unseen_photos` join those that a search holds out."""
 
     model: Model
     info: BaseModelInfo
@@ -65,6 +65,7 @@ class Bench:
     options: Options
     store: Store
     metrics: Sequence[ImageMetric] = ()
+    unseen_photos: Sequence[Image.Image] = ()
     captioned: dict[tuple[str, int], list[Photo]] = field(default_factory=dict)
 
     @cached_property
@@ -109,7 +110,7 @@ class Bench:
         pictures = self.split(config)
         objective, _ = prepare(self.context(config), params, self.words, pictures, priors)
         unseen = priors.class_images[: max(1, len(priors.class_images) // 4)]
-        return Prepared(params, objective, self.probes(params, pictures.validation, unseen))
+        return Prepared(params, objective, self.probes(params, [*pictures.validation, *self.unseen_photos], unseen))
 
     def probes(
         self,

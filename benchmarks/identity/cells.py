@@ -90,7 +90,9 @@ class Cell:
         folder, identifier = EXAMPLES / self.subject.key, self.subject.identifier
         photographed = Photographed(self.subject.name, self.subject.noun, folder, identifier)
         model = self.studio.model
-        return Bench(model, model.info, photographed, self.studio.options, self.studio.store)
+        unseen = self.subject.unseen_photos
+        options, store = self.studio.options, self.studio.store
+        return Bench(model, model.info, photographed, options, store, unseen_photos=unseen)
 
     @cached_property
     def line_up(self) -> LineUp:

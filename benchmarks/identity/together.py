@@ -10,7 +10,6 @@ from PIL import Image
 
 from benchmarks.identity.cells import Cell, Studio
 from benchmarks.identity.measures import chosen_by_attributes
-from benchmarks.identity.regions import draw_in_regions
 from conestool.concept import Concept, Cone
 from conestool.evaluation.attribute_metric import kept
 from conestool.evaluation.judge import Reading
@@ -62,8 +61,8 @@ class Together:
         words = [cell.bench.words for cell in cells]
         named = [f"{each.identifier} {each.class_noun}" for each in words]
         cone, phrases = None, [each.class_noun for each in words]
-        if kind in ("merged", "tuned"):
-            cone, phrases = self.merged(cells) if kind == "merged" else self.tuned(cells, key), named
+        if kind in ("merged", "tuned", "regions"):
+            cone, phrases = self.tuned(cells, key) if kind == "tuned" else self.merged(cells), named
         elif kind in ALONE:
             which = ALONE.index(kind)
             cone = self.merged([cells[which]])
@@ -73,12 +72,15 @@ class Together:
         images: list[Image.Image] = []
         for number in range(REPEATS * self.studio.options.renders * len(PLACES)):
             place = PLACES[number % len(PLACES)]
-            if kind == "regions":
-                nouns, masks = [each.class_noun for each in words], [cell.mask() for cell in cells]
-                images.append(draw_in_regions(self.studio.model, nouns, named, masks, place, number))
-            else:
-                drawn = render(self.studio.model, joined(phrases) + place, cone, seeds=[number], literal=True)
-                images += [each.image for each in drawn]
+            drawn = render(
+                self.studio.model,
+                joined(phrases) + place,
+                cone,
+                seeds=[number],
+                literal=True,
+                regions=kind == "regions",
+            )
+            images += [each.image for each in drawn]
         read = [self.right(cells, reading) for reading in self.studio.metric.read(images)]
         self.studio.store.save_pictures(key, images[: len(PLACES)])
         record = {"kind": kind, "names": list(names), "seed": self.seed, "pictures": read}

@@ -7,11 +7,12 @@ from conestool.apply.edits import Strength, check_base, strengths
 from conestool.apply.export_checkpoint import checkpoint_notes, write_checkpoint
 from conestool.apply.export_folder import write_denoiser, write_folder
 from conestool.apply.export_lora import Lora, write_lora
-from conestool.apply.live import apply_cones, load_cones, unload_cones
+from conestool.apply.live import applied_in_turn, apply_cones, load_cones, unload_cones
 
 __all__ = [
     "Lora",
     "Strength",
+    "applied_in_turn",
     "apply_cones",
     "check_base",
     "checkpoint_notes",

@@ -8,8 +8,8 @@ its weights, a move to another device, torch.compile before or after, and other 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,6 +26,7 @@ from conestool.apply.edits import (
     gather,
     resolve_edits,
     scatter,
+    strengths,
 )
 from conestool.concept import Cone
 from conestool.errors import UsageError
@@ -116,6 +117,33 @@ def unload_cones(pipe: Any, *, discard_changes: bool = False) -> None:
     _remove_applications(
         denoiser, [application for application in _APPLIED.get(denoiser, ()) if application.loaded], discard_changes
     )
+
+
+@contextmanager
+def applied_in_turn(
+    pipe: Any, cone: Cone, strength: Strength = 1.0, *, allow_base_mismatch: bool = False
+) -> Iterator[Callable[[str], AbstractContextManager[None]]]:
+    """Yields a function that takes a concept's name and returns a context in which that concept alone is zeroed.
+
+    For many short turns, such as one for each call of the denoiser: all is checked once. Errors as in `apply_cones`.
+    """
+    model = Model.from_pipeline(pipe)
+    with apply_cones(model, cone, strength=0.0, allow_base_mismatch=allow_base_mismatch):
+        turns = {
+            concept.name: _Application(list(resolve_edits(model, Cone((concept,)), given)), loaded=False)
+            for concept in cone.concepts
+            for given in [strengths(cone, strength)[concept.name]]
+        }
+
+        @contextmanager
+        def zeroed(name: str) -> Iterator[None]:
+            try:
+                turns[name].apply()
+                yield
+            finally:
+                turns[name].undo()
+
+        yield zeroed
 
 
 def _add_application(

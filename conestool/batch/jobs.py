@@ -51,6 +51,7 @@ class RenderOptions(_Options):
     size: int | None = Field(None, ge=1)
     scheduler: str | None = None
     literal: bool = False
+    regions: bool = False
 
 
 class EvalOptions(_Options):

@@ -34,6 +34,7 @@ class Concepts:
     no_cones: Annotated[bool, flag("Draw with the base model.")] = False
     literal: Annotated[bool, flag("Send the prompt as typed.")] = False
     require: Annotated[bool, flag("Refuse a prompt that names no concept.")] = False
+    regions: Annotated[bool, flag("Each concept in its own part of the picture alone; slower.")] = False
 
 
 _X = "Columns of a sheet: strength=0:1:5, seed=0:4, guidance=3,7."
@@ -88,6 +89,11 @@ class Look:
     batch: int | None
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def regions(self) -> bool:
+        """Whether each concept acts in its own part of the picture alone."""
+        return bool(self.options.get("regions"))
+
 
 def render(
     prompts: Annotated[
@@ -111,6 +117,7 @@ def render(
 
     given = {key: getattr(picture, key) for key in ("steps", "guidance", "negative", "scheduler")}
     given = {key: each for key, each in (given | {"size": parse_size(picture.size)}).items() if each is not None}
+    given |= {"regions": True} if concepts.regions and not concepts.no_cones else {}
     first = picture.seed or 0
     seeds = range(first, first + picture.number)
     look = Look(seeds, concepts.literal, allow_base_mismatch, picture.batch, given)
@@ -134,7 +141,9 @@ def refuse_contradictions(concepts: Concepts, output: Output, picture: Picture, 
         if given and concepts.no_cones:
             raise UsageError(f"--no-cones and {name} exclude each other", "leave out one of them")
     _streams.refuse_shared_stdout(output.output, output.json, "the picture")
-    _options.warn_unused("with --no-cones", {"--literal": concepts.literal and concepts.no_cones})
+    without = {"--literal": concepts.literal, "--regions": concepts.regions}
+    _options.warn_unused("with --no-cones", {name: used and concepts.no_cones for name, used in without.items()})
+    _options.warn_unused("with --regions", {"--batch": picture.batch is not None and concepts.regions})
     _options.warn_unused("with --compare, which is a sheet", {"--grid": output.grid and output.compare})
     several = output.sheet or picture.number > 1
     if picture.repeated and (prompted or concepts.no_cones or concepts.literal or concepts.require or several):
@@ -168,6 +177,8 @@ def draw_prompts(
     base = _options.open_model(where, (known.id, known.revision) if known else None)
     _selection.tell(chosen, base, look.literal)
     tell_unused(base, chosen, look)
+    if look.regions:
+        check_regions(chosen, look.literal)
     if axes:  # cells are drawn one by one
         finish(draw_axes(base, chosen, look, cells, axes, settled), output.json)
         return
@@ -186,6 +197,15 @@ def tell_unused(base: Model, chosen: list[Chosen], look: Look) -> None:
     negative = next((each.negative for each in chosen if each.negative), given)
     for text in without_effect(base, negative, look.options.get("guidance")).values():
         _output.warn(text)
+
+
+def check_regions(chosen: Sequence[Chosen], literal: bool) -> None:
+    """Refuse, before anything is drawn, a prompt that does not name a concept that is to have a region."""
+    from conestool.rendering import bare_prompt, rewrite
+
+    for each in chosen:
+        if each.cone:
+            bare_prompt(rewrite(each.prompt, each.cone.concepts, literal), each.cone)
 
 
 def draw_files(base: Model, chosen: list[Chosen], look: Look, targets: Targets) -> list[dict[str, Any]]:
@@ -243,7 +263,7 @@ def sized(base: Model, look: Look, most: int) -> Look:
     """`look` with as many pictures at once as fit on a GPU, measured once and said; as it is where that was given."""
     from conestool.models.sampling import pictures_at_once
 
-    if look.batch is not None or base.device.type == "cpu":
+    if look.batch is not None or look.regions or base.device.type == "cpu":
         return look
     side = base.defaults.size
     fit = pictures_at_once(base, look.options.get("size") or (side, side), most)

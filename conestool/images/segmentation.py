@@ -17,9 +17,9 @@ NUM_SAMPLES = 6
 """Draws of timestep and noise for each image. Our choice."""
 _TIMESTEP_RANGE = (0.4, 0.8)
 """Shares of the schedule: with less noise the image decides what is predicted, with more nothing is left of it."""
+_SMALLEST = torch.finfo(torch.float32).tiny
 
 
-@torch.no_grad()
 def diffedit_mask(
     model: Model,
     latents: Tensor,
@@ -30,8 +30,24 @@ def diffedit_mask(
 ) -> Tensor:
     """Where each of m images, `latents` (m, c, h, w), shows what its prompt names and `other_prompts` do not.
 
-    (m, h, w), boolean. The `other_prompts`, at least one for each image, name another thing in its place; they take
-    turns. The mask holds where the denoiser's outputs for both differ by more than Otsu's (1979) threshold of these
+    (m, h, w), boolean: where the `diffedit_difference` is above its threshold.
+    """
+    return diffedit_difference(model, latents, prompts, other_prompts, seed, batch) > 1
+
+
+@torch.no_grad()
+def diffedit_difference(
+    model: Model,
+    latents: Tensor,
+    prompts: Sequence[str],
+    other_prompts: Sequence[Sequence[str]],
+    seed: int = 0,
+    batch: int = 8,
+) -> Tensor:
+    """How much each of m images, `latents` (m, c, h, w), shows of what its prompt names and `other_prompts` do not.
+
+    (m, h, w), at least 0. The `other_prompts`, at least one for each image, name another thing in its place; they take
+    turns. It is by how much the denoiser's outputs for both differ, in units of Otsu's (1979) threshold of these
     differences. The difference is that of DiffEdit (Couairon et al. 2023, section 3.2), whose threshold is half of the
     largest.
     """
@@ -51,7 +67,7 @@ def diffedit_mask(
 
         parts, batch = in_parts(count, batch, differ, model.device)
         difference += torch.cat(parts)
-    return torch.stack([each > otsu_threshold(each) for each in difference])
+    return torch.stack([each / max(otsu_threshold(each), _SMALLEST) for each in difference])
 
 
 def otsu_threshold(values: Tensor) -> float:

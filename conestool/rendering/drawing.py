@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from conestool._display import bars
 from conestool._names import rewrite
 from conestool._text import check_prompt, one_line
-from conestool.apply import Strength, apply_cones, strengths
+from conestool.apply import Strength, applied_in_turn, apply_cones, strengths
 from conestool.concept import Cone
 from conestool.errors import BaseModelMismatchError, UsageError
 from conestool.models.base_info import file_sha256
@@ -23,6 +23,7 @@ from conestool.models.prompts import truncated_text
 from conestool.models.sampling import Progress, pictures_at_once, sample, versions
 from conestool.rendering.grid import grid
 from conestool.rendering.png import PictureRecord, SheetRecord, UsedConcept, UsedModel, png_bytes
+from conestool.rendering.regions import sample_in_regions
 from conestool.rendering.schedulers import a1111_name, sampling_with
 
 
@@ -57,6 +58,7 @@ def render(
     size: tuple[int, int] | None = None,
     scheduler: str | None = None,
     literal: bool = False,
+    regions: bool = False,
     batch: int | None = None,
     allow_base_mismatch: bool = False,
     progress: Progress | None = None,
@@ -66,9 +68,11 @@ def render(
     `pipe` is a diffusers text-to-image pipeline or a Model, `prompts` one prompt or several.
     Names of concepts in the prompts are rewritten unless `literal`. What is None is the model's default; `scheduler` is
     the name of a sampler as A1111 or diffusers has it, `batch` how many are drawn at once: by default as many as fit on
-    a GPU, and one on the CPU, which repeats exactly. `progress` is told of each picture that is done, which a bar
-    shows by default in terminals and notebooks. PromptError for an empty prompt, BaseModelMismatchError unless
-    `allow_base_mismatch` if a concept was found on another model.
+    a GPU, and one on the CPU, which repeats exactly. With `regions` each concept acts in its own part of the picture
+    alone (see `regions.py`): one picture at a time, and one pass more in every step for each concept. `progress` is
+    told of each picture that is done, which a bar shows by default in terminals and notebooks. PromptError for an empty
+    prompt, or with `regions` for one that does not name a concept; BaseModelMismatchError unless `allow_base_mismatch`
+    if a concept was found on another model.
     """
     model, view = Model.from_pipeline(pipe), None if progress else bars()
     typed = [check_prompt(prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
@@ -80,22 +84,35 @@ def render(
     unused = without_effect(model, negative, guidance)
     negative = "" if NEGATIVE in unused else negative
     side = model.defaults.size
-    if batch is None:
-        batch = pictures_at_once(model, size or (side, side), len(jobs)).samples
+    regions, allow = regions and cone is not None, allow_base_mismatch
+    if batch is None or regions:
+        batch = 1 if regions else pictures_at_once(model, size or (side, side), len(jobs)).samples
     common: dict[str, Any] = {"negative": negative, "steps": steps, "guidance": guidance, "size": size, "batch": batch}
-    concepts = (
-        apply_cones(model, cone, strength=strength, allow_base_mismatch=allow_base_mismatch) if cone else nullcontext()
-    )
-    with sampling_with(model.pipe, scheduler) as sampler, concepts:
-        shared = shared_record(model, cone, strength, common | {"scheduler": sampler})
+    with sampling_with(model.pipe, scheduler) as sampler, _applied(model, cone, strength, regions, allow) as draw:
+        shared = shared_record(model, cone, strength, common | {"scheduler": sampler, "regions": regions})
         records = [checked(shared | {"prompt": typed[i], "sent": sent[i], "seed": seed}) for i, seed in jobs]
-        images = sample(model, [sent[i] for i, _ in jobs], [seed for _, seed in jobs], progress=progress, **common)
+        images = draw([sent[i] for i, _ in jobs], [seed for _, seed in jobs], progress=progress, **common)
     cuts = [truncated_text(model, prompt) for prompt in sent]
     changed_nothing = tuple(unused.values())
     return [
         Rendering(image, told, cuts[i], changed_nothing)
         for image, told, (i, _) in zip(images, records, jobs, strict=True)
     ]
+
+
+@contextmanager
+def _applied(
+    model: Model, cone: Cone | None, strength: Strength, regions: bool, allow_base_mismatch: bool
+) -> Iterator[Callable[..., list[Image.Image]]]:
+    """Yields what draws prompts with seeds, as `sample` does, with the concepts everywhere or in their regions."""
+    if cone is None:
+        yield partial(sample, model)
+    elif regions:
+        with applied_in_turn(model, cone, strength, allow_base_mismatch=allow_base_mismatch) as zeroed:
+            yield partial(sample_in_regions, model, cone, zeroed)
+    else:
+        with apply_cones(model, cone, strength=strength, allow_base_mismatch=allow_base_mismatch):
+            yield partial(sample, model)
 
 
 NEGATIVE, GUIDANCE = "negative", "guidance"
@@ -135,6 +152,7 @@ def shared_record(model: Model, cone: Cone | None, strength: Strength, common: M
         "width": width,
         "height": height,
         "batch": common["batch"],
+        "regions": common["regions"],
         "scheduler": common["scheduler"],
         "sampler": a1111_name(model.pipe.scheduler),
         "concepts": [
@@ -183,6 +201,7 @@ def replay(
         "guidance": picture.guidance,
         "size": (picture.width, picture.height),
         "scheduler": picture.scheduler,
+        "regions": picture.regions,
     }
     drawn = render(
         model, [picture.sent], cone, literal=True, allow_base_mismatch=allow_mismatch, **(settings | changes)

@@ -64,6 +64,7 @@ class PictureRecord(Part):
     width: int = Field(ge=1, le=1 << 16)
     height: int = Field(ge=1, le=1 << 16)
     batch: int = Field(default=1, ge=1)
+    regions: bool = False
     concepts: list[UsedConcept] = []
     model: UsedModel
     versions: dict[str, str] = {}

@@ -152,6 +152,32 @@ def test_render_repeats_a_picture(cones: Cones) -> None:
     assert one == two != three
 
 
+def test_regions_are_recorded_and_repeated(cones: Cones) -> None:
+    """Another picture than without, the same one from its record, and a prompt's concepts must all be named."""
+    draw = ("render", "a dog in a hat", *QUICK, "-o")
+    assert cones(*draw, "plain.png").code == 0
+    done = cones(*draw, "apart.png", "--regions", "--batch", "2")
+    assert done.code == 0 and "--batch" in done.err
+    assert read_record("apart.png")["regions"] is True and read_record("plain.png")["regions"] is False
+    assert Path("apart.png").read_bytes() != Path("plain.png").read_bytes()
+    assert cones("render", "--from", "apart.png", "-o", "again.png").code == 0
+    assert Path("again.png").read_bytes() == Path("apart.png").read_bytes()
+    assert cones("render", "--from", "plain.png", "--regions", "-o", "later.png").code == 0
+    assert Path("later.png").read_bytes() == Path("apart.png").read_bytes()
+    refused = cones("render", "a dog", "-c", "dog.cone", "-c", "hat.cone", "--regions", "-o", "none.png")
+    assert refused.code == 3 and "does not name hat" in refused.err and not Path("none.png").exists()
+
+
+def test_regions_without_concepts_change_nothing(cones: Cones) -> None:
+    """Neither with --no-cones, which says so, nor in the base model's column of a sheet."""
+    assert cones("render", "a dog", *QUICK, "--no-cones", "-o", "a.png").code == 0
+    told = cones("render", "a dog", *QUICK, "--no-cones", "--regions", "-o", "b.png")
+    assert told.code == 0 and "--regions" in told.err
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+    assert cones("render", "a dog", *QUICK, "--compare", "--regions", "-o", "c.png").code == 0
+    assert [each["regions"] for each in read_sheet("c.png")["pictures"][0]] == [False, True]
+
+
 def test_render_without_concepts_differs(cones: Cones) -> None:
     """--no-cones draws with the base model, strength 0 too, given the same words; full strength differs."""
     drawn = [

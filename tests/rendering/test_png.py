@@ -26,6 +26,7 @@ RECORD: dict[str, Any] = {
     "width": 64,
     "height": 48,
     "batch": 1,
+    "regions": False,
     "concepts": [
         {"name": "dog", "id": "a" * 64, "identifier": "sks", "strength": 1.0},
         {"name": "hat", "id": "b" * 64, "identifier": "zwx", "strength": 0.5},

@@ -1,0 +1,247 @@
+"""Regions: each concept acts in its own part of the picture alone, and the model says itself where that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from conestool.apply import applied_in_turn, apply_cones
+from conestool.concept import Cone
+from conestool.errors import BaseModelMismatchError, PromptError
+from conestool.models.model import Model
+from conestool.models.sampling import sample
+from conestool.ops import extract
+from conestool.rendering import bare_prompt, png_bytes, read_record, regions, render, replay, rewrite
+from tests.support.model_files import FAMILIES
+from tests.support.tiny_models import random_cone, save
+
+PROMPT = "a photo of a dog and a hat"
+SENT = "a photo of a sks dog and a zwx hat"
+
+
+@pytest.fixture(scope="module")
+def cone(model: Model) -> Cone:
+    """Two concepts of random neurons: dog (sks) and hat (zwx)."""
+    return random_cone(model, "dog", "hat", density=0.3)
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Model:
+    """The embedded model."""
+    return Model.from_pretrained("pocket")
+
+
+@pytest.fixture
+def halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dog's region is the left half of every picture, the hat's the right one."""
+
+    def found(model: Model, scene: object, sent: str, cone: Cone) -> list[Tensor]:
+        side = model.defaults.size // model.vae_scale_factor
+        left = torch.zeros(side, side, dtype=torch.bool)
+        left[:, : side // 2] = True
+        return [left, ~left][: len(cone.names)]
+
+    monkeypatch.setattr(regions, "find_regions", found)
+
+
+def bits(model: Model) -> list[bytes]:
+    """All weights of the denoiser."""
+    return [parameter.detach().numpy().tobytes() for parameter in model.denoiser.parameters()]
+
+
+@contextmanager
+def recorded(model: Model) -> Iterator[list[Tensor]]:
+    """Within it the denoiser's answers are kept, as the sampler gets them."""
+    kept: list[Tensor] = []
+    kind = type(model.pipe.scheduler)
+    step = kind.step
+
+    def watched(self: object, answer: Tensor, *args: object, **kwargs: object) -> object:
+        kept.append(answer)
+        return step(self, answer, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "step", watched)
+        yield kept
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_answer_is_that_of_the_concept_whose_region_it_is(
+    family: str, tmp_path: Path, halves: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, left and right, in every family; the weights come back."""
+    model = Model.from_pretrained(str(save(FAMILIES[family](tmp_path), tmp_path / "base")))
+    cone = random_cone(model, "dog", "hat", density=0.3)
+    monkeypatch.setattr(type(model.family), "max_tokens", 32, raising=False)
+    before, steps = bits(model), 2
+    with recorded(model) as whole:
+        drawn = render(model, PROMPT, cone, seeds=[3], steps=steps, regions=True, progress=lambda done, all: None)
+    assert bits(model) == before
+    asked = whole[len(whole) // 2]  # the first answer of the picture; those of the scene came before
+    alone = []
+    for name in cone.names:
+        with apply_cones(model, extract(cone, name)), recorded(model) as kept:
+            sample(model, [SENT], [3], steps=steps)
+        alone.append(kept[0])
+    left, right = (across(each) for each in alone)
+    middle = across(asked)
+    half = middle.shape[-1] // 2
+    assert torch.equal(middle[..., :half], left[..., :half]) and torch.equal(middle[..., half:], right[..., half:])
+    assert not torch.equal(left[..., half:], right[..., half:]) and not torch.equal(left[..., :half], right[..., :half])
+    assert drawn[0].record["regions"] is True
+
+
+def across(answer: Tensor) -> Tensor:
+    """An answer as (b, c, h, w), also where it is one of patches in reading order."""
+    if answer.dim() == 4:
+        return answer
+    side = int(answer.shape[1] ** 0.5)
+    return answer.mT.reshape(*answer.mT.shape[:2], side, side)
+
+
+def test_a_region_of_all_is_the_concept_and_one_of_nothing_the_base_model(
+    model: Model, cone: Cone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between them nothing is left over."""
+    dog = extract(cone, "dog")
+    expected = {True: render(model, "a dog", dog)[0], False: render(model, "a sks dog")[0]}
+    for everywhere, told in expected.items():
+        region = torch.full((8, 8), everywhere)
+        monkeypatch.setattr(regions, "find_regions", lambda *_, region=region: [region])
+        [drawn] = render(model, "a dog", dog, regions=True)
+        assert drawn.image.tobytes() == told.image.tobytes()
+    assert expected[True].image.tobytes() != expected[False].image.tobytes()
+
+
+@pytest.mark.usefixtures("halves")
+def test_the_record_repeats_it(model: Model, cone: Cone, tmp_path: Path) -> None:
+    """With its strengths; older records have no regions."""
+    [drawn] = render(model, PROMPT, cone, seeds=[5], strength={"hat": 0.5}, regions=True)
+    (tmp_path / "a.png").write_bytes(png_bytes(drawn.image, drawn.record))
+    record = read_record(tmp_path / "a.png")
+    again = replay(model, record, cone)
+    assert again.image.tobytes() == drawn.image.tobytes() and again.record == drawn.record
+    everywhere = replay(model, record, cone, regions=False)
+    [expected] = render(model, PROMPT, cone, seeds=[5], strength={"hat": 0.5})
+    assert everywhere.image.tobytes() == expected.image.tobytes() != drawn.image.tobytes()
+    del record["regions"]
+    assert replay(model, record, cone).image.tobytes() == everywhere.image.tobytes()
+
+
+@pytest.mark.usefixtures("halves")
+def test_pictures_do_not_depend_on_their_neighbours(model: Model, cone: Cone) -> None:
+    """Several prompts and seeds; whatever `batch` says, one is drawn at a time, and progress counts them."""
+    seen: list[tuple[int, int]] = []
+    prompts = [PROMPT, "a hat on a dog"]
+    drawn = render(model, prompts, cone, seeds=[0, 1], regions=True, batch=4, progress=lambda *pair: seen.append(pair))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert {each.record["batch"] for each in drawn} == {1}
+    [alone] = render(model, "a hat on a dog", cone, seeds=[1], regions=True)
+    assert alone.image.tobytes() == drawn[3].image.tobytes()
+
+
+def test_without_concepts_there_are_no_regions(model: Model) -> None:
+    """It is the base model's picture."""
+    [drawn] = render(model, "a dog", regions=True)
+    assert drawn.image.tobytes() == render(model, "a dog")[0].image.tobytes() and drawn.record["regions"] is False
+
+
+def test_a_concept_without_words_is_refused_before_anything_is_drawn(model: Model, cone: Cone) -> None:
+    """It would have no region; so is another base model, as ever."""
+    calls: list[object] = []
+    hook = model.denoiser.register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(PromptError, match="does not name hat") as told:
+        render(model, [PROMPT, "a dog"], cone, regions=True)
+    hook.remove()
+    assert not calls and told.value.hint
+
+
+def test_another_base_model_is_refused(model: Model, cone: Cone, v_folder: Path) -> None:
+    """As it is without regions."""
+    other = Model.from_pretrained(str(v_folder))
+    with pytest.raises(BaseModelMismatchError, match="another model"):
+        render(other, PROMPT, cone, regions=True)
+    assert render(other, PROMPT, cone, regions=True, allow_base_mismatch=True, steps=1)
+
+
+@pytest.mark.usefixtures("halves")
+def test_stopping_half_way_leaves_no_trace(model: Model, cone: Cone) -> None:
+    """Weights and hooks are as before, also after an interrupt within a concept's turn."""
+    before, hooks = bits(model), len(model.denoiser._forward_hooks)
+    calls: list[bytes] = []
+
+    def stop(*_: object) -> None:
+        calls.append(bits(model)[0])
+        if bits(model) != before:
+            raise KeyboardInterrupt
+
+    hook = model.denoiser.get_submodule("conv_in").register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        render(model, PROMPT, cone, regions=True)
+    hook.remove()
+    assert calls and bits(model) == before and len(model.denoiser._forward_hooks) == hooks
+
+
+def test_applied_in_turn_is_exact(model: Model, cone: Cone) -> None:
+    """Each turn has one concept's zeroes, as `apply_cones` makes them."""
+    before = bits(model)
+    with applied_in_turn(model, cone, {"hat": 0.5}) as zeroed:
+        assert bits(model) == before
+        for name, strength in (("dog", 1.0), ("hat", 0.5), ("dog", 1.0)):
+            with zeroed(name):
+                inside = bits(model)
+            assert bits(model) == before != inside
+            with apply_cones(model, extract(cone, name), strength=strength):
+                assert bits(model) == inside
+
+
+def test_bare_prompt_takes_identifiers_away(cone: Cone) -> None:
+    """In every number and case; what else stands there stays."""
+    typed = "Two dogs in a hat, a photo of a dog"
+    assert bare_prompt(rewrite(typed, cone.concepts), cone) == typed
+    assert bare_prompt("a SKS dog by a zwx  hat", cone) == "a dog by a hat"
+    with pytest.raises(PromptError, match="does not name dog"):
+        bare_prompt("a dog in a zwx hat", cone)
+
+
+def test_pocket_knows_where_its_things_are(pocket: Model) -> None:
+    """Of a dog and a car the dog is left of the car, in three of three pictures."""
+    both = random_cone(pocket, "dog", "car", density=0.01)
+    bare = "a photo of a dog and a car"
+    for seed in range(3):
+        [scene] = sample(pocket, [bare], [seed])
+        sent = rewrite(bare, both.concepts)
+        found = dict(zip(both.names, regions.find_regions(pocket, scene, sent, both), strict=True))
+        columns = {name: np.nonzero(region.numpy())[1].mean() for name, region in found.items()}
+        assert all(0.05 < region.float().mean() < 0.5 for region in found.values())
+        assert columns["dog"] < 3.5 < columns["car"]
+
+
+def test_a_cell_belongs_to_the_concept_that_matters_most_there() -> None:
+    """Below 1 to none; around a region as far as `reach`, but not into another's; nothing for one that wins nowhere."""
+    hat, dog, ghost = torch.zeros(3, 6, 6)
+    dog[1:5, 1:3] = 3
+    hat[0:2, 1:3] = 4  # over the dog's head
+    ghost[2, 2] = 2
+    ghost[5, 5] = 0.9
+    found = regions.share_out(torch.stack([hat, dog, ghost]), 1)
+    assert found.sum(0).max() == 1
+    assert found[0][0:2, 1:3].all() and found[1][2:5, 1:3].all() and not found[2].any()
+    assert found[1][3:6, 0:4].all() and not found[:, :, 4:].any()
+    assert found[0][0, 0] and found[0][0, 3] and found[:, 2, 0].sum() == 1
+
+
+def test_a_worn_thing_has_a_region_of_its_own(pocket: Model) -> None:
+    """A hat's is above that of the dog that wears it, in three of three pictures."""
+    both = random_cone(pocket, "dog", "hat", density=0.01)
+    for seed in range(3):
+        [scene] = sample(pocket, ["a dog in a hat"], [seed])
+        found = regions.find_regions(pocket, scene, rewrite("a dog in a hat", both.concepts), both)
+        rows = {name: np.nonzero(region.numpy())[0].mean() for name, region in zip(both.names, found, strict=True)}
+        assert rows["hat"] + 1 < rows["dog"]
