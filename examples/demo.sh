@@ -17,8 +17,7 @@ run() {
 run cones find ./photos -o dog.cone --overwrite
 run cones find ./hats -o hat.cone --overwrite
 run cones merge dog.cone hat.cone --overwrite
-run cones tune dog+hat.cone --photos dog=photos --photos hat=hats --overwrite
-run cones render "a dog in a hat" -c dog+hat-tuned.cone --overwrite
-run cones inspect dog+hat-tuned.cone
+run cones render "a dog in a hat" --regions --overwrite
+run cones inspect dog+hat.cone
 run python "$here/sheet.py"
 printf '\nLook at %s/sheet.png\n' "$out" >&2

@@ -1,7 +1,7 @@
 """A contact sheet of the demo, in the folder where it ran: `python sheet.py` writes `sheet.png`.
 
-Rows: the photos, the base model, each concept alone, both together, both after `cones tune`; columns: seeds
-0, 1, 2, ... as they come.
+Rows: the photos, the base model, each concept alone, both together, both in regions; columns: seeds 0, 1, 2, ... as
+they come.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def photos(folder: str) -> list[Image.Image]:
     return [ImageOps.fit(Image.open(path).convert("RGB"), (192, 192)) for path in sorted(Path(folder).glob("*.jpg"))]
 
 
-def pictures(model: Model, prompt: str, cone: Cone | None) -> Sequence[Image.Image]:
+def pictures(model: Model, prompt: str, cone: Cone | None, regions: bool = False) -> Sequence[Image.Image]:
     """One picture per seed, enlarged to 192 pixels as they are."""
-    drawn = render(model, [prompt], cone, seeds=range(COLUMNS), batch=COLUMNS)
+    drawn = render(model, [prompt], cone, seeds=range(COLUMNS), batch=COLUMNS, regions=regions)
     return [made.image.resize((192, 192), Image.Resampling.LANCZOS) for made in drawn]
 
 
@@ -48,7 +48,7 @@ def main() -> None:
         "hat.cone: a photo of a hat": pictures(model, "a photo of a hat", hat),
         f"base model: {PROMPT}": pictures(model, PROMPT, None),
         f"dog+hat.cone: {PROMPT}": pictures(model, PROMPT, both),
-        f"dog+hat-tuned.cone: {PROMPT}": pictures(model, PROMPT, conestool.load("dog+hat-tuned.cone")),
+        f"dog+hat.cone, --regions: {PROMPT}": pictures(model, PROMPT, both, regions=True),
     }
     sheet = grid(list(rows.values()), list(rows))
     data = io.BytesIO()

@@ -99,6 +99,7 @@ def test_everything_on_a_card(family: str, kind: str, dtype: str, offload: bool,
             assert not same(before, model)
         assert same(before, model)
         assert render(model, "a dog in a hat", both, seeds=range(2))[0].image.size == (32, 32)
+        assert render(model, "a dog in a hat", both, regions=True)[0].image.size == (32, 32)
         plan = Plan(("{}",), (0,), 2, 2, 1)
         evaluate(model, dog, {"dog": [as_photo(each) for each in pictures[:2]]}, plan=plan)
         subject = SubjectPrompts(name="dog", class_noun="dog", identifier="sks")

@@ -15,7 +15,8 @@ from PIL import Image
 from benchmarks.fidelity.store import Store
 from benchmarks.identity.measures import mean_and_error, row, variety
 from benchmarks.identity.subjects import BACKGROUNDS, COMPANY, DEVELOPMENT, TEST, WEARING, Subject, subject_of
-from benchmarks.identity.together import ALONE, ORDER, TWINS
+from benchmarks.identity.together import KINDS as IN_GROUPS
+from benchmarks.identity.together import ORDER, TWINS
 from conestool._atomic import write_atomic
 from conestool.images.photos import square
 from conestool.rendering.grid import grid
@@ -37,7 +38,11 @@ LABELS = {
     "random": "random indices",
     "lora": "LoRA, rank 4",
     "described": "base model, described in words",
-    "regions": "each set in its region",
+    "merged": "merged",
+    "tuned": "after `cones tune`",
+    "regions": "merged, `--regions`",
+    "first alone": "first with its set, the other by its noun",
+    "second alone": "second with its set, the other by its noun",
     "photos": "the photos, through the autoencoder",
 }
 
@@ -154,15 +159,17 @@ class Results:
     def groups(self) -> str:
         """Return the Markdown table of pictures of several: how many are named right, and nearer to themselves."""
         lines = ["| subjects | | named right | nearer to itself than to another | pictures |", f"|{'---|' * 5}"]
+        kinds: dict[tuple[str, str], list[Record]] = {}
         for r in (r for r in self.records if r["subject"] == "together"):
-            shown = r.get("shown", range(len(r["names"])))
+            kinds.setdefault((", ".join(r["names"]), r["kind"]), []).append(r)
+        for (names, kind), records in sorted(kinds.items(), key=lambda each: (each[0][0], IN_GROUPS.index(each[0][1]))):
+            pairs = [(r.get("shown", range(len(r["names"]))), picture) for r in records for picture in r["pictures"]]
             means = [
-                mean_and_error([picture[measure][place] for picture in r["pictures"] for place in shown])
+                mean_and_error([picture[measure][place] for shown, picture in pairs for place in shown])
                 for measure in ("chosen", "own")
             ]
             cells = " | ".join(f"{mean:.0f} ± {error:.0f}" for mean, error in means)
-            kind = LABELS.get(r["kind"], r["kind"])
-            lines.append(f"| {', '.join(r['names'])} | {kind} | {cells} | {len(r['pictures'])} |")
+            lines.append(f"| {names} | {LABELS.get(kind, kind)} | {cells} | {len(pairs)} |")
         return "\n".join(lines)
 
     def asked(self) -> str:
@@ -210,22 +217,15 @@ class Results:
                 100 * self.various("no identifier") / (self.various("bare") or 1), None),
         ]  # fmt: skip
         for count, goal in ((2, 90), (3, 85), (4, 80)):
-            value = self.together(count, "tuned", "chosen")
-            out.append(
-                row(f"{count} subjects in one picture, each named right, tuned", f">= {goal} %", value, value >= goal)
-            )
-        for count in (2, 3, 4):
-            regions = self.together(count, "regions", "chosen")
-            out.append(row(f"{count} subjects, each set in its region alone", "report", regions, None))
-        words = self.together(2, "described", "chosen")
-        out.append(row("2 subjects, described in words to the base model", "report", words, None))
-        for kind in ALONE:
-            alone, which = self.together(2, kind, "chosen"), kind.removesuffix(" alone")
-            out.append(row(f"2 subjects, {which} with its set, the other by its noun", "report", alone, None))
-        merged = self.together(4, "merged", "chosen")
-        swapped = self.together(2, "tuned", "own", twins=True)
+            value = self.together(count, "regions", "chosen")
+            name = f"{count} subjects in one picture, each named right, --regions"
+            out.append(row(name, f">= {goal} %", value, value >= goal))
+        merged, tuned = (self.together(4, kind, "chosen") for kind in ("merged", "tuned"))
         out.append(row("4 subjects, plain merge", ">= 60 %", merged, merged >= 60))
-        out.append(row("two of one class, not swapped, tuned", ">= 80 %", swapped, swapped >= 80))
+        out.append(row("4 subjects, after tune", ">= 80 %", tuned, tuned >= 80))
+        swapped = self.together(2, "regions", "own", twins=True)
+        out.append(row("two of one class, not swapped, --regions", ">= 80 %", swapped, swapped >= 80))
+        return out
         return out
 
 
@@ -261,7 +261,7 @@ def contact_sheet(store: Store, subjects: Sequence[Subject], seed: int) -> Image
 
 
 def together_sheet(store: Store, seed: int) -> Image.Image | None:
-    """Return a row for each group of subjects by the base model, merged and tuned; None if none ran."""
+    """Return a row for each group of subjects and way to draw it; None if none ran."""
     rows, labels = [], []
     for record in store.records():
         if record["subject"] == "together" and record["seed"] == seed:
@@ -273,9 +273,9 @@ def together_sheet(store: Store, seed: int) -> Image.Image | None:
 def overview_sheet(store: Store, subjects: Sequence[Subject], seed: int) -> Image.Image | None:
     """Return README's sheet, None where something of it did not run.
 
-    Of some subjects two photos, the base model's first scene, and the concept in three; then groups after `tune`.
+    Of some subjects two photos, the base model's first scene, and the concept in three; then groups with `--regions`.
     """
-    groups = {names: store.load_pictures(f"together/{seed}/{'-'.join(names)}/tuned") for names in OVERVIEW}
+    groups = {names: store.load_pictures(f"together/{seed}/{'-'.join(names)}/regions") for names in OVERVIEW}
     if not all(groups.values()):
         return None
     shown = [each for each in subjects if any(each.name in names for names in OVERVIEW)]
@@ -287,7 +287,7 @@ def overview_sheet(store: Store, subjects: Sequence[Subject], seed: int) -> Imag
         labels.append(f"{subject.name}: two photos; the base model's {subject.noun}; the concept in three scenes")
     for names, pictures in groups.items():
         rows.append(pictures)
-        labels.append(f"{', '.join(names[:-1])} and {names[-1]} in one picture, after tune")
+        labels.append(f"{', '.join(names[:-1])} and {names[-1]} in one picture, --regions")
     return grid(rows, labels)
 
 

@@ -27,6 +27,9 @@ ORDER = ("rex", "cat", "car", "rabbit")
 TWINS = ("rex", "luna")
 #: One subject's set alone, among the class nouns of the others: whether a concept works wherever its words stand.
 ALONE = ("first alone", "second alone")
+#: How they are drawn, in the order of the table; more than two descriptions are too long for pocket's text encoder.
+OF_TWO = ("described", *ALONE)
+KINDS = ("bare", *OF_TWO, "merged", "tuned", "regions")
 #: So many times as many pictures of every place as of a subject's scenes, since there are few places.
 REPEATS = 4
 PLACES = ("", " on the beach", " in a field", " in the snow", " at night", " on the street")
@@ -47,9 +50,7 @@ class Together:
         for names in groups:
             if not set(names) <= self.cells.keys():
                 continue
-            # more than two descriptions are too long for pocket's text encoder
-            of_two = ("described", *ALONE) if len(names) == 2 else ()
-            for kind in ("bare", *of_two, "merged", "tuned", "regions"):
+            for kind in (kind for kind in KINDS if len(names) == 2 or kind not in OF_TWO):
                 key = f"together/{self.seed}/{'-'.join(names)}/{kind}"
                 if not self.studio.store.has(key):
                     self.draw(names, kind, key)

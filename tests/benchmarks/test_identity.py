@@ -94,26 +94,33 @@ def test_readme_s_sheet_shows_subjects_alone_and_together(store: Store, tmp_path
         for kind in ("bare", "concept"):
             store.save_pictures(f"{name}/0/{kind}", [white] * 7)
     for group in ("rex-cat", "rex-luna"):
-        store.save_pictures(f"together/0/{group}/tuned", [white] * 6)
+        store.save_pictures(f"together/0/{group}/regions", [white] * 6)
     assert overview_sheet(store, subjects, 0) is None
-    store.save_pictures("together/0/rex-cat-car-rabbit/tuned", [white] * 6)
+    store.save_pictures("together/0/rex-cat-car-rabbit/regions", [white] * 6)
     sheet = overview_sheet(store, subjects, 0)
     assert sheet is not None and 8 * 256 < sheet.height < 8 * 320 and 6 * 256 < sheet.width < 6 * 280
 
 
 def test_a_set_alone_in_company_is_counted_at_its_place(store: Store, tmp_path: Path) -> None:
-    """Of two subjects in a picture only the one whose set is zeroed is asked for; of joined sets both are."""
+    """Of two subjects in a picture only the one whose set is zeroed is asked for; of joined sets both are.
+
+    Two seeds are one line of the table, and their pictures are counted together.
+    """
     pictures = [{"chosen": [1.0, 0.0], "own": [1.0, 0.0]}, {"chosen": [0.0, 0.0], "own": [0.0, 0.0]}]
-    for kind, shown in (("first alone", {"shown": [0]}), ("second alone", {"shown": [1]}), ("tuned", {})):
-        told = {"subject": "together", "half": "together", "seed": 0, "kind": kind, "names": ["rex", "cat"]}
-        store.save(f"together/0/rex-cat/{kind}", told | {"pictures": pictures} | shown)
-        store.save_pictures(f"together/0/rex-cat/{kind}", [PICTURE])
+    for kind, shown in (("regions", {}), ("first alone", {"shown": [0]}), ("second alone", {"shown": [1]})):
+        for seed in (0, 1):
+            told = {"subject": "together", "half": "together", "seed": seed, "kind": kind, "names": ["rex", "cat"]}
+            store.save(f"together/{seed}/rex-cat/{kind}", told | {"pictures": pictures} | shown)
+            store.save_pictures(f"together/{seed}/rex-cat/{kind}", [PICTURE])
     write_report(store, tmp_path, [subject_of("rex")], 0, None)
     rows = {each["name"]: each["value"] for each in json.loads((tmp_path / "identity.json").read_text())}
-    assert rows["2 subjects, first with its set, the other by its noun"] == 50
-    assert rows["2 subjects, second with its set, the other by its noun"] == 0
-    assert rows["2 subjects in one picture, each named right, tuned"] == 25
-    assert "| rex, cat | tuned | 25 ± 22 | 25 ± 22 | 2 |" in (tmp_path / "identity.md").read_text()
+    assert rows["2 subjects in one picture, each named right, --regions"] == 25
+    lines = (tmp_path / "identity.md").read_text().splitlines()
+    assert [line for line in lines if line.startswith("| rex, cat |")] == [
+        "| rex, cat | first with its set, the other by its noun | 50 ± 25 | 50 ± 25 | 4 |",
+        "| rex, cat | second with its set, the other by its noun | 0 ± 0 | 0 ± 0 | 4 |",
+        "| rex, cat | merged, `--regions` | 25 ± 15 | 25 ± 15 | 4 |",
+    ]
 
 
 def test_obedience_is_told_by_what_is_asked_for(store: Store) -> None:
