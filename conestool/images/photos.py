@@ -211,7 +211,12 @@ def square(image: Image.Image, side: int) -> Image.Image:
 
 
 def to_latents(model: Model, images: Sequence[Image.Image], *, batch: int = 8) -> Tensor:
-    """Latents (n, c, h, w) of the images' centre squares, fp32 on the model's device.
+    """Latents (n, c, h, w) of the images' centre squares, in the model's size; see `encode_whole`."""
+    return encode_whole(model, [square(image, model.defaults.size) for image in images], batch=batch)
+
+
+def encode_whole(model: Model, images: Sequence[Image.Image], *, batch: int = 8) -> Tensor:
+    """Latents (n, c, h, w), fp32 on the model's device, of images as they are, all of one size that the model draws.
 
     Large ones are encoded one by one: together they take more memory than the denoiser does.
     Deterministic, and scaled (and shifted) as the denoiser expects them. NonFiniteError if the autoencoder overflows,
@@ -223,9 +228,9 @@ def to_latents(model: Model, images: Sequence[Image.Image], *, batch: int = 8) -
     from conestool.models.devices import check_finite
     from conestool.models.memory import in_parts
 
-    arrays = np.stack([np.asarray(square(image, model.defaults.size)) for image in images])  # (n, side, side, 3)
+    arrays = np.stack([np.asarray(image) for image in images])  # (n, height, width, 3)
     pixels = torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
-    batch = 1 if model.defaults.size >= _LARGE_SIDE else batch
+    batch = 1 if min(arrays.shape[1:3]) >= _LARGE_SIDE else batch
     parts, _ = in_parts(
         len(pixels), batch, lambda rows: model.family.encode_images(model.pipe, pixels[rows]), model.device
     )

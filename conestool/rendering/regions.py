@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from conestool._names import find_names, has_word, key_of, plain
 from conestool.concept import Concept, Cone
 from conestool.errors import PromptError
-from conestool.images.photos import to_latents
+from conestool.images.photos import encode_whole
 from conestool.images.segmentation import diffedit_difference
 from conestool.models.model import Model
 from conestool.models.sampling import Progress, sample
@@ -58,7 +58,7 @@ def find_regions(model: Model, scene: Image.Image, sent: str, cone: Cone) -> Ten
     A cell is its whose noun matters most there, a hat's on a dog's head too. A concept that the base model does not
     draw has no cell.
     """
-    latents, bare = to_latents(model, [scene]), bare_prompt(sent, cone)
+    latents, bare = encode_whole(model, [scene]), bare_prompt(sent, cone)
     differences = []
     for concept in cone.concepts:
         free = [noun for noun in preserved_classes(model.settings, concept.class_noun) if not has_word(bare, noun)]

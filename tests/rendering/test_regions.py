@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from conestool.apply import applied_in_turn, apply_cones
@@ -41,10 +43,10 @@ def pocket() -> Model:
 def halves(monkeypatch: pytest.MonkeyPatch) -> None:
     """The dog's region is the left half of every picture, the hat's the right one."""
 
-    def found(model: Model, scene: object, sent: str, cone: Cone) -> list[Tensor]:
-        side = model.defaults.size // model.vae_scale_factor
-        left = torch.zeros(side, side, dtype=torch.bool)
-        left[:, : side // 2] = True
+    def found(model: Model, scene: Image.Image, sent: str, cone: Cone) -> list[Tensor]:
+        width, height = (side // model.vae_scale_factor for side in scene.size)
+        left = torch.zeros(height, width, dtype=torch.bool)
+        left[:, : width // 2] = True
         return [left, ~left][: len(cone.names)]
 
     monkeypatch.setattr(regions, "find_regions", found)
@@ -75,19 +77,20 @@ def recorded(model: Model) -> Iterator[list[Tensor]]:
 def test_each_answer_is_that_of_the_concept_whose_region_it_is(
     family: str, tmp_path: Path, halves: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the last bit, left and right, in every family; the weights come back."""
+    """To the last bit, left and right, in every family and in a wide picture; the weights come back."""
     model = Model.from_pretrained(str(save(FAMILIES[family](tmp_path), tmp_path / "base")))
     cone = random_cone(model, "dog", "hat", density=0.3)
     monkeypatch.setattr(type(model.family), "max_tokens", 32, raising=False)
-    before, steps = bits(model), 2
+    before = bits(model)
+    common: dict[str, Any] = {"steps": 2, "size": (64, 32)}
     with recorded(model) as whole:
-        drawn = render(model, PROMPT, cone, seeds=[3], steps=steps, regions=True, progress=lambda done, all: None)
+        drawn = render(model, PROMPT, cone, seeds=[3], regions=True, **common)
     assert bits(model) == before
     asked = whole[len(whole) // 2]  # the first answer of the picture; those of the scene came before
     alone = []
     for name in cone.names:
         with apply_cones(model, extract(cone, name)), recorded(model) as kept:
-            sample(model, [SENT], [3], steps=steps)
+            sample(model, [SENT], [3], **common)
         alone.append(kept[0])
     left, right = (across(each) for each in alone)
     middle = across(asked)
@@ -98,11 +101,11 @@ def test_each_answer_is_that_of_the_concept_whose_region_it_is(
 
 
 def across(answer: Tensor) -> Tensor:
-    """An answer as (b, c, h, w), also where it is one of patches in reading order."""
+    """An answer of a picture twice as wide as high as (b, c, h, w), also where it is one of patches in reading order."""
     if answer.dim() == 4:
         return answer
-    side = int(answer.shape[1] ** 0.5)
-    return answer.mT.reshape(*answer.mT.shape[:2], side, side)
+    height = int((answer.shape[1] / 2) ** 0.5)
+    return answer.mT.reshape(*answer.mT.shape[:2], height, 2 * height)
 
 
 def test_a_region_of_all_is_the_concept_and_one_of_nothing_the_base_model(
@@ -235,6 +238,13 @@ def test_a_cell_belongs_to_the_concept_that_matters_most_there() -> None:
     assert found[0][0:2, 1:3].all() and found[1][2:5, 1:3].all() and not found[2].any()
     assert found[1][3:6, 0:4].all() and not found[:, :, 4:].any()
     assert found[0][0, 0] and found[0][0, 3] and found[:, 2, 0].sum() == 1
+
+
+def test_a_picture_of_another_shape_has_regions_of_that_shape(pocket: Model) -> None:
+    """Nothing is cut off: in a wide picture things stand as far out as they do in it."""
+    cone = random_cone(pocket, "dog", "car", density=0.01)
+    [scene] = sample(pocket, ["a dog and a car"], [0], size=(96, 64), steps=5)
+    assert regions.find_regions(pocket, scene, rewrite("a dog and a car", cone.concepts), cone).shape == (2, 8, 12)
 
 
 def test_a_worn_thing_has_a_region_of_its_own(pocket: Model) -> None:
