@@ -135,13 +135,15 @@ def test_photos_become_a_concept_and_pictures(page: Any, folder: Path, tmp_path:
     page.get_by_role("button", name="Draw", exact=True).click()
     page.get_by_text("the prompt is empty").first.wait_for()
     page.get_by_placeholder("a dog in a hat").fill("rex in a hat")
+    page.get_by_text("Picture settings").click()
+    page.get_by_role("checkbox", name="its own part of the picture").check()
     page.get_by_role("button", name="Draw", exact=True).click()
     shown = page.get_by_role("img").filter(has=page.locator("xpath=self::*[contains(@src, 'concepts-0')]"))
     shown.first.wait_for(timeout=SLOW)
     picture = tmp_path / "picture.png"
     picture.write_bytes(page.request.get(shown.first.get_attribute("src")).body())
     record = read_record(picture)
-    assert re.fullmatch(r"a \w+ dog in a \w+ hat", record["sent"])
+    assert re.fullmatch(r"a \w+ dog in a \w+ hat", record["sent"]) and record["regions"] is True
     assert {each["name"]: each["strength"] for each in record["concepts"]} == {"rex": 1.0, "hat": 0.5}
 
     page.get_by_role("button", name="Merge the ticked").click()

@@ -179,6 +179,8 @@ def draw_prompts(
     tell_unused(base, chosen, look)
     if look.regions:
         check_regions(chosen, look.literal)
+    elif any(each.cone and len(each.cone.names) > 1 for each in chosen):
+        _output.say("note: several concepts act everywhere; --regions keeps each to its own part, and takes longer")
     if axes:  # cells are drawn one by one
         finish(draw_axes(base, chosen, look, cells, axes, settled), output.json)
         return

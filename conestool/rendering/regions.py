@@ -1,10 +1,10 @@
 """Each concept in its own part of the picture alone, so that joined subjects do not take on each other's colours.
 
 Where the parts are the base model says itself: it draws the scene of class nouns with the same seed, and DiffEdit's
-mask is where another noun in a concept's place would change that picture. Then every call of the denoiser is made once
-more for each concept, with its weights zeroed and no others, and its answer is taken in its part. Ours; Composable
-Diffusion (Liu et al. 2022) and the layouts of Cones 2 (Liu et al. 2023) have floats or boxes where this has a set of
-integers and none.
+difference is large where another noun in a concept's place would change that picture. Then every call of the denoiser
+is made once more for each concept, with its weights zeroed and no others, and its answer is taken in its part. Joining
+answers by parts of the picture is MultiDiffusion's (Bar-Tal et al. 2023, section 4.2), whose parts are drawn by people
+and whose model is one; finding them so, and a set of weights for each, is ours.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def test_each_answer_is_that_of_the_concept_whose_region_it_is(
 
 
 def across(answer: Tensor) -> Tensor:
-    """An answer of a picture twice as wide as high as (b, c, h, w), also where it is one of patches in reading order."""
+    """The answer to a picture twice as wide as high, as (b, c, h, w), also where it is one of patches in order."""
     if answer.dim() == 4:
         return answer
     height = int((answer.shape[1] / 2) ** 0.5)
