@@ -355,7 +355,7 @@ def _concepts_tab(studio: _Studio) -> list[Any]:
         count = gr.Slider(1, 16, 2, step=1, label="Pictures")
         steps = gr.Slider(1, 100, defaults.steps, step=1, label="Sampling steps")
         guidance = gr.Slider(0, 20, defaults.guidance, step=0.5, label="Guidance")
-        regions = gr.Checkbox(label="Each concept in its own part of the picture alone", info="Slower")
+        regions = gr.Checkbox(label="Each in its own part of the picture", info="Slower")
     pictures = gr.Gallery(label="The base model beside the concepts, seed by seed", columns=2, **_SHOWN)
     with gr.Row():
         merged = gr.Textbox(label="Name of a merged file", placeholder="dog-and-hat", max_length=64, scale=2)
