@@ -33,20 +33,24 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--groups", nargs="*", type=int, default=list(GROUPS), help="how many subjects in one picture")
     parser.add_argument("--steps", type=int, default=Options.steps)
     parser.add_argument("--renders", type=int, default=3, help="pictures of every scene")
+    parser.add_argument("--report", action="store_true", help="run nothing: report what is there")
     parser.add_argument("--page", type=Path, help="put the tables into this page, such as docs/experiments/identity.md")
     return parser.parse_args()
 
 
-def open_studio(args: argparse.Namespace) -> Studio:
-    """Load model, judge and sprites."""
-    model = Model.from_pretrained(args.model)
+def open_store(args: argparse.Namespace, model: Model) -> Store:
+    """Open what is there of a model."""
+    return Store(args.out / CELL_FOLDER / model.info.digests["f32"][:12])
+
+
+def open_studio(args: argparse.Namespace, model: Model) -> Studio:
+    """Load judge and sprites."""
     sprites = args.out / "sprites.npy"
     if not sprites.exists():
         rasterise_all(sprites, os.cpu_count() or 1)
-    store = Store(args.out / CELL_FOLDER / model.info.digests["f32"][:12])
     options = Options(steps=args.steps, renders=args.renders)
     metric = AttributeMetric(load_judge(args.judge))
-    return Studio(model, metric, SpriteBank(sprites), store, options, parse_variant(args.method))
+    return Studio(model, metric, SpriteBank(sprites), open_store(args, model), options, parse_variant(args.method))
 
 
 def run(args: argparse.Namespace, studio: Studio) -> Iterator[str]:
@@ -80,12 +84,12 @@ def main() -> None:
     """Run, saying what is done and how long it took, then write the report."""
     args = parse()
     args.out.mkdir(parents=True, exist_ok=True)
-    studio, begun = open_studio(args), time.monotonic()
-    for line in run(args, studio):
+    model, begun = Model.from_pretrained(args.model), time.monotonic()
+    for line in () if args.report else run(args, open_studio(args, model)):
         print(f"{line} ({time.monotonic() - begun:.0f} s)", flush=True)
         begun = time.monotonic()
     subjects = [subject_of(key) for key in args.subjects]
-    print(*write_report(studio.store, args.out, subjects, args.seeds[0], args.page), sep="\n")
+    print(*write_report(open_store(args, model), args.out, subjects, args.seeds[0], args.page), sep="\n")
 
 
 if __name__ == "__main__":

@@ -247,8 +247,11 @@ def tables(results: Results, rows: Sequence[Record]) -> str:
     return "\n\n".join(parts)
 
 
-def contact_sheet(store: Store, subjects: Sequence[Subject], seed: int) -> Image.Image:
-    """Return a row for each subject: two photos, the base model's picture, and the concept in every other scene."""
+def contact_sheet(store: Store, subjects: Sequence[Subject], seed: int) -> Image.Image | None:
+    """Return a row for each subject: two photos, the base model's picture, and the concept in every other scene.
+
+    None if the store has records without pictures, as the one beside the page has.
+    """
     rows, labels = [], []
     for subject in subjects:
         drawn = {kind: store.load_pictures(f"{subject.name}/{seed}/{kind}") for kind in ("bare", "concept")}
@@ -257,15 +260,16 @@ def contact_sheet(store: Store, subjects: Sequence[Subject], seed: int) -> Image
             photos = [square(photo.image, side) for photo in subject.photos[:2]]
             rows.append([*photos, drawn["bare"][0], *drawn["concept"][::2]])
             labels.append(subject.name)
-    return grid(rows, labels)
+    return grid(rows, labels) if rows else None
 
 
 def together_sheet(store: Store, seed: int) -> Image.Image | None:
-    """Return a row for each group of subjects and way to draw it; None if none ran."""
+    """Return a row for each group of subjects and way to draw it; None if there are no pictures."""
     rows, labels = [], []
     for record in store.records():
-        if record["subject"] == "together" and record["seed"] == seed:
-            rows.append(store.load_pictures(record["key"]))
+        pictures = store.load_pictures(record["key"]) if record["subject"] == "together" else []
+        if pictures and record["seed"] == seed:
+            rows.append(pictures)
             labels.append(f"{', '.join(record['names'])}: {LABELS.get(record['kind'], record['kind'])}")
     return grid(rows, labels) if rows else None
 

@@ -86,6 +86,20 @@ def test_the_report_fills_its_place_in_a_page(store: Store, tmp_path: Path) -> N
     assert page.read_text() == "nothing"
 
 
+def test_records_without_pictures_make_the_tables_alone(store: Store, tmp_path: Path) -> None:
+    """As those that are kept beside the page; the same text as with pictures."""
+    told = {"subject": "together", "half": "together", "seed": 0, "kind": "regions", "names": ["rex", "cat"]}
+    store.save("together/0/rex-cat/regions", told | {"pictures": [{"chosen": [1.0, 0.0], "own": [1.0, 0.0]}]})
+    store.save_pictures("together/0/rex-cat/regions", [PICTURE])
+    write_report(store, tmp_path, [subject_of("rex")], 0, None)
+    with_pictures = (tmp_path / "identity.md").read_text()
+    for picture in store.folder.rglob("*.png"):
+        picture.unlink()
+    written = write_report(store, tmp_path, [subject_of("rex")], 0, None)
+    assert [path.name for path in written] == ["identity.md", "identity.json"]
+    assert (tmp_path / "identity.md").read_text() == with_pictures
+
+
 def test_readme_s_sheet_shows_subjects_alone_and_together(store: Store, tmp_path: Path) -> None:
     """A row for each subject of its groups and for each group; none before all of them are there."""
     names = ["rex", "luna", "cat", "car", "rabbit"]
