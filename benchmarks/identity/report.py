@@ -29,8 +29,10 @@ MEASURES = ("kept", "by_attributes", "by_features", "obeyed")
 #: Between these lines of docs/experiments/identity.md stand the tables.
 BEGIN, END = "<!-- tables of benchmarks.identity -->", "<!-- end of the tables -->"
 HEADINGS = ("attributes kept", "line-up, attributes", "line-up, features", "obedience")
-#: On README's sheet: these groups, their subjects, and of the scenes of each the beach, the snow and the street.
-OVERVIEW, SCENES = (ORDER[:2], TWINS, ORDER), (0, 2, 6)
+#: On README's sheet: these groups, drawn in these ways, their subjects, and of the scenes of each the beach, the snow
+#: and the street.
+OVERVIEW: dict[tuple[str, ...], str] = {ORDER[:2]: "tuned", TWINS: "regions", ORDER: "tuned"}
+SCENES = (0, 2, 6)
 KINDS = ("concept", "fine-tune", "lora", "no identifier", "other", "random", "bare", "described", "photos")
 LABELS = {
     "other": "another's set",
@@ -277,10 +279,10 @@ def together_sheet(store: Store, seed: int) -> Image.Image | None:
 def overview_sheet(store: Store, subjects: Sequence[Subject], seed: int) -> Image.Image | None:
     """Return README's sheet, None where something of it did not run.
 
-    Of some subjects two photos, the base model's first scene, and the concept in three; then groups with `--regions`.
+    Of some subjects two photos, the base model's first scene, and the concept in three; then groups.
     """
-    groups = {names: store.load_pictures(f"together/{seed}/{'-'.join(names)}/regions") for names in OVERVIEW}
-    if not all(groups.values()):
+    groups = [store.load_pictures(f"together/{seed}/{'-'.join(names)}/{kind}") for names, kind in OVERVIEW.items()]
+    if not all(groups):
         return None
     shown = [each for each in subjects if any(each.name in names for names in OVERVIEW)]
     rows, labels = [], []
@@ -289,9 +291,9 @@ def overview_sheet(store: Store, subjects: Sequence[Subject], seed: int) -> Imag
         photos = [square(photo.image, bare[0].width) for photo in subject.photos[:2]]
         rows.append([*photos, bare[0], *(concept[scene] for scene in SCENES)])
         labels.append(f"{subject.name}: two photos; the base model's {subject.noun}; the concept in three scenes")
-    for names, pictures in groups.items():
+    for (names, kind), pictures in zip(OVERVIEW.items(), groups, strict=True):
         rows.append(pictures)
-        labels.append(f"{', '.join(names[:-1])} and {names[-1]} in one picture, --regions")
+        labels.append(f"{', '.join(names[:-1])} and {names[-1]} in one picture: {LABELS[kind].replace('`', '')}")
     return grid(rows, labels)
 
 

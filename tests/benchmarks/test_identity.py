@@ -107,10 +107,10 @@ def test_readme_s_sheet_shows_subjects_alone_and_together(store: Store, tmp_path
     for name in names:
         for kind in ("bare", "concept"):
             store.save_pictures(f"{name}/0/{kind}", [white] * 7)
-    for group in ("rex-cat", "rex-luna"):
-        store.save_pictures(f"together/0/{group}/regions", [white] * 6)
+    for group in ("rex-cat/tuned", "rex-luna/regions"):
+        store.save_pictures(f"together/0/{group}", [white] * 6)
     assert overview_sheet(store, subjects, 0) is None
-    store.save_pictures("together/0/rex-cat-car-rabbit/regions", [white] * 6)
+    store.save_pictures("together/0/rex-cat-car-rabbit/tuned", [white] * 6)
     sheet = overview_sheet(store, subjects, 0)
     assert sheet is not None and 8 * 256 < sheet.height < 8 * 320 and 6 * 256 < sheet.width < 6 * 280
 
