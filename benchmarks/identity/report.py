@@ -40,7 +40,6 @@ LABELS = {
     "random": "random indices",
     "lora": "LoRA, rank 4",
     "described": "base model, described in words",
-    "merged": "merged",
     "tuned": "after `cones tune`",
     "regions": "merged, `--regions`",
     "first alone": "first with its set, the other by its noun",

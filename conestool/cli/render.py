@@ -203,7 +203,8 @@ def tell_unused(base: Model, chosen: list[Chosen], look: Look) -> None:
 
 def check_regions(chosen: Sequence[Chosen], literal: bool) -> None:
     """Refuse, before anything is drawn, a prompt that does not name a concept that is to have a region."""
-    from conestool.rendering import bare_prompt, rewrite
+    from conestool.rendering import rewrite
+    from conestool.rendering.regions import bare_prompt
 
     for each in chosen:
         if each.cone:

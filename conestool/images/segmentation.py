@@ -20,21 +20,6 @@ _TIMESTEP_RANGE = (0.4, 0.8)
 _SMALLEST = torch.finfo(torch.float32).tiny
 
 
-def diffedit_mask(
-    model: Model,
-    latents: Tensor,
-    prompts: Sequence[str],
-    other_prompts: Sequence[Sequence[str]],
-    seed: int = 0,
-    batch: int = 8,
-) -> Tensor:
-    """Where each of m images, `latents` (m, c, h, w), shows what its prompt names and `other_prompts` do not.
-
-    (m, h, w), boolean: where the `diffedit_difference` is above its threshold.
-    """
-    return diffedit_difference(model, latents, prompts, other_prompts, seed, batch) > 1
-
-
 @torch.no_grad()
 def diffedit_difference(
     model: Model,
@@ -48,8 +33,8 @@ def diffedit_difference(
 
     (m, h, w), at least 0. The `other_prompts`, at least one for each image, name another thing in its place; they take
     turns. It is by how much the denoiser's outputs for both differ, in units of Otsu's (1979) threshold of these
-    differences. The difference is that of DiffEdit (Couairon et al. 2023, section 3.2), whose threshold is half of the
-    largest.
+    differences: above 1 is what the prompt names. The difference is that of DiffEdit (Couairon et al. 2023, section
+    3.2), whose threshold is half of the largest.
     """
     schedule, generator = schedule_of(model), torch.Generator().manual_seed(seed)
     named, count = encode(model, prompts), len(latents)

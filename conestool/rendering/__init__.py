@@ -11,12 +11,10 @@ from conestool.rendering.png import png_bytes, read_record, read_sheet
 
 if TYPE_CHECKING:
     from conestool.rendering.drawing import Rendering, render, replay, sheet_bytes, without_effect
-    from conestool.rendering.regions import bare_prompt
 
 __all__ = [
     "Rendering",
     "Selection",
-    "bare_prompt",
     "find_ids",
     "grid",
     "png_bytes",
@@ -35,10 +33,6 @@ DRAWING = ("Rendering", "render", "replay", "sheet_bytes", "without_effect")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "bare_prompt":
-        from conestool.rendering.regions import bare_prompt
-
-        return bare_prompt
     if name in DRAWING:
         from conestool.rendering import drawing
 

@@ -3,7 +3,7 @@
 Where the parts are the base model says itself: it draws the scene of class nouns with the same seed, and DiffEdit's
 difference is large where another noun in a concept's place would change that picture. Then every call of the denoiser
 is made once more for each concept, with its weights zeroed and no others, and its answer is taken in its part. Joining
-answers by parts of the picture is MultiDiffusion's (Bar-Tal et al. 2023, section 4.2), whose parts are drawn by people
+answers by parts of the picture is MultiDiffusion's (Bar-Tal et al. 2023), whose parts are drawn by people
 and whose model is one; finding them so, and a set of weights for each, is ours.
 """
 
@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from conestool._names import find_names, has_word, key_of, plain
-from conestool.concept import Concept, Cone
+from conestool.concept import Cone
 from conestool.errors import PromptError
 from conestool.images.photos import encode_whole
 from conestool.images.segmentation import diffedit_difference
@@ -49,7 +49,7 @@ def bare_prompt(sent: str, cone: Cone) -> str:
             f"regions: the prompt {sent!r} does not name {', '.join(missing)}",
             "a concept acts where its words are drawn; name it, or leave it out",
         )
-    return plain(sent, [_instead(concept, concept.class_noun) for concept in cone.concepts])
+    return _with_nouns(sent, cone, {})
 
 
 def find_regions(model: Model, scene: Image.Image, sent: str, cone: Cone) -> Tensor:
@@ -62,7 +62,7 @@ def find_regions(model: Model, scene: Image.Image, sent: str, cone: Cone) -> Ten
     differences = []
     for concept in cone.concepts:
         free = [noun for noun in preserved_classes(model.settings, concept.class_noun) if not has_word(bare, noun)]
-        others = [_with_another_noun(sent, cone, concept, noun) for noun in free or ["thing"]]
+        others = [_with_nouns(sent, cone, {concept.name: noun}) for noun in free or ["thing"]]
         differences.append(diffedit_difference(model, latents, [bare], [others])[0])
     return share_out(torch.stack(differences), max(1, round(min(latents.shape[-2:]) * _MARGIN)))
 
@@ -134,11 +134,7 @@ def _shaped(region: Tensor, output: Tensor, patch: int) -> Tensor:
     return F.max_pool2d(region[None].float(), patch)[0].flatten()[:, None] > 0
 
 
-def _instead(concept: Concept, noun: str) -> _Phrase:
-    """The concept's phrase, giving way to a noun."""
-    return _Phrase(concept.phrase, concept.identifier, noun)
-
-
-def _with_another_noun(sent: str, cone: Cone, concept: Concept, noun: str) -> str:
-    """The bare prompt with `noun` in the place of one concept's."""
-    return plain(sent, [_instead(each, noun if each is concept else each.class_noun) for each in cone.concepts])
+def _with_nouns(sent: str, cone: Cone, instead: Mapping[str, str]) -> str:
+    """The prompt with a noun in the place of each concept's phrase: its class noun, or that `instead` by its name."""
+    words = [(each, instead.get(each.name, each.class_noun)) for each in cone.concepts]
+    return plain(sent, [_Phrase(each.phrase, each.identifier, noun) for each, noun in words])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from conestool.images.class_images import GROUP_SIZE
 from conestool.images.photos import square, to_latents
-from conestool.images.segmentation import bounding_square, diffedit_mask
+from conestool.images.segmentation import bounding_square, diffedit_difference
 from conestool.search.context import SearchContext
 from conestool.search.subject import joined, phrasings
 
@@ -136,7 +136,7 @@ def _locate(
     free = [[noun for noun in others if noun not in spec.nouns] or ["thing"] for spec, _ in shown]
     instead = [[s.prompt({at: noun}) for noun in nouns] for (s, at), nouns in zip(shown, free, strict=True)]
     batch = context.resources.image_batch_size(GROUP_SIZE)
-    return diffedit_mask(context.model, latents, [spec.prompt() for spec, _ in shown], instead, seed, batch)
+    return diffedit_difference(context.model, latents, [spec.prompt() for spec, _ in shown], instead, seed, batch) > 1
 
 
 def _paste_subject(scene: Image.Image, spot: Tensor, photo: Image.Image, cut: Tensor) -> tuple[Image.Image, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,26 @@ def test_records_without_pictures_make_the_tables_alone(store: Store, tmp_path: 
     written = write_report(store, tmp_path, [subject_of("rex")], 0, None)
     assert [path.name for path in written] == ["identity.md", "identity.json"]
     assert (tmp_path / "identity.md").read_text() == with_pictures
+
+
+def test_the_records_beside_the_page_make_its_tables(tmp_path: Path) -> None:
+    """Figures and text, to the last character."""
+    page = Path(__file__).parents[2] / "docs" / "experiments" / "identity.md"
+    with tarfile.open(page.parent / "results" / "identity-cells.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    [folder] = (tmp_path / "cells").iterdir()
+    write_report(Store(folder), tmp_path, [], 0, None)
+    assert (tmp_path / "identity.json").read_text() == page.with_suffix(".json").read_text()
+    between = page.read_text().partition(BEGIN)[2].partition(END)[0]
+    assert (tmp_path / "identity.md").read_text().strip() == between.strip()
+
+
+def test_an_individual_has_a_photo_that_no_search_has_seen() -> None:
+    """Another one than those in its folder; none of a subject that nobody here can draw."""
+    rex = subject_of("rex")
+    [unseen] = rex.unseen_photos
+    assert unseen.tobytes() not in {photo.image.tobytes() for photo in rex.photos} and unseen.size == (256, 256)
+    assert subject_of("openmoji/dog").unseen_photos == []
 
 
 def test_readme_s_sheet_shows_subjects_alone_and_together(store: Store, tmp_path: Path) -> None:

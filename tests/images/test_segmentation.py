@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from conestool.images.photos import square, to_latents
-from conestool.images.segmentation import bounding_square, diffedit_mask, otsu_threshold
+from conestool.images.segmentation import bounding_square, diffedit_difference, otsu_threshold
 from conestool.models.model import Model
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "openmoji"
@@ -34,7 +34,7 @@ def test_pocket_says_where_a_subject_is(pocket: Model, noun: str, photo: int) ->
     """In photos of designs and colours that it never saw: what it finds and what is there have most in common."""
     image = square(Image.open(EXAMPLES / noun / f"{photo}.jpg").convert("RGB"), 64)
     instead = [["a photo of a boat", "a photo of a cup"]]
-    found = diffedit_mask(pocket, to_latents(pocket, [image]), [f"a photo of a {noun}"], instead)[0].cpu()
+    found = diffedit_difference(pocket, to_latents(pocket, [image]), [f"a photo of a {noun}"], instead)[0].cpu() > 1
     truth = subject_cells(image, found.shape[0])
     assert (found & truth).sum() / (found | truth).sum() > 0.5
 
@@ -47,9 +47,9 @@ def test_of_two_things_the_one_asked_for_is_found(pocket: Model) -> None:
     prompt = "a photo of a dog and a house"
     instead = [["a photo of a cup and a house"], ["a photo of a dog and a cup"]]
     latents = to_latents(pocket, [image, image])
-    dog, house = diffedit_mask(pocket, latents, [prompt, prompt], instead)
+    dog, house = diffedit_difference(pocket, latents, [prompt, prompt], instead) > 1
     assert bounding_square(dog)[1] < len(dog) / 2 < bounding_square(house)[1]
-    assert torch.equal(diffedit_mask(pocket, latents, [prompt, prompt], instead, batch=1)[0], dog)
+    assert torch.equal(diffedit_difference(pocket, latents, [prompt, prompt], instead, batch=1)[0] > 1, dog)
 
 
 def test_the_threshold_and_the_extent_of_a_mask() -> None:

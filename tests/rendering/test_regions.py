@@ -19,7 +19,8 @@ from conestool.errors import BaseModelMismatchError, PromptError
 from conestool.models.model import Model
 from conestool.models.sampling import sample
 from conestool.ops import extract
-from conestool.rendering import bare_prompt, png_bytes, read_record, regions, render, replay, rewrite
+from conestool.rendering import png_bytes, read_record, regions, render, replay, rewrite
+from conestool.rendering.regions import bare_prompt
 from tests.support.model_files import FAMILIES
 from tests.support.tiny_models import random_cone, save
 
@@ -170,7 +171,8 @@ def test_another_base_model_is_refused(model: Model, cone: Cone, v_folder: Path)
     other = Model.from_pretrained(str(v_folder))
     with pytest.raises(BaseModelMismatchError, match="another model"):
         render(other, PROMPT, cone, regions=True)
-    assert render(other, PROMPT, cone, regions=True, allow_base_mismatch=True, steps=1)
+    [forced] = render(other, PROMPT, cone, regions=True, allow_base_mismatch=True, steps=1)
+    assert forced.record["regions"] is True
 
 
 @pytest.mark.usefixtures("halves")

@@ -122,6 +122,7 @@ def test_sped_up_modules_compute_the_same() -> None:
             assert gap(mine[name], gradients[name]) < 2 * gap(coarse[name], gradients[name]) + 0.02, name
 
 
+@pytest.mark.timeout(120)
 def test_separation_loss_moves_the_states_of_words_apart(tmp_path: Path) -> None:
     """A few steps on that loss alone bring it down, and its gradient reaches the text encoder only."""
     save_state(tmp_path / "scale.pt", {"scaling_factor": 1.0})
@@ -171,6 +172,7 @@ def test_the_probe_reads_each_thing_at_its_place() -> None:
     assert bool(reader.features.grad.any())
 
 
+@pytest.mark.timeout(120)
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     """Two steps, and one step, a save, a load and one step, end with the same weights and averages.
 
@@ -203,6 +205,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(resumed.average, whole.average, strict=True))
 
 
+@pytest.mark.timeout(120)
 def test_processes_average_their_weights_after_steps_of_their_own(tmp_path: Path) -> None:
     """Every fourth step with four of them, the averaged weights then follow; every gradient with one."""
     save_state(tmp_path / "scale.pt", {"scaling_factor": 1.0})
