@@ -15,6 +15,8 @@ from training.pocket import backgrounds
 SIZE = 256
 #: Centre of the subject and its longer side in shares of the photo, and its angle in degrees.
 Pose = tuple[tuple[float, float], float, float]
+#: Where and how a subject stands in the photo that no search has.
+UNSEEN_PLACE, UNSEEN_POSE = "plain", ((0.52, 0.51), 0.70, -2)
 
 
 def take_photos(
@@ -37,8 +39,19 @@ def take_photos(
     return pictures
 
 
+def take_unseen_photo(name: str, draw: Callable[[int], Image.Image]) -> Image.Image:
+    """Return one photo more, which lies in no folder of photos to learn from; `draw` as in `take_photos`."""
+    [photo] = take_photos(f"{name} once more", [UNSEEN_PLACE], [UNSEEN_POSE], draw)
+    return photo
+
+
 def write_photos(folder: Path, pictures: Sequence[Image.Image]) -> None:
     """Write `1.jpg`, `2.jpg`, ... into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(pictures, 1):
-        picture.save(folder / f"{number}.jpg", quality=92)
+        write_photo(picture, folder / f"{number}.jpg")
+
+
+def write_photo(picture: Image.Image, path: Path) -> None:
+    """Write one photo, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, quality=92)

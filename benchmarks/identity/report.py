@@ -227,7 +227,6 @@ class Results:
         swapped = self.together(2, "regions", "own", twins=True)
         out.append(row("two of one class, not swapped, --regions", ">= 80 %", swapped, swapped >= 80))
         return out
-        return out
 
 
 def tables(results: Results, rows: Sequence[Record]) -> str:

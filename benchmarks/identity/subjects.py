@@ -15,9 +15,10 @@ from torch import Tensor
 from conestool.evaluation.alignment import pixels
 from conestool.evaluation.attribute_metric import attributes_of
 from conestool.evaluation.judge import SIDE, AttributeJudge
-from conestool.images.photos import Photo, read_photos
+from conestool.images.photos import Photo, read_photo, read_photos
 from examples.cast import SUBJECTS, draw
-from examples.photos import take_photos
+from examples.openmoji.draw import UNSEEN
+from examples.photos import take_unseen_photo
 from training.pocket import captions, scenes, world
 from training.pocket.labels import WORLD, labels_of
 from training.pocket.sprites import SpriteBank
@@ -29,8 +30,6 @@ DEVELOPMENT = ("rex", "hat", "cat", "car")
 TEST = ("luna", "rabbit", "bear", "robot")
 #: Drawings of another designer, outside pocket's world.
 OUTSIDE = ("openmoji/dog", "openmoji/cat", "openmoji/car", "openmoji/hat")
-#: Where and how a subject stands in the photo that no search has.
-UNSEEN_PLACE, UNSEEN_POSE = "plain", ((0.52, 0.51), 0.70, -2)
 #: How many stand in a line-up, and the seed that draws the others.
 LINE_UP, LINE_UP_SEED = 8, 4400
 #: Where a subject is shown: backgrounds, what it wears, in company. Inanimate subjects wear nothing.
@@ -72,11 +71,11 @@ class Subject:
 
     @property
     def unseen_photos(self) -> list[Image.Image]:
-        """A photo beside those in its folder, from which nothing is learned; none of a subject outside the world."""
+        """A photo beside those in its folder, from which nothing is learned."""
         if self.thing is None:
-            return []
+            return [read_photo(UNSEEN / f"{self.noun}.jpg").image]
         thing = self.thing
-        return take_photos(f"{self.key} once more", [UNSEEN_PLACE], [UNSEEN_POSE], lambda side: draw(thing, side))
+        return [take_unseen_photo(self.key, lambda side: draw(thing, side))]
 
     @property
     def description(self) -> str | None:

@@ -16,8 +16,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from examples.photos import take_photos, write_photos
+from examples.photos import take_photos, take_unseen_photo, write_photo, write_photos
 
+FOLDER = Path(__file__).parent
+#: In here lies one photo more of every subject, from which nothing is learned.
+UNSEEN = FOLDER / "unseen"
 POSES = (
     ((0.50, 0.53), 0.70, 0),
     ((0.42, 0.55), 0.60, -6),
@@ -124,12 +127,14 @@ def photos(icons: dict[str, object], subject: Subject) -> list[Image.Image]:
 
 
 def main() -> None:
-    """Write `examples/openmoji/<subject>/1.jpg` to `5.jpg`."""
+    """Write `examples/openmoji/<subject>/1.jpg` to `5.jpg`, and `unseen/<subject>.jpg`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--icons", type=Path, required=True, help="a node_modules folder with @iconify-json/openmoji")
     icons = json.loads((parser.parse_args().icons / "@iconify-json/openmoji/icons.json").read_text(encoding="utf-8"))
     for subject in SUBJECTS:
-        write_photos(Path(__file__).parent / subject.folder, photos(icons, subject))
+        write_photos(FOLDER / subject.folder, photos(icons, subject))
+        unseen = take_unseen_photo(subject.folder, lambda side, shown=subject: draw(icons, shown, side))
+        write_photo(unseen, UNSEEN / f"{subject.folder}.jpg")
 
 
 if __name__ == "__main__":
