@@ -62,6 +62,8 @@ def run(args: argparse.Namespace, studio: Studio) -> Iterator[str]:
         for key, cell in cells.items():
             if cell.draw_sets(_other(cells, key), SETS if seed == args.seeds[0] else SEARCHED):
                 yield f"{key}, seed {seed}: pictures"
+            if cell.draw_in_region():
+                yield f"{key}, seed {seed}: pictures with --regions"
             if seed == args.seeds[0] and cell.draw_references():
                 yield f"{key}: references"
         for kind in args.ceilings:

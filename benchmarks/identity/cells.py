@@ -19,12 +19,14 @@ from benchmarks.fidelity.store import Store
 from benchmarks.fidelity.subjects import Subject as Photographed
 from benchmarks.identity.measures import chosen_by_attributes, chosen_by_features, subject_in
 from benchmarks.identity.subjects import EXAMPLES, LineUp, Subject
+from conestool.concept import Concept, Cone
 from conestool.evaluation.alignment import pixels
 from conestool.evaluation.attribute_metric import AttributeMetric, kept
 from conestool.evaluation.judge import SIDE, Reading
 from conestool.evaluation.pictures import draw
 from conestool.evaluation.prompts import Prompt
 from conestool.models.model import Model
+from conestool.rendering import render
 from conestool.search.parameters import FlatParameters, trainable_kv_weights
 from conestool.search.report import random_mask_like, select_density
 from training.pocket.measures import decoded
@@ -33,6 +35,8 @@ from training.pocket.sprites import SpriteBank
 #: What is drawn at the untouched weights and with the subject's own set, in the order of the tables.
 SEARCHED = ("concept", "no identifier", "random", "other")
 SETS = (*SEARCHED, "bare")
+#: The subject's own set, acting where the subject stands alone.
+IN_REGION = "in region"
 #: Pictures drawn of the class alone to see whether it stays as various.
 VARIOUS = 24
 
@@ -143,6 +147,24 @@ class Cell:
                 self.draw(params, weights, kind, self.subject.noun if kind in ("no identifier", "bare") else None)
         return True
 
+    def draw_in_region(self) -> bool:
+        """Draw with the set acting where the subject stands alone, `render --regions`; False if it was there."""
+        if self.has(IN_REGION):
+            return False
+        noun, seeds = self.subject.noun, list(range(self.studio.options.renders))
+        templates, phrase = list(self.subject.templates()), f"{self.bench.words.identifier} {noun}"
+        prompts = [str(Prompt(template, phrase)) for template in templates]
+        drawn = render(self.studio.model, prompts, Cone((self.concept(),)), seeds=seeds, literal=True, regions=True)
+        self.keep(IN_REGION, [each.image for each in drawn], templates)
+        return True
+
+    def concept(self) -> Concept:
+        """The subject's set as a concept."""
+        with trainable_kv_weights(self.studio.model.denoiser) as params:
+            indices = params.indices_from_mask(self.mask())
+        words = self.bench.words
+        return Concept(self.subject.name, words.class_noun, words.identifier, indices, self.bench.info)
+
     def draw_references(self) -> bool:
         """Read the photos as the autoencoder shows them, and draw the subject by words alone; False if it was there."""
         if self.has("photos"):
@@ -172,7 +194,7 @@ class Cell:
         return True
 
     def draw(self, params: FlatParameters, weights: Tensor, kind: str, phrase: str | None = None, **more: Any) -> None:
-        """Draw every scene at `weights` (n,), read the pictures, and keep readings and a sheet.
+        """Draw every scene at `weights` (n,), and keep what `keep` does.
 
         `phrase` stands where the subject's identifier and noun do otherwise.
         """
@@ -182,11 +204,17 @@ class Cell:
         phrase = phrase or f"{self.bench.words.identifier} {noun}"
         templates = list(self.subject.templates())
         images = draw(self.studio.model, params, weights, [str(Prompt(t, phrase)) for t in templates], seeds)
-        read = self.studio.read(images, [Prompt(t, noun) for t in templates for _ in seeds], self.line_up)
         if kind in ("no identifier", "bare"):
             plain = draw(self.studio.model, params, weights, [f"a photo of a {noun}"], range(VARIOUS))
-            read["various"] = [reading.things[0] for reading in self.studio.metric.read(plain)]
-        self.studio.store.save_pictures(self.key(kind), images[:: len(seeds)])
+            more["various"] = [reading.things[0] for reading in self.studio.metric.read(plain)]
+        self.keep(kind, images, templates, **more)
+
+    def keep(self, kind: str, images: Sequence[Image.Image], templates: Sequence[str], **more: Any) -> None:
+        """Read as many pictures of every template as there are renders, and keep readings and a sheet."""
+        each = self.studio.options.renders
+        texts = [Prompt(template, self.subject.noun) for template in templates for _ in range(each)]
+        read = self.studio.read(images, texts, self.line_up)
+        self.studio.store.save_pictures(self.key(kind), list(images[::each]))
         self.studio.store.save(self.key(kind), read | more | self.who(kind))
 
     def who(self, kind: str) -> dict[str, Any]:

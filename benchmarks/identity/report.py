@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.fidelity.store import Store
+from benchmarks.identity.cells import IN_REGION
 from benchmarks.identity.measures import mean_and_error, row, variety
 from benchmarks.identity.subjects import BACKGROUNDS, COMPANY, DEVELOPMENT, TEST, WEARING, Subject, subject_of
 from benchmarks.identity.together import KINDS as IN_GROUPS
@@ -31,10 +32,11 @@ BEGIN, END = "<!-- tables of benchmarks.identity -->", "<!-- end of the tables -
 HEADINGS = ("attributes kept", "line-up, attributes", "line-up, features", "obedience")
 #: On README's sheet: these groups, drawn in these ways, their subjects, and of the scenes of each the beach, the snow
 #: and the street.
-OVERVIEW: dict[tuple[str, ...], str] = {ORDER[:2]: "tuned", TWINS: "regions", ORDER: "tuned"}
+OVERVIEW: dict[tuple[str, ...], str] = dict.fromkeys((ORDER[:2], TWINS, ORDER), "regions")
 SCENES = (0, 2, 6)
-KINDS = ("concept", "fine-tune", "lora", "no identifier", "other", "random", "bare", "described", "photos")
+KINDS = ("concept", IN_REGION, "fine-tune", "lora", "no identifier", "other", "random", "bare", "described", "photos")
 LABELS = {
+    IN_REGION: "concept, `--regions`",
     "other": "another's set",
     "bare": "base model",
     "random": "random indices",
@@ -175,7 +177,7 @@ class Results:
 
     def asked(self) -> str:
         """Return the Markdown table of obedience by what the prompt asks for."""
-        kinds = ("concept", "fine-tune", "lora", "bare")
+        kinds = ("concept", IN_REGION, "fine-tune", "lora", "bare")
         lines = [f"| | {' | '.join(LABELS.get(kind, kind) for kind in kinds)} |", f"|{'---|' * (len(kinds) + 1)}"]
         scenes = {"background": BACKGROUNDS, "wearables": WEARING, "glasses": WEARING[1:2], "company": COMPANY}
         for label, templates in scenes.items():
@@ -197,7 +199,7 @@ class Results:
         """Return the rows of identity.json."""
         kept, fine = self.mean("concept", "kept")[0], self.mean("fine-tune", "kept")[0]
         line_up = self.mean("concept", "by_attributes")[0]
-        loss = self.mean("concept", "obeyed")[0] - self.mean("bare", "obeyed")[0]
+        loss, less = (self.mean(kind, "obeyed")[0] - self.mean("bare", "obeyed")[0] for kind in ("concept", IN_REGION))
         share = self.ratio(lambda r: -self.loss_of(r, "held_out"), ("set", "fine-tune by loss"))
         ran = [key for key in KEPT_OUT if self.of("concept", [key]) and self.of("other", [key])]
         won = [self.mean("concept", "kept", [key])[0] > self.mean("other", "kept", [key])[0] for key in ran]
@@ -210,6 +212,7 @@ class Results:
             row("line-up of eight, by attributes", ">= 95 %", line_up, line_up >= 95),
             row("line-up of eight, by features", "report", self.mean("concept", "by_features")[0], None),
             row("obedience against the base model", ">= -3 points", loss, loss >= -3),
+            row("obedience against the base model, --regions", ">= -3 points", less, less >= -3),
             row("effect with the identifier : without, least", ">= 4", effect, effect >= 4, median=middle),
             row("own set keeps more than another's", "100 % of subjects", wins, wins == 100),
             row("share of the fine-tune's held-out gain", ">= 92 %", share, share >= 92),

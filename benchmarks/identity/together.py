@@ -10,14 +10,13 @@ from PIL import Image
 
 from benchmarks.identity.cells import Cell, Studio
 from benchmarks.identity.measures import chosen_by_attributes
-from conestool.concept import Concept, Cone
+from conestool.concept import Cone
 from conestool.evaluation.attribute_metric import kept
 from conestool.evaluation.judge import Reading
 from conestool.evaluation.prompts import joined
 from conestool.format import dumps, loads
 from conestool.rendering import render
 from conestool.search.config import SearchConfig
-from conestool.search.parameters import trainable_kv_weights
 from conestool.search.tune import TuneConfig, tune
 
 #: The first so many of these stand in one picture; the base model's world has four things at most.
@@ -107,18 +106,7 @@ class Together:
 
     def merged(self, cells: Sequence[Cell]) -> Cone:
         """Return the subjects' concepts in one cone."""
-        with trainable_kv_weights(self.studio.model.denoiser) as params:
-            concepts = [
-                Concept(
-                    cell.subject.name,
-                    cell.bench.words.class_noun,
-                    cell.bench.words.identifier,
-                    params.indices_from_mask(cell.mask()),
-                    cell.bench.info,
-                )
-                for cell in cells
-            ]
-        return Cone(tuple(concepts))
+        return Cone(tuple(cell.concept() for cell in cells))
 
     def tuned(self, cells: Sequence[Cell], key: str) -> Cone:
         """Return them after `tune`, which is kept beside the readings."""

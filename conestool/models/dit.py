@@ -191,6 +191,7 @@ class FluxSchnell(_Transformer):
     }
     guidance = 0.0
     steps = 4
+    timestep_divisor = 1000
     max_tokens = 256
 
     def matches(self, pipe: Any) -> bool:
@@ -231,7 +232,7 @@ class FluxSchnell(_Transformer):
         guided = denoiser.config.guidance_embeds  # type: ignore[union-attr]
         out: Tensor = denoiser(
             pack_latents(latents),
-            timestep=timesteps / 1000,
+            timestep=timesteps / self.timestep_divisor,
             guidance=torch.ones(n, device=latents.device) if guided else None,
             encoder_hidden_states=cond.prompt_embeds,
             pooled_projections=cond.added_cond_kwargs["pooled"],

@@ -24,7 +24,8 @@ class Family(Protocol):
     `pipeline_class` is the diffusers class that a single file of the family is loaded as, `pipeline_options` are its
     other arguments. `key_prefixes` all occur in a single file in the original layout; there are none if no such file is
     read. `single_file_components` has, by component, the prefix of what may be missing there, since a configuration
-    folder has it. `guidance` and `steps` are the usual settings.
+    folder has it. `guidance` and `steps` are the usual settings. Timesteps reach the denoiser divided by
+    `timestep_divisor`.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Family(Protocol):
     single_file_components: Mapping[str, str]
     guidance: float
     steps: int
+    timestep_divisor: int
 
     def matches(self, pipe: Any) -> bool:
         """Whether `pipe` is of this family."""

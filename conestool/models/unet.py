@@ -24,6 +24,7 @@ class Adapter:
     pipeline_options: Mapping[str, Any] = {}
     key_prefixes: tuple[str, ...] = ()
     single_file_components: Mapping[str, str] = {}
+    timestep_divisor = 1
 
     def tokenizers(self, pipe: Any) -> list[Any]:
         """The only one."""

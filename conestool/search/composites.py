@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from conestool.images.class_images import GROUP_SIZE
+from conestool.images.pasting import paste_subject
 from conestool.images.photos import square, to_latents
-from conestool.images.segmentation import bounding_square, diffedit_difference
+from conestool.images.segmentation import diffedit_difference
 from conestool.search.context import SearchContext
 from conestool.search.subject import joined, phrasings
 
@@ -110,7 +111,8 @@ def compose(
         scenes = to_latents(model, [drawn[row] for row, _ in places], batch=batch)
         spots = _locate(context, scenes, [(specs[row], place) for row, place in places], others, seed + 1)
         for turn, ((row, _), spot) in enumerate(zip(places, spots, strict=True)):
-            images[row], region = _paste_subject(images[row], spot, photos[turn % len(photos)], cuts[turn % len(cuts)])
+            photo, cut = photos[turn % len(photos)], cuts[turn % len(cuts)]
+            images[row], region = paste_subject(images[row], spot, photo, cut, sides=_SIDE_RANGE)
             subject_masks[row, 0] = torch.maximum(subject_masks[row, 0], region)
     pixels = processes.broadcast(torch.from_numpy(np.stack([np.asarray(image) for image in images])))
     return Composites(specs, [Image.fromarray(each.numpy()) for each in pixels], processes.broadcast(subject_masks))
@@ -137,21 +139,3 @@ def _locate(
     instead = [[s.prompt({at: noun}) for noun in nouns] for (s, at), nouns in zip(shown, free, strict=True)]
     batch = context.resources.image_batch_size(GROUP_SIZE)
     return diffedit_difference(context.model, latents, [spec.prompt() for spec, _ in shown], instead, seed, batch) > 1
-
-
-def _paste_subject(scene: Image.Image, spot: Tensor, photo: Image.Image, cut: Tensor) -> tuple[Image.Image, Tensor]:
-    """The scene with what `cut` (h, w) leaves of the photo over the `spot` (h, w), and its region (h, w), 0 to 1."""
-    cells, scale = cut.shape[0], scene.width / cut.shape[0]
-    (row, column, size), (top, left, own) = bounding_square(spot), bounding_square(cut)
-    ratio = min(max(size, _SIDE_RANGE[0] * cells), _SIDE_RANGE[1] * cells) / own
-    side = max(2, round(scene.width * ratio))
-    corner = round((column - left * ratio) * scale), round((row - top * ratio) * scale)
-    mask = Image.fromarray((cut * 255).byte().cpu().numpy()).resize(scene.size, Image.Resampling.BICUBIC)
-    mask = mask.resize((side, side), Image.Resampling.LANCZOS)
-    out, layer = scene.copy(), Image.new("L", scene.size)
-    out.paste(photo.resize((side, side), Image.Resampling.LANCZOS), corner, mask)
-    layer.paste(mask, corner)
-    # in floats: means of bytes would be rounded to 0 where a cell is changed a little
-    means = layer.convert("F").resize((cut.shape[1], cut.shape[0]), Image.Resampling.BOX)
-    region = np.asarray(means, dtype=np.float32) / 255
-    return out, torch.from_numpy(region)
