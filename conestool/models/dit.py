@@ -214,6 +214,10 @@ class FluxSchnell(_Transformer):
             )
         return Conditioning(prompt_embeds, {"pooled": pooled})
 
+    def pack(self, latents: Tensor) -> Tensor:
+        """Patches of two by two latents, (n, h/2 * w/2, 4 c)."""
+        return pack_latents(latents)
+
     def pipeline_kwargs(self, pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
         """The call with packed noise; UsageError for a negative prompt, which a distilled model cannot use."""
         if "negative_prompt" in call:

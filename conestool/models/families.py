@@ -61,6 +61,9 @@ class Family(Protocol):
     def encode_images(self, pipe: Any, pixels: Tensor) -> Tensor:
         """Latents (n, c, h, w), fp32, as the denoiser expects them, of pixels in -1..1, (n, 3, side, side)."""
 
+    def pack(self, latents: Tensor) -> Tensor:
+        """Latents (n, c, h, w) as the denoiser takes them."""
+
     def pipeline_kwargs(self, pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of the pipeline's own call, from the common ones (see sampling.py); its noise is `latents`."""
 

@@ -38,6 +38,10 @@ class Adapter:
         """The mode of the autoencoder's posterior, or AutoencoderTiny's output, shifted and scaled."""
         return scaled_latents(pipe.vae, pixels)
 
+    def pack(self, latents: Tensor) -> Tensor:
+        """As they are."""
+        return latents
+
 
 class StableDiffusion(Adapter):
     """Stable Diffusion 1.x and 2.x, their fine-tunes, and pocket: one CLIP text encoder and a U-Net."""

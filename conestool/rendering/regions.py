@@ -246,8 +246,7 @@ def _seen(model: Model, collage: Tensor) -> Callable[[_Call, Tensor], Tensor | N
 
     None where there is less noise than `_START`.
     """
-    schedule = schedule_of(model)
-    latents = model.family.pipeline_kwargs(model.pipe, {"latents": collage})["latents"]
+    schedule, latents = schedule_of(model), model.family.pack(collage)
 
     def answer(call: _Call, output: Tensor) -> Tensor | None:
         time = call.timestep * model.family.timestep_divisor

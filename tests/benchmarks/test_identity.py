@@ -5,15 +5,26 @@ from __future__ import annotations
 import json
 import tarfile
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from benchmarks.fidelity.plan import Options, parse_variant
 from benchmarks.fidelity.store import Store
+from benchmarks.identity.cells import Cell, Studio
 from benchmarks.identity.measures import row
 from benchmarks.identity.report import BEGIN, END, Results, best_rates, overview_sheet, write_report
 from benchmarks.identity.subjects import WEARING, subject_of
+from conestool.concept import Cone
+from conestool.evaluation.attribute_metric import AttributeMetric, kept
+from conestool.evaluation.judge import load_judge
+from conestool.models.model import Model
+from conestool.rendering import render
+from training.pocket.labels import WORLD, labels_of
+
+RECORDS = Path(__file__).parents[2] / "docs" / "experiments" / "results" / "identity-cells.tar.xz"
 
 PICTURE = Image.new("RGB", (8, 8), "red")
 
@@ -104,7 +115,7 @@ def test_records_without_pictures_make_the_tables_alone(store: Store, tmp_path: 
 def test_the_records_beside_the_page_make_its_tables(tmp_path: Path) -> None:
     """Figures and text, to the last character."""
     page = Path(__file__).parents[2] / "docs" / "experiments" / "identity.md"
-    with tarfile.open(page.parent / "results" / "identity-cells.tar.xz") as archive:
+    with tarfile.open(RECORDS) as archive:
         archive.extractall(tmp_path, filter="data")
     [folder] = (tmp_path / "cells").iterdir()
     write_report(Store(folder), tmp_path, [], 0, None)
@@ -121,6 +132,28 @@ def test_a_subject_has_a_photo_that_no_search_has_seen(key: str) -> None:
     assert unseen.tobytes() not in {photo.image.tobytes() for photo in subject.photos} and unseen.size == (256, 256)
 
 
+def test_subjects_in_their_regions_keep_more_of_themselves_than_merged(tmp_path: Path) -> None:
+    """With the sets beside the page, of a dog and a cat, in three pictures."""
+    with tarfile.open(RECORDS) as archive:
+        archive.extractall(tmp_path, filter="data")
+    [folder] = (tmp_path / "cells").iterdir()
+    model, metric = Model.from_pretrained("pocket"), AttributeMetric(load_judge(None))
+    studio = Studio(model, metric, None, Store(folder), Options(), parse_variant("mask"))  # type: ignore[arg-type]
+    cone = Cone(tuple(Cell(studio, subject_of(key), 0).concept() for key in ("rex", "cat")))
+    sent = " and ".join(f"a {concept.phrase}" for concept in cone.concepts)
+    wanted = []
+    for name in cone.names:
+        thing = subject_of(name).thing
+        assert thing is not None
+        wanted.append({key: value for key, value in labels_of(thing).items() if value and key in WORLD.identity})
+    shares = []
+    for regions in (True, False):
+        drawn = render(model, sent, cone, seeds=range(3), literal=True, regions=regions)
+        read = metric.read([each.image for each in drawn])
+        shares.append([kept(thing, own) for r in read for thing, own in zip(r.things, wanted, strict=True)])
+    assert mean(shares[0]) > mean(shares[1]) + 0.1
+
+
 def test_readme_s_sheet_shows_subjects_alone_and_together(store: Store, tmp_path: Path) -> None:
     """A row for each subject of its groups and for each group; none before all of them are there."""
     names = ["rex", "luna", "cat", "car", "rabbit"]
@@ -128,10 +161,10 @@ def test_readme_s_sheet_shows_subjects_alone_and_together(store: Store, tmp_path
     for name in names:
         for kind in ("bare", "concept"):
             store.save_pictures(f"{name}/0/{kind}", [white] * 7)
-    for group in ("rex-cat/tuned", "rex-luna/regions"):
-        store.save_pictures(f"together/0/{group}", [white] * 6)
+    for group in ("rex-cat", "rex-luna"):
+        store.save_pictures(f"together/0/{group}/regions", [white] * 6)
     assert overview_sheet(store, subjects, 0) is None
-    store.save_pictures("together/0/rex-cat-car-rabbit/tuned", [white] * 6)
+    store.save_pictures("together/0/rex-cat-car-rabbit/regions", [white] * 6)
     sheet = overview_sheet(store, subjects, 0)
     assert sheet is not None and 8 * 256 < sheet.height < 8 * 320 and 6 * 256 < sheet.width < 6 * 280
 

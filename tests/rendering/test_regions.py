@@ -16,11 +16,13 @@ from torch import Tensor
 from conestool.apply import applied_in_turn, apply_cones
 from conestool.concept import Cone
 from conestool.errors import BaseModelMismatchError, PromptError
+from conestool.images.photos import encode_whole
 from conestool.models.model import Model
+from conestool.models.noise_schedule import schedule_of
 from conestool.models.sampling import sample
 from conestool.ops import extract
 from conestool.rendering import png_bytes, read_record, regions, render, replay, rewrite
-from conestool.rendering.regions import bare_prompt
+from conestool.rendering.regions import bare_prompt, own_prompt
 from tests.support.model_files import FAMILIES
 from tests.support.tiny_models import random_cone, save
 
@@ -44,7 +46,7 @@ def pocket() -> Model:
 def halves(monkeypatch: pytest.MonkeyPatch) -> None:
     """The dog's region is the left half of every picture, the hat's the right one."""
 
-    def found(model: Model, scene: Image.Image, sent: str, cone: Cone) -> list[Tensor]:
+    def found(model: Model, scene: Image.Image, sent: str, cone: Cone, **_: bool) -> list[Tensor]:
         width, height = (side // model.vae_scale_factor for side in scene.size)
         left = torch.zeros(height, width, dtype=torch.bool)
         left[:, : width // 2] = True
@@ -74,24 +76,32 @@ def recorded(model: Model) -> Iterator[list[Tensor]]:
         yield kept
 
 
+def prepared(family: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Model, Cone]:
+    """A tiny model of a family with a dog and a hat, whose subjects fill their halves."""
+    model = Model.from_pretrained(str(save(FAMILIES[family](folder), folder / "base")))
+    monkeypatch.setattr(type(model.family), "max_tokens", 32, raising=False)
+    monkeypatch.setattr(regions, "_SCALE", 1.0)
+    return model, random_cone(model, "dog", "hat", density=0.3)
+
+
+@pytest.mark.usefixtures("halves")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_answer_is_that_of_the_concept_whose_region_it_is(
-    family: str, tmp_path: Path, halves: None, monkeypatch: pytest.MonkeyPatch
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the last bit, left and right, in every family and in a wide picture; the weights come back."""
-    model = Model.from_pretrained(str(save(FAMILIES[family](tmp_path), tmp_path / "base")))
-    cone = random_cone(model, "dog", "hat", density=0.3)
-    monkeypatch.setattr(type(model.family), "max_tokens", 32, raising=False)
+    """To the last bit that of its picture alone, left and right, in every family, and in a wide picture."""
+    model, cone = prepared(family, tmp_path, monkeypatch)
+    monkeypatch.setattr(regions, "_START", 2.0)  # no call has so much noise
     before = bits(model)
     common: dict[str, Any] = {"steps": 2, "size": (64, 32)}
     with recorded(model) as whole:
         drawn = render(model, PROMPT, cone, seeds=[3], regions=True, **common)
     assert bits(model) == before
-    asked = whole[len(whole) // 2]  # the first answer of the picture; those of the scene came before
+    asked = whole[len(whole) * 3 // 4]  # the first answer of the picture; the scene and two concepts came before
     alone = []
-    for name in cone.names:
-        with apply_cones(model, extract(cone, name)), recorded(model) as kept:
-            sample(model, [SENT], [3], **common)
+    for concept in cone.concepts:
+        with apply_cones(model, extract(cone, concept.name)), recorded(model) as kept:
+            sample(model, [f"a photo of a {concept.phrase}"], [3], **common)
         alone.append(kept[0])
     left, right = (across(each) for each in alone)
     middle = across(asked)
@@ -99,6 +109,44 @@ def test_each_answer_is_that_of_the_concept_whose_region_it_is(
     assert torch.equal(middle[..., :half], left[..., :half]) and torch.equal(middle[..., half:], right[..., half:])
     assert not torch.equal(left[..., half:], right[..., half:]) and not torch.equal(left[..., :half], right[..., :half])
     assert drawn[0].record["regions"] is True
+
+
+@pytest.mark.usefixtures("halves")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_picture_that_follows_its_collage_becomes_it(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every family, whatever its schedule, its packing and its guidance."""
+    model, cone = prepared(family, tmp_path, monkeypatch)
+    monkeypatch.setattr(regions, "_START", 0.0)
+    encoded: list[Tensor] = []
+
+    def encode(*given: Any) -> Tensor:
+        encoded.append(encode_whole(*given))
+        return encoded[-1]
+
+    monkeypatch.setattr(regions, "encode_whole", encode)
+    finished: list[Tensor] = []
+    kind = type(model.pipe.vae)
+    decode = kind.decode
+
+    def watched(vae: object, latents: Tensor, **more: object) -> object:
+        finished.append(latents)
+        return decode(vae, latents, **more)
+
+    monkeypatch.setattr(kind, "decode", watched)
+    render(model, PROMPT, cone, seeds=[3], regions=True, steps=8, size=(64, 32))
+    vae = model.pipe.vae.config
+    told = (finished[-1] - (vae.get("shift_factor") or 0)) * vae.scaling_factor
+    collage = encoded[-1]
+    rest = schedule_of(model).sigmas[0] if model.pipe.scheduler.config.get("set_alpha_to_one") is False else 0.0
+    allowed = float(0.05 * collage.std() + 1.2 * rest)  # some schedulers leave the first timestep's noise
+    assert rms(told - collage) < allowed < rms(told - collage.roll(1, -1))
+
+
+def rms(values: Tensor) -> float:
+    """The root of the mean square."""
+    return float(values.square().mean().sqrt())
 
 
 def across(answer: Tensor) -> Tensor:
@@ -117,7 +165,7 @@ def test_a_region_of_all_is_the_concept_and_one_of_nothing_the_base_model(
     expected = {True: render(model, "a dog", dog)[0], False: render(model, "a sks dog")[0]}
     for everywhere, told in expected.items():
         region = torch.full((8, 8), everywhere)
-        monkeypatch.setattr(regions, "find_regions", lambda *_, region=region: [region])
+        monkeypatch.setattr(regions, "find_regions", lambda *_, region=region, **__: [region])
         [drawn] = render(model, "a dog", dog, regions=True)
         assert drawn.image.tobytes() == told.image.tobytes()
     assert expected[True].image.tobytes() != expected[False].image.tobytes()
@@ -176,21 +224,26 @@ def test_another_base_model_is_refused(model: Model, cone: Cone, v_folder: Path)
 
 
 @pytest.mark.usefixtures("halves")
-def test_stopping_half_way_leaves_no_trace(model: Model, cone: Cone) -> None:
+@pytest.mark.parametrize("turn", [1, 4, 5], ids=["alone", "the other alone", "in the picture"])
+def test_stopping_half_way_leaves_no_trace(model: Model, cone: Cone, turn: int) -> None:
     """Weights and hooks are as before, also after an interrupt within a concept's turn."""
-    before, hooks = bits(model), len(model.denoiser._forward_hooks)
-    calls: list[bytes] = []
+    before, turns = bits(model), 0
+
+    def hooks() -> tuple[int, int]:
+        return len(model.denoiser._forward_hooks), len(model.denoiser._forward_pre_hooks)
 
     def stop(*_: object) -> None:
-        calls.append(bits(model)[0])
-        if bits(model) != before:
+        nonlocal turns
+        turns += bits(model) != before
+        if turns == turn:
             raise KeyboardInterrupt
 
+    registered = hooks()
     hook = model.denoiser.get_submodule("conv_in").register_forward_pre_hook(stop)
     with pytest.raises(KeyboardInterrupt):
-        render(model, PROMPT, cone, regions=True)
+        render(model, PROMPT, cone, regions=True, steps=2)
     hook.remove()
-    assert calls and bits(model) == before and len(model.denoiser._forward_hooks) == hooks
+    assert turns == turn and bits(model) == before and hooks() == registered
 
 
 def test_applied_in_turn_is_exact(model: Model, cone: Cone) -> None:
@@ -213,6 +266,14 @@ def test_bare_prompt_takes_identifiers_away(cone: Cone) -> None:
     assert bare_prompt("a SKS dog by a zwx  hat", cone) == "a dog by a hat"
     with pytest.raises(PromptError, match="does not name dog"):
         bare_prompt("a dog in a zwx hat", cone)
+
+
+def test_own_prompt_keeps_what_is_said_around_all_concepts(cone: Cone) -> None:
+    """From the first to the last name one stands alone, in whatever order they come."""
+    sent = "a photo of a sks dog in a red ZWX hat at night"
+    assert own_prompt(sent, cone, "dog") == "a photo of a sks dog at night"
+    assert own_prompt(sent, cone, "hat") == "a photo of a ZWX hat at night"
+    assert own_prompt("a sks dog", extract(cone, "dog"), "dog") == "a sks dog"
 
 
 def test_pocket_knows_where_its_things_are(pocket: Model) -> None:
