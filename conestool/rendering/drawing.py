@@ -69,7 +69,7 @@ def render(
     Names of concepts in the prompts are rewritten unless `literal`. What is None is the model's default; `scheduler` is
     the name of a sampler as A1111 or diffusers has it, `batch` how many are drawn at once: by default as many as fit on
     a GPU, and one on the CPU, which repeats exactly. With `regions` each concept acts in its own part of the picture
-    alone (see `regions.py`): one picture at a time, and one pass more in every step for each concept. `progress` is
+    alone (see `regions.py`): one at a time, after a picture without concepts and one of each alone. `progress` is
     told of each picture that is done, which a bar shows by default in terminals and notebooks. PromptError for an empty
     prompt, or with `regions` for one that does not name a concept; BaseModelMismatchError unless `allow_base_mismatch`
     if a concept was found on another model.

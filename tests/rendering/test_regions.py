@@ -268,6 +268,26 @@ def test_bare_prompt_takes_identifiers_away(cone: Cone) -> None:
         bare_prompt("a dog in a zwx hat", cone)
 
 
+def test_what_the_base_model_leaves_out_is_not_drawn(model: Model, cone: Cone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is drawn of it alone, and the others stay in their parts."""
+    drawn: list[str] = []
+
+    def watched(given: Model, prompts: list[str], seeds: list[int], **common: Any) -> list[Image.Image]:
+        drawn.extend(prompts)
+        return sample(given, prompts, seeds, **common)
+
+    def found(*given: Any, **_: bool) -> list[Tensor]:
+        there = torch.zeros(2, 8, 8, dtype=torch.bool)
+        there[0, 2:6, 2:6] = True
+        return list(there[: len(given[-1].names)])
+
+    monkeypatch.setattr(regions, "sample", watched)
+    monkeypatch.setattr(regions, "find_regions", found)
+    [there] = render(model, PROMPT, cone, regions=True, steps=2)
+    assert drawn == [PROMPT, "a photo of a sks dog", SENT]
+    assert there.image.tobytes() != render(model, SENT, steps=2, literal=True)[0].image.tobytes()
+
+
 def test_own_prompt_keeps_what_is_said_around_all_concepts(cone: Cone) -> None:
     """From the first to the last name one stands alone, in whatever order they come."""
     sent = "a photo of a sks dog in a red ZWX hat at night"
