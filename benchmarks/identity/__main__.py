@@ -13,7 +13,7 @@ from benchmarks.fidelity.store import CELL_FOLDER, Store
 from benchmarks.identity.cells import SEARCHED, SETS, Cell, Studio
 from benchmarks.identity.report import best_rates, write_report
 from benchmarks.identity.subjects import DEVELOPMENT, OUTSIDE, TEST, subject_of
-from benchmarks.identity.together import GROUPS, Together
+from benchmarks.identity.together import GROUPS, KINDS, OF_SETS, Together
 from conestool.evaluation.attribute_metric import AttributeMetric
 from conestool.evaluation.judge import load_judge
 from conestool.models.model import Model
@@ -57,23 +57,24 @@ def run(args: argparse.Namespace, studio: Studio) -> Iterator[str]:
     """Run everything; yields a line for each thing that was not there."""
     subjects = {key: subject_of(key) for key in args.subjects}
     for seed in args.seeds:
+        first = seed == args.seeds[0]
         cells = {key: Cell(studio, subject, seed) for key, subject in subjects.items()}
         yield from (f"{key}, seed {seed}: set" for key, cell in cells.items() if cell.find())
         for key, cell in cells.items():
-            if cell.draw_sets(_other(cells, key), SETS if seed == args.seeds[0] else SEARCHED):
+            if cell.draw_sets(_other(cells, key), SETS if first else SEARCHED):
                 yield f"{key}, seed {seed}: pictures"
             if cell.draw_in_region():
                 yield f"{key}, seed {seed}: pictures with --regions"
-            if seed == args.seeds[0] and cell.draw_references():
+            if first and cell.draw_references():
                 yield f"{key}: references"
         for kind in args.ceilings:
-            tried = [key for key in cells if key in DEVELOPMENT] if seed == args.seeds[0] else []
+            tried = [key for key in cells if key in DEVELOPMENT] if first else []
             jobs = [(key, rate) for rate in CEILINGS[kind] for key in tried]
             yield from (f"{key}: {kind} {rate:g}" for key, rate in jobs if cells[key].train(kind, rate))
             for rate in dict.fromkeys(best_rates(studio.store, kind)):
                 yield from (f"{key}, seed {seed}: {kind} {rate:g}" for key in cells if cells[key].train(kind, rate))
         for count in args.groups:
-            yield from Together(studio, cells, seed, count).run()
+            yield from Together(studio, cells, seed, count).run(KINDS if first else OF_SETS)
 
 
 def _other(cells: dict[str, Cell], key: str) -> Cell:

@@ -29,6 +29,8 @@ ALONE = ("first alone", "second alone")
 #: How they are drawn, in the order of the table; more than two descriptions are too long for pocket's text encoder.
 OF_TWO = ("described", *ALONE)
 KINDS = ("bare", *OF_TWO, "merged", "tuned", "regions")
+#: What depends on the seed of the searches.
+OF_SETS = (*ALONE, "merged", "tuned", "regions")
 #: So many times as many pictures of every place as of a subject's scenes, since there are few places.
 REPEATS = 4
 PLACES = ("", " on the beach", " in a field", " in the snow", " at night", " on the street")
@@ -43,13 +45,13 @@ class Together:
     seed: int
     count: int
 
-    def run(self) -> Iterator[str]:
-        """Draw what is missing; yields a line for each."""
+    def run(self, kinds: Sequence[str] = KINDS) -> Iterator[str]:
+        """Draw what is missing of the kinds; yields a line for each."""
         groups = [ORDER[: self.count], *([TWINS] if self.count == len(TWINS) else [])]
         for names in groups:
             if not set(names) <= self.cells.keys():
                 continue
-            for kind in (kind for kind in KINDS if len(names) == 2 or kind not in OF_TWO):
+            for kind in (kind for kind in kinds if len(names) == 2 or kind not in OF_TWO):
                 key = f"together/{self.seed}/{'-'.join(names)}/{kind}"
                 if not self.studio.store.has(key):
                     self.draw(names, kind, key)
