@@ -17,7 +17,7 @@ from benchmarks.identity.cells import IN_REGION
 from benchmarks.identity.measures import mean_and_error, row, variety
 from benchmarks.identity.subjects import BACKGROUNDS, COMPANY, DEVELOPMENT, TEST, WEARING, Subject, subject_of
 from benchmarks.identity.together import KINDS as IN_GROUPS
-from benchmarks.identity.together import ORDER, TWINS
+from benchmarks.identity.together import ORDER, PAIRS, TEST_PAIRS, TWINS
 from conestool._atomic import write_atomic
 from conestool.images.photos import square
 from conestool.rendering.grid import grid
@@ -152,11 +152,13 @@ class Results:
         values = [variety(r["various"], WORLD.identity) for r in self.of(kind)]
         return sum(values) / len(values) if values else float("nan")
 
-    def together(self, count: int, kind: str, measure: str, *, twins: bool = False) -> float:
-        """Return the share of subjects in pictures of `count` that are right, in per cent."""
+    def together(self, kind: str, measure: str, *groups: Sequence[str]) -> float:
+        """Return the share of subjects in pictures of these groups that are right, in per cent."""
         records = [r for r in self.records if r["subject"] == "together" and r["kind"] == kind]
-        records = [r for r in records if len(r["names"]) == count and (r["names"][-1] == "luna") == twins]
-        values = [(r.get("shown", range(count)), picture[measure]) for r in records for picture in r["pictures"]]
+        records = [r for r in records if tuple(r["names"]) in groups]
+        values = [
+            (r.get("shown", range(len(r["names"]))), picture[measure]) for r in records for picture in r["pictures"]
+        ]
         return mean_and_error([found[place] for shown, found in values for place in shown])[0]
 
     def groups(self) -> str:
@@ -221,13 +223,15 @@ class Results:
                 100 * self.various("no identifier") / (self.various("bare") or 1), None),
         ]  # fmt: skip
         for count, goal in ((2, 90), (3, 85), (4, 80)):
-            value = self.together(count, "regions", "chosen")
+            value = self.together("regions", "chosen", *(PAIRS if count == len(TWINS) else (ORDER[:count],)))
             name = f"{count} subjects in one picture, each named right, --regions"
             out.append(row(name, f">= {goal} %", value, value >= goal))
-        merged, tuned = (self.together(4, kind, "chosen") for kind in ("merged", "tuned"))
+        unseen = self.together("regions", "chosen", *TEST_PAIRS)
+        out.append(row("2 subjects of the test half, --regions", ">= 90 %", unseen, unseen >= 90))
+        merged, tuned = (self.together(kind, "chosen", ORDER) for kind in ("merged", "tuned"))
         out.append(row("4 subjects, plain merge", ">= 60 %", merged, merged >= 60))
         out.append(row("4 subjects, after tune", ">= 80 %", tuned, tuned >= 80))
-        swapped = self.together(2, "regions", "own", twins=True)
+        swapped = self.together("regions", "own", TWINS)
         out.append(row("two of one class, not swapped, --regions", ">= 80 %", swapped, swapped >= 80))
         return out
 

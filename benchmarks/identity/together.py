@@ -24,11 +24,16 @@ GROUPS = (2, 3, 4)
 ORDER = ("rex", "cat", "car", "rabbit")
 #: Two of one class, whose order in the picture has to be that of the words.
 TWINS = ("rex", "luna")
+#: Pairs of the test half, which nothing was chosen by.
+TEST_PAIRS = (("luna", "rabbit"), ("bear", "robot"))
+PAIRS = (ORDER[:2], *TEST_PAIRS)
 #: One subject's set alone, among the class nouns of the others: whether a concept works wherever its words stand.
 ALONE = ("first alone", "second alone")
 #: How they are drawn, in the order of the table; more than two descriptions are too long for pocket's text encoder.
-OF_TWO = ("described", *ALONE)
-KINDS = ("bare", *OF_TWO, "merged", "tuned", "regions")
+KINDS = ("bare", "described", *ALONE, "merged", "tuned", "regions")
+OF_MANY = ("bare", "merged", "tuned", "regions")
+#: How pairs of the test half are drawn.
+OF_TEST_PAIRS = ("bare", "described", "merged", "regions")
 #: What depends on the seed of the searches.
 OF_SETS = (*ALONE, "merged", "tuned", "regions")
 #: So many times as many pictures of every place as of a subject's scenes, since there are few places.
@@ -38,7 +43,7 @@ PLACES = ("", " on the beach", " in a field", " in the snow", " at night", " on 
 
 @dataclass
 class Together:
-    """One group of subjects with one seed; `count` of `ORDER`, and the twins beside the first group."""
+    """One group of subjects with one seed: `count` of `ORDER`, and the twins and test pairs beside the first group."""
 
     studio: Studio
     cells: Mapping[str, Cell]
@@ -47,11 +52,9 @@ class Together:
 
     def run(self, kinds: Sequence[str] = KINDS) -> Iterator[str]:
         """Draw what is missing of the kinds; yields a line for each."""
-        groups = [ORDER[: self.count], *([TWINS] if self.count == len(TWINS) else [])]
-        for names in groups:
-            if not set(names) <= self.cells.keys():
-                continue
-            for kind in (kind for kind in kinds if len(names) == 2 or kind not in OF_TWO):
+        for names in (ORDER[: self.count], *((TWINS, *TEST_PAIRS) if self.count == len(TWINS) else ())):
+            drawn = OF_TEST_PAIRS if names in TEST_PAIRS else KINDS if len(names) == len(TWINS) else OF_MANY
+            for kind in (kind for kind in drawn if kind in kinds and set(names) <= self.cells.keys()):
                 key = f"together/{self.seed}/{'-'.join(names)}/{kind}"
                 if not self.studio.store.has(key):
                     self.draw(names, kind, key)

@@ -204,9 +204,8 @@ def _recorded(model: Model) -> Iterator[list[_Call]]:
     calls: list[_Call] = []
 
     def keep(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        calls.append(
-            _Call((None,) * min(2, len(args)) + args[2:], {k: v for k, v in kwargs.items() if k not in _CHANGING})
-        )
+        told = {key: value for key, value in kwargs.items() if key not in _CHANGING}
+        calls.append(_Call((*[None] * len(args[:2]), *args[2:]), told))
 
     hook = model.denoiser.register_forward_pre_hook(keep, with_kwargs=True)
     try:
