@@ -155,11 +155,7 @@ class Results:
     def together(self, kind: str, measure: str, *groups: Sequence[str]) -> float:
         """Return the share of subjects in pictures of these groups that are right, in per cent."""
         records = [r for r in self.records if r["subject"] == "together" and r["kind"] == kind]
-        records = [r for r in records if tuple(r["names"]) in groups]
-        values = [
-            (r.get("shown", range(len(r["names"]))), picture[measure]) for r in records for picture in r["pictures"]
-        ]
-        return mean_and_error([found[place] for shown, found in values for place in shown])[0]
+        return _right([r for r in records if tuple(r["names"]) in groups], measure)[0]
 
     def groups(self) -> str:
         """Return the Markdown table of pictures of several: how many are named right, and nearer to themselves."""
@@ -168,13 +164,10 @@ class Results:
         for r in (r for r in self.records if r["subject"] == "together"):
             kinds.setdefault((", ".join(r["names"]), r["kind"]), []).append(r)
         for (names, kind), records in sorted(kinds.items(), key=lambda each: (each[0][0], IN_GROUPS.index(each[0][1]))):
-            pairs = [(r.get("shown", range(len(r["names"]))), picture) for r in records for picture in r["pictures"]]
-            means = [
-                mean_and_error([picture[measure][place] for shown, picture in pairs for place in shown])
-                for measure in ("chosen", "own")
-            ]
+            means = [_right(records, measure) for measure in ("chosen", "own")]
             cells = " | ".join(f"{mean:.0f} ± {error:.0f}" for mean, error in means)
-            lines.append(f"| {names} | {LABELS.get(kind, kind)} | {cells} | {len(pairs)} |")
+            count = sum(len(r["pictures"]) for r in records)
+            lines.append(f"| {names} | {LABELS.get(kind, kind)} | {cells} | {count} |")
         return "\n".join(lines)
 
     def asked(self) -> str:
@@ -222,9 +215,9 @@ class Results:
             row("variety of the class, base model = 100", "report",
                 100 * self.various("no identifier") / (self.various("bare") or 1), None),
         ]  # fmt: skip
-        for count, goal in ((2, 90), (3, 85), (4, 80)):
-            value = self.together("regions", "chosen", *(PAIRS if count == len(TWINS) else (ORDER[:count],)))
-            name = f"{count} subjects in one picture, each named right, --regions"
+        for groups, goal in ((PAIRS, 90), ((ORDER[:3],), 85), ((ORDER,), 80)):
+            value = self.together("regions", "chosen", *groups)
+            name = f"{len(groups[0])} subjects in one picture, each named right, --regions"
             out.append(row(name, f">= {goal} %", value, value >= goal))
         unseen = self.together("regions", "chosen", *TEST_PAIRS)
         out.append(row("2 subjects of the test half, --regions", ">= 90 %", unseen, unseen >= 90))
@@ -234,6 +227,12 @@ class Results:
         swapped = self.together("regions", "own", TWINS)
         out.append(row("two of one class, not swapped, --regions", ">= 80 %", swapped, swapped >= 80))
         return out
+
+
+def _right(records: Iterable[Record], measure: str) -> tuple[float, float]:
+    """Return mean and standard error in per cent over the subjects shown in pictures of several."""
+    shown = [(r.get("shown", range(len(r["names"]))), picture[measure]) for r in records for picture in r["pictures"]]
+    return mean_and_error([found[place] for places, found in shown for place in places])
 
 
 def tables(results: Results, rows: Sequence[Record]) -> str:

@@ -61,18 +61,18 @@ def bits(model: Model) -> list[bytes]:
 
 
 @contextmanager
-def recorded(model: Model) -> Iterator[list[Tensor]]:
-    """Within it the denoiser's answers are kept, as the sampler gets them."""
+def recorded(part: object, method: str) -> Iterator[list[Tensor]]:
+    """Within it the first argument of every call of a method is kept, of all parts of this class."""
     kept: list[Tensor] = []
-    kind = type(model.pipe.scheduler)
-    step = kind.step
+    kind = type(part)
+    called = getattr(kind, method)
 
-    def watched(self: object, answer: Tensor, *args: object, **kwargs: object) -> object:
-        kept.append(answer)
-        return step(self, answer, *args, **kwargs)
+    def watched(self: object, first: Tensor, *args: object, **kwargs: object) -> object:
+        kept.append(first)
+        return called(self, first, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kind, "step", watched)
+        patch.setattr(kind, method, watched)
         yield kept
 
 
@@ -94,13 +94,13 @@ def test_each_answer_is_that_of_the_concept_whose_region_it_is(
     monkeypatch.setattr(regions, "_START", 2.0)  # no call has so much noise
     before = bits(model)
     common: dict[str, Any] = {"steps": 2, "size": (64, 32)}
-    with recorded(model) as whole:
+    with recorded(model.pipe.scheduler, "step") as whole:
         drawn = render(model, PROMPT, cone, seeds=[3], regions=True, **common)
     assert bits(model) == before
     asked = whole[len(whole) * 3 // 4]  # the first answer of the picture; the scene and two concepts came before
     alone = []
     for concept in cone.concepts:
-        with apply_cones(model, extract(cone, concept.name)), recorded(model) as kept:
+        with apply_cones(model, extract(cone, concept.name)), recorded(model.pipe.scheduler, "step") as kept:
             sample(model, [f"a photo of a {concept.phrase}"], [3], **common)
         alone.append(kept[0])
     left, right = (across(each) for each in alone)
@@ -126,16 +126,8 @@ def test_a_picture_that_follows_its_collage_becomes_it(
         return encoded[-1]
 
     monkeypatch.setattr(regions, "encode_whole", encode)
-    finished: list[Tensor] = []
-    kind = type(model.pipe.vae)
-    decode = kind.decode
-
-    def watched(vae: object, latents: Tensor, **more: object) -> object:
-        finished.append(latents)
-        return decode(vae, latents, **more)
-
-    monkeypatch.setattr(kind, "decode", watched)
-    render(model, PROMPT, cone, seeds=[3], regions=True, steps=8, size=(64, 32))
+    with recorded(model.pipe.vae, "decode") as finished:
+        render(model, PROMPT, cone, seeds=[3], regions=True, steps=8, size=(64, 32))
     vae = model.pipe.vae.config
     told = (finished[-1] - (vae.get("shift_factor") or 0)) * vae.scaling_factor
     collage = encoded[-1]
